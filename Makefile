@@ -1,0 +1,31 @@
+# `make test` is all that a fresh clone needs: it makes .venv, builds the engine into edge_gemma/, and runs every test.
+PYTHON ?= python3
+VENV ?= .venv
+# Such as --no-build-isolation, to build without a package index once .venv is complete.
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
+
+.PHONY: test lint build fuzz clean
+
+# The tests come last, and run also when the linter has found something: both must pass.
+test: build
+	@lint=0; $(BIN)/ruff check --quiet . || lint=1; \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
+
+lint: build
+	@$(BIN)/ruff check --quiet .
+
+build: $(VENV)/.built
+
+$(VENV)/.built: $(SOURCES) tools/bootstrap.sh
+	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+fuzz: build
+	$(MAKE) -C tests/fuzz
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info edge_gemma/_engine*.so edge_gemma/_engine*.pyd

@@ -1,0 +1,121 @@
+/* eg_model: opens the file, binds the weights, owns what sessions share. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/map.h"
+#include "objects.h"
+
+const char *eg_version(void) { return EG_VERSION; }
+
+const char *eg_isa(void) { return eg_kernels_get()->name; }
+
+static uint64_t hash(uint64_t h, const void *data, size_t n)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;   /* FNV-1a */
+    return h;
+}
+
+/* Names, types and shapes of all tensors, and some bytes from the middle of each. */
+uint64_t eg_model_fingerprint(const eg_model *model)
+{
+    const eg_gguf *file = model->file;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (uint64_t i = 0; i < eg_gguf_tensor_count(file); i++) {
+        const eg_gguf_tensor *t = eg_gguf_tensor_at(file, i);
+        h = hash(h, t->name.data, t->name.length);
+        h = hash(h, &t->type_id, sizeof t->type_id);
+        h = hash(h, t->dims, sizeof t->dims);
+        if (t->data && t->bytes) h = hash(h, t->data + t->bytes / 2, t->bytes - t->bytes / 2 < 64 ? 1 : 64);
+    }
+    return h;
+}
+
+static void read_name(eg_model *model)
+{
+    const eg_gguf_value *value = eg_gguf_find(model->file, "general.name");
+    if (!value || value->is_array || value->type != EG_GGUF_STRING) return;
+    const uint8_t *cursor = value->data;
+    eg_span name = eg_gguf_next_string(value, &cursor);
+    size_t n = name.length < sizeof model->name ? name.length : sizeof model->name - 1;
+    while (n && n < name.length && ((uint8_t)name.data[n] & 0xc0) == 0x80) n--;   /* not within a character */
+    memcpy(model->name, name.data, n);
+}
+
+eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err)
+{
+    if (!params || !out || params->struct_size != sizeof *params)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_model_open needs params with struct_size = sizeof(eg_model_params).");
+    if (params->threads > 1024) return eg_fail(err, EG_ERROR_ARGUMENT, "threads must be at most 1024.");
+    eg_model *model = calloc(1, sizeof *model);
+    if (!model) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
+    eg_status status = eg_gguf_open(params->path, params->fd, params->offset, params->length, &model->file, err);
+    if (!status) status = eg_config_read(model->file, &model->config, err);
+    if (!status) status = eg_weights_bind(model->file, &model->config, &model->weights, err);
+    if (!status) status = eg_tokenizer_create(model->file, &model->tokenizer, err);
+    if (!status && eg_tokenizer_vocab_size(model->tokenizer) != (uint32_t)model->config.vocab)
+        status = eg_fail(err, EG_ERROR_FORMAT, "%s: 'tokenizer.ggml.tokens' has %u tokens, but 'token_embd.weight' has %d rows.",
+                         eg_gguf_name(model->file), eg_tokenizer_vocab_size(model->tokenizer), model->config.vocab);
+    if (!status) {
+        model->pool = eg_pool_create(params->threads ? params->threads : eg_pool_fast_cores());
+        if (!model->pool) status = eg_fail(err, EG_ERROR_MEMORY, "could not start the threads.");
+    }
+    if (status) {
+        eg_model_close(model);
+        return status;
+    }
+    for (uint64_t i = 0; i < eg_gguf_tensor_count(model->file); i++) {
+        const eg_gguf_tensor *t = eg_gguf_tensor_at(model->file, i);
+        model->parameters += (uint64_t)t->dims[0] * (uint64_t)t->dims[1] * (uint64_t)t->dims[2] * (uint64_t)t->dims[3];
+    }
+    /* Half of E2B's bytes, of which a token reads one row: without this the system would read ahead around each. */
+    const eg_matrix *table = &model->weights.per_layer_token_embd;
+    if (table->data) eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_RANDOM);
+    read_name(model);
+    *out = model;
+    return EG_OK;
+}
+
+void eg_model_close(eg_model *model)
+{
+    if (!model) return;
+    eg_pool_destroy(model->pool);
+    eg_tokenizer_close(model->tokenizer);
+    eg_weights_free(&model->weights);
+    eg_gguf_close(model->file);
+    free(model);
+}
+
+eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err)
+{
+    if (!model || !out || out->struct_size != sizeof *out)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_model_get_info needs struct_size = sizeof(eg_model_info).");
+    const eg_config *c = &model->config;
+    *out = (eg_model_info){
+        .struct_size = sizeof *out,
+        .layers = (uint32_t)c->layers, .kv_layers = (uint32_t)c->kv_layers, .hidden_size = (uint32_t)c->hidden,
+        .vocab_size = (uint32_t)c->vocab, .context_length = (uint32_t)c->context, .heads = (uint32_t)c->layer[0].heads,
+        .sliding_window = (uint32_t)c->window, .per_layer_input = (uint32_t)c->per_layer,
+        .experts = (uint32_t)c->experts, .experts_used = (uint32_t)c->experts_used,
+        .threads = eg_pool_threads(model->pool), .parameters = model->parameters,
+        .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
+    };
+    memcpy(out->name, model->name, sizeof out->name);
+    return EG_OK;
+}
+
+eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err)
+{
+    if (!model || !out || out->struct_size != sizeof *out)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_model_get_memory needs struct_size = sizeof(eg_memory).");
+    *out = (eg_memory){
+        .struct_size = sizeof *out,
+        .mapped = eg_gguf_mapped_bytes(model->file),
+        .resident = eg_gguf_resident_bytes(model->file),
+        .tables = sizeof *model + model->weights.heap_bytes + eg_gguf_heap_bytes(model->file) +
+                  eg_tokenizer_heap_bytes(model->tokenizer),
+    };
+    return EG_OK;
+}
+
+const eg_tokenizer *eg_model_tokenizer(const eg_model *model) { return model ? model->tokenizer : NULL; }

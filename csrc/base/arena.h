@@ -1,0 +1,27 @@
+/* Arena: one block of memory cut into arrays. Lay out twice with the same code: first with base NULL, which only adds up
+ * `used`, then with base set to that many bytes. An overflow of sizes shows as used == SIZE_MAX. */
+#ifndef EG_BASE_ARENA_H
+#define EG_BASE_ARENA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct eg_arena { uint8_t *base; size_t used; } eg_arena;
+
+enum { EG_ARENA_ALIGNMENT = 64 };
+
+/* `count` elements of `size` bytes, 64-byte aligned; NULL while measuring. Not cleared. */
+static inline void *eg_arena_take(eg_arena *arena, size_t count, size_t size)
+{
+    size_t begin = arena->used, bytes;
+    if (begin == SIZE_MAX) return NULL;
+    if (size && count > (SIZE_MAX / 2 - begin) / size) {
+        arena->used = SIZE_MAX;
+        return NULL;
+    }
+    bytes = (count * size + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT;
+    arena->used = begin + bytes;
+    return arena->base ? arena->base + begin : NULL;
+}
+
+#endif

@@ -1,0 +1,18 @@
+/* Monotonic wall clock in seconds. */
+#ifndef EG_BASE_CLOCK_H
+#define EG_BASE_CLOCK_H
+
+#include <time.h>
+
+static inline double eg_clock(void)
+{
+    struct timespec t;
+#ifdef CLOCK_MONOTONIC
+    clock_gettime(CLOCK_MONOTONIC, &t);
+#else
+    timespec_get(&t, TIME_UTC);
+#endif
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,195 @@
+/* Thread pool. One run at a time is open; workers join it while it is open and the caller closes it when the counter has
+ * run out, so a worker that wakes too late costs nothing. */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { SPINS = 4000 };   /* about 50 us of pauses: longer than the gap between two layers' matrices, shorter than a slice */
+
+struct eg_pool {
+    unsigned threads, started;
+    pthread_t *handles;
+    pthread_mutex_t mutex, caller;   /* mutex guards sleeping; caller is held by the thread whose run is open */
+    pthread_cond_t wake;
+    atomic_uint sleepers;
+    atomic_bool quit;
+    eg_task *task;                   /* these four change only while no run is open and no worker is active */
+    void *context;
+    int64_t n, chunk;
+    _Alignas(64) atomic_uint_fast64_t epoch;   /* odd: a run is open */
+    _Alignas(64) atomic_uint active;           /* workers inside a run, or looking whether it is open */
+    _Alignas(64) atomic_int_fast64_t next;
+};
+
+typedef struct start { eg_pool *pool; unsigned worker; } start;
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb");   /* yield returns at once on most cores; this takes about as long as a pause */
+#endif
+}
+
+static void work(eg_pool *pool, unsigned worker)
+{
+    for (;;) {
+        int64_t begin = atomic_fetch_add(&pool->next, pool->chunk);
+        if (begin >= pool->n) return;
+        int64_t end = pool->n - begin < pool->chunk ? pool->n : begin + pool->chunk;
+        pool->task(pool->context, begin, end, worker);
+    }
+}
+
+/* Waits until the epoch differs from `seen`: spins, then sleeps. */
+static uint64_t wait_for_change(eg_pool *pool, uint64_t seen)
+{
+    for (int i = 0; i < SPINS; i++) {
+        uint64_t now = atomic_load(&pool->epoch);
+        if (now != seen) return now;
+        relax();
+    }
+    pthread_mutex_lock(&pool->mutex);
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (atomic_load(&pool->epoch) == seen && !atomic_load(&pool->quit)) pthread_cond_wait(&pool->wake, &pool->mutex);
+    atomic_fetch_sub(&pool->sleepers, 1);
+    pthread_mutex_unlock(&pool->mutex);
+    return atomic_load(&pool->epoch);
+}
+
+static void *worker_main(void *argument)
+{
+    start s = *(start *)argument;
+    free(argument);
+    uint64_t seen = 0;
+    while (!atomic_load(&s.pool->quit)) {
+        uint64_t now = wait_for_change(s.pool, seen);
+        if (now & 1) {
+            atomic_fetch_add(&s.pool->active, 1);
+            /* Joined for certain only if the run is still open now: the caller closes first, then waits for active == 0. */
+            if (atomic_load(&s.pool->epoch) == now) work(s.pool, s.worker);
+            atomic_fetch_sub(&s.pool->active, 1);
+        }
+        seen = now;
+    }
+    return NULL;
+}
+
+eg_pool *eg_pool_create(unsigned threads)
+{
+    eg_pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
+    if (!pool) return NULL;
+    *pool = (eg_pool){.threads = threads ? threads : 1};
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_mutex_init(&pool->caller, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pool->handles = calloc(pool->threads, sizeof *pool->handles);
+    for (; pool->handles && pool->started + 1 < pool->threads; pool->started++) {
+        start *s = malloc(sizeof *s);
+        if (!s) break;
+        *s = (start){pool, pool->started + 1};
+        if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) { free(s); break; }
+    }
+    if (!pool->handles || pool->started + 1 < pool->threads) {
+        eg_pool_destroy(pool);
+        return NULL;
+    }
+    return pool;
+}
+
+void eg_pool_destroy(eg_pool *pool)
+{
+    if (!pool) return;
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->quit, true);
+    atomic_fetch_add(&pool->epoch, 2);   /* still even: nothing to join, but spinning workers look up */
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+    for (unsigned i = 0; i < pool->started; i++) pthread_join(pool->handles[i], NULL);
+    pthread_cond_destroy(&pool->wake);
+    pthread_mutex_destroy(&pool->caller);
+    pthread_mutex_destroy(&pool->mutex);
+    free(pool->handles);
+    free(pool);
+}
+
+unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
+
+void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk)
+{
+    if (n <= 0) return;
+    if (pool->threads == 1 || n <= chunk || pthread_mutex_trylock(&pool->caller)) {
+        for (int64_t begin = 0; begin < n; begin += chunk) task(context, begin, n - begin < chunk ? n : begin + chunk, 0);
+        return;
+    }
+    pool->task = task;
+    pool->context = context;
+    pool->n = n;
+    pool->chunk = chunk;
+    atomic_store(&pool->next, 0);
+    atomic_fetch_add(&pool->epoch, 1);   /* open */
+    if (atomic_load(&pool->sleepers)) {
+        pthread_mutex_lock(&pool->mutex);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+    work(pool, 0);
+    atomic_fetch_add(&pool->epoch, 1);   /* close */
+    for (int i = 0; atomic_load(&pool->active); i++)
+        if (i < SPINS) relax();
+        else sched_yield();
+    pthread_mutex_unlock(&pool->caller);
+}
+
+#ifdef __linux__
+/* A number in /sys about one processor; -1 when absent. */
+static long cpu_number(int cpu, const char *what)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/%s", cpu, what);
+    FILE *f = fopen(path, "r");
+    long value = -1;
+    if (f) {
+        if (fscanf(f, "%ld", &value) != 1) value = -1;
+        fclose(f);
+    }
+    return value;
+}
+
+unsigned eg_pool_fast_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set)) return 1;
+    long fastest = -1;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &set)) {
+            long capacity = cpu_number(cpu, "cpu_capacity");
+            if (capacity > fastest) fastest = capacity;
+        }
+    unsigned cores = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &set)) continue;
+        /* Little cores (below half of the fastest) slow every layer down; a second hardware thread adds nothing to code
+         * that is bound by memory or by the vector units. The list of siblings begins with the lowest of them. */
+        if (fastest > 0 && cpu_number(cpu, "cpu_capacity") * 2 < fastest) continue;
+        long first = cpu_number(cpu, "topology/thread_siblings_list");
+        if (first >= 0 && first != cpu && first < CPU_SETSIZE && CPU_ISSET((int)first, &set)) continue;
+        cores++;
+    }
+    return cores ? cores : 1;
+}
+#else
+unsigned eg_pool_fast_cores(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (unsigned)n : 1;
+}
+#endif

@@ -1,0 +1,48 @@
+/* GGML tensor types: one table row each, one unpacking function each.
+ *
+ * Every quantized type is seen through the same lens: value[i] = scale[i / group] * q[i] - min[i / group] with an int8 q.
+ * The matrix kernels work on that form, and dequantization is that formula, so a new type is one row here and one
+ * `unpack`. Knows nothing of files or of matrices.
+ */
+#ifndef EG_FORMAT_TYPES_H
+#define EG_FORMAT_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {   /* numbers as in the format */
+    EG_TYPE_F32 = 0, EG_TYPE_F16 = 1, EG_TYPE_Q4_0 = 2, EG_TYPE_Q4_1 = 3, EG_TYPE_Q5_0 = 6, EG_TYPE_Q5_1 = 7,
+    EG_TYPE_Q8_0 = 8, EG_TYPE_Q2_K = 10, EG_TYPE_Q3_K = 11, EG_TYPE_Q4_K = 12, EG_TYPE_Q5_K = 13, EG_TYPE_Q6_K = 14,
+    EG_TYPE_IQ2_XXS = 16, EG_TYPE_IQ2_XS = 17, EG_TYPE_IQ3_XXS = 18, EG_TYPE_IQ4_NL = 20, EG_TYPE_IQ3_S = 21,
+    EG_TYPE_IQ2_S = 22, EG_TYPE_IQ4_XS = 23, EG_TYPE_BF16 = 30, EG_TYPE_TQ1_0 = 34, EG_TYPE_TQ2_0 = 35,
+    EG_TYPE_MXFP4 = 39
+};
+
+/* n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group], and min[n / group] if the
+ * type has one (else min is not touched and may be NULL). */
+typedef void eg_unpack(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
+
+typedef struct eg_type_info {
+    const char *name;          /* "Q4_0" */
+    uint32_t id;               /* EG_TYPE_... */
+    uint16_t block, bytes;     /* values per block, bytes per block */
+    uint16_t group;            /* values that share a scale once unpacked: 16 or 32; 0 for F32, F16, BF16 */
+    bool has_min;
+    eg_unpack *unpack;         /* NULL for F32, F16, BF16 */
+} eg_type_info;
+
+/* The row of a type; NULL if unknown. */
+const eg_type_info *eg_type_find(uint32_t id);
+
+/* Row by its position in the table, for listing: NULL past the end. */
+const eg_type_info *eg_type_at(size_t index);
+
+/* out[n] = the values of n / block blocks, equal to what the gguf package computes. n is a multiple of the block. */
+void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, float *out);
+
+/* IEEE half <-> float, exact and round-to-nearest-even. */
+float eg_half_to_float(uint16_t h);
+uint16_t eg_float_to_half(float f);
+
+#endif

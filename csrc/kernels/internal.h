@@ -1,0 +1,56 @@
+/* What the files of this directory share and nobody else sees: sizes of tiles and scratch, and the compiled sets.
+ *
+ * Layers of a set, from the instructions up:
+ *   its own file    `vec` (16 floats) and a few operations on it, `unpack` and `multiply` on tiles of weights
+ *   lanes.inc       float kernels, written once over `vec`
+ *   tiles.inc       matmul_q8, written once over the tiles
+ * Both .inc files are compiled once per set, inside its target pragma.
+ */
+#ifndef EG_KERNELS_INTERNAL_H
+#define EG_KERNELS_INTERNAL_H
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+
+#define EG_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define EG_UNROLL _Pragma("unroll")
+#else
+#define EG_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+enum {
+    EG_SEGMENT = 1024,                   /* columns of a tile: 16 KB of weights stay in the first-level cache */
+    EG_GROUPS = EG_SEGMENT / 16,         /* at most, of one row of a tile */
+    EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted together */
+    EG_KEYS = 32,                        /* keys per block of attention */
+    EG_QUERIES = 16                      /* positions that share a converted block */
+};
+
+/* Scratch of matmul_q8. */
+typedef struct eg_tile {
+    _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* [columns / 4][16 rows][4], the set's own encoding */
+    _Alignas(64) float scale[EG_GROUPS * EG_ROW_TILE];      /* [groups][16 rows] */
+    _Alignas(64) float min[EG_GROUPS * EG_ROW_TILE];
+    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns], for types without a fast path */
+    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];
+} eg_tile;
+
+static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
+static inline int64_t eg_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t eg_larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+extern const eg_kernels eg_kernels_scalar;
+#if defined(__x86_64__)
+extern const eg_kernels eg_kernels_avx2, eg_kernels_avx512vnni;
+#elif defined(__aarch64__)
+extern const eg_kernels eg_kernels_neon_dotprod;
+#endif
+
+/* The plain form, also for fewer rows than a tile. */
+void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0,
+                         int64_t row1, void *scratch);
+
+#endif

@@ -1,0 +1,100 @@
+/* The contract of all kernels: what every instruction set implements, and nothing else.
+ *
+ * Kernels take a range of rows and own nothing: no malloc, no threads, no I/O, no state. The caller splits the rows among
+ * threads. Pointers may have any alignment that their element type has.
+ *
+ * One order of arithmetic. Integer sums are exact; float sums follow a fixed order written at each kernel, with separate
+ * multiply and add (never fused) and 16 lanes where lanes are named. So every instruction set, every split into rows and
+ * every number of tokens per call gives the same bits, and results depend neither on threads nor on how a prompt was cut.
+ */
+#ifndef EG_KERNELS_H
+#define EG_KERNELS_H
+
+#include "../format/types.h"
+
+/* A weight matrix W[rows, cols] in a file mapping: rows are contiguous, row_bytes apart. y = W x. */
+typedef struct eg_matrix {
+    const uint8_t *data;
+    const eg_type_info *type;
+    int64_t rows, cols;
+    size_t row_bytes;
+} eg_matrix;
+
+/* Activations x[n, cols] quantized per 32 values; cols is a multiple of 32.
+ *   x[t, i] ~ d[t, i / 32] * q[t, i];  sum[t, i / 16] = sum of q over 16 values */
+typedef struct eg_q8 {
+    int8_t *q;                 /* [n, cols] */
+    float *d;                  /* [n, cols / 32] */
+    int16_t *sum;              /* [n, cols / 16] */
+} eg_q8;
+
+/* K or V of one KV head of one layer. Position p lies in slot p % capacity, slot_bytes apart. */
+typedef enum eg_kv_format { EG_KV_FORMAT_F32, EG_KV_FORMAT_F16, EG_KV_FORMAT_Q8 } eg_kv_format;
+typedef struct eg_kv_view {
+    const uint8_t *k, *v;      /* slot 0 of this head: [capacity] rows of eg_kv_row_bytes(format, head_dim) */
+    size_t slot_bytes;
+    int64_t capacity;
+    eg_kv_format format;
+} eg_kv_view;
+
+/* Bytes of one head's row: head_dim values; for Q8 head_dim int8 padded to a multiple of 4, then one float scale for
+ * every 32 values begun. A multiple of 2 (F16) or 4. */
+size_t eg_kv_row_bytes(eg_kv_format format, int64_t head_dim);
+
+enum { EG_ROW_TILE = 16 };     /* hand out rows in multiples of this; any range is correct, these are fast */
+
+typedef struct eg_kernels {
+    const char *name;
+
+    /* One row: x[n] -> q[n], d[n / 32], sum[n / 16]; n is a multiple of 32. amax = max |x|, d = amax / 127,
+     * q = round-half-even(x * (127 / amax)); zeros for amax = 0. If amax is not finite, d is NaN and q 0. */
+    void (*quantize_q8)(const float *x, int64_t n, int8_t *q, float *d, int16_t *sum);
+
+    /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has
+     * row stride ldy. W is a quantized type. Order: groups of 16 or 32 along k in sequence, from 0:
+     *   acc = acc + (float)isum * (scale[r, g] * d[t, g'])        isum = sum of q_w q_x over the group, exact
+     *   acc = acc - (float)xsum * (min[r, g] * d[t, g'])          only if the type has mins; xsum = sum of q_x
+     * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. */
+    void (*matmul_q8)(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                      void *scratch);
+
+    /* The same for W of F32, F16 or BF16 and float x with row stride ldx; any cols. Order: 16 lanes,
+     * lane[l] = sum over i of W[16 i + l] * x[16 i + l] in sequence from 0 (missing values of the last step count as 0),
+     * then lanes are added pairwise: l + (l+8), l + (l+4), l + (l+2), l + (l+1). */
+    void (*matmul_float)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const eg_matrix *w, int64_t row0,
+                         int64_t row1, void *scratch);
+
+    /* y[n] = x[n] / sqrt(mean(x^2) + eps) * w[n]; w NULL: ones. The sum of squares in 16 lanes as above. y may be x. */
+    void (*rms_norm)(float *y, const float *x, const float *w, int64_t n, float eps);
+
+    /* y[n] = gelu_tanh(gate[n]) * up[n]. y may be gate or up. */
+    void (*gelu_mul)(float *y, const float *gate, const float *up, int64_t n);
+
+    /* x[n] = cap * tanh(x[n] / cap) */
+    void (*softcap)(float *x, int64_t n, float cap);
+
+    /* One row of K or V into the cache: src[head_dim] -> dst. Q8: per 32 values as quantize_q8. */
+    void (*kv_store)(eg_kv_format format, void *dst, const float *src, int64_t head_dim);
+
+    /* Causal attention of `heads` query heads that share one KV head, for n queries at positions first .. first+n-1:
+     *   o[t, h, :] = sum_j p_j v_j,  p = softmax over j of q[t, h, :] . k_j,
+     *   j from max(0, first + t - window + 1) (window 0: from 0) to first + t.
+     * q and o: [n, heads, head_dim], row strides ldq and ldo between tokens, heads contiguous.
+     * Online softmax in blocks of 32 keys aligned to multiples of 32 in position, so the result of a query depends on its
+     * position alone. scratch: eg_attention_scratch_bytes(head_dim, heads, n). */
+    void (*attention)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
+                      int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
+} eg_kernels;
+
+/* Work space of one thread, in bytes. */
+size_t eg_matmul_scratch_bytes(int64_t cols);
+size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n);
+
+/* The kernels of this machine: the best set that processor and operating system support, or the one named by the
+ * environment variable EDGE_GEMMA_ISA if it is supported. Chosen at the first call; any thread. */
+const eg_kernels *eg_kernels_get(void);
+
+/* Every compiled set, best last: by index, NULL past the end. *supported tells whether this machine runs it. */
+const eg_kernels *eg_kernels_at(size_t index, bool *supported);
+
+#endif

@@ -1,0 +1,127 @@
+/* The kernels in plain C: what the other sets must equal bit for bit, and what runs where none of them does. */
+#include "internal.h"
+
+#include "../format/half.h"
+
+typedef struct vec { float v[16]; } vec;
+
+#define EACH(expression) \
+    vec y; \
+    for (int i = 0; i < 16; i++) \
+        y.v[i] = (expression); \
+    return y
+
+EG_INLINE vec vec_load(const void *p)
+{
+    vec y;
+    memcpy(&y, p, sizeof y);
+    return y;
+}
+
+EG_INLINE vec vec_load_half(const void *p) { EACH(eg_half_bits_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
+EG_INLINE vec vec_load_bf16(const void *p)
+{
+    EACH(eg_bits_to_float((uint32_t)eg_load_u16((const uint8_t *)p + 2 * i) << 16));
+}
+EG_INLINE vec vec_load_i8(const void *p) { EACH((float)((const int8_t *)p)[i]); }
+EG_INLINE void vec_store(void *p, vec a) { memcpy(p, &a, sizeof a); }
+
+EG_INLINE void vec_store_half(void *p, vec a)
+{
+    uint16_t half[16];
+    for (int i = 0; i < 16; i++)
+        half[i] = eg_float_bits_to_half(a.v[i]);
+    memcpy(p, half, sizeof half);
+}
+
+EG_INLINE vec vec_set(float a) { EACH(a); }
+EG_INLINE vec vec_add(vec a, vec b) { EACH(a.v[i] + b.v[i]); }
+EG_INLINE vec vec_sub(vec a, vec b) { EACH(a.v[i] - b.v[i]); }
+EG_INLINE vec vec_mul(vec a, vec b) { EACH(a.v[i] * b.v[i]); }
+EG_INLINE vec vec_div(vec a, vec b) { EACH(a.v[i] / b.v[i]); }
+EG_INLINE vec vec_max(vec a, vec b) { EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+EG_INLINE vec vec_min(vec a, vec b) { EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+EG_INLINE vec vec_if_gt(vec a, vec b, vec x, vec z) { EACH(a.v[i] > b.v[i] ? x.v[i] : z.v[i]); }
+EG_INLINE vec vec_power(vec k) { EACH(eg_bits_to_float((eg_float_to_bits(k.v[i]) + 126u) << 23)); }
+
+EG_INLINE float vec_sum(vec a)
+{
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            a.v[i] += a.v[i + half];
+    return a.v[0];
+}
+
+EG_INLINE float vec_max_across(vec a)
+{
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+    return a.v[0];
+}
+
+/* |a| is far below 2^22: adding 1.5 * 2^23 leaves the nearest integer, ties to even. */
+EG_INLINE int vec_store_i8(int8_t *q, vec a)
+{
+    int sum = 0;
+    for (int i = 0; i < 16; i++) {
+        q[i] = (int8_t)(a.v[i] + 0x1.8p23f - 0x1.8p23f);
+        sum += q[i];
+    }
+    return sum;
+}
+
+enum { EG_BLOCK_ROWS = 2, EG_BLOCK_COLS = 1 };
+#include "lanes.inc"
+
+/* One group: the weights are int8 and so are the activations. */
+EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (int32_t)a[i] * b[i];
+    return sum;
+}
+
+/* acc plus the groups of one unpacked piece of a row. q, d and sum are those of the piece's first column. */
+EG_INLINE float add_groups(float acc, const eg_tile *row, const int8_t *q, const float *d, const int16_t *sum,
+                           int64_t n, const int group, bool has_min)
+{
+    for (int64_t g = 0; g < n / group; g++) {
+        float factor = d[g * group / 32];
+        int32_t dot = dot_i8(row->plain + g * group, q + g * group, group);
+        acc += (float)dot * (row->plain_scale[g] * factor);
+        if (has_min) {
+            int32_t total = group == 32 ? sum[2 * g] + sum[2 * g + 1] : sum[g];
+            acc -= (float)total * (row->plain_min[g] * factor);
+        }
+    }
+    return acc;
+}
+
+void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0,
+                         int64_t row1, void *scratch)
+{
+    const eg_type_info *type = w->type;
+    eg_tile *row = scratch;
+    for (int64_t r = row0; r < row1; r++) {
+        for (int64_t k = 0; k < w->cols; k += EG_SEGMENT) {
+            int64_t count = eg_smaller(EG_SEGMENT, w->cols - k);
+            type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count,
+                         row->plain, row->plain_scale, row->plain_min);
+            for (int64_t t = 0; t < n; t++) {
+                int64_t at = t * w->cols + k;
+                float acc = k ? y[t * ldy + r] : 0.0f;
+                if (type->group == 16)
+                    acc = add_groups(acc, row, x->q + at, x->d + at / 32, x->sum + at / 16, count, 16, type->has_min);
+                else
+                    acc = add_groups(acc, row, x->q + at, x->d + at / 32, x->sum + at / 16, count, 32, type->has_min);
+                y[t * ldy + r] = acc;
+            }
+        }
+    }
+}
+
+const eg_kernels eg_kernels_scalar = {
+    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float, rms_norm, gelu_mul, softcap, kv_store, attention,
+};

@@ -1,0 +1,24 @@
+/* What the x86 sets share. */
+#ifndef EG_KERNELS_X86_H
+#define EG_KERNELS_X86_H
+
+#include <immintrin.h>
+
+#include "internal.h"
+
+EG_INLINE short eg_word_at(const uint8_t *p)
+{
+    short word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+/* The first two bytes of each of 16 rows, in order. */
+#define eg_gather_16_words(p, s) \
+    _mm256_setr_epi16(eg_word_at(p), eg_word_at((p) + (s)), eg_word_at((p) + 2 * (s)), eg_word_at((p) + 3 * (s)), \
+                      eg_word_at((p) + 4 * (s)), eg_word_at((p) + 5 * (s)), eg_word_at((p) + 6 * (s)), \
+                      eg_word_at((p) + 7 * (s)), eg_word_at((p) + 8 * (s)), eg_word_at((p) + 9 * (s)), \
+                      eg_word_at((p) + 10 * (s)), eg_word_at((p) + 11 * (s)), eg_word_at((p) + 12 * (s)), \
+                      eg_word_at((p) + 13 * (s)), eg_word_at((p) + 14 * (s)), eg_word_at((p) + 15 * (s)))
+
+#endif

@@ -1,0 +1,40 @@
+/* KV cache layout; see cache.h. */
+#include "cache.h"
+
+void eg_cache_layout(eg_cache *cache, const eg_config *c, int64_t context, int64_t block, eg_kv_format format,
+                     eg_arena *arena)
+{
+    cache->format = format;
+    cache->context = context;
+    cache->slack = block;
+    for (int32_t l = 0; l < c->kv_layers; l++) {
+        eg_layer_cache *y = &cache->layer[l];
+        int64_t ring = (int64_t)c->window + block;
+        y->capacity = c->layer[l].local && ring < context ? ring : context;
+        y->row_bytes = eg_kv_row_bytes(format, c->layer[l].head_dim);
+        y->slot_bytes = y->row_bytes * (size_t)c->layer[l].kv_heads;
+        y->k = eg_arena_take(arena, (size_t)y->capacity, y->slot_bytes);
+        y->v = eg_arena_take(arena, (size_t)y->capacity, y->slot_bytes);
+    }
+}
+
+eg_kv_view eg_cache_view(const eg_cache *cache, int32_t layer, int32_t head)
+{
+    const eg_layer_cache *y = &cache->layer[layer];
+    size_t offset = y->row_bytes * (size_t)head;
+    return (eg_kv_view){y->k + offset, y->v + offset, y->slot_bytes, y->capacity, cache->format};
+}
+
+int64_t eg_cache_floor(const eg_cache *cache, const eg_config *c, int64_t high)
+{
+    int64_t floor = 0;
+    for (int32_t l = 0; l < c->kv_layers; l++)
+        if (high - cache->layer[l].capacity > floor) floor = high - cache->layer[l].capacity;
+    return floor;
+}
+
+bool eg_cache_can_resume(const eg_cache *cache, const eg_config *c, int64_t position, int64_t high)
+{
+    int64_t floor = eg_cache_floor(cache, c, high);
+    return floor == 0 || position - c->window + 1 >= floor;
+}

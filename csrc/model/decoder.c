@@ -1,0 +1,492 @@
+/* The decoder's layers, in the order of the model:
+ *   x = embed(ids); for each layer: attention, feed-forward, per-layer embedding, scale; logits = softcap(E rms(x))
+ */
+#include "decoder.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "../base/map.h"
+
+enum { QUERY_TILE = 16 };      /* queries that share one pass over the keys */
+
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static void q8_layout(eg_q8 *q8, int64_t rows, int64_t cols, eg_arena *arena)
+{
+    q8->q = eg_arena_take(arena, (size_t)rows, (size_t)cols);
+    q8->d = eg_arena_take(arena, (size_t)rows, (size_t)(cols / 32 + 1) * sizeof(float));
+    q8->sum = eg_arena_take(arena, (size_t)rows, (size_t)(cols / 16 + 1) * sizeof(int16_t));
+}
+
+static float *floats(eg_arena *arena, int64_t rows, int64_t cols)
+{
+    return eg_arena_take(arena, (size_t)rows, (size_t)cols * sizeof(float));
+}
+
+void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_format kv, eg_arena *cache_arena, eg_arena *arena)
+{
+    const eg_config *c = y->config;
+    int64_t d = c->hidden, head_dim = max64(c->head_dim_global, c->head_dim_local), ffn = 0;
+    int64_t q_width = 0, kv_width = 0, group = 1;
+    for (int32_t l = 0; l < c->layers; l++) {
+        ffn = max64(ffn, c->layer[l].ffn);
+        kv_width = max64(kv_width, (int64_t)c->layer[l].kv_heads * c->layer[l].head_dim);
+        q_width = max64(q_width, (int64_t)c->layer[l].heads * c->layer[l].head_dim);
+        group = max64(group, c->layer[l].heads / c->layer[l].kv_heads);
+    }
+    int64_t rows = (int64_t)EG_BLOCK * max64(c->experts_used, 1);
+    int64_t widest = max64(max64(d, q_width), max64(max64(ffn, c->per_layer), c->expert_ffn));
+    eg_cache_layout(&y->cache, c, context, EG_BLOCK, kv, cache_arena);
+
+    y->x = floats(arena, EG_BLOCK, d);
+    y->h = floats(arena, EG_BLOCK, d);
+    y->t = floats(arena, EG_BLOCK, d);
+    y->q = floats(arena, EG_BLOCK, q_width);
+    y->o = floats(arena, EG_BLOCK, q_width);
+    y->k = floats(arena, EG_BLOCK, kv_width);
+    y->v = floats(arena, EG_BLOCK, kv_width);
+    y->gate = floats(arena, EG_BLOCK, ffn);
+    y->up = floats(arena, EG_BLOCK, ffn);
+    y->ple = floats(arena, EG_BLOCK, (int64_t)c->layers * c->per_layer);
+    y->cos = floats(arena, 2 * EG_BLOCK, head_dim / 2);
+    y->sin = floats(arena, 2 * EG_BLOCK, head_dim / 2);
+    y->frequency = floats(arena, 2, head_dim / 2);
+    y->logits = floats(arena, 1, c->vocab);
+    int64_t expert_widest = c->experts ? max64(d, c->expert_ffn) : 0;
+    q8_layout(&y->q8, 1, max64(EG_BLOCK * widest, rows * expert_widest), arena);
+    if (c->experts) {
+        y->moe.z = floats(arena, EG_BLOCK, c->experts);
+        y->moe.x = floats(arena, rows, d);
+        y->moe.gate = floats(arena, rows, c->expert_ffn);
+        y->moe.up = floats(arena, rows, c->expert_ffn);
+        y->moe.weight = floats(arena, rows, 1);
+        y->moe.expert = eg_arena_take(arena, (size_t)rows, sizeof(int32_t));
+        y->moe.row = eg_arena_take(arena, (size_t)rows, sizeof(int32_t));
+        y->moe.first = eg_arena_take(arena, (size_t)c->experts + 1, sizeof(int32_t));
+        y->moe.jobs = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_job));
+    }
+    size_t bytes = eg_matmul_scratch_bytes(widest), attention = eg_attention_scratch_bytes(head_dim, group, QUERY_TILE);
+    size_t row = (size_t)max64((int64_t)c->layers * c->per_layer, d) * sizeof(float);   /* one dequantized table row */
+    if (bytes < attention) bytes = attention;
+    if (bytes < row) bytes = row;
+    y->scratch_bytes = (bytes + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT;
+    y->scratch = eg_arena_take(arena, eg_pool_threads(y->pool), y->scratch_bytes);
+}
+
+void eg_decoder_init(eg_decoder *y)
+{
+    const eg_config *c = y->config;
+    int64_t half = max64(c->head_dim_global, c->head_dim_local) / 2;
+    /* "Proportional" RoPE: the file's factors are 1 for pairs that rotate and 1e30 for those that do not. */
+    for (int64_t i = 0; i < c->head_dim_global / 2; i++)
+        y->frequency[i] = (float)pow(c->theta_global, -2.0 * (double)i / c->head_dim_global) / y->weights->rope_freqs[i];
+    for (int64_t i = 0; i < c->head_dim_local / 2; i++)
+        y->frequency[half + i] = (float)pow(c->theta_local, -2.0 * (double)i / c->head_dim_local);
+}
+
+static void *scratch(const eg_decoder *y, unsigned worker) { return y->scratch + worker * y->scratch_bytes; }
+
+/* ---- matrices ---------------------------------------------------------------------------------------------------- */
+
+void eg_decoder_for_tokens(eg_decoder *y, eg_task *task, void *context, int64_t n)
+{
+    eg_pool_run(y->pool, task, context, n, max64(1, n / (4 * (int64_t)eg_pool_threads(y->pool))));
+}
+
+typedef struct product {
+    eg_decoder *y;
+    const float *x;
+    int64_t ldx;
+    eg_job *jobs;
+    int64_t n_jobs;
+} product;
+
+static void quantize_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    product *p = context;
+    int64_t cols = p->jobs[0].w.cols;
+    const eg_q8 *q8 = &p->y->q8;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        p->y->kernels->quantize_q8(p->x + t * p->ldx, cols, q8->q + t * cols, q8->d + t * (cols / 32),
+                                   q8->sum + t * (cols / 16));
+}
+
+/* Tiles [begin, end) of all jobs' rows, counted through. */
+static void multiply_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    product *p = context;
+    const eg_kernels *kernels = p->y->kernels;
+    int64_t start = 0;
+    for (eg_job *job = p->jobs; begin < end; start = job->end, job++) {
+        if (begin >= job->end) continue;
+        int64_t stop = end < job->end ? end : job->end;
+        int64_t row0 = (begin - start) * EG_ROW_TILE, row1 = (stop - start) * EG_ROW_TILE, cols = job->w.cols;
+        if (row1 > job->w.rows) row1 = job->w.rows;
+        if (job->w.type->group) {
+            eg_q8 x = p->y->q8;
+            x.q += job->first * cols;
+            x.d += job->first * (cols / 32);
+            x.sum += job->first * (cols / 16);
+            kernels->matmul_q8(job->y, job->ldy, &x, job->n, &job->w, row0, row1, scratch(p->y, worker));
+        } else {
+            kernels->matmul_float(job->y, job->ldy, p->x + job->first * p->ldx, p->ldx, job->n, &job->w, row0, row1,
+                                  scratch(p->y, worker));
+        }
+        begin = stop;
+    }
+}
+
+void eg_decoder_multiply(eg_decoder *y, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
+{
+    product p = {y, x, ldx, jobs, n_jobs};
+    bool quantized = false;
+    int64_t tiles = 0;
+    for (int64_t i = 0; i < n_jobs; i++) {
+        quantized |= jobs[i].w.type->group != 0;
+        tiles += (jobs[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
+        jobs[i].end = tiles;
+    }
+    if (quantized) eg_decoder_for_tokens(y, quantize_task, &p, n);
+    /* Pieces small enough that a slow core does not hold up the rest, large enough to stream. */
+    eg_pool_run(y->pool, multiply_task, &p, tiles, max64(1, tiles / (16 * (int64_t)eg_pool_threads(y->pool))));
+}
+
+/* y[n, rows] = w x[n]. */
+static void multiply(eg_decoder *d, const eg_matrix *w, const float *x, int64_t n, float *y)
+{
+    eg_job job = {*w, 0, n, y, w->rows, 0};
+    eg_decoder_multiply(d, x, w->cols, n, &job, 1);
+}
+
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
+
+typedef struct input {
+    eg_decoder *y;
+    const int32_t *ids;
+    const float *soft;
+    int32_t from, to;
+} input;
+
+static void table_row(const eg_matrix *table, int64_t row, int64_t n, float *out)
+{
+    eg_type_to_float(table->type, table->data + (size_t)row * table->row_bytes, n, out);
+}
+
+static void embed_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    input *p = context;
+    int64_t d = p->y->config->hidden;
+    float scale = sqrtf((float)d);
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        float *x = p->y->x + t * d;
+        if (p->ids[t] < 0) {
+            memcpy(x, p->soft + t * d, (size_t)d * sizeof *x);
+            continue;
+        }
+        table_row(&p->y->weights->token_embd, p->ids[t], d, x);
+        for (int64_t i = 0; i < d; i++) x[i] *= scale;
+    }
+}
+
+void eg_decoder_embed(eg_decoder *y, const int32_t *ids, const float *soft, int64_t n)
+{
+    input p = {y, ids, soft, 0, 0};
+    eg_decoder_for_tokens(y, embed_task, &p, n);
+}
+
+/* ple := (rms(ple / sqrt(d); per_layer_proj_norm) + sqrt(P) * row of the token) / sqrt(2), layer by layer */
+static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    input *p = context;
+    const eg_config *c = p->y->config;
+    const eg_matrix *table = &p->y->weights->per_layer_token_embd;
+    int64_t P = c->per_layer, width = (p->to - p->from) * P, block = table->type->block;
+    int64_t begin_col = p->from * P / block * block, end_col = (p->to * P + block - 1) / block * block;
+    float *row = scratch(p->y, worker), root_P = sqrtf((float)P), root_d = 1 / sqrtf((float)c->hidden);
+    for (int64_t t = begin; t < end; t++) {
+        int64_t id = p->ids[t] < 0 ? 0 : p->ids[t];   /* soft tokens use the row of <pad> */
+        const uint8_t *data = table->data + (size_t)id * table->row_bytes + (size_t)(begin_col / block) * table->type->bytes;
+        eg_type_to_float(table->type, data, end_col - begin_col, row);
+        for (int32_t l = p->from; l < p->to; l++) {
+            float *out = p->y->ple + t * width + (l - p->from) * P;
+            const float *a = row + l * P - begin_col;
+            for (int64_t i = 0; i < P; i++) out[i] *= root_d;
+            p->y->kernels->rms_norm(out, out, p->y->weights->per_layer_proj_norm, P, c->eps);
+            for (int64_t i = 0; i < P; i++) out[i] = (out[i] + a[i] * root_P) * 0.70710678118654752f;
+        }
+    }
+}
+
+void eg_decoder_per_layer_inputs(eg_decoder *y, const int32_t *ids, int64_t n, int32_t from, int32_t to)
+{
+    const eg_config *c = y->config;
+    if (!c->per_layer || from >= to) return;
+    const eg_matrix *table = &y->weights->per_layer_token_embd;
+    if (n > 1)   /* a prompt's rows lie all over a table of gigabytes: ask for them together before the first is needed */
+        for (int64_t t = 0; t < n; t++)
+            eg_map_advise(table->data + (size_t)(ids[t] < 0 ? 0 : ids[t]) * table->row_bytes, table->row_bytes,
+                          EG_ADVICE_WILLNEED);
+    y->ple_from = from;
+    y->ple_layers = to - from;
+    eg_matrix w = y->weights->per_layer_model_proj;
+    w.data += (size_t)from * (size_t)c->per_layer * w.row_bytes;
+    w.rows = (int64_t)(to - from) * c->per_layer;
+    multiply(y, &w, y->x, n, y->ple);
+    input p = {y, ids, NULL, from, to};
+    eg_decoder_for_tokens(y, per_layer_task, &p, n);
+}
+
+/* ---- one layer --------------------------------------------------------------------------------------------------- */
+
+typedef struct step {
+    eg_decoder *y;
+    const eg_layer *w;
+    const eg_layer_shape *s;
+    int64_t n, position;
+    int32_t layer;
+    bool queries, keys;        /* which of q and k/v are computed */
+    int64_t groups;            /* attention: how many tasks share a KV head */
+} step;
+
+static void attention_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    int64_t d = p->y->config->hidden;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        p->y->kernels->rms_norm(p->y->h + t * d, p->y->x + t * d, p->w->attn_norm, d, p->y->config->eps);
+}
+
+/* (x_i, x_{i+D/2}) rotated by the angle of pair i. */
+static void rotate(float *x, const float *cos, const float *sin, int64_t half)
+{
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cos[i] - b * sin[i];
+        x[i + half] = b * cos[i] + a * sin[i];
+    }
+}
+
+/* Norms and RoPE of q and k, the norm of v, and k and v into the cache. */
+static void heads_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    eg_decoder *y = p->y;
+    const eg_config *c = y->config;
+    int64_t D = p->s->head_dim, half = D / 2, table = max64(c->head_dim_global, c->head_dim_local) / 2;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        const float *cos = y->cos + ((p->s->local ? EG_BLOCK : 0) + t) * table;
+        const float *sin = y->sin + ((p->s->local ? EG_BLOCK : 0) + t) * table;
+        for (int64_t h = 0; p->queries && h < p->s->heads; h++) {
+            float *q = y->q + (t * p->s->heads + h) * D;
+            y->kernels->rms_norm(q, q, p->w->q_norm, D, c->eps);
+            rotate(q, cos, sin, half);
+        }
+        if (!p->keys) continue;
+        const eg_layer_cache *cache = &y->cache.layer[p->layer];
+        for (int64_t h = 0; h < p->s->kv_heads; h++) {
+            int64_t slot = (p->position + t) % cache->capacity;
+            size_t offset = (size_t)slot * cache->slot_bytes + (size_t)h * cache->row_bytes;
+            float *k = y->k + (t * p->s->kv_heads + h) * D, *v = y->v + (t * p->s->kv_heads + h) * D;
+            y->kernels->rms_norm(v, p->w->v.data ? v : k, NULL, D, c->eps);   /* k_eq_v: from k before its norm */
+            y->kernels->rms_norm(k, k, p->w->k_norm, D, c->eps);
+            rotate(k, cos, sin, half);
+            y->kernels->kv_store(y->cache.format, cache->k + offset, k, D);
+            y->kernels->kv_store(y->cache.format, cache->v + offset, v, D);
+        }
+    }
+}
+
+/* Unit of work: a tile of queries, one KV head, and one of `groups` shares of the heads that use it. */
+static void attention_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    eg_decoder *y = p->y;
+    int64_t D = p->s->head_dim, heads = p->s->heads, share = heads / p->s->kv_heads, width = heads * D;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t group = unit % p->groups, kv_head = unit / p->groups % p->s->kv_heads;
+        int64_t first = unit / p->groups / p->s->kv_heads * QUERY_TILE;
+        int64_t n = p->n - first < QUERY_TILE ? p->n - first : QUERY_TILE;
+        int64_t head0 = group * share / p->groups, head1 = (group + 1) * share / p->groups;
+        int64_t offset = first * width + (kv_head * share + head0) * D;
+        eg_kv_view view = eg_cache_view(&y->cache, p->s->kv_source, (int32_t)kv_head);
+        y->kernels->attention(y->o + offset, width, y->q + offset, width, n, p->position + first, head1 - head0, D, &view,
+                              p->s->local ? y->config->window : 0, scratch(y, worker));
+    }
+}
+
+static void attention(step *p)
+{
+    int64_t threads = eg_pool_threads(p->y->pool), share = p->s->heads / p->s->kv_heads;
+    int64_t units = (p->n + QUERY_TILE - 1) / QUERY_TILE * p->s->kv_heads;
+    p->groups = units >= 2 * threads ? 1 : share < threads ? share : threads;
+    eg_pool_run(p->y->pool, attention_task, p, units * p->groups, 1);
+}
+
+/* x += rms(t; post_attention_norm); h = rms(x; ffn_norm) */
+static void after_attention_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    int64_t d = p->y->config->hidden;
+    float eps = p->y->config->eps;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++) {
+        float *x = p->y->x + i * d, *t = p->y->t + i * d;
+        p->y->kernels->rms_norm(t, t, p->w->post_attention_norm, d, eps);
+        for (int64_t j = 0; j < d; j++) x[j] += t[j];
+        p->y->kernels->rms_norm(p->y->h + i * d, x, p->w->ffn_norm, d, eps);
+    }
+}
+
+/* x += rms(t; norm), and the layer's scale if this is its last step */
+static void add(step *p, int64_t begin, int64_t end, const float *norm, float scale)
+{
+    int64_t d = p->y->config->hidden;
+    for (int64_t i = begin; i < end; i++) {
+        float *x = p->y->x + i * d, *t = p->y->t + i * d;
+        p->y->kernels->rms_norm(t, t, norm, d, p->y->config->eps);
+        for (int64_t j = 0; j < d; j++) x[j] = (x[j] + t[j]) * scale;
+    }
+}
+
+static void after_ffn_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    (void)worker;
+    add(p, begin, end, p->w->post_ffw_norm, p->y->config->per_layer ? 1 : p->w->output_scale);
+}
+
+static void after_per_layer_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    (void)worker;
+    add(p, begin, end, p->w->post_norm, p->w->output_scale);
+}
+
+/* gate[n, P] = gelu(gate) * ple of this layer */
+static void per_layer_gate_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    int64_t P = p->y->config->per_layer;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        float *gate = p->y->gate + t * P;
+        p->y->kernels->gelu_mul(gate, gate, p->y->ple + (t * p->y->ple_layers + p->layer - p->y->ple_from) * P, P);
+    }
+}
+
+static void gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    eg_decoder *y = context;
+    (void)worker;
+    y->kernels->gelu_mul(y->gate + begin, y->gate + begin, y->up + begin, end - begin);
+}
+
+void eg_decoder_ffn(eg_decoder *y, const eg_layer *w, const eg_layer_shape *s, int64_t n)
+{
+    eg_job jobs[] = {{w->gate, 0, n, y->gate, s->ffn, 0}, {w->up, 0, n, y->up, s->ffn, 0}};
+    eg_decoder_multiply(y, y->h, y->config->hidden, n, jobs, 2);
+    eg_pool_run(y->pool, gelu_task, y, n * s->ffn, 4096);
+    multiply(y, &w->down, y->gate, n, y->t);
+}
+
+static void run_layer(step *p, eg_layer_mode mode)
+{
+    eg_decoder *y = p->y;
+    const eg_config *c = y->config;
+    int64_t n = p->n, q_width = (int64_t)p->s->heads * p->s->head_dim, kv_width = (int64_t)p->s->kv_heads * p->s->head_dim;
+    eg_job jobs[3];
+    int64_t n_jobs = 0;
+
+    eg_decoder_for_tokens(y, attention_norm_task, p, n);
+    p->queries = mode != EG_LAYER_KV_ONLY;
+    p->keys = p->s->owns_kv && mode != EG_LAYER_NO_KV;
+    if (p->queries) jobs[n_jobs++] = (eg_job){p->w->q, 0, n, y->q, q_width, 0};
+    if (p->keys) {
+        jobs[n_jobs++] = (eg_job){p->w->k, 0, n, y->k, kv_width, 0};
+        if (p->w->v.data) jobs[n_jobs++] = (eg_job){p->w->v, 0, n, y->v, kv_width, 0};
+    }
+    eg_decoder_multiply(y, y->h, c->hidden, n, jobs, n_jobs);
+    eg_decoder_for_tokens(y, heads_task, p, n);
+    if (mode == EG_LAYER_KV_ONLY) return;
+
+    attention(p);
+    multiply(y, &p->w->o, y->o, n, y->t);
+    eg_decoder_for_tokens(y, after_attention_task, p, n);
+    if (c->experts) eg_decoder_experts(y, p->w, p->s, n);
+    else eg_decoder_ffn(y, p->w, p->s, n);
+    eg_decoder_for_tokens(y, after_ffn_task, p, n);
+    if (c->per_layer) {
+        multiply(y, &p->w->inp_gate, y->x, n, y->gate);
+        eg_decoder_for_tokens(y, per_layer_gate_task, p, n);
+        multiply(y, &p->w->proj, y->gate, n, y->t);
+        eg_decoder_for_tokens(y, after_per_layer_task, p, n);
+    }
+}
+
+/* cos and sin of the angles of positions position .. position + n - 1. The angle is rounded to float, as the reference
+ * does: at position 100,000 that is a visible part of a radian, and the model was trained with it. */
+static void angles(eg_decoder *y, int64_t n, int64_t position)
+{
+    const eg_config *c = y->config;
+    int64_t table = max64(c->head_dim_global, c->head_dim_local) / 2;
+    for (int local = 0; local < 2; local++)
+        for (int64_t t = 0; t < n; t++)
+            for (int64_t i = 0; i < (local ? c->head_dim_local : c->head_dim_global) / 2; i++) {
+                int64_t at = ((int64_t)local * EG_BLOCK + t) * table + i;
+                float angle = (float)(position + t) * y->frequency[local * table + i];
+                bool still = angle < 1e-15f;
+                y->cos[at] = still ? 1 : (float)cos(angle);
+                y->sin[at] = still ? 0 : (float)sin(angle);
+            }
+}
+
+bool eg_decoder_run(eg_decoder *y, int64_t n, int64_t position, int32_t from, int32_t to, eg_layer_mode first_mode,
+                    eg_layer_mode last_mode, float *hidden, size_t hidden_stride)
+{
+    const eg_config *c = y->config;
+    angles(y, n, position);
+    for (int32_t l = from; l < to; l++) {
+        if (atomic_load_explicit(y->cancel, memory_order_relaxed)) return false;
+        step p = {.y = y, .w = &y->weights->layer[l], .s = &c->layer[l], .n = n, .position = position,
+                  .layer = l};
+        run_layer(&p, l == from ? first_mode : l == to - 1 ? last_mode : EG_LAYER_FULL);
+        if (hidden) memcpy(hidden + (size_t)(l + 1) * hidden_stride, y->x, (size_t)(n * c->hidden) * sizeof(float));
+    }
+    return true;
+}
+
+typedef struct head { eg_decoder *y; float *logits; } head;
+
+static void output_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    head *p = context;
+    int64_t d = p->y->config->hidden;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        p->y->kernels->rms_norm(p->y->h + t * d, p->y->x + t * d, p->y->weights->output_norm, d, p->y->config->eps);
+}
+
+static void softcap_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    head *p = context;
+    (void)worker;
+    p->y->kernels->softcap(p->logits + begin, end - begin, p->y->config->softcap);
+}
+
+void eg_decoder_head(eg_decoder *y, int64_t n, float *logits, float *normed)
+{
+    const eg_config *c = y->config;
+    head p = {y, logits};
+    eg_decoder_for_tokens(y, output_norm_task, &p, n);
+    if (normed) memcpy(normed, y->h, (size_t)(n * c->hidden) * sizeof(float));
+    if (!logits) return;
+    multiply(y, &y->weights->output, y->h, n, logits);
+    if (c->softcap > 0) eg_pool_run(y->pool, softcap_task, &p, n * c->vocab, 16384);
+}

@@ -1,0 +1,101 @@
+/* The text decoder: evaluates blocks of tokens for one session.
+ *
+ * Owns the work buffers and the KV cache layout (both in the session's arena); knows nothing of timelines. Two phases:
+ *   prefill: layers [0, kv_layers - 1) for a block, then only K/V of layer kv_layers - 1. Everything beyond feeds nothing
+ *            but logits, so it is left out (exact) until somebody wants them.
+ *   finish:  the rest of the layers for the rows whose logits are wanted.
+ */
+#ifndef EG_MODEL_DECODER_H
+#define EG_MODEL_DECODER_H
+
+#include <stdatomic.h>
+
+#include "../base/pool.h"
+#include "cache.h"
+#include "weights.h"
+
+enum { EG_BLOCK = 128 };       /* tokens evaluated together */
+
+typedef struct eg_decoder {
+    const eg_config *config;
+    const eg_weights *weights;
+    const eg_kernels *kernels;
+    eg_pool *pool;
+    atomic_bool *cancel;       /* checked once per layer */
+    eg_cache cache;
+
+    float *x;                  /* [B, d] residual stream */
+    float *h;                  /* [B, d] normalised input of a matrix */
+    float *t;                  /* [B, d] output of a matrix */
+    float *q, *o;              /* [B, H*D] */
+    float *k, *v;              /* [B, K*D] */
+    float *gate, *up;          /* [B, F] */
+    float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
+    int32_t ple_from, ple_layers;
+    eg_q8 q8;                  /* quantized input of a matrix */
+    float *cos, *sin;          /* [2 (global, local), B, D/2] */
+    float *frequency;          /* [2, D/2] */
+    float *logits;             /* [V] */
+    struct {                   /* experts; R = B * experts_used rows, sorted by expert */
+        float *z;              /* [B, E] router logits */
+        float *x;              /* [R, d] gathered inputs, then [R, d] outputs */
+        float *gate, *up;      /* [R, Fe] */
+        float *weight;         /* [B, experts_used] */
+        int32_t *expert, *row; /* [B, experts_used]: chosen expert, and its row in x */
+        int32_t *first;        /* [E + 1]: where an expert's rows begin */
+        struct eg_job *jobs;   /* [2 * E] */
+    } moe;
+    uint8_t *scratch;          /* [threads, scratch_bytes] */
+    size_t scratch_bytes;
+} eg_decoder;
+
+/* Lays out everything in the arena. The caller sets config, weights, kernels, pool and cancel before. */
+void eg_decoder_layout(eg_decoder *decoder, int64_t context, eg_kv_format kv, eg_arena *cache_arena, eg_arena *work_arena);
+/* Fills tables that do not change; once, after the arena has its memory. */
+void eg_decoder_init(eg_decoder *decoder);
+
+/* x[n] := scaled embeddings of ids[n]; where ids[t] is negative, row t of soft[n, d] as it is. */
+void eg_decoder_embed(eg_decoder *decoder, const int32_t *ids, const float *soft, int64_t n);
+
+/* Per-layer inputs for layers [from, to) from x (still the embeddings) and ids; nothing if the model has none. */
+void eg_decoder_per_layer_inputs(eg_decoder *decoder, const int32_t *ids, int64_t n, int32_t from, int32_t to);
+
+/* How a layer is run. */
+typedef enum eg_layer_mode {
+    EG_LAYER_FULL,             /* write K/V and compute the output */
+    EG_LAYER_KV_ONLY,          /* write K/V, leave x as it is */
+    EG_LAYER_NO_KV             /* K/V are in the cache already */
+} eg_layer_mode;
+
+/* Runs layers [from, to) on x[n] at positions position...; first_mode applies to layer `from`, last_mode to layer
+ * `to - 1` (unless that is `from`). Every layer that computes its output needs its per-layer inputs. With hidden, x is copied to
+ * hidden + (l + 1) * hidden_stride after layer l. False when cancelled. */
+bool eg_decoder_run(eg_decoder *decoder, int64_t n, int64_t position, int32_t from, int32_t to, eg_layer_mode first_mode,
+                    eg_layer_mode last_mode, float *hidden, size_t hidden_stride);
+
+/* logits[n, V] of x[n]; normed[n, d], unless NULL, receives the normalised rows. */
+void eg_decoder_head(eg_decoder *decoder, int64_t n, float *logits, float *normed);
+
+/* ---- for the parts of the decoder ---- */
+
+/* One product of a call of eg_decoder_multiply: rows [first, first + n) of the input times w. */
+typedef struct eg_job {
+    eg_matrix w;
+    int64_t first, n;
+    float *y;                  /* [n, ldy] */
+    int64_t ldy;
+    int64_t end;               /* filled by eg_decoder_multiply */
+} eg_job;
+
+/* All jobs on one input x[n, cols] (row stride ldx), quantized once. */
+void eg_decoder_multiply(eg_decoder *decoder, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs);
+
+/* Calls task over tokens [0, n). */
+void eg_decoder_for_tokens(eg_decoder *decoder, eg_task *task, void *context, int64_t n);
+
+/* f = m1 + m2 of the experts' feed-forward, from x[n] into t[n]. */
+void eg_decoder_experts(eg_decoder *decoder, const eg_layer *layer, const eg_layer_shape *shape, int64_t n);
+/* t[n] := FFN(h[n]), dense. */
+void eg_decoder_ffn(eg_decoder *decoder, const eg_layer *layer, const eg_layer_shape *shape, int64_t n);
+
+#endif

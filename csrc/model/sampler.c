@@ -1,0 +1,165 @@
+/* Order: biases and suppression, penalties, temperature, top-k, softmax, top-p, min-p, draw. */
+#include "sampler.h"
+
+#include <math.h>
+#include <string.h>
+
+void eg_sampler_layout(eg_sampler *s, int32_t vocab, eg_arena *arena)
+{
+    s->vocab = vocab;
+    s->logits = eg_arena_take(arena, (size_t)vocab, sizeof *s->logits);
+    s->candidates = eg_arena_take(arena, (size_t)vocab, sizeof *s->candidates);
+    s->counts = eg_arena_take(arena, (size_t)vocab, sizeof *s->counts);
+}
+
+eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
+{
+    if (!o) return EG_OK;
+    if (o->struct_size != sizeof *o)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_sampling.struct_size is %u; set it to sizeof(eg_sampling).", o->struct_size);
+    if (!(o->temperature >= 0 && o->temperature <= 1e6f))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "temperature must be positive (use greedy for zero).");
+    if (!(o->top_p >= 0 && o->top_p <= 1)) return eg_fail(err, EG_ERROR_ARGUMENT, "top_p must be within 0 and 1.");
+    if (!(o->min_p >= 0 && o->min_p <= 1)) return eg_fail(err, EG_ERROR_ARGUMENT, "min_p must be within 0 and 1.");
+    if (!(o->repetition_penalty >= 0 && o->repetition_penalty <= 1e6f))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "repetition_penalty must be positive.");
+    if (!isfinite(o->presence_penalty) || !isfinite(o->frequency_penalty))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "presence_penalty and frequency_penalty must be finite.");
+    if ((o->n_biases && !o->biases) || (o->n_suppress && !o->suppress))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "biases or suppress is NULL although its count is not zero.");
+    for (size_t i = 0; i < o->n_biases; i++)
+        if (o->biases[i].id < 0 || o->biases[i].id >= vocab || isnan(o->biases[i].bias))
+            return eg_fail(err, EG_ERROR_ARGUMENT, "biases[%zu] has id %d; ids are below %d, and a bias is a number.", i,
+                           o->biases[i].id, vocab);
+    for (size_t i = 0; i < o->n_suppress; i++)
+        if (o->suppress[i] < 0 || o->suppress[i] >= vocab)
+            return eg_fail(err, EG_ERROR_ARGUMENT, "suppress[%zu] is %d; ids are below %d.", i, o->suppress[i], vocab);
+    return EG_OK;
+}
+
+/* exp(x) for x <= 0: 2^k times a series in the remainder (|r| <= ln(2)/2, error below 1e-15), in plain multiplications and
+ * additions so that every machine rounds alike. */
+static double exponential(double x)
+{
+    if (!(x > -700)) return 0;
+    double k = floor(x * 1.4426950408889634 + 0.5);
+    double r = (x - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10, sum = 1, term = 1;
+    for (int i = 1; i < 15; i++) {
+        term = term * r / i;
+        sum += term;
+    }
+    return ldexp(sum, (int)k);
+}
+
+/* splitmix64, as a number in [0, 1) */
+static double uniform(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+static bool before(eg_candidate a, eg_candidate b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+
+/* Restores the heap below `at`; the root is the candidate that comes last. */
+static void sift(eg_candidate *heap, size_t n, size_t at)
+{
+    eg_candidate moved = heap[at];
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && before(heap[child], heap[child + 1])) child++;
+        if (!before(moved, heap[child])) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = moved;
+}
+
+/* The k best of logits[n] in order into candidates; returns how many there are (those of -infinity and NaN are not). */
+static size_t best(const float *logits, int32_t n, size_t k, eg_candidate *candidates)
+{
+    size_t count = 0;
+    for (int32_t id = 0; id < n; id++) {
+        eg_candidate c = {logits[id], id};
+        if (!(c.logit > -INFINITY)) continue;
+        if (count < k) {
+            candidates[count++] = c;
+            if (count == k)
+                for (size_t i = k / 2; i-- > 0;) sift(candidates, k, i);
+        } else if (before(c, candidates[0])) {
+            candidates[0] = c;
+            sift(candidates, k, 0);
+        }
+    }
+    if (count < k)
+        for (size_t i = count / 2; i-- > 0;) sift(candidates, count, i);
+    for (size_t last = count; last-- > 1;) {   /* heap sort: the last one to the end, and again */
+        eg_candidate c = candidates[0];
+        candidates[0] = candidates[last];
+        candidates[last] = c;
+        sift(candidates, last, 0);
+    }
+    return count;
+}
+
+static void penalize(eg_sampler *s, const eg_sampling *o, const int32_t *history, size_t n)
+{
+    float repetition = o->repetition_penalty > 0 ? o->repetition_penalty : 1;
+    size_t window = o->penalty_window ? o->penalty_window : 64;
+    if (repetition == 1 && o->presence_penalty == 0 && o->frequency_penalty == 0) return;
+    if (window < n) {
+        history += n - window;
+        n = window;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (history[i] >= 0 && s->counts[history[i]] < UINT16_MAX) s->counts[history[i]]++;
+    for (size_t i = 0; i < n; i++) {
+        if (history[i] < 0 || !s->counts[history[i]]) continue;
+        float *logit = &s->logits[history[i]];
+        *logit = *logit > 0 ? *logit / repetition : *logit * repetition;
+        *logit -= o->presence_penalty + o->frequency_penalty * (float)s->counts[history[i]];
+        s->counts[history[i]] = 0;
+    }
+}
+
+static int32_t argmax(const float *logits, int32_t n)
+{
+    int32_t best = 0;
+    for (int32_t id = 1; id < n; id++)
+        if (logits[id] > logits[best] || isnan(logits[best])) best = id;
+    return best;
+}
+
+int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *options, const float *logits, const int32_t *history, size_t n,
+                        const int32_t *suppressed, size_t n_suppressed)
+{
+    static const eg_sampling defaults = {.struct_size = sizeof defaults};
+    const eg_sampling *o = options ? options : &defaults;
+    memcpy(s->logits, logits, (size_t)s->vocab * sizeof *logits);
+    for (size_t i = 0; i < o->n_biases; i++) s->logits[o->biases[i].id] += o->biases[i].bias;
+    for (size_t i = 0; i < o->n_suppress; i++) s->logits[o->suppress[i]] = -INFINITY;
+    for (size_t i = 0; i < n_suppressed; i++) s->logits[suppressed[i]] = -INFINITY;
+    penalize(s, o, history, n);
+    if (o->greedy) return argmax(s->logits, s->vocab);
+
+    size_t top_k = o->top_k ? o->top_k : 64;
+    double temperature = o->temperature > 0 ? o->temperature : 1, top_p = o->top_p > 0 ? o->top_p : 0.95f;
+    eg_candidate *c = s->candidates;
+    size_t count = best(s->logits, s->vocab, top_k < (size_t)s->vocab ? top_k : (size_t)s->vocab, c);
+    if (!count) return argmax(logits, s->vocab);   /* everything was suppressed */
+    double total = 0, kept = 0;
+    for (size_t i = 0; i < count; i++) total += exponential((c[i].logit - c[0].logit) / temperature);
+    /* The fewest whose probability reaches top_p, and of these the ones not below min_p times the first. */
+    size_t keep = 0;
+    while (keep < count && (keep == 0 || (top_p >= 1 || kept < top_p * total))) {
+        double p = exponential((c[keep].logit - c[0].logit) / temperature);
+        if (p < o->min_p) break;
+        kept += p;
+        keep++;
+    }
+    double target = uniform(&s->state) * kept;
+    for (size_t i = 0; i + 1 < keep; i++) {
+        target -= exponential((c[i].logit - c[0].logit) / temperature);
+        if (target < 0) return c[i].id;
+    }
+    return c[keep - 1].id;
+}

@@ -1,0 +1,429 @@
+"""The text of tool calls and tool responses in Gemma 4's prompt format: written exactly, read tolerantly.
+
+    call     = call:NAME{KEY:value,...}          between <|tool_call> and <tool_call|>
+    response = response:NAME{KEY:value,...}      between <|tool_response> and <tool_response|>
+    value    = <|"|>text<|"|> | number | true | false | null | {KEY:value,...} | [value,...]
+
+Owns this notation only; finding the markers in a reply is reply.py's. A string in it has no escapes: it ends at the next
+<|"|>. Models drop the opening or closing delimiter, use JSON's or Python's quotes and constants, and write whole calls as
+JSON or as Python; all of these are understood.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import datetime
+import enum
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["MARKERS", "QUOTE", "ToolCall", "format_call", "format_tool_response", "format_value", "parse_calls"]
+
+QUOTE = '<|"|>'
+"""The string delimiter, one token of the vocabulary."""
+
+MARKERS: tuple[str, ...] = (
+    "<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>",
+    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", QUOTE,
+    "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video|>",
+)  # fmt: skip
+"""The texts of all control tokens. No two of them can overlap in a text."""
+
+MAX_DEPTH = 64  # of nested lists and objects that are read; what lies deeper is kept as text
+
+_ANY_MARKER = re.compile("|".join(map(re.escape, MARKERS)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolCall:
+    """A call that the model asks for.
+
+    Attributes:
+        name: of the tool; it need not exist.
+        arguments: by name, plain JSON values as the model wrote them, not yet checked.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        """`call["name"]` and `call["arguments"]`, so that `dict(call)` works."""
+        if key not in ("name", "arguments"):
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def keys(self) -> list[str]:
+        """The two names that `call[...]` takes."""
+        return ["name", "arguments"]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over `keys()`."""
+        return iter(self.keys())
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _neutral(text: str) -> str:
+    # A delimiter inside a string can not be escaped. Parted from its "<" it is no token any more, and still readable.
+    return _ANY_MARKER.sub(lambda found: "< " + found[0][1:], text)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as plain data; what has no such form becomes its str()."""
+    if value is None or isinstance(value, (bool, str, int, float, Mapping, list, tuple)):
+        return value.value if isinstance(value, enum.Enum) else value
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if callable(getattr(value, "tolist", None)):  # arrays and their scalars
+        return value.tolist()
+    return str(value)
+
+
+def plain_data(value: Any) -> Any:
+    """`value` in the types that JSON has, the way `format_value` reads it: what a history keeps of a tool's result."""
+    value = _plain(value)
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): plain_data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_data(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def format_value(value: Any) -> str:
+    """Writes a value in the prompt format.
+
+    Args:
+        value: None, bool, number, string, list, tuple, mapping; also enums, dataclasses, sets, dates and arrays. Anything
+            else is written as its `str()`. NaN and infinities, which have no notation, become null.
+
+    Returns:
+        The text. Keys are sorted without regard to case. Control-token texts inside strings, the delimiter among them,
+        are written with a space after their "<", so that feeding the text can not make tokens of them.
+    """
+    value = _plain(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return float.__repr__(value) if math.isfinite(value) else "null"
+    if isinstance(value, str):
+        return QUOTE + _neutral(value) + QUOTE
+    if isinstance(value, Mapping):
+        return "{" + _format_pairs(value) + "}"
+    return "[" + ",".join(map(format_value, value)) + "]"
+
+
+def _format_pairs(pairs: Mapping[Any, Any]) -> str:
+    # Keys stand bare, so the characters that would end them can not be in them.
+    named = ((_neutral(re.sub(r"[:{}\[\],]", "_", str(_plain(key)))), item) for key, item in pairs.items())
+    return ",".join(f"{key}:{format_value(item)}" for key, item in sorted(named, key=lambda pair: pair[0].lower()))
+
+
+def format_call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Writes a tool call with its markers: `<|tool_call>call:NAME{...}<tool_call|>`."""
+    return f"<|tool_call>call:{name}{{{_format_pairs(arguments)}}}<tool_call|>"
+
+
+def format_tool_response(name: str, result: Any) -> str:
+    """Writes a tool's result with its markers: `<|tool_response>response:NAME{...}<tool_response|>`.
+
+    Args:
+        name: of the tool.
+        result: a mapping (or dataclass), written as the object itself; anything else becomes {value:...}. See
+            `format_value` for what it may hold.
+    """
+    plain = _plain(result)
+    pairs = plain if isinstance(plain, Mapping) else {"value": plain}
+    return f"<|tool_response>response:{name}{{{_format_pairs(pairs)}}}<tool_response|>"
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+_SPACE = re.compile(r"\s*")
+_COMMAS = re.compile(r"[\s,]*")
+_NAME = re.compile(r"(?:call\s*:)?\s*([\w.\-/]+(?::[\w.\-/]+)*)\s*")
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\Z")
+_KEY = re.compile(r"""\s*(?:<\|"\|>(?P<q>.*?)<\|"\|>|"(?P<d>(?:[^"\\]|\\.)*)"|'(?P<s>(?:[^'\\]|\\.)*)'|(?P<bare>[^\s:={}\[\](),<"'][^:={}\[\](),<"']*?)(?:<\|"\|>|["'])?)\s*[:=]""", re.DOTALL)  # fmt: skip  # noqa: E501
+_WORDS = {"true": True, "false": False, "null": None, "none": None}
+
+
+class _Reader:
+    """Reads values from `text`, moving `at`. Never fails: what it can not make sense of becomes a string."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.whole = True  # every bracket and string was closed
+
+    def skip(self) -> str:
+        """Skips white space; the next character, or "" at the end."""
+        self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
+        return self.text[self.at : self.at + 1]
+
+    def ends(self, at: int, inside: str) -> bool:
+        """Whether a value may end before `at`: at a closing bracket, at the end, or at a comma before the next entry."""
+        at = _SPACE.match(self.text, at).end()  # type: ignore[union-attr]
+        if at >= len(self.text) or self.text[at] in "}])":
+            return True
+        if self.text[at] != ",":
+            return False
+        if inside == "[":
+            return True
+        after = _COMMAS.match(self.text, at).end()  # type: ignore[union-attr]
+        return after >= len(self.text) or self.text[after] in "})" or _KEY.match(self.text, after) is not None
+
+    def pairs(self, closing: str, depth: int) -> dict[str, Any]:
+        """The entries of an object, up to and including `closing`."""
+        found: dict[str, Any] = {}
+        while True:
+            char = self.skip()
+            if not char:
+                self.whole = False
+                return found
+            if char in "})]":
+                self.at += 1
+                if char == closing or char != "]":
+                    return found
+                continue
+            if char == ",":
+                self.at += 1
+                continue
+            key = _KEY.match(self.text, self.at)
+            if key is None:  # a value without a name has no place to go
+                before = self.at
+                self.value("{", depth)
+                self.at = max(self.at, before + 1)
+                continue
+            self.at = key.end()
+            name = next(group for group in key.group("q", "d", "s", "bare") if group is not None)
+            found[name.strip()] = self.value("{", depth)
+
+    def items(self, closing: str, depth: int) -> list[Any]:
+        """The elements of a list, up to and including `closing`."""
+        found: list[Any] = []
+        while True:
+            char = self.skip()
+            if not char:
+                self.whole = False
+                return found
+            if char in "})]":
+                # Another bracket closes what is around the list: leave it there.
+                self.at += char == closing
+                return found
+            if char == ",":
+                self.at += 1
+                continue
+            before = self.at
+            found.append(self.value("[", depth))
+            self.at = max(self.at, before + 1)
+
+    def value(self, inside: str, depth: int) -> Any:
+        """One value. `inside` tells what encloses it: "{" or "["."""
+        char = self.skip()
+        if self.text.startswith(QUOTE, self.at):
+            return self.quoted(inside)
+        if char and char in "\"'":
+            return self.json_string(char, inside)
+        if char and char in "{[(" and depth < MAX_DEPTH:
+            start = self.at
+            self.at += 1
+            nested = self.pairs("}", depth + 1) if char == "{" else self.items("]" if char == "[" else ")", depth + 1)
+            if self.ends(self.at, inside) or not self.whole:
+                return nested
+            self.at = start  # only the beginning of a bare text, such as "[sic] word"
+        return self.bare(inside)
+
+    def quoted(self, inside: str) -> str:
+        """A string that begins with the delimiter."""
+        start = self.at + len(QUOTE)
+        end = self.text.find(QUOTE, start)
+        if end < 0:
+            self.at = start
+            return self.unclosed(inside)
+        if not self.ends(end + len(QUOTE), inside):
+            # The next delimiter opens another entry's string: this one was never closed.
+            entry = self.last_key(start, end) if inside == "{" else -1
+            if entry >= 0:
+                self.at = entry
+                return self.text[start:entry].rstrip()
+        self.at = end + len(QUOTE)
+        return self.text[start:end]
+
+    def last_key(self, start: int, end: int) -> int:
+        """Where the comma is that begins the entry whose value would begin at `end`; -1 if there is none."""
+        comma = self.text.rfind(",", start, end)
+        key = _KEY.match(self.text, comma + 1) if comma >= 0 else None
+        return comma if key is not None and _SPACE.match(self.text, key.end()).end() == end else -1  # type: ignore[union-attr]
+
+    def unclosed(self, inside: str) -> str:
+        """The rest of a string that is not closed before the text ends."""
+        text = self.until_end(inside)
+        # The other kind of quote may have closed it.
+        return text[:-1] if text[-1:] in ('"', "'") else text
+
+    def json_string(self, quote: str, inside: str) -> str:
+        """A string in JSON's or Python's quotes; a quote that nothing can follow is taken for a part of it."""
+        start, at, last = self.at + 1, self.at + 1, -1
+        triple = self.text.startswith(quote * 3, self.at)
+        if triple and (end := self.text.find(quote * 3, self.at + 3)) >= 0:
+            text, self.at = self.text[self.at + 3 : end], end + 3
+            return text
+        while at < len(self.text):
+            if self.text.startswith(QUOTE, at):  # closed by the delimiter instead
+                self.at = at + len(QUOTE)
+                return _unescape(self.text[start:at], quote)
+            if self.text[at] == "\\":
+                at += 2
+                continue
+            if self.text[at] == quote:
+                last = at
+                if self.ends(at + 1, inside):
+                    break
+            at += 1
+        if last < 0:
+            self.at = start
+            return self.until_end(inside)
+        self.at = last + 1
+        return _unescape(self.text[start:last], quote)
+
+    def bare(self, inside: str) -> Any:
+        """A number, a word, or a string whose opening delimiter is missing."""
+        start = self.at
+        end = self.text.find(QUOTE, start)
+        if end >= 0 and not self.ends(self.bare_end(start, inside), inside):
+            end = -1
+        if end >= 0 and self.text[start:end].rstrip()[-1:] not in (":", "=", ",", "[", "{", "(") and self.ends(
+            end + len(QUOTE), inside
+        ):
+            first = self.bare_end(start, inside)
+            # The delimiter closes this value unless the value ends, as numbers and words do, before it.
+            if first >= end or _constant(self.text[start:first].strip()) is _NO_CONSTANT:
+                self.at = end + len(QUOTE)
+                return self.text[start:end]
+        text = self.until_end(inside)
+        value = _constant(text)
+        if value is not _NO_CONSTANT:
+            return value
+        return text[:-1].rstrip() if text[-1:] == '"' and text.count('"') == 1 else text
+
+    def bare_end(self, start: int, inside: str) -> int:
+        """Where a bare text ends: at the bracket that closes what it is in, or at a comma before a next entry."""
+        depth, at = 0, start
+        while at < len(self.text):
+            char = self.text[at]
+            if char in "{[(":
+                depth += 1
+            elif char in "}])":
+                if depth == 0:
+                    break
+                depth -= 1
+            elif char == "," and depth == 0 and self.ends(at, inside):
+                break
+            at += 1
+        return at
+
+    def until_end(self, inside: str) -> str:
+        start = self.at
+        self.at = self.bare_end(start, inside)
+        self.whole = self.whole and self.at < len(self.text)
+        return self.text[start : self.at].strip()
+
+
+_NO_CONSTANT = object()
+
+
+def _constant(text: str) -> Any:
+    """The number or constant that `text` spells, or _NO_CONSTANT."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    # int() refuses thousands of digits; such a "number" is an identifier, and stays text.
+    if len(text) > 300 or not _NUMBER.match(text):
+        return _NO_CONSTANT
+    if re.fullmatch(r"[-+]?\d+", text):
+        return int(text)
+    number = float(text)
+    return number if math.isfinite(number) else _NO_CONSTANT
+
+
+def _unescape(text: str, quote: str) -> str:
+    if "\\" not in text:
+        return text
+    try:
+        return json.loads(f'"{text}"', strict=False) if quote == '"' else ast.literal_eval(f"'''{text}'''")
+    except (ValueError, SyntaxError):
+        simple = {"n": "\n", "t": "\t", "r": "\r"}
+        return re.sub(r"\\(.)", lambda found: simple.get(found[1], found[1]), text, flags=re.DOTALL)
+
+
+def _from_json(value: Any) -> ToolCall | None:
+    """A call written as {"name": ..., "arguments": {...}}, possibly under "function" or "tool_call"."""
+    for wrapper in ("function", "tool_call", "function_call"):
+        if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
+            value = value[wrapper]
+    if not isinstance(value, dict):
+        return None
+    name = next((value[key] for key in ("name", "tool", "function", "tool_name") if isinstance(value.get(key), str)), None)
+    if not name:
+        return None
+    arguments: Any = next((value[key] for key in ("arguments", "parameters", "args", "input") if key in value), {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = {}
+    return ToolCall(name, arguments if isinstance(arguments, dict) else {})
+
+
+def parse_calls(text: str) -> tuple[list[ToolCall], str, bool]:
+    """Reads what stands between <|tool_call> and <tool_call|>.
+
+    Args:
+        text: usually one `call:NAME{...}`; also several, or calls written as JSON or as Python.
+
+    Returns:
+        The calls; the text that is left over, "" normally; and whether the last call was complete, with every bracket
+        closed. Never raises.
+    """
+    text = text.replace("<escape>", QUOTE)
+    calls: list[ToolCall] = []
+    reader = _Reader(text)
+    while reader.skip():
+        start = reader.at
+        char = text[start]
+        if char in "{[":
+            value = reader.value("[", 0)
+            found = [_from_json(item) for item in (value if isinstance(value, list) else [value])]
+            if not found or None in found:
+                return calls, text[start:].strip(), reader.whole
+            calls.extend(call for call in found if call is not None)
+            continue
+        name = _NAME.match(text, start)
+        explicit = text.startswith("call", start)
+        if name is None:
+            return calls, text[start:].strip(), reader.whole
+        following = text[name.end() : name.end() + 1]
+        if following and following in "{(":
+            reader.at = name.end() + 1
+            calls.append(ToolCall(name[1], reader.pairs("}" if following == "{" else ")", 0)))
+        elif explicit and not following and not calls:
+            # Nothing but a name: a call without arguments whose braces are missing or still to come.
+            return [ToolCall(name[1], {})], "", False
+        else:
+            return calls, text[start:].strip(), reader.whole
+        if reader.skip() in (",", ";"):
+            reader.at += 1
+    return calls, "", reader.whole

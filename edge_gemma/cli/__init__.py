@@ -1,0 +1,107 @@
+"""The command `edge-gemma`: finds the verb, runs it, and turns failures into one line and an exit status.
+
+Each verb is a module of this package with `add_parser(subparsers)` and `run(args) -> int`. Only the verb that was asked
+for is imported, and no verb imports NumPy or the engine before it has work for them.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+
+from .common import UsageError, error_text
+
+VERBS = ("run", "chat", "info", "bench")
+DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
+FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+EPILOG = f"""\
+examples:
+  edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
+  edge-gemma chat -m gemma-4-E2B-it-Q4_0.gguf
+  edge-gemma info gemma-4-E2B-it-Q4_0.gguf
+  edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf --json
+
+`edge-gemma VERB --help` explains a verb. EDGE_GEMMA_MODEL names the model file when --model does not;
+{DEBUG_VARIABLE}=1 shows where an error comes from."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv` (the process's own by default) and returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to fail
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        args = _parser(argv).parse_args(argv)
+    except SystemExit as stop:  # argparse has printed help or what is wrong
+        return stop.code if isinstance(stop.code, int) else USAGE
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except UsageError as error:
+        return _fail(str(error), USAGE)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            raise
+        return _fail(_explain(error), FAILED)
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-gemma",
+        description="Gemma 4 on the device, from GGUF files.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    subparsers = parser.add_subparsers(metavar="VERB", required=True, dest="verb")
+    for verb in argv[:1] if argv[:1] and argv[0] in VERBS else VERBS:
+        module = importlib.import_module(f".{verb}", __name__)
+        module.add_parser(subparsers).set_defaults(run=module.run)
+    return parser
+
+
+class _Version(argparse.Action):
+    """--version: reads the version only when asked."""
+
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and leave")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        print(f"edge-gemma {__version__}")
+        parser.exit()
+
+
+def _explain(error: Exception) -> str:
+    """One line for an exception: the message of an expected one, the class as well for a defect of ours."""
+    from ..errors import EdgeGemmaError
+
+    if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError)):
+        return error_text(error)
+    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)"
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stdout.flush()
+    print(f"edge-gemma: error: {message}", file=sys.stderr)
+    return status
+
+
+def _silence_stdout() -> None:
+    """Keeps the interpreter's last flush from complaining about the closed pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,249 @@
+"""What every verb shares: the common options, opening a model, formatting of sizes, one kind of usage error.
+
+Owns argument types and defaults that must be the same everywhere. It does not import NumPy or the engine until a model
+is opened, so that help and usage errors are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .. import Model
+
+MODEL_VARIABLE = "EDGE_GEMMA_MODEL"
+DEFAULT_CONTEXT = 4096
+
+NO_MODEL = f"""no model file given.
+Gemma 4 runs from a GGUF file: download one, for example from the Gemma 4 GGUF repositories on Hugging Face
+(https://huggingface.co/models?search=gemma-4+gguf), then name it with --model FILE or in the environment
+variable {MODEL_VARIABLE}."""
+
+
+class UsageError(Exception):
+    """The command line asks for something impossible; shown as one message, exit status 2."""
+
+
+def error_text(error: Exception) -> str:
+    """The sentence to show for an expected failure, on one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__
+
+
+# ---- argument types ---------------------------------------------------------------------------------------------
+
+
+def count(text: str) -> int:
+    """A whole number above zero; K and M stand for 1024 and 1024^2, as in `--context 8K`."""
+    if (value := whole(text)) == 0:
+        raise argparse.ArgumentTypeError("0 is out of range")
+    return value
+
+
+def whole(text: str) -> int:
+    """Like `count`, but zero is allowed."""
+    scale = {"k": 1024, "m": 1024 * 1024}.get(text[-1:].lower(), 1)
+    try:
+        value = int(text[:-1] if scale > 1 else text) * scale
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is out of range")
+    return value
+
+
+def _number(low: float, high: float, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not low <= value <= high:  # also refuses nan
+        raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number between 0 and 1."""
+    return _number(0.0, 1.0, text)
+
+
+def amount(text: str) -> float:
+    """A number from 0 to 100."""
+    return _number(0.0, 100.0, text)
+
+
+def penalty(text: str) -> float:
+    """A repetition penalty: above 0; 1 is off."""
+    return _number(0.01, 100.0, text)
+
+
+# ---- options ----------------------------------------------------------------------------------------------------
+
+
+def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of a verb, with examples at the end of its help."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + "\n".join("  " + line for line in examples.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --mmproj, --threads."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", "-m", metavar="FILE", help=f"GGUF file of the model (or environment {MODEL_VARIABLE})"
+    )
+    group.add_argument("--mmproj", metavar="FILE", help="GGUF file of the audio and image encoders")
+    group.add_argument("--threads", "-t", type=count, metavar="N", help="worker threads (default: the fast cores)")
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> None:
+    """--context, --kv."""
+    group = parser.add_argument_group("session")
+    group.add_argument(
+        "--context",
+        "-c",
+        type=count,
+        metavar="N",
+        help=f"tokens that fit, prompt and answers together; 8K means 8192 (default: {DEFAULT_CONTEXT})",
+    )
+    group.add_argument("--kv", choices=("f16", "f32", "q8"), default="f16", help="type of the KV cache (default: f16)")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int | None) -> None:
+    """Options of the sampler and the end of an answer."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--max-tokens",
+        "-n",
+        type=count,
+        default=max_tokens,
+        metavar="N",
+        help=f"longest answer (default: {max_tokens or 'as long as there is room'})",
+    )
+    group.add_argument("--temperature", type=amount, default=1.0, metavar="X", help="0 is greedy (default: 1.0)")
+    group.add_argument(
+        "--top-k", type=whole, default=64, metavar="N", help="keep the N likeliest (default: 64; 0 is off)"
+    )
+    group.add_argument(
+        "--top-p",
+        type=fraction,
+        default=0.95,
+        metavar="X",
+        help="keep the likeliest of this mass (default: 0.95; 1 is off)",
+    )
+    group.add_argument(
+        "--min-p", type=fraction, default=0.0, metavar="X", help="least share of the likeliest (default: 0, off)"
+    )
+    group.add_argument(
+        "--repetition-penalty", type=penalty, default=1.0, metavar="X", help="above 1 repeats less (default: 1, off)"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: a new one each time)")
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given several times"
+    )
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options as keyword arguments of `Session.generate`."""
+    return {
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "seed": args.seed,
+        "stop": args.stop,
+    }
+
+
+# ---- model ------------------------------------------------------------------------------------------------------
+
+
+def model_path(args: argparse.Namespace) -> str:
+    """The model file of --model or the environment. UsageError tells how to get one when there is none."""
+    path = args.model or os.environ.get(MODEL_VARIABLE)
+    if not path:
+        raise UsageError(NO_MODEL)
+    return path
+
+
+def open_model(args: argparse.Namespace) -> Model:
+    """Opens the model that the common options name."""
+    path = model_path(args)
+    from .. import Model
+
+    return Model.load(path, mmproj=args.mmproj, threads=args.threads)
+
+
+def context_length(args: argparse.Namespace, model: Model) -> int:
+    """--context, by default 4096 or the model's own length when that is shorter."""
+    return args.context or min(DEFAULT_CONTEXT, model.config.context_length)
+
+
+# ---- output -----------------------------------------------------------------------------------------------------
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+def format_bytes(n: float) -> str:
+    """Decimal units, three digits: 915968 -> '916 kB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:,.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
+
+
+def format_count(n: float) -> str:
+    """Parameters the way models are named: 4628600000 -> '4.63 B'."""
+    for unit in ("", " K", " M"):
+        if n < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g} B"
+
+
+def print_table(rows: list[tuple[str, ...]], indent: int = 2) -> None:
+    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))]
+    for row in rows:
+        cells = [cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+        print((" " * indent + "  ".join(cells)).rstrip())
+
+
+def timings(stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Token counts and times of a session as the JSON outputs show them."""
+    tokens: dict[str, Any] = {}
+    times: dict[str, Any] = {}
+    for name, label in (("prefill", "prompt"), ("decode", "answer")):
+        tokens[label], seconds = stats[f"{name}_tokens"], stats[f"{name}_seconds"]
+        times[f"{label}_s"] = seconds
+        times[f"{label}_tok_s"] = tokens[label] / seconds if seconds > 0 else None
+    return {"tokens": tokens, "timings": times}
+
+
+def format_stats(stats: dict[str, Any]) -> str:
+    """Token counts and speeds of a session in one line."""
+    parts = []
+    for name, label in (("prefill", "prompt"), ("decode", "answer")):
+        tokens, seconds = stats[f"{name}_tokens"], stats[f"{name}_seconds"]
+        speed = f" ({tokens / seconds:.1f} tok/s)" if seconds > 0 and tokens else ""
+        parts.append(f"{label} {tokens} tokens in {seconds:.2f} s{speed}")
+    return ", ".join(parts)

@@ -1,0 +1,294 @@
+"""`edge-gemma info`: what a GGUF file holds and what it would take to run it.
+
+Reads any GGUF file: a model, encoders (mmproj), a vocabulary, a foreign architecture. Owns the presentation only; the
+arithmetic is in `inspection`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from . import inspection
+from .common import (
+    add_model_options,
+    add_verb,
+    format_bytes,
+    format_count,
+    model_path,
+    print_json,
+    print_table,
+)
+from .inspection import TensorRow
+
+CONTEXTS = (4096, 8192, 32768)
+_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+
+EXAMPLES = """
+edge-gemma info gemma-4-E2B-it-Q4_0.gguf
+edge-gemma info mmproj.gguf --tensors
+edge-gemma info -m model.gguf --template > template.jinja
+edge-gemma info model.gguf --json | jq .decode_bytes
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "info", "show what a GGUF file holds and the memory it needs", EXAMPLES)
+    parser.add_argument("file", nargs="?", metavar="FILE", help="any GGUF file (default: the model of --model)")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("--metadata", action="store_true", help="list every key with its value")
+    parser.add_argument("--template", action="store_true", help="print the chat template and nothing else")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    add_model_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what the file holds."""
+    args.model = args.file or args.model
+    path = model_path(args)
+    from ..gguf import GGUFFile
+
+    with GGUFFile(path) as file:
+        metadata, rows = file.metadata, tensor_rows(file)
+        if args.template:
+            return _print_template(metadata, args.json)
+        report = describe(path, metadata, rows, args.threads)
+        if args.tensors:
+            report["tensors"] = [
+                {"name": row.name, "type": row.type, "shape": list(row.dims), "bytes": row.bytes} for row in rows
+            ]
+        if args.metadata:
+            report["metadata"] = {key: _plain(metadata[key]) for key in metadata}
+    if args.json:
+        print_json(report)
+    else:
+        _print_report(report)
+    return 0
+
+
+def tensor_rows(file: Any) -> list[TensorRow]:
+    """The tensors of an open file."""
+    return [TensorRow(t.name, t.type_name or "unknown", tuple(t.shape), t.bytes) for t in file.tensors]
+
+
+def describe(path: str, metadata: Any, rows: list[TensorRow], threads: int | None = None) -> dict[str, Any]:
+    """Everything that the report shows, ready for JSON; parts that the file lacks are left out."""
+    report: dict[str, Any] = {
+        "file": str(path),
+        "file_bytes": _file_bytes(path),
+        "name": _text(metadata, "general.name"),
+        "architecture": _text(metadata, "general.architecture"),
+        "kind": _kind(metadata, rows),
+        "type": inspection.main_type(rows),
+        "parameters": sum(row.count for row in rows),
+        "shape": inspection.shape(metadata),
+        "parts": inspection.totals(rows, "part"),
+        "types": inspection.totals(rows, "type"),
+        "vocabulary": inspection.vocabulary(metadata),
+        "template": inspection.template_features(metadata.get("tokenizer.chat_template")),
+        "decode_bytes": inspection.decode_bytes(metadata, rows),
+    }
+    report = {key: value for key, value in report.items() if value}
+    if report.get("decode_bytes"):
+        report["memory"] = _memory(path, metadata, rows, threads)
+    return report
+
+
+def _kind(metadata: Any, rows: list[TensorRow]) -> str:
+    if metadata.get("general.architecture") == "clip" or metadata.get("general.type") == "mmproj":
+        return "encoders"
+    if not rows:
+        return "vocabulary" if metadata.get("tokenizer.ggml.tokens") is not None else "metadata"
+    return _text(metadata, "general.type") or "model"
+
+
+def _text(metadata: Any, key: str) -> str | None:
+    """A string of the metadata; None when it is absent or something else."""
+    value = metadata.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _file_bytes(path: str) -> int:
+    """Size of the file, with all of its parts if it is split."""
+    if not (split := _SPLIT.search(path)):
+        return os.path.getsize(path)
+    stem, count = path[: split.start()], int(split[1])
+    parts = (Path(f"{stem}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1))
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
+def _memory(path: str, metadata: Any, rows: list[TensorRow], threads: int | None) -> list[dict[str, Any]]:
+    """Cache and work space by context and cache type: the engine's own figures when it can open the model."""
+    limit = inspection.context_limit(metadata) or max(CONTEXTS)
+    contexts = [*(context for context in CONTEXTS if context < limit), limit]
+    model = _open(path, threads)
+    # All weights but the table of which only single rows are read: what stays in memory once everything was used.
+    weights = sum(row.bytes for row in rows if inspection.part(row.name) != "per-layer embeddings")
+    result = []
+    try:
+        for context in contexts:
+            for kv in ("f16", "q8"):
+                if model is None:
+                    estimate = {"kv": inspection.kv_bytes(metadata, context, kv), "scratch": 0}
+                else:
+                    estimate = model.estimate(context, kv)
+                total = weights + estimate["kv"] + estimate["scratch"]
+                result.append({"context": context, "kv_type": kv, **estimate, "total": total})
+    finally:
+        if model is not None:
+            model.close()
+    return result
+
+
+def _open(path: str, threads: int | None) -> Any:
+    """The file as a model; None when it is not one that the engine runs."""
+    from .. import Model
+    from ..errors import EdgeGemmaError
+
+    try:
+        return Model.load(path, threads=threads)
+    except EdgeGemmaError:
+        return None
+
+
+def _print_template(metadata: Any, as_json: bool) -> int:
+    from ..errors import EdgeGemmaError
+
+    template = _text(metadata, "tokenizer.chat_template")
+    if as_json:
+        print_json({"template": template})
+    elif template:
+        print(template)
+    else:
+        raise EdgeGemmaError("the file has no chat template")
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value as JSON has them."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    is_list = not isinstance(value, str) and hasattr(value, "__len__")
+    return [_plain(item) for item in value] if is_list else value
+
+
+# ---- text -------------------------------------------------------------------------------------------------------
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    title = f"{report.get('name') or report['file']}"
+    kinds = ", ".join(str(report[key]) for key in ("architecture", "kind", "type") if report.get(key))
+    print(f"{title} ({kinds})")
+    facts = [("file", f"{report['file']}, {format_bytes(report['file_bytes'])}")]
+    if report.get("parameters"):
+        facts.append(("parameters", format_count(report["parameters"])))
+    if report.get("decode_bytes"):
+        facts.append(("read per token", format_bytes(report["decode_bytes"])))
+    facts += _shape_lines(report.get("shape", {}))
+    facts += _vocabulary_lines(report.get("vocabulary", {}))
+    if report.get("vocabulary"):
+        template = report.get("template")
+        text = f"{template['characters']} characters: {', '.join(template['features'])}" if template else "none"
+        facts.append(("chat template", text))
+    width = max(len(label) for label, _ in facts)
+    for label, text in facts:
+        print(f"  {label.ljust(width)}  {text}")
+    for group in ("part", "type"):
+        if entries := report.get(group + "s"):
+            _print_totals(group, entries)
+    if report.get("memory"):
+        _print_memory(report["memory"])
+    if "tensors" in report:
+        print("\ntensors (fastest axis first)")
+        print_rows = [(t["name"], t["type"], " x ".join(map(str, t["shape"]))) for t in report["tensors"]]
+        widths = [max(len(row[i]) for row in print_rows) for i in range(2)] if print_rows else [0, 0]
+        for name, kind, dims in print_rows:
+            print(f"  {name.ljust(widths[0])}  {kind.ljust(widths[1])}  {dims}")
+    if "metadata" in report:
+        print("\nmetadata")
+        for key, value in report["metadata"].items():
+            print(f"  {key} = {_short(value)}")
+
+
+def _shape_lines(shape: dict[str, Any]) -> list[tuple[str, str]]:
+    if "layers" not in shape:
+        lines = []
+        for side, facts in shape.items():
+            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+            lines.append((f"{side} encoder", text))
+        return lines
+    n = shape["layers"]
+    text = str(n)
+    if "global_layers" in shape:
+        text += f": {n - len(shape['global_layers'])} local (window {shape.get('sliding_window')}), global: "
+        text += " ".join(map(str, shape["global_layers"]))
+    lines = [("layers", text)]
+    if shape["kv_layers"] < n:
+        lines.append(("K/V cache", f"layers 0-{shape['kv_layers'] - 1}; the other {n - shape['kv_layers']} share it"))
+    lines.append(("hidden size", str(shape["hidden_size"])))
+    kv, dim = (" / ".join(f"{v} {k}" for k, v in shape[key].items()) for key in ("kv_heads", "head_dim"))
+    lines.append(("heads", f"{shape['heads']}; K/V heads {kv}; head width {dim}"))
+    widths = [f"{run['width']} (x{run['layers']})" for run in shape.get("ffn", []) if run["width"]]
+    if widths:
+        lines.append(("ffn", ", ".join(widths)))
+    if "experts" in shape:
+        wide = f", {shape['expert_ffn']} wide" if "expert_ffn" in shape else ""
+        lines.append(("experts", f"{shape['experts']}, {shape.get('experts_used', '?')} in use per token{wide}"))
+    if "per_layer_input" in shape:
+        lines.append(("per-layer input", str(shape["per_layer_input"])))
+    if "context_length" in shape:
+        lines.append(("context", f"{shape['context_length']} tokens"))
+    return lines
+
+
+def _vocabulary_lines(vocabulary: dict[str, Any]) -> list[tuple[str, str]]:
+    if not vocabulary:
+        return []
+    kinds = ", ".join(f"{n} {kind}" for kind, n in vocabulary.get("types", {}).items())
+    lines = [("vocabulary", f"{vocabulary['size']} tokens ({kinds})" if kinds else f"{vocabulary['size']} tokens")]
+    special = [f"{entry['text']} {entry['id']}" for entry in vocabulary["special"].values()]
+    return lines + ([("special tokens", "  ".join(special))] if special else [])
+
+
+def _print_totals(group: str, entries: list[dict[str, Any]]) -> None:
+    print(f"\nby {group}")
+    header = [("", "tensors", "parameters", "bytes", "share")]
+    print_table(
+        header
+        + [
+            (
+                entry[group],
+                str(entry["tensors"]),
+                format_count(entry["parameters"]),
+                format_bytes(entry["bytes"]),
+                f"{entry['share']:.1%}",
+            )
+            for entry in entries
+        ]
+    )
+
+
+def _print_memory(entries: list[dict[str, Any]]) -> None:
+    print("\nmemory by context (total: cache, work space, and all weights but the per-layer embeddings)")
+    rows: list[tuple[str, ...]] = [("", "K/V", "cache", "work space", "total")]
+    for entry in entries:
+        scratch = format_bytes(entry["scratch"]) if entry["scratch"] else "?"
+        sizes = (format_bytes(entry["kv"]), scratch, format_bytes(entry["total"]))
+        rows.append((f"{entry['context']} tokens", entry["kv_type"], *sizes))
+    print_table(rows)
+
+
+def _short(value: Any) -> str:
+    """A value on one line: long arrays and strings are cut, with their length."""
+    if isinstance(value, list):
+        shown = ", ".join(_short(item) for item in value[:6])
+        return f"[{shown}{', ...' if len(value) > 6 else ''}] ({len(value)})" if len(value) > 6 else f"[{shown}]"
+    if isinstance(value, str):
+        text = repr(value)
+        return text if len(text) <= 100 else f"{text[:96]}...' ({len(value)} characters)"
+    return str(value)

@@ -1,0 +1,180 @@
+"""`edge-gemma run`: one prompt, one answer.
+
+The answer goes to standard output as it comes; thoughts and figures go to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .common import (
+    UsageError,
+    add_model_options,
+    add_sampling_options,
+    add_session_options,
+    add_verb,
+    context_length,
+    format_stats,
+    open_model,
+    print_json,
+    sampling,
+    timings,
+)
+from .terminal import Interrupt, Screen
+
+INTERRUPTED = 130
+
+EXAMPLES = """
+edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
+edge-gemma run "Summarize this text:" --file notes.txt
+git diff | edge-gemma run "Write a commit message for this diff:" --file -
+edge-gemma run --thinking --temperature 0 "What is 17 * 23?"
+edge-gemma run --raw --max-tokens 40 "Once upon a time"
+edge-gemma run --json "Name three colours." | jq -r .text
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "run", "answer one prompt", EXAMPLES)
+    parser.add_argument(
+        "prompt", nargs="?", help="the prompt; - or none reads standard input; with --file it comes before the file"
+    )
+    parser.add_argument("--file", "-f", metavar="FILE", help="take (the rest of) the prompt from a file; - is stdin")
+    parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
+    parser.add_argument(
+        "--raw", action="store_true", help="feed the text as it is, markers included, without a chat turn"
+    )
+    parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
+    parser.add_argument("--no-show-thinking", action="store_true", help="do not print the thought on standard error")
+    parser.add_argument("--json", action="store_true", help="one JSON object at the end instead of text")
+    parser.add_argument("--verbose", "-v", action="store_true", help="print speed on standard error")
+    add_sampling_options(parser, max_tokens=1024)
+    add_session_options(parser)
+    add_model_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answers the prompt."""
+    if args.raw and (args.system is not None or args.thinking):
+        raise UsageError("--raw feeds the text as it is: --system and --thinking do not go with it")
+    prompt = _prompt(args)
+    with open_model(args) as model:
+        answer = _raw(model, args, prompt) if args.raw else _turn(model, args, prompt)
+        stats = answer.pop("stats")
+        if args.json:
+            print_json({**answer, **timings(stats)})
+        if args.verbose:
+            print(f"[{answer['stop']}; {format_stats(stats)}]", file=sys.stderr)
+    return INTERRUPTED if answer["stop"] == "interrupted" else 0
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    """The text to answer, from the argument, the file and standard input."""
+    parts = []
+    if args.prompt not in (None, "-"):
+        parts.append(args.prompt)
+    elif args.prompt == "-" or args.file is None:
+        if args.prompt is None and sys.stdin.isatty():
+            raise UsageError("no prompt: give it as an argument, with --file, or on standard input")
+        parts.append(_read("-"))
+    if args.file is not None:
+        parts.append(_read(args.file))
+    text = "\n\n".join(parts)
+    if not text.strip():
+        raise UsageError("the prompt is empty")
+    return text
+
+
+def _read(name: str) -> str:
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
+    return data.decode("utf-8", "replace")
+
+
+class _Output:
+    """Prints the parts of an answer as they come, unless all of it is to be one JSON object at the end."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.text: list[str] = []
+        self.thinking: list[str] = []
+        self._out = None if args.json else Screen(sys.stdout)
+        self._err = None if args.json or args.no_show_thinking else Screen(sys.stderr)
+
+    def add_text(self, piece: str) -> None:
+        if self._err:
+            self._err.end_line()
+        self.text.append(piece)
+        if self._out:
+            self._out.write(piece)
+
+    def add_thinking(self, piece: str) -> None:
+        self.thinking.append(piece)
+        if self._err:
+            self._err.write(piece, "dim")
+
+    def result(self, session: Any, interrupted: bool) -> dict[str, Any]:
+        """Ends the output; all there is to know about the answer."""
+        if self._out:
+            self._out.end_line()
+        return {
+            "text": "".join(self.text),
+            "thinking": "".join(self.thinking) or None,
+            "stop": "interrupted" if interrupted else session.last_stop,
+            "stats": dict(session.stats),
+        }
+
+
+def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
+    """Continues the text."""
+    from ..errors import EdgeGemmaError
+
+    output = _Output(args)
+    with contextlib.closing(model.session(context=context_length(args, model), kv=args.kv)) as session:
+        with Interrupt(session.cancel) as interrupt:
+            try:
+                session.feed_text(prompt, special=True, bos=True)
+                for piece in _until(interrupt, session.generate(**sampling(args))):
+                    output.add_text(piece)
+            except EdgeGemmaError:
+                if not interrupt.hit:
+                    raise
+        return output.result(session, interrupt.hit)
+
+
+def _turn(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
+    """Answers the text as a user's turn."""
+    from ..errors import EdgeGemmaError
+
+    output = _Output(args)
+    chat = model.chat(
+        system=args.system,
+        thinking=args.thinking,
+        context=context_length(args, model),
+        kv=args.kv,
+        **sampling(args),
+    )
+    with Interrupt(chat.cancel) as interrupt:
+        try:
+            for event in _until(interrupt, chat.send(prompt)):
+                if event.kind == "text":
+                    output.add_text(event.text)
+                elif event.kind == "thinking":
+                    output.add_thinking(event.text)
+        except EdgeGemmaError:
+            if not interrupt.hit:
+                raise
+    return output.result(chat.session, interrupt.hit)
+
+
+def _until(interrupt: Interrupt, items: Iterable[Any]) -> Iterable[Any]:
+    """The items, until Ctrl-C."""
+    for item in items:
+        yield item
+        if interrupt.hit:
+            break

@@ -1,0 +1,190 @@
+"""The engine's compute kernels on NumPy arrays, for every instruction set that was compiled.
+
+All sets give the same bits, so these functions are as good for checking an idea as for finding a fault.
+
+    targets["avx2"].matmul(x, raw, "Q4_0", rows)    one set; None where the processor lacks it
+    matmul(x, raw, "Q4_0", rows)                    the set that the engine has chosen
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._native import ffi, float_array, lib, pointer
+from .errors import EdgeGemmaValueError
+
+Float = NDArray[np.float32]
+
+
+def type_info(name: str | int) -> Any:
+    """The engine's row of a GGML type, by name ("Q4_0") or number. Raises ValueError."""
+    index = 0
+    while (row := lib.eg_type_at(index)) != ffi.NULL:
+        if name in (row.id, ffi.string(row.name).decode()) or str(name).upper() == ffi.string(row.name).decode():
+            return row
+        index += 1
+    raise EdgeGemmaValueError(f"{name!r} is not a known tensor type.", "argument")
+
+
+def dequantize(raw: ArrayLike, type: str | int) -> Float:
+    """The values of raw blocks (bytes) as float32, flat. Raises ValueError for a partial block."""
+    row, data = type_info(type), _bytes(raw)
+    if data.size % row.bytes:
+        raise EdgeGemmaValueError(f"raw has {data.size} bytes; blocks of this type have {row.bytes}.", "argument")
+    out = np.empty(data.size // row.bytes * row.block, np.float32)
+    lib.eg_type_to_float(row, pointer(data, "void *"), out.size, pointer(out, "float *"))
+    return out
+
+
+def _bytes(raw: ArrayLike) -> NDArray[np.uint8]:
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return np.frombuffer(raw, np.uint8)
+    return np.ascontiguousarray(raw).view(np.uint8).reshape(-1)
+
+
+class Target:
+    """One instruction set's kernels."""
+
+    def __init__(self, table: Any) -> None:
+        """Wraps a `const eg_kernels *`."""
+        self._table = table
+        self.name: str = ffi.string(table.name).decode()
+
+    def __repr__(self) -> str:
+        """Names the set."""
+        return f"<Target {self.name}>"
+
+    def quantize_q8(self, x: ArrayLike) -> tuple[NDArray[np.int8], Float, NDArray[np.int16]]:
+        """x (n, cols) float32 -> q (n, cols) int8, d (n, cols / 32) float32, sum (n, cols / 16) int16."""
+        values = float_array(x, (None, None), "x")
+        n, cols = values.shape
+        if cols % 32:
+            raise EdgeGemmaValueError(f"x has {cols} columns; they must be a multiple of 32.", "argument")
+        q, d = np.empty((n, cols), np.int8), np.empty((n, cols // 32), np.float32)
+        sums = np.empty((n, cols // 16), np.int16)
+        for row in range(n):
+            self._table.quantize_q8(
+                pointer(values[row], "float *"),
+                cols,
+                pointer(q[row], "int8_t *"),
+                pointer(d[row], "float *"),
+                pointer(sums[row], "int16_t *"),
+            )
+        return q, d, sums
+
+    def matmul(self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int) -> Float:
+        """x (n, cols) float32 times the matrix W (rows, cols) given as raw blocks of `type`: (n, rows) float32.
+
+        Quantized types multiply x quantized per 32 values, as the engine does. Raises ValueError for sizes that do not
+        fit each other.
+        """
+        values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
+        n, cols = values.shape
+        if rows < 0 or cols % info.block or data.size != rows * (cols // info.block) * info.bytes:
+            raise EdgeGemmaValueError(f"raw_blocks has {data.size} bytes, which is not {rows} rows of {cols}.", "argument")
+        out = np.empty((n, rows), np.float32)
+        matrix = ffi.new("eg_matrix *", (pointer(data, "uint8_t *"), info, rows, cols, cols // info.block * info.bytes))
+        scratch, where = _scratch(lib.eg_matmul_scratch_bytes(cols))
+        y = pointer(out, "float *")
+        if info.group:
+            parts = self.quantize_q8(values)
+            q8 = ffi.new("eg_q8 *", [pointer(a, t) for a, t in zip(parts, _Q8_TYPES, strict=True)])
+            self._table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
+        else:
+            self._table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)
+        del scratch
+        return out
+
+    def rms_norm(self, x: ArrayLike, weight: ArrayLike | None = None, eps: float = 1e-6) -> Float:
+        """x / sqrt(mean(x^2) + eps) * weight, over a vector."""
+        values = float_array(x, (None,), "x")
+        w = None if weight is None else float_array(weight, (values.size,), "weight")
+        out = np.empty_like(values)
+        weights = ffi.NULL if w is None else pointer(w, "float *")
+        self._table.rms_norm(pointer(out, "float *"), pointer(values, "float *"), weights, values.size, eps)
+        return out
+
+    def gelu_mul(self, gate: ArrayLike, up: ArrayLike) -> Float:
+        """gelu_tanh(gate) * up, elementwise over vectors."""
+        g = float_array(gate, (None,), "gate")
+        u, out = float_array(up, (g.size,), "up"), np.empty_like(g)
+        self._table.gelu_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
+        return out
+
+    def softcap(self, x: ArrayLike, cap: float) -> Float:
+        """cap * tanh(x / cap), over a vector."""
+        out = float_array(x, (None,), "x").copy()
+        self._table.softcap(pointer(out, "float *"), out.size, cap)
+        return out
+
+    def sliding_window_attention(
+        self, q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int, kv: str = "f32"
+    ) -> Float:
+        """Causal attention without scaling: q (n, heads, D), k and v (m, kv_heads, D), m >= n -> (n, heads, D) float32.
+
+        Queries are the last n of m positions. `window`: how many keys a query sees, itself included; 0 for all. `kv`: how
+        keys and values are stored before they are read, f32, f16 or q8. Raises ValueError.
+        """
+        queries = float_array(q, (None, None, None), "q")
+        n, heads, dim = queries.shape
+        keys = float_array(k, (None, None, dim), "k")
+        values = float_array(v, keys.shape, "v")
+        m, kv_heads, _ = keys.shape
+        if n > m or not kv_heads or heads % kv_heads or window < 0:
+            raise EdgeGemmaValueError("q, k and window do not fit each other.", "argument")
+        form = {"f32": lib.EG_KV_FORMAT_F32, "f16": lib.EG_KV_FORMAT_F16, "q8": lib.EG_KV_FORMAT_Q8}[kv]
+        row, share = lib.eg_kv_row_bytes(form, dim), heads // kv_heads
+        out = np.empty_like(queries)
+        scratch, where = _scratch(lib.eg_attention_scratch_bytes(dim, share, n))
+        stored = [np.empty((kv_heads, m, row), np.uint8) for _ in range(2)]
+        for source, target in zip((keys, values), stored, strict=True):
+            for h in range(kv_heads):
+                for p in range(m):
+                    self._table.kv_store(form, pointer(target[h, p], "void *"), pointer(source[p, h], "float *"), dim)
+        for h in range(kv_heads):
+            view = ffi.new(
+                "eg_kv_view *", [*(pointer(a[h], "uint8_t *") for a in stored), row, max(m, 1), form]
+            )  # fmt: skip
+            first = h * share
+            self._table.attention(
+                pointer(out[:, first:], "float *"), heads * dim, pointer(queries[:, first:], "float *"), heads * dim,
+                n, m - n, share, dim, view, window, where,
+            )  # fmt: skip
+        del scratch
+        return out
+
+
+_Q8_TYPES = ("int8_t *", "float *", "int16_t *")
+
+
+def _scratch(size: int) -> tuple[NDArray[np.uint8], Any]:
+    """Work space of `size` bytes, and a pointer into it that is aligned to 64."""
+    array = np.empty(size + 64, np.uint8)
+    return array, ffi.cast("void *", array.ctypes.data + -array.ctypes.data % 64)
+
+
+def _all_targets() -> dict[str, Target | None]:
+    found: dict[str, Target | None] = {}
+    supported, index = ffi.new("bool *"), 0
+    while (table := lib.eg_kernels_at(index, supported)) != ffi.NULL:
+        found[ffi.string(table.name).decode()] = Target(table) if supported[0] else None
+        index += 1
+    return found
+
+
+#: Every compiled instruction set by name; None where this processor lacks it.
+targets: dict[str, Target | None] = _all_targets()
+_chosen = Target(lib.eg_kernels_get())
+
+
+def matmul(x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int) -> Float:
+    """`Target.matmul` of the set that the engine has chosen."""
+    return _chosen.matmul(x, raw_blocks, type, rows)
+
+
+def sliding_window_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int) -> Float:
+    """`Target.sliding_window_attention` of the set that the engine has chosen."""
+    return _chosen.sliding_window_attention(q, k, v, window)

@@ -1,0 +1,167 @@
+"""`Model`: an open GGUF file, shared by any number of sessions and chats."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ._native import check, ffi, lib, new_struct
+from .chat import Chat
+from .errors import EdgeGemmaValueError
+from .session import Session, kv_type
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model, under Hugging Face's names where they exist."""
+
+    name: str
+    layers: int
+    kv_layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    heads: int
+    sliding_window: int
+    per_layer_input: int
+    experts: int
+    experts_used: int
+    parameters: int
+    decode_bytes: int
+
+
+class Model:
+    """An open model. Immutable, and safe to share between threads; sessions are what holds state.
+
+    Open with `Model.load(path)`; close with `close()` or a `with` block (or leave it to the garbage collector).
+    """
+
+    def __init__(self, pointer: Any, path: Path) -> None:
+        """Takes over an `eg_model *`. Internal: use `load`."""
+        self._pointer = ffi.gc(pointer, lib.eg_model_close)
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self.path = path
+        # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
+        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
+        info, err = new_struct("eg_model_info"), ffi.new("eg_error *")
+        check(lib.eg_model_get_info(self._pointer, info, err), err)
+        self.threads: int = info.threads
+        numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
+        self.config = ModelConfig(name=ffi.string(info.name).decode("utf-8", "replace"), **numbers)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        mmproj: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+    ) -> Model:
+        """Opens a Gemma 4 GGUF file; of a split one, its first part.
+
+        Weights stay in the file and are mapped, so this takes milliseconds. `threads`: None for the fast cores that this
+        process may use. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
+        """
+        if path is None:
+            raise EdgeGemmaValueError("Give the path of a Gemma 4 GGUF file.", "argument")
+        if mmproj is not None:
+            raise EdgeGemmaValueError("mmproj: this version runs text only, not yet audio and images.", "unsupported")
+        if threads is not None and threads < 1:
+            raise EdgeGemmaValueError("threads must be at least 1.", "argument")
+        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
+        name = ffi.new("char[]", os.fsencode(path))
+        params.path = name
+        params.threads = threads or 0
+        check(lib.eg_model_open(params, out, err), err)
+        return cls(out[0], Path(os.fspath(path)))
+
+    @property
+    def pointer(self) -> Any:
+        """The open `eg_model *`. Raises ValueError after `close()`."""
+        if self._pointer is None:
+            raise EdgeGemmaValueError("The model is closed.", "state")
+        return self._pointer
+
+    def close(self) -> None:
+        """Closes the model and all of its sessions. Further calls do nothing."""
+        for session in list(self._sessions):
+            session.close()
+        if self._pointer is not None:
+            self.tokenizer.detach()
+            ffi.release(self._pointer)
+            self._pointer = None
+
+    def __enter__(self) -> Model:
+        """The model itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Names the file."""
+        return f"<Model {self.config.name or self.path.name}: {self.config.parameters / 1e6:,.0f} M parameters>"
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: `mapped` of the file, `resident` of these in memory now, `tables` on the heap."""
+        out, err = new_struct("eg_memory"), ffi.new("eg_error *")
+        check(lib.eg_model_get_memory(self.pointer, out, err), err)
+        return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
+
+    def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
+        """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""
+        params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), ffi.new("eg_error *")
+        params.context = self._context(context)
+        params.kv = kv_type(kv)
+        check(lib.eg_session_estimate(self.pointer, params, out, err), err)
+        return {"kv": out.kv, "scratch": out.scratch}
+
+    def session(
+        self, context: int | None = None, kv: str = "f16", restore: str | os.PathLike[str] | None = None
+    ) -> Session:
+        """Opens a session: an empty timeline of up to `context` tokens, or the one saved in the file `restore`.
+
+        `context`: None for 4096 (the model's own length if that is shorter), or for the saved one. `kv`: type of the
+        cache, f32, f16 or q8; a restored session keeps its own. Raises EdgeGemmaError.
+        """
+        out, err = ffi.new("eg_session **"), ffi.new("eg_error *")
+        length = self._context(context) if context is not None else 0
+        if restore is not None:
+            check(lib.eg_session_restore(self.pointer, os.fsencode(restore), length, out, err), err)
+        else:
+            params = new_struct("eg_session_params")
+            params.context = length
+            params.kv = kv_type(kv)
+            check(lib.eg_session_open(self.pointer, params, out, err), err)
+        return self._adopt(out[0])
+
+    def _adopt(self, pointer: Any) -> Session:
+        """A Session around an `eg_session *`, closed with the model at the latest."""
+        session = Session(self, pointer)
+        self._sessions.add(session)
+        return session
+
+    def _context(self, context: int) -> int:
+        if not 1 <= context <= self.config.context_length:
+            raise EdgeGemmaValueError(
+                f"context is {context}; this model takes 1 to {self.config.context_length} tokens.", "argument"
+            )
+        return context
+
+    def chat(
+        self,
+        system: str | None = None,
+        tools: Sequence[Callable[..., Any] | dict[str, Any]] | None = None,
+        thinking: bool = False,
+        **options: Any,
+    ) -> Chat:
+        """Opens a conversation; see `Chat` for `options`."""
+        return Chat(self, system=system, tools=tools, thinking=thinking, **options)

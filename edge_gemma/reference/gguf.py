@@ -1,0 +1,161 @@
+"""GGUF files: metadata and lazily dequantized tensors.
+
+Owns the container (versions 2 and 3, little endian, whole or split files). It does not own block formats (`quants.py`)
+or the meaning of a name (`text.py` and its siblings). Source: Gemma 4 specification, container.
+
+    header: magic "GGUF", u32 version, u64 tensors, u64 pairs
+    pair:   string key, u32 type, value            tensor: string name, u32 dims, u64 ne[dims], u32 type, u64 offset
+    data:   next multiple of general.alignment (32); offsets are relative to it; ne[0] is the fastest axis
+
+Tensor shapes are given here in row-major order, the reverse of ne: a matrix W[out, in] computes y = W x.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import quants
+
+_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # metadata type -> struct code
+_STRING, _ARRAY = 8, 9
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+class GgufError(ValueError):
+    """The file is not a GGUF file that this reader understands; the text says where it stopped."""
+
+
+class _Cursor:
+    """Reads forward through a buffer and never past its end."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        if count > self.data.size - self.at:
+            raise GgufError(f"file ends inside {count} bytes at offset {self.at}")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)).tobytes())[0]
+
+    def string(self) -> str:
+        return self.take(self.number("Q")).tobytes().decode("utf-8", "surrogateescape")
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind in _SCALARS:
+            return self.number(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY or depth == 4:
+            raise GgufError(f"metadata type {kind} at offset {self.at}")
+        element, count = self.number("I"), self.number("Q")
+        if element in _SCALARS:
+            dtype = np.dtype(_SCALARS[element]).newbyteorder("<")
+            return self.take(count * dtype.itemsize).view(dtype).tolist()
+        return [self.value(element, depth + 1) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in its file: row-major shape, weight type (name), raw blocks [bytes]."""
+
+    shape: tuple[int, ...]
+    type: str
+    raw: NDArray[np.uint8]
+
+    def array(self) -> NDArray[np.float32]:
+        """All values, float32 [shape]."""
+        return quants.dequantize(self.raw, self.type).reshape(self.shape)
+
+    def rows(self, ids: Iterable[int]) -> NDArray[np.float32]:
+        """Some rows of a matrix, float32 [len(ids), shape[1]]; only these are read. IndexError for one out of range."""
+        rows = self.raw.reshape(self.shape[0], -1)[np.asarray(list(ids), np.int64)]
+        return quants.dequantize(rows, self.type).reshape(-1, self.shape[1])
+
+
+class Gguf:
+    """An open GGUF file: `metadata` (key -> value) and `tensors` (name -> Tensor), both plain dictionaries.
+
+    `path` may be any part of a split file (name-00001-of-00003.gguf): all parts are opened, the metadata is the first
+    part's. Raises OSError, or GgufError (a ValueError) for a malformed or truncated file or an unknown weight type.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        paths = _parts(Path(path))
+        self.metadata: dict[str, Any] = {}
+        self.tensors: dict[str, Tensor] = {}
+        for number, part in enumerate(paths):
+            metadata, tensors = _read(part)
+            if metadata.get("split.count") not in (None, 0, 1, len(paths)):
+                raise GgufError(f"{part}: one of {metadata['split.count']} parts, {len(paths)} in its name")
+            if metadata.get("split.no", number) != number:
+                raise GgufError(f"{part}: holds part {metadata['split.no']} counted from 0, {number} in its name")
+            if doubled := self.tensors.keys() & tensors.keys():
+                raise GgufError(f"{part}: tensor {min(doubled)} is in two parts")
+            self.metadata = self.metadata or metadata
+            self.tensors |= tensors
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise GgufError(f"no tensor {name}")
+        return self.tensors[name]
+
+
+def _parts(path: Path) -> list[Path]:
+    if not (match := _PART.search(path.name)):
+        return [path]
+    count = int(match[2])
+    return [path.with_name(f"{path.name[: match.start()]}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.stat().st_size < 24:
+        raise GgufError(f"{path}: too short for a GGUF file")
+    cursor = _Cursor(np.memmap(path, np.uint8, "r"))
+    if cursor.take(4).tobytes() != b"GGUF":
+        raise GgufError(f"{path}: not a GGUF file")
+    if (version := cursor.number("I")) not in (2, 3):
+        raise GgufError(f"{path}: GGUF version {version}, not 2 or 3")
+    tensor_count, pair_count = cursor.number("Q"), cursor.number("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(pair_count):
+        key = cursor.string()
+        metadata[key] = cursor.value(cursor.number("I"))
+    infos = []
+    for _ in range(tensor_count):
+        name, dims = cursor.string(), cursor.number("I")
+        if dims > 4:
+            raise GgufError(f"{path}: tensor {name} has {dims} dimensions")
+        ne = [cursor.number("Q") for _ in range(dims)]
+        infos.append((name, tuple(reversed(ne)), cursor.number("I"), cursor.number("Q")))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise GgufError(f"{path}: alignment {alignment}")
+    start = -(-cursor.at // alignment) * alignment
+    tensors: dict[str, Tensor] = {}
+    for name, shape, type_id, offset in infos:
+        try:
+            kind = quants.block_type(type_id)
+        except ValueError as error:
+            raise GgufError(f"{path}: tensor {name}: {error}") from None
+        if shape and shape[-1] % kind.elements:
+            raise GgufError(f"{path}: tensor {name}: rows of {shape[-1]} values are not whole {kind.name} blocks")
+        cursor.at = start + offset
+        if name in tensors:
+            raise GgufError(f"{path}: tensor {name} appears twice")
+        tensors[name] = Tensor(shape, kind.name, cursor.take(math.prod(shape) // kind.elements * kind.bytes))
+    return metadata, tensors

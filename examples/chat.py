@@ -1,0 +1,12 @@
+"""The smallest chat in the terminal: python examples/chat.py gemma-4-E2B-it-Q4_0.gguf"""
+
+import sys
+
+import edge_gemma
+
+chat = edge_gemma.Model.load(sys.argv[1]).chat(system="Answer in one sentence.")
+for line in sys.stdin:
+    for event in chat.send(line.strip()):
+        if event.kind == "text":
+            print(event.text, end="", flush=True)
+    print()

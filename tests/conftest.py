@@ -1,0 +1,39 @@
+"""What several test files use. Reasons of skipped tests stand in pytest's closing summary (-ra in pyproject.toml)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The directory of large fixtures that is no part of the project: EDGE_GEMMA_SHARED, or `shared` beside it."""
+    path = Path(os.environ.get("EDGE_GEMMA_SHARED") or ROOT.parent / "shared")
+    if not (path / "fixtures").is_dir():
+        pytest.skip("needs the shared fixtures: set EDGE_GEMMA_SHARED")
+    return path
+
+
+@pytest.fixture(scope="session")
+def dense_model() -> Path:
+    """A Gemma 4 of the dense shape with random weights and a small vocabulary."""
+    return ROOT / "tests" / "data" / "dense-Q4_0.gguf"
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `edge-gemma ARGS...` in a process of its own."""
+
+    def run(*args: str, **options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edge_gemma", *args]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60, **options)
+
+    return run

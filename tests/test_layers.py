@@ -1,0 +1,141 @@
+"""The architecture as rules: who may include or import whom, what kernels may not do, and what no file may contain."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC, PACKAGE = ROOT / "csrc", ROOT / "edge_gemma"
+C_FILES = sorted(path for path in CSRC.rglob("*.*") if path.suffix in {".c", ".h", ".inc"} and path.parent != CSRC)
+PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
+# From the bottom to the top; a directory may use its own files and those of lower ranks, not of its neighbours.
+RANKS = {"base": 0, "format": 1, "kernels": 2, "model": 3, "text": 3, "media": 3, "api": 4}
+INTRINSICS = re.compile(r"(imm|intrin|arm_neon|arm_sve|arm_acle|wasm_simd128|cpuid)\w*\.h")
+LONGEST = 800
+TEXT = {".c", ".h", ".inc", ".cpp", ".py", ".sh", ".md", ".toml", ".in"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
+
+
+def includes(path: Path) -> tuple[list[Path], list[str]]:
+    """Our own headers, resolved, and the system's."""
+    text = path.read_text()
+    ours = [(path.parent / header).resolve() for header in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, flags=re.M)]
+    return ours, re.findall(r"^\s*#\s*include\s+<([^>]+)>", text, flags=re.M)
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=name)
+def test_c_includes(path):
+    layer = path.relative_to(CSRC).parts[0]
+    ours, system = includes(path)
+    for header in ours:
+        assert header.is_file() and header.is_relative_to(CSRC), f"{header} is not a file of csrc/"
+        if header == CSRC / "edge_gemma.h":
+            continue
+        below = header.relative_to(CSRC).parts[0]
+        assert below == layer or RANKS[below] < RANKS[layer], f"{layer} must not include {header.relative_to(CSRC)}"
+    if layer != "kernels":
+        assert not [header for header in system if INTRINSICS.fullmatch(header)], "intrinsics belong in kernels/"
+
+
+@pytest.mark.parametrize("path", [path for path in C_FILES if path.parent.name == "kernels"], ids=name)
+def test_kernels_own_nothing(path):
+    _, system = includes(path)
+    assert not {"stdio.h", "pthread.h", "threads.h", "semaphore.h", "fcntl.h", "sys/mman.h"} & set(system)
+    text = without_comments(path.read_text())
+    assert not re.findall(r"\b(malloc|calloc|realloc|free|aligned_alloc|posix_memalign|alloca|fopen|printf)\s*\(", text)
+
+
+def test_sources_are_listed():
+    listed = (CSRC / "sources.txt").read_text().split()
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {path.relative_to(CSRC).as_posix() for path in C_FILES if path.suffix == ".c"}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of everything that a module imports from this package: `edge_gemma.model.Model` and such."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return {found for found in names if found.split(".")[0] == "edge_gemma"}
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=name)
+def test_python_imports(path):
+    found = imports(path)
+    if path != PACKAGE / "_native.py":
+        assert not [module for module in found if "_engine" in module.split(".")], "_native.py alone imports it"
+    folder = path.relative_to(PACKAGE).parts[0]
+    if folder == "reference":
+        outside = [module for module in found if not module.startswith("edge_gemma.reference.")]
+        assert not outside, "the reference stands alone"
+    if folder == "cli":
+        private = [module for module in found if re.search(r"\._(?!_)", module)]
+        assert not private, "the command line uses the public interface"
+
+
+def test_import_rule_sees_relative_imports(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "edge_gemma" / "cli" / "verb.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("from .. import _native\nfrom ..model import Model\nfrom . import common\nimport numpy\n")
+    assert imports(path) == {"edge_gemma._native", "edge_gemma.model.Model", "edge_gemma.cli.common"}
+
+
+def project_files() -> list[Path]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs git and a clone")
+    return [path for path in (ROOT / entry for entry in listing.decode().split("\0") if entry) if path.is_file()]
+
+
+def test_files_are_short():
+    code = [path for path in project_files() if path.suffix in {".c", ".h", ".inc", ".cpp", ".py"}]
+    long = {name(path): count for path in code if (count := path.read_text().count("\n")) > LONGEST}
+    assert not long
+
+
+def test_nothing_is_left_open():
+    words = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|NotImplemented" r"Error)\b")
+    places = re.compile(r"(?<![\w.])/(work|root|home|tmp|farm)" r"/\w")  # paths of one machine
+    found = []
+    for path in project_files():
+        if path.suffix not in TEXT and path.name not in {"Makefile", "run"}:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if words.search(line) or places.search(line):
+                found.append(f"{name(path)}:{number}: {line.strip()}")
+    assert not found
+
+
+def test_every_function_of_the_header_is_described():
+    header = (CSRC / "edge_gemma.h").read_text()
+    chunks = [chunk for chunk in re.split(r"\n{2,}", header) if "\nEG_API" in f"\n{chunk}"]
+    assert sum(chunk.count("EG_API ") for chunk in chunks) > 30
+    assert not [chunk for chunk in chunks if not chunk.startswith("/*")]
+
+
+def test_c_documentation_is_current():
+    tool = runpy.run_path(str(ROOT / "tools" / "c_api_doc.py"))
+    current = tool["page"]((CSRC / "edge_gemma.h").read_text())
+    assert (ROOT / "docs" / "c-api.md").read_text(encoding="utf-8") == current, "run python tools/c_api_doc.py"
