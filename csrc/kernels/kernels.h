@@ -47,7 +47,8 @@ typedef struct eg_kernels {
     const char *name;
 
     /* One row: x[n] -> q[n], d[n / 32], sum[n / 16]; n is a multiple of 32. amax = max |x|, d = amax / 127,
-     * q = round-half-even(x * (127 / amax)); zeros for amax = 0. If amax is not finite, d is NaN and q 0. */
+     * q = round-half-even(x * (127 / amax)); q and d are 0 where 127 / amax overflows (amax < 3.8e-37). If a value is not
+     * finite, d is NaN and q 0. */
     void (*quantize_q8)(const float *x, int64_t n, int8_t *q, float *d, int16_t *sum);
 
     /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has

@@ -269,7 +269,7 @@ def quantize_q8(x: ArrayLike) -> tuple[I8, F32]:
     """Activations as 8-bit codes: x [n], n a multiple of 32 -> (q int8 [n], d float32 [n / 32]), x ~ d * q.
 
     Per 32 values: amax = max |x|, d = amax / 127, q = rint(x * (127 / amax)), ties to even; all in float32. Where
-    127 / amax is not finite (amax below 3.8e-37, zero included) q is 0. x must be finite.
+    127 / amax is not finite (amax below 3.8e-37, zero included) q and d are 0. x must be finite.
     ValueError for another length.
     """
     blocks = np.asarray(x, np.float32)
@@ -279,5 +279,6 @@ def quantize_q8(x: ArrayLike) -> tuple[I8, F32]:
     amax = np.abs(blocks).max(axis=1)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.float32(127) / amax
-    inverse[~np.isfinite(inverse)] = 0
+    tiny = ~np.isfinite(inverse)
+    inverse[tiny] = amax[tiny] = 0
     return np.rint(blocks * inverse[:, None]).astype(np.int8).ravel(), amax / np.float32(127)
