@@ -108,13 +108,13 @@ def test_penalties(session: eg.Session) -> None:
 
 def test_defaults(session: eg.Session) -> None:
     """Temperature 1, top-k 64, top-p 0.95: of 100 equal tokens the first 61 (the fewest that reach 0.95 of 64)."""
-    counts = draw(session, 3000, {i: 0.0 for i in range(100, 200)})
+    counts = draw(session, 3000, dict.fromkeys(range(100, 200), 0.0))
     assert set(counts) == set(range(100, 161))
 
 
 def test_seed(session: eg.Session) -> None:
     """The same seed, the same text; a known sequence, so that it is the same on every machine."""
-    bias = biases(session, {i: 0.0 for i in range(20, 276)})
+    bias = biases(session, dict.fromkeys(range(20, 276), 0.0))
     found = []
     for seed in (1, 1, 2):
         for _ in session.generate(8, seed=seed, top_k=0, top_p=1.0, logit_bias=bias):
@@ -132,7 +132,7 @@ def test_seed(session: eg.Session) -> None:
 def test_stop_strings(session: eg.Session) -> None:
     """Text before a stop string comes out, the string does not, also when it comes in pieces."""
     letters = {c: session.model.tokenizer.find(c) for c in "helowrd"}
-    text, bias = "", {i: -100.0 for i in range(VOCAB)}
+    text, bias = "", dict.fromkeys(range(VOCAB), -100.0)
     for c in letters.values():
         bias[c] = 0.0
     pieces = list(session.generate(60, seed=3, logit_bias=bias))

@@ -35,6 +35,8 @@ class Shape:
     split_experts: bool = False
     own_output: bool = False
     scalars: bool = False  # write per-layer numbers as scalars where they are all equal
+    period: int = 0  # write the pattern of layers as a period
+    bare: bool = False  # leave out what may be missing: rope_freqs, layer scales
     type: int = TENSOR_F32
     seed: int = 0
 
@@ -75,7 +77,10 @@ def write_model(path: Path, s: Shape) -> Path:
     number("attention.key_length_swa", s.dim_local)
     number("attention.value_length_swa", s.dim_local)
     number("attention.sliding_window", s.window)
-    number("attention.sliding_window_pattern", s.local, BOOL)
+    if s.period:
+        number("attention.sliding_window_pattern", s.period)
+    else:
+        number("attention.sliding_window_pattern", s.local, BOOL)
     number("attention.shared_kv_layers", s.shared)
     number("attention.layer_norm_rms_epsilon", 1e-6, F32)
     number("embedding_length_per_layer_input", s.ple)
@@ -105,7 +110,8 @@ def write_model(path: Path, s: Shape) -> Path:
     vector("output_norm.weight", d)
     half = s.dim_global // 2
     freqs = np.where(np.arange(half) < s.dim_global // 8, 1.0, 1e30)
-    w.tensor("rope_freqs.weight", [half], TENSOR_F32, _raw(freqs, TENSOR_F32))
+    if not s.bare:
+        w.tensor("rope_freqs.weight", [half], TENSOR_F32, _raw(freqs, TENSOR_F32))
     if s.ple:
         matrix("per_layer_token_embd", VOCAB, layers * s.ple)
         matrix("per_layer_model_proj", layers * s.ple, d)
@@ -129,7 +135,8 @@ def write_model(path: Path, s: Shape) -> Path:
         matrix(b + "ffn_gate", ffn[i], d)
         matrix(b + "ffn_up", ffn[i], d)
         matrix(b + "ffn_down", d, ffn[i])
-        vector(b + "layer_output_scale.weight", 1, 0.8, 0.1)
+        if not s.bare:
+            vector(b + "layer_output_scale.weight", 1, 0.8, 0.1)
         if s.ple:
             matrix(b + "inp_gate", s.ple, d)
             matrix(b + "proj", d, s.ple)
@@ -169,4 +176,5 @@ SHAPES = {
         [False, False], fused_qkv=True, own_output=True, scalars=True, softcap=0.0, window=1
     ),
     "window of one": Shape([True, False], window=1),
+    "period, nothing optional": Shape([True, True, False] * 2, period=3, bare=True),
 }  # fmt: skip

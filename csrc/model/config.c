@@ -79,6 +79,19 @@ static void per_layer(reader *r, const char *key, int32_t layers, double low, do
         out[l] = (int32_t)number_at(r, value, key, value->is_array ? (uint64_t)l : 0, low, high);
 }
 
+/* local[layers] from a list of booleans, or from a period: every n-th layer is global. */
+static void read_pattern(reader *r, int32_t layers, int32_t *local)
+{
+    const char *key = "attention.sliding_window_pattern";
+    const eg_gguf_value *value = find(r, key, true);
+    if (!value || value->is_array || value->type == EG_GGUF_BOOL) {
+        per_layer(r, key, layers, 0, 1, local);
+        return;
+    }
+    int32_t period = integer(r, key, 1, true, 1);
+    for (int32_t l = 0; l < layers && !r->status; l++) local[l] = (l + 1) % period != 0;
+}
+
 static void check(reader *r, bool good, const char *what)
 {
     if (!r->status && !good) r->status = eg_fail(r->err, EG_ERROR_UNSUPPORTED, "%s: %s", eg_gguf_name(r->file), what);
@@ -137,7 +150,7 @@ eg_status eg_config_read(const eg_gguf *file, eg_config *c, eg_error *err)
     per_layer(&r, "attention.head_count", c->layers, 1, MAX_WIDTH, heads);
     per_layer(&r, "attention.head_count_kv", c->layers, 1, MAX_WIDTH, kv_heads);
     per_layer(&r, "feed_forward_length", c->layers, 1, MAX_WIDTH, ffn);
-    per_layer(&r, "attention.sliding_window_pattern", c->layers, 0, 1, local);
+    read_pattern(&r, c->layers, local);
     int32_t shared = integer(&r, "attention.shared_kv_layers", 0, false, 0);
     check(&r, shared < c->layers, "the key 'gemma4.attention.shared_kv_layers' leaves no layer with K/V of its own.");
     if (r.status) return r.status;

@@ -80,9 +80,11 @@ void eg_decoder_init(eg_decoder *y)
 {
     const eg_config *c = y->config;
     int64_t half = max64(c->head_dim_global, c->head_dim_local) / 2;
-    /* "Proportional" RoPE: the file's factors are 1 for pairs that rotate and 1e30 for those that do not. */
-    for (int64_t i = 0; i < c->head_dim_global / 2; i++)
-        y->frequency[i] = (float)pow(c->theta_global, -2.0 * (double)i / c->head_dim_global) / y->weights->rope_freqs[i];
+    /* "Proportional" RoPE: the file's factors are 1 for pairs that rotate, a quarter of them, and 1e30 for the others. */
+    for (int64_t i = 0; i < c->head_dim_global / 2; i++) {
+        float factor = y->weights->rope_freqs ? y->weights->rope_freqs[i] : i < c->head_dim_global / 8 ? 1 : 1e30f;
+        y->frequency[i] = (float)pow(c->theta_global, -2.0 * (double)i / c->head_dim_global) / factor;
+    }
     for (int64_t i = 0; i < c->head_dim_local / 2; i++)
         y->frequency[half + i] = (float)pow(c->theta_local, -2.0 * (double)i / c->head_dim_local);
 }

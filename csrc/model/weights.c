@@ -167,7 +167,9 @@ static void bind_layer(binder *b, const eg_config *c, int32_t l)
     w->up = layer_matrix(b, l, "ffn_up.weight", ffn, d);
     w->down = layer_matrix(b, l, "ffn_down.weight", d, ffn);
     w->post_ffw_norm = layer_vector(b, l, "post_ffw_norm.weight", d);
-    const float *scale = layer_vector(b, l, "layer_output_scale.weight", 1);
+    char name[NAME];
+    layer_name(name, l, "layer_output_scale.weight");
+    const float *scale = find(b, name, false) ? vector(b, name, 1) : NULL;
     w->output_scale = scale ? *scale : 1;
     if (c->experts) bind_experts(b, c, l);
     if (c->per_layer) {
@@ -193,7 +195,7 @@ eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_e
     w->token_embd = matrix(&b, "token_embd.weight", c->vocab, c->hidden);
     w->output = find(&b, "output.weight", false) ? matrix(&b, "output.weight", c->vocab, c->hidden) : w->token_embd;
     w->output_norm = vector(&b, "output_norm.weight", c->hidden);
-    w->rope_freqs = vector(&b, "rope_freqs.weight", c->head_dim_global / 2);
+    if (find(&b, "rope_freqs.weight", false)) w->rope_freqs = vector(&b, "rope_freqs.weight", c->head_dim_global / 2);
     if (c->per_layer) {
         int64_t width = (int64_t)c->layers * c->per_layer;
         w->per_layer_token_embd = matrix(&b, "per_layer_token_embd.weight", c->vocab, width);

@@ -16,7 +16,7 @@ typedef struct eg_layer {
     const float *q_norm, *k_norm;      /* [D]; k_norm only if the layer owns K/V */
     const float *post_attention_norm;  /* [d] */
     const float *ffn_norm, *post_ffw_norm;   /* [d] */
-    float output_scale;                /* layer_output_scale */
+    float output_scale;                /* layer_output_scale; 1 if the file has none */
     eg_matrix q;                       /* [H*D, d] */
     eg_matrix k, v;                    /* [K*D, d]; v.data NULL: k's output is used (k_eq_v) */
     eg_matrix o;                       /* [d, H*D] */
@@ -38,7 +38,7 @@ typedef struct eg_weights {
     eg_matrix token_embd;              /* [V, d] */
     eg_matrix output;                  /* [V, d]; token_embd when tied */
     const float *output_norm;          /* [d] */
-    const float *rope_freqs;           /* [head_dim_global / 2] */
+    const float *rope_freqs;           /* [head_dim_global / 2], or NULL */
     eg_matrix per_layer_token_embd;    /* [V, L*P] */
     eg_matrix per_layer_model_proj;    /* [L*P, d] */
     const float *per_layer_proj_norm;  /* [P] */
