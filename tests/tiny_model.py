@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from gguf_writer import BF16, BOOL, F32, I32, Q8_0, TENSOR_F32, U32, tiny_vocabulary
+from gguf_writer import BF16, BOOL, F32, I32, Q8_0, TENSOR_F32, U32, Writer, tiny_vocabulary
 
 VOCAB = 8 + 256 + 14 + 12  # what tiny_vocabulary has
 
@@ -55,6 +55,12 @@ def _raw(values: np.ndarray, kind: int) -> bytes:
 
 def write_model(path: Path, s: Shape) -> Path:
     """Writes the model and returns the path."""
+    path.write_bytes(model_writer(s).build())
+    return path
+
+
+def model_writer(s: Shape) -> Writer:
+    """The model as a writer, for tests that damage it first."""
     rng, w, layers = np.random.default_rng(s.seed), tiny_vocabulary(), len(s.local)
     d, owners = s.hidden, layers - s.shared
     kv = s.kv_heads or [1] * layers
@@ -153,8 +159,7 @@ def write_model(path: Path, s: Shape) -> Path:
                 matrix(b + "ffn_gate_up_exps", 2 * s.expert_ffn, d, s.experts)
             matrix(b + "ffn_down_exps", d, s.expert_ffn, s.experts)
             vector(b + "ffn_down_exps.scale", s.experts)
-    path.write_bytes(w.build())
-    return path
+    return w
 
 
 SHAPES = {
