@@ -174,6 +174,20 @@ EG_INLINE ints ints_dot(ints acc, ints w, int32_t x, const bool wide)
     return (ints){dot_half(acc.a, w.a, words, wide), dot_half(acc.b, w.b, words, wide)};
 }
 
+EG_INLINE ints ints_dot_short(ints acc, ints w, int32_t x)
+{
+    __m256i words = _mm256_set1_epi32(x);
+    return (ints){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, words)),
+                  _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, words))};
+}
+
+EG_INLINE ints ints_widen(ints acc, ints pairs)
+{
+    __m256i one = _mm256_set1_epi16(1);
+    return (ints){_mm256_add_epi32(acc.a, _mm256_madd_epi16(pairs.a, one)),
+                  _mm256_add_epi32(acc.b, _mm256_madd_epi16(pairs.b, one))};
+}
+
 /* Eight rows: rows i and i + 4 in the halves of in[i]; transposing the halves puts the rows in order. */
 EG_INLINE void gather_half(const uint8_t *p, size_t stride, __m256i out[4])
 {
@@ -209,7 +223,7 @@ EG_INLINE ints bytes_gather2(const uint8_t *p, size_t stride)
                   _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1))};
 }
 
-enum { WIDE_BIAS = 0, MAX_TOKENS = 4 };
+enum { WIDE_BIAS = 0, SHORT_SUMS = 1, MAX_TOKENS = 4 };
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_avx2 = {

@@ -114,7 +114,9 @@ EG_INLINE ints bytes_gather2(const uint8_t *p, size_t stride)
     return _mm512_cvtepu16_epi32(eg_gather_16_words(p, stride));
 }
 
-enum { WIDE_BIAS = 128, MAX_TOKENS = 8 };
+enum { WIDE_BIAS = 128, SHORT_SUMS = 0, MAX_TOKENS = 8 };
+EG_INLINE ints ints_dot_short(ints acc, ints w, int32_t x) { return ints_dot(acc, w, x, false); }
+EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_avx512vnni = {

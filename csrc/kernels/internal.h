@@ -14,7 +14,11 @@
 
 #include "kernels.h"
 
+#if defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
+#define EG_INLINE static inline          /* with every check inlined too, gcc takes minutes for a file */
+#else
 #define EG_INLINE static inline __attribute__((always_inline))
+#endif
 #if defined(__clang__)
 #define EG_UNROLL _Pragma("unroll")
 #else

@@ -243,7 +243,9 @@ EG_INLINE ints bytes_gather2(const uint8_t *p, size_t stride)
     return ints_load(words);
 }
 
-enum { WIDE_BIAS = 0, MAX_TOKENS = 4 };
+enum { WIDE_BIAS = 0, SHORT_SUMS = 0, MAX_TOKENS = 4 };
+EG_INLINE ints ints_dot_short(ints acc, ints w, int32_t x) { return ints_dot(acc, w, x, false); }
+EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_neon_dotprod = {
