@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,7 @@ from ._engine import ffi, lib
 from ._version import __version__
 from .errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
 
-__all__ = ["check", "ffi", "float_array", "int_array", "lib", "new_struct", "pointer", "text_of"]
+__all__ = ["Handle", "check", "ffi", "float_array", "int_array", "lib", "new_struct", "pointer", "text_of"]
 
 _built = ffi.string(lib.eg_version()).decode()
 if _built != __version__:
@@ -38,6 +39,51 @@ def check(status: int, err: Any) -> None:
         return
     kind, code = _ERRORS.get(status, (EdgeGemmaError, "invalid"))
     raise kind(ffi.string(err.message).decode("utf-8", "replace"), code)
+
+
+Self = TypeVar("Self", bound="Handle")
+
+
+class Handle:
+    """Owns one object of the engine; the base of what can be closed.
+
+    Closed by `close()`, at the end of a `with` block, or by the garbage collector.
+    """
+
+    #: What error messages call the object.
+    kind = "object"
+
+    def __init__(self, raw: Any, close: Any) -> None:
+        """Takes over the pointer `raw`, which the function `close` frees."""
+        self._pointer: Any = ffi.gc(raw, close)
+
+    @property
+    def pointer(self) -> Any:
+        """The engine's pointer. Raises ValueError after `close()`."""
+        if self._pointer is None:
+            raise EdgeGemmaValueError(f"The {self.kind} is closed.", "state")
+        return self._pointer
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._pointer is None
+
+    def close(self) -> None:
+        """Frees the object. Further calls do nothing."""
+        if self._pointer is not None:
+            ffi.release(self._pointer)
+            self._pointer = None
+
+    def __enter__(self: Self) -> Self:
+        """The object itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
 
 
 def new_struct(name: str) -> Any:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import check, ffi, lib
+from ._native import Handle, check, ffi, lib
 
 _DTYPES = {  # GGUF value type -> array type; strings (8) and arrays (9) have none
     0: np.uint8,
@@ -82,7 +81,7 @@ class Metadata(Mapping[str, Any]):
         self._file = file
         entry = ffi.new("eg_file_entry *")
         self._entries: dict[str, tuple[int, int, bool, int]] = {}
-        for index in range(lib.eg_file_entry_count(file._handle)):
+        for index in range(lib.eg_file_entry_count(file.pointer)):
             file._call(lib.eg_file_get_entry, index, entry)
             key = _text(entry.key, entry.key_length)
             self._entries[key] = (index, entry.type, bool(entry.is_array), entry.count)
@@ -105,19 +104,20 @@ class Metadata(Mapping[str, Any]):
         return _python_number(self._file._number(index, 0), kind)
 
 
-class GGUFFile:
+class GGUFFile(Handle):
     """An open, fully checked GGUF file of version 2 or 3, split or not; of a split one, give the first part.
 
     Raises `EdgeGemmaError` (also a ValueError or OSError, as fits) with a sentence that says what is wrong.
     """
 
+    kind = "file"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._handle: Any = ffi.NULL
         self._err = ffi.new("eg_error *")
         out = ffi.new("eg_file **")
         check(lib.eg_file_open(os.fsencode(path), out, self._err), self._err)
-        self._handle = ffi.gc(out[0], lib.eg_file_close)
+        super().__init__(out[0], lib.eg_file_close)
         self._number_out = ffi.new("double *")
         self._text_out, self._length_out = ffi.new("const char **"), ffi.new("size_t *")
         self._metadata: Metadata | None = None
@@ -127,7 +127,6 @@ class GGUFFile:
     def metadata(self) -> Metadata:
         """Keys and values."""
         if self._metadata is None:
-            self._open_handle()
             self._metadata = Metadata(self)
         return self._metadata
 
@@ -137,7 +136,7 @@ class GGUFFile:
         if self._tensors is None:
             tensor = ffi.new("eg_file_tensor *")
             rows: list[TensorInfo] = []
-            for index in range(lib.eg_file_tensor_count(self._open_handle())):
+            for index in range(lib.eg_file_tensor_count(self.pointer)):
                 self._call(lib.eg_file_get_tensor, index, tensor)
                 type_name = ffi.string(tensor.type_name).decode() if tensor.type_name != ffi.NULL else None
                 shape = tuple(tensor.dims[i] for i in range(tensor.n_dims))
@@ -145,30 +144,11 @@ class GGUFFile:
             self._tensors = rows
         return self._tensors
 
-    def close(self) -> None:
-        """Unmaps the file. Values that were read stay; string arrays can no longer be read."""
-        if self._handle != ffi.NULL:
-            ffi.release(self._handle)
-            self._handle = ffi.NULL
-
-    def __enter__(self) -> GGUFFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
-        return f"<GGUFFile {self.path!r}{' (closed)' if self._handle == ffi.NULL else ''}>"
-
-    def _open_handle(self) -> Any:
-        if self._handle == ffi.NULL:
-            raise ValueError(f"{self.path}: the file is closed")
-        return self._handle
+        return f"<GGUFFile {self.path!r}{' (closed)' if self.closed else ''}>"
 
     def _call(self, function: Any, *arguments: Any) -> None:
-        check(function(self._open_handle(), *arguments, self._err), self._err)
+        check(function(self.pointer, *arguments, self._err), self._err)
 
     def _number(self, index: int, element: int) -> float:
         self._call(lib.eg_file_get_number, index, element, self._number_out)

@@ -7,10 +7,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from ._native import check, ffi, lib, new_struct
+from ._native import Handle, check, ffi, lib, new_struct
 from .chat import Chat
 from .errors import EdgeGemmaValueError
 from .session import Session, kv_type
@@ -36,15 +35,17 @@ class ModelConfig:
     decode_bytes: int
 
 
-class Model:
+class Model(Handle):
     """An open model. Immutable, and safe to share between threads; sessions are what holds state.
 
     Open with `Model.load(path)`; close with `close()` or a `with` block (or leave it to the garbage collector).
     """
 
+    kind = "model"
+
     def __init__(self, pointer: Any, path: Path) -> None:
         """Takes over an `eg_model *`. Internal: use `load`."""
-        self._pointer = ffi.gc(pointer, lib.eg_model_close)
+        super().__init__(pointer, lib.eg_model_close)
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self.path = path
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
@@ -80,31 +81,12 @@ class Model:
         check(lib.eg_model_open(params, out, err), err)
         return cls(out[0], Path(os.fspath(path)))
 
-    @property
-    def pointer(self) -> Any:
-        """The open `eg_model *`. Raises ValueError after `close()`."""
-        if self._pointer is None:
-            raise EdgeGemmaValueError("The model is closed.", "state")
-        return self._pointer
-
     def close(self) -> None:
         """Closes the model and all of its sessions. Further calls do nothing."""
         for session in list(self._sessions):
             session.close()
-        if self._pointer is not None:
-            self.tokenizer.detach()
-            ffi.release(self._pointer)
-            self._pointer = None
-
-    def __enter__(self) -> Model:
-        """The model itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes it."""
-        self.close()
+        self.tokenizer.detach()
+        super().close()
 
     def __repr__(self) -> str:
         """Names the file."""

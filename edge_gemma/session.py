@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._native import check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
+from ._native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
 from .errors import Cancelled, EdgeGemmaValueError
 
 if TYPE_CHECKING:
@@ -30,46 +29,25 @@ def kv_type(name: str) -> int:
     return _KV[name]
 
 
-class Session:
+class Session(Handle):
     """One timeline: what was fed and generated, its KV cache, and the random sequence. Open with `Model.session`.
 
     Use a session from one thread at a time; `cancel()` alone may come from another.
     """
 
+    kind = "session"
+
     def __init__(self, model: Model, session: Any) -> None:
         """Takes over an `eg_session *`. Internal: use `Model.session`."""
+        super().__init__(session, lib.eg_session_close)
         self.model = model
-        self._pointer = ffi.gc(session, lib.eg_session_close)
         self._err = ffi.new("eg_error *")
         #: Why the last `generate` ended: eos, turn, tool_response, length, stop, cancelled; "" before.
         self.last_stop = ""
 
-    @property
-    def pointer(self) -> Any:
-        """The open `eg_session *`. Raises ValueError after `close()`."""
-        if self._pointer is None:
-            raise EdgeGemmaValueError("The session is closed.", "state")
-        return self._pointer
-
-    def close(self) -> None:
-        """Frees the session's memory. Further calls do nothing."""
-        if self._pointer is not None:
-            ffi.release(self._pointer)
-            self._pointer = None
-
-    def __enter__(self) -> Session:
-        """The session itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes it."""
-        self.close()
-
     def __repr__(self) -> str:
         """Tells the position."""
-        return "<Session, closed>" if self._pointer is None else f"<Session at position {self.position}>"
+        return "<Session, closed>" if self.closed else f"<Session at position {self.position}>"
 
     # ---- feeding ----
 
