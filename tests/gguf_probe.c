@@ -1,8 +1,9 @@
 /* Opens a GGUF file by descriptor and says what it finds: for tests of what the Python package does not show.
  *
- *     gguf_probe FILE OFFSET LENGTH     a line per tensor (name, bytes, sum of its bytes), then the resident bytes after
- *                                       opening, after reading all data, after giving the data back, and the mapped ones;
- *                                       or one line "error STATUS MESSAGE" */
+ *     gguf_probe FILE OFFSET LENGTH
+ *
+ * prints a line per tensor (name, bytes, sum of its bytes), then the resident bytes after opening, after reading all
+ * data, after giving the data back, and the mapped ones; or one line "error STATUS MESSAGE". */
 #include "base/map.h"
 #include "format/gguf.h"
 

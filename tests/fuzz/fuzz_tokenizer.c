@@ -1,5 +1,6 @@
 /* Fuzzes the tokenizer. The first byte of the input says what the rest is:
- *   0  flags, text: encoded with a tiny vocabulary, decoded, compared     1  flags, 16-bit ids: decoded whole and piecewise
+ *   0  flags, text: encoded with a tiny vocabulary, decoded, compared
+ *   1  flags, 16-bit ids: decoded whole and piecewise
  *   2  a GGUF file: its vocabulary is opened, and used if it is accepted */
 #include "memory_map.h"
 
