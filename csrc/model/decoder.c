@@ -241,6 +241,12 @@ void eg_decoder_per_layer_inputs(eg_decoder *y, const int32_t *ids, int64_t n, i
     multiply(y, &w, y->x, n, y->ple);
     input p = {y, ids, NULL, from, to};
     eg_decoder_for_tokens(y, per_layer_task, &p, n);
+    /* Each row read leaves up to 64 KB of the table in the process, which over a long prompt adds up to half a gigabyte. */
+    y->ple_rows += n;
+    if (y->ple_rows >= EG_BLOCK) {
+        eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_DONTNEED);
+        y->ple_rows = 0;
+    }
 }
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */

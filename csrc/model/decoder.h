@@ -32,6 +32,7 @@ typedef struct eg_decoder {
     float *gate, *up;          /* [B, F] */
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
+    int64_t ple_rows;          /* rows of the table read since its pages were last given back */
     eg_q8 q8;                  /* quantized input of a matrix */
     float *cos, *sin;          /* [2 (global, local), B, D/2] */
     float *frequency;          /* [2, D/2] */
