@@ -90,8 +90,8 @@ class Target:
         scratch, where = _scratch(lib.eg_matmul_scratch_bytes(cols))
         y = pointer(out, "float *")
         if info.group:
-            parts = self.quantize_q8(values)
-            q8 = ffi.new("eg_q8 *", [pointer(a, t) for a, t in zip(parts, _Q8_TYPES, strict=True)])
+            q, d, sums = self.quantize_q8(values)
+            q8 = ffi.new("eg_q8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int16_t *")))
             self._table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
         else:
             self._table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)
@@ -155,9 +155,6 @@ class Target:
             )  # fmt: skip
         del scratch
         return out
-
-
-_Q8_TYPES = ("int8_t *", "float *", "int16_t *")
 
 
 def _scratch(size: int) -> tuple[NDArray[np.uint8], Any]:

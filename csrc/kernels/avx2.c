@@ -131,6 +131,13 @@ EG_INLINE ints ints_and(ints x, ints y) { return (ints){_mm256_and_si256(x.a, y.
 EG_INLINE ints ints_or(ints x, ints y) { return (ints){_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 EG_INLINE ints ints_xor(ints x, ints y) { return (ints){_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
 
+EG_INLINE ints ints_add(ints x, ints y) { return (ints){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+EG_INLINE ints ints_lookup(const int8_t table[16], ints v)
+{
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    return (ints){_mm256_shuffle_epi8(t, v.a), _mm256_shuffle_epi8(t, v.b)};
+}
+
 EG_INLINE ints ints_left(ints v, int n)
 {
     __m128i count = _mm_cvtsi32_si128(n);

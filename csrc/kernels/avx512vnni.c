@@ -77,6 +77,11 @@ EG_INLINE ints ints_set32(int v) { return _mm512_set1_epi32(v); }
 EG_INLINE ints ints_and(ints a, ints b) { return _mm512_and_si512(a, b); }
 EG_INLINE ints ints_or(ints a, ints b) { return _mm512_or_si512(a, b); }
 EG_INLINE ints ints_xor(ints a, ints b) { return _mm512_xor_si512(a, b); }
+EG_INLINE ints ints_add(ints a, ints b) { return _mm512_add_epi32(a, b); }
+EG_INLINE ints ints_lookup(const int8_t table[16], ints v)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), v);
+}
 EG_INLINE ints ints_left(ints v, int n) { return _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)); }
 EG_INLINE ints ints_right(ints v, int n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 EG_INLINE ints ints_right_signed(ints v, int n) { return _mm512_sra_epi32(v, _mm_cvtsi32_si128(n)); }

@@ -3,8 +3,9 @@
  * Layers of a set, from the instructions up:
  *   its own file    `vec` (16 floats) and a few operations on it, `unpack` and `multiply` on tiles of weights
  *   lanes.inc       float kernels, written once over `vec`
+ *   unpack.inc      the common types, unpacked straight into tiles
  *   tiles.inc       matmul_q8, written once over the tiles
- * Both .inc files are compiled once per set, inside its target pragma.
+ * The .inc files are compiled once per set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H
 #define EG_KERNELS_INTERNAL_H

@@ -170,6 +170,21 @@ BINARY_INTS(ints_and, vandq_u8)
 BINARY_INTS(ints_or, vorrq_u8)
 BINARY_INTS(ints_xor, veorq_u8)
 
+EG_INLINE ints ints_add(ints x, ints y)
+{
+    EG_UNROLL
+    EACH x.v[i] = vreinterpretq_u8_u32(vaddq_u32(vreinterpretq_u32_u8(x.v[i]), vreinterpretq_u32_u8(y.v[i])));
+    return x;
+}
+
+EG_INLINE ints ints_lookup(const int8_t table[16], ints x)
+{
+    int8x16_t values = vld1q_s8(table);
+    EG_UNROLL
+    EACH x.v[i] = vreinterpretq_u8_s8(vqtbl1q_s8(values, x.v[i]));
+    return x;
+}
+
 EG_INLINE ints ints_left(ints x, int n)
 {
     ints y;
