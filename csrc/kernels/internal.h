@@ -1,7 +1,7 @@
 /* What the files of this directory share and nobody else sees: sizes of tiles and scratch, and the compiled sets.
  *
  * Layers of a set, from the instructions up:
- *   its own file    `vec` (16 floats) and a few operations on it, `unpack` and `multiply` on tiles of weights
+ *   its own file    `vec` (16 floats), `ints` (16 integers, or 64 bytes), and a few operations on each
  *   lanes.inc       float kernels, written once over `vec`
  *   unpack.inc      the common types, unpacked straight into tiles
  *   tiles.inc       matmul_q8, written once over the tiles
