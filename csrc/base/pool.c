@@ -39,13 +39,18 @@ static void relax(void)
 #endif
 }
 
+/* Large pieces first, since a stream through memory costs most where it begins, and small ones towards the end, so that
+ * slow cores do not keep the others waiting. */
 static void work(eg_pool *pool, unsigned worker)
 {
+    int_fast64_t begin = atomic_load(&pool->next);
     for (;;) {
-        int64_t begin = atomic_fetch_add(&pool->next, pool->chunk);
-        if (begin >= pool->n) return;
-        int64_t end = pool->n - begin < pool->chunk ? pool->n : begin + pool->chunk;
-        pool->task(pool->context, begin, end, worker);
+        int64_t left = pool->n - begin, take = left / (2 * (int64_t)pool->threads);
+        if (left <= 0) return;
+        if (take < pool->chunk) take = left < pool->chunk ? left : pool->chunk;
+        if (!atomic_compare_exchange_weak(&pool->next, &begin, begin + take)) continue;
+        pool->task(pool->context, begin, begin + take, worker);
+        begin = atomic_load(&pool->next);
     }
 }
 
@@ -127,7 +132,7 @@ void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t
 {
     if (n <= 0) return;
     if (pool->threads == 1 || n <= chunk || pthread_mutex_trylock(&pool->caller)) {
-        for (int64_t begin = 0; begin < n; begin += chunk) task(context, begin, n - begin < chunk ? n : begin + chunk, 0);
+        task(context, 0, n, 0);
         return;
     }
     pool->task = task;

@@ -8,7 +8,10 @@
 
 #include "../base/map.h"
 
-enum { QUERY_TILE = 16 };      /* queries that share one pass over the keys */
+enum {
+    QUERY_TILE = 16,           /* queries that share one pass over the keys */
+    TILES = 4                  /* of rows, at least, that a thread multiplies in a run */
+};
 
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -95,7 +98,7 @@ static void *scratch(const eg_decoder *y, unsigned worker) { return y->scratch +
 
 void eg_decoder_for_tokens(eg_decoder *y, eg_task *task, void *context, int64_t n)
 {
-    eg_pool_run(y->pool, task, context, n, max64(1, n / (4 * (int64_t)eg_pool_threads(y->pool))));
+    eg_pool_run(y->pool, task, context, n, 1);
 }
 
 typedef struct product {
@@ -153,8 +156,7 @@ void eg_decoder_multiply(eg_decoder *y, const float *x, int64_t ldx, int64_t n, 
         jobs[i].end = tiles;
     }
     if (quantized) eg_decoder_for_tokens(y, quantize_task, &p, n);
-    /* Pieces small enough that a slow core does not hold up the rest, large enough to stream. */
-    eg_pool_run(y->pool, multiply_task, &p, tiles, max64(1, tiles / (16 * (int64_t)eg_pool_threads(y->pool))));
+    eg_pool_run(y->pool, multiply_task, &p, tiles, TILES);
 }
 
 /* y[n, rows] = w x[n]. */
