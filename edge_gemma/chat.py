@@ -151,6 +151,9 @@ class Chat:
                 answer runs in another thread. With "context" the user's message
                 and what was said of the answer are in the history: shorten it, or `reset()`, and go on.
         """
+        for name, value, feed in (("audio", audio, "feed_audio"), ("images", images, "feed_image")):
+            if value is not None and not hasattr(self.session, feed):
+                raise EdgeGemmaValueError(f"{name}: this version runs text only, not yet audio and images.", "unsupported")
         message = _user_message(text, audio, images)
         self._close_open_answer()
         self._cancelled = False

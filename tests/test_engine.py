@@ -14,6 +14,7 @@ from tiny_model import SHAPES, VOCAB, Shape, write_model
 
 import edge_gemma as eg
 from edge_gemma.reference.text import TextModel
+from edge_gemma.template import BUILTIN_TEMPLATE
 
 
 def prompt(n: int, seed: int = 1) -> np.ndarray:
@@ -383,3 +384,23 @@ def test_a_dropped_model_is_freed_at_once(folder: Path) -> None:
     assert mapped()
     del t
     assert not mapped()
+
+
+def test_chat_on_the_real_engine(model: eg.Model) -> None:
+    """Turns reuse what the session holds, a reset leaves nothing behind, and media are refused before anything is lost."""
+    options = {"system": "Be brief.", "context": 512, "temperature": 0, "max_tokens": 6, "template": BUILTIN_TEMPLATE}
+    chat = model.chat(**options)
+    done = list(chat.send("hello"))[-1]
+    assert done.kind == "done"
+    first = done.stats
+    again = list(chat.send("world"))[-1].stats
+    assert again["reused_tokens"] >= first["prompt_tokens"] - 2
+    said = [m["content"] for m in chat.history]
+    chat.reset()
+    for text in ("hello", "world"):
+        list(chat.send(text))
+    assert [m["content"] for m in chat.history] == said
+    with pytest.raises(ValueError, match="text only") as caught:
+        chat.send("hear this", audio=np.zeros(100, np.float32))
+    assert caught.value.code == "unsupported"
+    assert len(chat.history) == 4
