@@ -254,7 +254,7 @@ def test_kv_store(target: kernels.Target, dim: int) -> None:
     x = np.random.default_rng(dim).normal(0, 2, dim).astype(F)
     x[0] = 65519.0  # the largest that does not round to infinity
     source = ffi.cast("float *", x.ctypes.data)
-    for form, name in ((lib.EG_KV_FORMAT_F32, "f32"), (lib.EG_KV_FORMAT_F16, "f16"), (lib.EG_KV_FORMAT_Q8, "q8")):
+    for form, name in ((lib.EG_KV_F32, "f32"), (lib.EG_KV_F16, "f16"), (lib.EG_KV_Q8, "q8")):
         size = lib.eg_kv_row_bytes(form, dim)
         row = np.full(size + 64, 0xA5, np.uint8)
         target._table.kv_store(form, ffi.cast("void *", row.ctypes.data), source, dim)
@@ -334,7 +334,7 @@ def test_ring(target: kernels.Target) -> None:
         for p in range(m):
             ring[p % capacity] = source[p, 0]
     pointers = [ffi.cast("uint8_t *", ring.ctypes.data) for ring in rings]
-    view = ffi.new("eg_kv_view *", (*pointers, 4 * dim, capacity, lib.EG_KV_FORMAT_F32))
+    view = ffi.new("eg_kv_view *", (*pointers, 4 * dim, capacity, lib.EG_KV_F32))
     scratch = np.empty(lib.eg_attention_scratch_bytes(dim, 2, n) + 64, np.uint8)
     out = np.full((n + 1, 2, dim), -7.25, F)
     target._table.attention(

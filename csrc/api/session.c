@@ -9,9 +9,8 @@
 
 static void layout(eg_session *s, int64_t context, eg_kv_type kv, eg_arena *cache, eg_arena *work)
 {
-    static const eg_kv_format formats[] = {EG_KV_FORMAT_F16, EG_KV_FORMAT_F32, EG_KV_FORMAT_Q8};
     const eg_config *c = &s->model->config;
-    eg_decoder_layout(&s->decoder, context, formats[kv], cache, work);
+    eg_decoder_layout(&s->decoder, context, kv, cache, work);
     eg_sampler_layout(&s->sampler, c->vocab, work);
     s->tokens = eg_arena_take(work, (size_t)context, sizeof *s->tokens);
     s->last_embedding = eg_arena_take(work, (size_t)c->hidden, sizeof(float));
@@ -406,11 +405,9 @@ eg_status eg_session_rewind(eg_session *s, size_t n, eg_error *err)
 
 eg_status eg_session_fork(const eg_session *s, eg_session **out, eg_error *err)
 {
-    static const eg_kv_type types[] = {[EG_KV_FORMAT_F16] = EG_KV_F16, [EG_KV_FORMAT_F32] = EG_KV_F32,
-                                       [EG_KV_FORMAT_Q8] = EG_KV_Q8};
     if (!s || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "session or out is NULL.");
     eg_session *copy;
-    eg_status status = eg_session_create(s->model, s->context, types[s->decoder.cache.format], &copy, err);
+    eg_status status = eg_session_create(s->model, s->context, s->decoder.cache.format, &copy, err);
     if (status) return status;
     const eg_config *c = &s->model->config;
     for (int32_t l = 0; l < c->kv_layers; l++) {

@@ -15,7 +15,7 @@
 typedef struct header {
     char magic[8];
     uint64_t fingerprint;      /* of the model */
-    uint32_t kv;               /* eg_kv_format */
+    uint32_t kv;               /* eg_kv_type */
     uint32_t has_last;
     int64_t context, length, evaluated, high;
     uint64_t random;
@@ -109,7 +109,7 @@ static eg_status check_header(const eg_model *model, const header *h, const char
         return eg_fail(err, EG_ERROR_FORMAT, "%s: not a session snapshot of this version.", path);
     if (h->fingerprint != eg_model_fingerprint(model))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: saved with another model file; open it with the one it was saved with.", path);
-    if (h->kv > EG_KV_FORMAT_Q8 || h->context < 1 || h->context > model->config.context || h->length < 0 ||
+    if (h->kv > EG_KV_Q8 || h->context < 1 || h->context > model->config.context || h->length < 0 ||
         h->length > h->context || h->evaluated < 0 || h->evaluated > h->length || h->high < h->evaluated ||
         h->high > h->context || h->detokenizer.n_held >= sizeof h->detokenizer.held)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged.", path);
@@ -118,8 +118,6 @@ static eg_status check_header(const eg_model *model, const header *h, const char
 
 static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t context, eg_session **out, eg_error *err)
 {
-    static const eg_kv_type types[] = {[EG_KV_FORMAT_F16] = EG_KV_F16, [EG_KV_FORMAT_F32] = EG_KV_F32,
-                                       [EG_KV_FORMAT_Q8] = EG_KV_Q8};
     stream f = {.file = file};
     header h;
     transfer(&f, &h, sizeof h);
@@ -130,8 +128,8 @@ static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t
         return eg_fail(err, EG_ERROR_CONTEXT, "%s: holds %lld tokens, more than a context of %u.", path, (long long)h.length,
                        context);
     eg_session *saved = NULL, *s = NULL;   /* `saved` is not filled: it tells how large the rings were */
-    status = eg_session_create(model, h.context, types[h.kv], &saved, err);
-    if (!status) status = eg_session_create(model, context ? context : h.context, types[h.kv], &s, err);
+    status = eg_session_create(model, h.context, (eg_kv_type)h.kv, &saved, err);
+    if (!status) status = eg_session_create(model, context ? context : h.context, (eg_kv_type)h.kv, &s, err);
     if (!status) {
         int64_t first_of[EG_MAX_LAYERS];
         oldest_of(saved, h.high, first_of);

@@ -53,12 +53,4 @@ static inline bool eg_align_u64(uint64_t n, uint64_t alignment, uint64_t *out)
     return true;
 }
 
-static inline bool eg_align_size(size_t n, size_t alignment, size_t *out)
-{
-    if (n > SIZE_MAX - (alignment - 1))
-        return false;
-    *out = (n + alignment - 1) & ~(alignment - 1);
-    return true;
-}
-
 #endif

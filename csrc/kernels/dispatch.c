@@ -22,12 +22,12 @@ size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n)
     return sizeof(float) * (2 * EG_KEYS * width + rows * (2 * width + EG_KEYS + 3));
 }
 
-size_t eg_kv_row_bytes(eg_kv_format format, int64_t head_dim)
+size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim)
 {
     size_t n = (size_t)head_dim;
-    if (format == EG_KV_FORMAT_F32)
+    if (format == EG_KV_F32)
         return 4 * n;
-    if (format == EG_KV_FORMAT_F16)
+    if (format == EG_KV_F16)
         return 2 * n;
     return ((n + 3) & ~(size_t)3) + (n + 31) / 32 * sizeof(float);
 }

@@ -10,6 +10,7 @@
 #ifndef EG_KERNELS_H
 #define EG_KERNELS_H
 
+#include "../edge_gemma.h"
 #include "../format/types.h"
 
 /* A weight matrix W[rows, cols] in a file mapping: rows are contiguous, row_bytes apart. y = W x. */
@@ -29,17 +30,16 @@ typedef struct eg_q8 {
 } eg_q8;
 
 /* K or V of one KV head of one layer. Position p lies in slot p % capacity, slot_bytes apart. */
-typedef enum eg_kv_format { EG_KV_FORMAT_F32, EG_KV_FORMAT_F16, EG_KV_FORMAT_Q8 } eg_kv_format;
 typedef struct eg_kv_view {
     const uint8_t *k, *v;      /* slot 0 of this head: [capacity] rows of eg_kv_row_bytes(format, head_dim) */
     size_t slot_bytes;
     int64_t capacity;
-    eg_kv_format format;
+    eg_kv_type format;
 } eg_kv_view;
 
 /* Bytes of one head's row: head_dim values; for Q8 head_dim int8 padded to a multiple of 4, then one float scale for
  * every 32 values begun. A multiple of 2 (F16) or 4. */
-size_t eg_kv_row_bytes(eg_kv_format format, int64_t head_dim);
+size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim);
 
 enum { EG_ROW_TILE = 16 };     /* hand out rows in multiples of this; any range is correct, these are fast */
 
@@ -75,7 +75,7 @@ typedef struct eg_kernels {
     void (*softcap)(float *x, int64_t n, float cap);
 
     /* One row of K or V into the cache: src[head_dim] -> dst. Q8: per 32 values as quantize_q8. */
-    void (*kv_store)(eg_kv_format format, void *dst, const float *src, int64_t head_dim);
+    void (*kv_store)(eg_kv_type format, void *dst, const float *src, int64_t head_dim);
 
     /* Causal attention of `heads` query heads that share one KV head, for n queries at positions first .. first+n-1:
      *   o[t, h, :] = sum_j p_j v_j,  p = softmax over j of q[t, h, :] . k_j,

@@ -1,12 +1,10 @@
 /* KV cache layout; see cache.h. */
 #include "cache.h"
 
-void eg_cache_layout(eg_cache *cache, const eg_config *c, int64_t context, int64_t block, eg_kv_format format,
+void eg_cache_layout(eg_cache *cache, const eg_config *c, int64_t context, int64_t block, eg_kv_type format,
                      eg_arena *arena)
 {
     cache->format = format;
-    cache->context = context;
-    cache->slack = block;
     for (int32_t l = 0; l < c->kv_layers; l++) {
         eg_layer_cache *y = &cache->layer[l];
         int64_t ring = (int64_t)c->window + block;
@@ -25,16 +23,10 @@ eg_kv_view eg_cache_view(const eg_cache *cache, int32_t layer, int32_t head)
     return (eg_kv_view){y->k + offset, y->v + offset, y->slot_bytes, y->capacity, cache->format};
 }
 
-int64_t eg_cache_floor(const eg_cache *cache, const eg_config *c, int64_t high)
-{
-    int64_t floor = 0;
-    for (int32_t l = 0; l < c->kv_layers; l++)
-        if (high - cache->layer[l].capacity > floor) floor = high - cache->layer[l].capacity;
-    return floor;
-}
-
 bool eg_cache_can_resume(const eg_cache *cache, const eg_config *c, int64_t position, int64_t high)
 {
-    int64_t floor = eg_cache_floor(cache, c, high);
-    return floor == 0 || position - c->window + 1 >= floor;
+    int64_t oldest = 0;
+    for (int32_t l = 0; l < c->kv_layers; l++)
+        if (high - cache->layer[l].capacity > oldest) oldest = high - cache->layer[l].capacity;
+    return oldest == 0 || position - c->window + 1 >= oldest;
 }

@@ -17,22 +17,19 @@ typedef struct eg_layer_cache {
 } eg_layer_cache;
 
 typedef struct eg_cache {
-    eg_kv_format format;
-    int64_t context, slack;    /* slack: how many positions more than the window the rings hold */
+    eg_kv_type format;
     eg_layer_cache layer[EG_MAX_LAYERS];   /* [kv_layers] */
 } eg_cache;
 
 /* Lays the cache out in the arena for `context` positions and blocks of `block` tokens. */
-void eg_cache_layout(eg_cache *cache, const eg_config *config, int64_t context, int64_t block, eg_kv_format format,
+void eg_cache_layout(eg_cache *cache, const eg_config *config, int64_t context, int64_t block, eg_kv_type format,
                      eg_arena *arena);
 
 /* What the attention kernel reads: one head of the layer that owns the K/V. */
 eg_kv_view eg_cache_view(const eg_cache *cache, int32_t layer, int32_t head);
 
-/* The first position that a session which once reached `high` positions still holds in every ring. */
-int64_t eg_cache_floor(const eg_cache *cache, const eg_config *config, int64_t high);
-
-/* Whether the token at `position` can be evaluated after the session once reached `high` positions. */
+/* Whether the token at `position` can be evaluated after the session once reached `high` positions: the rings must still
+ * hold what its window sees. */
 bool eg_cache_can_resume(const eg_cache *cache, const eg_config *config, int64_t position, int64_t high);
 
 #endif

@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_WIDTH = 1 << 20 };   /* no width, count or length of a model exceeds this; products stay in 64 bits */
+enum {
+    MAX_WIDTH = 1 << 20,       /* no width, count or length of a model exceeds this; products stay in 64 bits */
+    MAX_EXPERTS = 4096
+};
 
 typedef struct reader {
     const eg_gguf *file;
@@ -129,6 +132,7 @@ eg_status eg_config_read(const eg_gguf *file, eg_config *c, eg_error *err)
     c->experts = integer(&r, "expert_count", 0, false, 0);
     c->experts_used = integer(&r, "expert_used_count", 0, c->experts > 0, 0);
     c->expert_ffn = integer(&r, "expert_feed_forward_length", 0, c->experts > 0, 0);
+    check(&r, c->experts <= MAX_EXPERTS, "there are more experts than this version can hold.");
     check(&r, !c->experts || (c->experts_used >= 1 && c->experts_used <= c->experts && c->expert_ffn >= 1),
           "the key 'gemma4.expert_used_count' or 'gemma4.expert_feed_forward_length' does not fit the number of experts.");
     c->eps = (float)scalar(&r, "attention.layer_norm_rms_epsilon", 0, 1, false, 1e-6);

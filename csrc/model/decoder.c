@@ -29,7 +29,7 @@ static float *floats(eg_arena *arena, int64_t rows, int64_t cols)
     return eg_arena_take(arena, (size_t)rows, (size_t)cols * sizeof(float));
 }
 
-void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_format kv, eg_arena *cache_arena, eg_arena *arena)
+void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_type kv, eg_arena *cache_arena, eg_arena *arena)
 {
     const eg_config *c = y->config;
     int64_t d = c->hidden, head_dim = max64(c->head_dim_global, c->head_dim_local), ffn = 0;

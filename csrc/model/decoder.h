@@ -51,7 +51,7 @@ typedef struct eg_decoder {
 } eg_decoder;
 
 /* Lays out everything in the arena. The caller sets config, weights, kernels, pool and cancel before. */
-void eg_decoder_layout(eg_decoder *decoder, int64_t context, eg_kv_format kv, eg_arena *cache_arena, eg_arena *work_arena);
+void eg_decoder_layout(eg_decoder *decoder, int64_t context, eg_kv_type kv, eg_arena *cache_arena, eg_arena *work_arena);
 /* Fills tables that do not change; once, after the arena has its memory. */
 void eg_decoder_init(eg_decoder *decoder);
 

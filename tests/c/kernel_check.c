@@ -94,21 +94,21 @@ static void check_matrices(const eg_kernels *k)
 
 static void check_attention(const eg_kernels *k)
 {
-    for (int format = EG_KV_FORMAT_F32; format <= EG_KV_FORMAT_Q8; format++)
+    for (int format = EG_KV_F16; format <= EG_KV_Q8; format++)
         for (int window = 0; window < 40; window += 13) {
             enum { N = 21, M = 75, HEADS = 3, D = 40 };
-            size_t row = eg_kv_row_bytes((eg_kv_format)format, D);
+            size_t row = eg_kv_row_bytes((eg_kv_type)format, D);
             uint8_t *keys = memory(M * row), *values = memory(M * row);
             float *x = memory(N * HEADS * D * 4), *o = memory(N * HEADS * D * 4), source[D];
             void *scratch = memory(eg_attention_scratch_bytes(D, HEADS, N));
             for (size_t p = 0; p < M; p++) {
                 fill(source, D);
-                k->kv_store((eg_kv_format)format, keys + p * row, source, D);
+                k->kv_store((eg_kv_type)format, keys + p * row, source, D);
                 fill(source, D);
-                k->kv_store((eg_kv_format)format, values + p * row, source, D);
+                k->kv_store((eg_kv_type)format, values + p * row, source, D);
             }
             fill(x, N * HEADS * D);
-            eg_kv_view view = {keys, values, row, M, (eg_kv_format)format};
+            eg_kv_view view = {keys, values, row, M, (eg_kv_type)format};
             k->attention(o, HEADS * D, x, HEADS * D, N, M - N, HEADS, D, &view, window, scratch);
             printf("%s attention %d %d %016llx\n", k->name, format, window, (unsigned long long)hash(o, N * HEADS * D * 4));
             free(keys), free(values), free(x), free(o), free(scratch);
