@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_writer import BF16, Q8_0
-from tiny_model import SHAPES, VOCAB, Shape, write_model
+from gguf_writer import BF16, Q8_0, Writer, write_split
+from tiny_model import SHAPES, VOCAB, Shape, model_writer, write_model
 
 import edge_gemma as eg
+from edge_gemma._native import check, ffi, lib, new_struct
 from edge_gemma.reference.text import TextModel
 from edge_gemma.template import BUILTIN_TEMPLATE
 
@@ -404,3 +405,34 @@ def test_chat_on_the_real_engine(model: eg.Model) -> None:
         chat.send("hear this", audio=np.zeros(100, np.float32))
     assert caught.value.code == "unsupported"
     assert len(chat.history) == 4
+
+
+def test_a_split_model(folder: Path) -> None:
+    """Tensors in three files are the same model."""
+    shape = Shape([True, False, True, False], shared=2, ple=16, type=Q8_0)
+    whole = model_writer(shape)
+    parts = [Writer(entries=whole.entries), Writer(), Writer()]
+    for i, tensor in enumerate(whole.tensors):
+        parts[i % 3].tensors.append(tensor)
+    first = write_split(folder, "split", parts)[0]
+    ids = prompt(30)
+    with eg.Model.load(first) as split, eg.Model.load(write_model(folder / "whole.gguf", shape)) as m:
+        assert np.array_equal(split.session().forward(ids), m.session().forward(ids))
+        assert split.config.parameters == m.config.parameters
+
+
+@pytest.mark.parametrize("offset", [0, 4096, 13])
+def test_a_model_inside_another_file(offset: int, folder: Path) -> None:
+    """By descriptor, offset and length, as applications open their assets; also where nothing is aligned."""
+    data = model_writer(SHAPES["experts"]).build()
+    path = folder / f"asset{offset}"
+    path.write_bytes(b"x" * offset + data + b"y" * 77)
+    ids = prompt(20).astype(np.int32)
+    with eg.Model.load(write_model(folder / "experts.gguf", SHAPES["experts"])) as m:
+        expected = m.session(context=32).forward(ids)
+    with path.open("rb") as file:
+        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
+        params.fd, params.offset, params.length, params.threads = file.fileno(), offset, len(data), 2
+        check(lib.eg_model_open(params, out, err), err)
+    with eg.Model(out[0], path) as m:  # the descriptor is closed by now: the mapping stays
+        assert np.array_equal(m.session(context=32).forward(ids), expected)
