@@ -113,7 +113,8 @@ EG_API uint64_t eg_file_tensor_count(const eg_file *file);
 /* Describe entry or tensor `index`, below the count. EG_ERROR_ARGUMENT when it is not. */
 EG_API eg_status eg_file_get_entry(const eg_file *file, uint64_t index, eg_file_entry *out, eg_error *err);
 EG_API eg_status eg_file_get_tensor(const eg_file *file, uint64_t index, eg_file_tensor *out, eg_error *err);
-/* Element `element` of entry `index` (0 for a scalar) as a number. EG_ERROR_ARGUMENT for a string. */
+/* Element `element` of entry `index` (0 for a scalar) as a number. EG_ERROR_ARGUMENT for a string,
+ * EG_ERROR_UNSUPPORTED for an array of arrays. */
 EG_API eg_status eg_file_get_number(const eg_file *file, uint64_t index, uint64_t element, double *out, eg_error *err);
 /* Element of a string entry: a pointer into the file, not zero-terminated. Reading an array in order is cheap. */
 EG_API eg_status eg_file_get_string(const eg_file *file, uint64_t index, uint64_t element, const char **text,

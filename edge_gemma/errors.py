@@ -6,7 +6,7 @@ from __future__ import annotations
 class EdgeGemmaError(Exception):
     """Base of all errors of this package.
 
-    `code` is one of: argument, file, format, unsupported, memory, context, state, cancelled, invalid.
+    `code` is one of: argument, file, format, unsupported, memory, context, state, cancelled, template, tool, invalid.
     """
 
     def __init__(self, message: str, code: str = "invalid") -> None:
