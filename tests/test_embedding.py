@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import os
 import shutil
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def test_example_chats(installed, dense_model, tmp_path):
 
 
 def test_python_example_chats(dense_model):
-    out = run(sys.executable, ROOT / "examples" / "chat.py", dense_model, input="Hello\nAnd now?\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # so that it also runs where the package was built in place only
+    out = run(sys.executable, ROOT / "examples" / "chat.py", dense_model, input="Hello\nAnd now?\n", env=env)
     assert out.count("\n") >= 2
 
 
