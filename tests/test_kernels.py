@@ -227,7 +227,7 @@ def test_gelu_and_softcap(target: kernels.Target) -> None:
     with np.errstate(over="ignore"):
         want = wide * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))
     got = target.gelu_mul(x, np.ones_like(x))
-    assert np.abs(got - want).max() < 2e-6 * 12 or np.all(np.abs(got - want) <= 2e-6 * np.maximum(1e-3, np.abs(wide)))
+    assert np.all(np.abs(got - want) <= 2e-6 * np.abs(wide))
     assert same(got, scalar.gelu_mul(x, np.ones_like(x)))
     up = np.random.default_rng(0).normal(0, 1, x.size).astype(F)
     assert same(target.gelu_mul(x, up), got * up)

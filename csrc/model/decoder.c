@@ -440,12 +440,15 @@ static void run_layer(step *p, eg_layer_mode mode)
     }
 }
 
-/* cos and sin of the angles of positions position .. position + n - 1. The angle is rounded to float, as the reference
+/* cos and sin of the angles of positions position .. position + n - 1, unless they are there from the layers before. The angle is rounded to float, as the reference
  * does: at position 100,000 that is a visible part of a radian, and the model was trained with it. */
 static void angles(eg_decoder *y, int64_t n, int64_t position)
 {
     const eg_config *c = y->config;
     int64_t table = max64(c->head_dim_global, c->head_dim_local) / 2;
+    if (y->angle_first == position && y->angle_count >= n) return;
+    y->angle_first = position;
+    y->angle_count = n;
     for (int local = 0; local < 2; local++)
         for (int64_t t = 0; t < n; t++)
             for (int64_t i = 0; i < (local ? c->head_dim_local : c->head_dim_global) / 2; i++) {

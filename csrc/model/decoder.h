@@ -35,6 +35,7 @@ typedef struct eg_decoder {
     int64_t ple_rows;          /* rows of the table read since its pages were last given back */
     eg_q8 q8;                  /* quantized input of a matrix */
     float *cos, *sin;          /* [2 (global, local), B, D/2] */
+    int64_t angle_first, angle_count;   /* positions that cos and sin hold */
     float *frequency;          /* [2, D/2] */
     float *logits;             /* [V] */
     struct {                   /* experts; R = B * experts_used rows, sorted by expert */
