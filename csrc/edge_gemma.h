@@ -181,6 +181,9 @@ typedef struct eg_model_params {
     const char *path;          /* a GGUF file; the first of a split one */
     int fd;                    /* used when path is NULL: an open file descriptor (kept by the caller), */
     uint64_t offset, length;   /* and where in it the GGUF lies; length 0: to the end of the file */
+    const char *mmproj;        /* the file of the model's encoders; NULL: none, unless mmproj_length is given: */
+    int mmproj_fd;             /* an open file descriptor (kept by the caller), */
+    uint64_t mmproj_offset, mmproj_length;   /* and where in it that GGUF lies */
 } eg_model_params;
 
 typedef struct eg_model_info {
@@ -193,21 +196,22 @@ typedef struct eg_model_info {
     uint32_t per_layer_input;  /* hidden_size_per_layer_input; 0 when the model has none */
     uint32_t experts, experts_used;
     uint32_t threads;
-    uint64_t parameters;       /* weights in the file */
+    bool audio;                /* it was opened with an audio encoder */
+    uint64_t parameters;       /* weights in the model's file */
     uint64_t decode_bytes;     /* weight bytes read to decode one token */
     char name[128];            /* general.name, cut to fit */
 } eg_model_info;
 
 typedef struct eg_memory {
     uint32_t struct_size;
-    uint64_t mapped;           /* bytes of the file in the address space: shared, clean, evictable */
+    uint64_t mapped;           /* bytes of the files in the address space: shared, clean, evictable */
     uint64_t resident;         /* of these, in memory now; 0 where the system does not tell */
     uint64_t tables;           /* heap of the model: tensor directory, tokenizer tables */
     uint64_t kv;               /* KV cache of the session */
     uint64_t scratch;          /* activations and work space of the session */
 } eg_memory;
 
-/* Opens and checks a model. Weights stay in the file's mapping: nothing is read, copied or repacked. */
+/* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read, copied or repacked. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 EG_API void eg_model_close(eg_model *model);
 EG_API eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err);
@@ -261,6 +265,8 @@ typedef struct eg_stats {
     uint32_t struct_size;
     uint64_t prefill_tokens, decode_tokens;   /* tokens fed by the caller; tokens drawn by eg_session_next */
     double prefill_seconds, decode_seconds;   /* wall time spent in them */
+    uint64_t audio_tokens;     /* soft tokens that the audio encoder made; they count as prefilled too */
+    double audio_seconds;      /* wall time spent in it */
 } eg_stats;
 
 /* What a session would take, before it is opened: fills kv and scratch; the rest is the model's. */
@@ -322,6 +328,68 @@ EG_API void eg_session_cancel(eg_session *session);
 /* Counters since the session was opened, and the memory it holds. Set out->struct_size first; between calls only. */
 EG_API eg_status eg_session_get_stats(const eg_session *session, eg_stats *out, eg_error *err);
 EG_API eg_status eg_session_get_memory(const eg_session *session, eg_memory *out, eg_error *err);
+
+/* ---- audio ------------------------------------------------------------------------------------------------------- */
+
+/* Sound is 16 kHz mono, float, in [-1, 1]. The encoder makes a soft token of every 40 ms and is causal, so it can run, and the
+ * decoder with it, while somebody speaks:
+ *
+ *     eg_session_feed_text(session, "<|turn>user\nTranscribe this:", SIZE_MAX, EG_TEXT_SPECIAL, &err);
+ *     eg_session_audio_begin(session, NULL, &err);
+ *     while (speaking) eg_session_audio_push(session, samples, n, &err);
+ *     eg_session_audio_end(session, &err);
+ *     eg_session_feed_text(session, "<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);
+ *
+ * Pieces may have any length, and the result does not depend on it. The model was trained on up to 30 s (750 tokens) a recording. */
+typedef struct eg_audio_params {
+    uint32_t struct_size;
+    uint32_t left_context;     /* tokens that a token of the encoder sees, itself included: 12 (and 0 means 12) or 13 */
+    bool no_markers;           /* of a session: without <|audio> before and <audio|> behind it */
+} eg_audio_params;
+
+/* Soft tokens of a recording of so many samples: ceil(floor((samples - 1) / 160) / 4), none below 161. */
+EG_API size_t eg_audio_tokens(size_t samples);
+
+/* Begins audio in the timeline, push adds samples[n], and end completes it. Samples gather (160 to 480 ms, by the speed of the
+ * machine) before they are encoded and prefilled together. params NULL: all defaults.
+ * Until the end nothing else can be fed or drawn (EG_ERROR_STATE); reading logits and positions is fine, a fork has a copy
+ * of the audio in progress, and a rewind ends it there, without marker.
+ * EG_ERROR_UNSUPPORTED: the model has no audio encoder. EG_ERROR_CONTEXT and EG_ERROR_ARGUMENT (a sample that is not finite)
+ * of push: these samples were not taken, and more may be pushed or the audio ended. EG_ERROR_ARGUMENT of end: there were less
+ * than 161 samples, and the timeline is as before begin. EG_CANCELLED: the audio is over, without marker, and the position
+ * tells what was kept. The first begin of a session takes the encoder's work space, about 10 MB; pushing allocates nothing. */
+EG_API eg_status eg_session_audio_begin(eg_session *session, const eg_audio_params *params, eg_error *err);
+EG_API eg_status eg_session_audio_push(eg_session *session, const float *samples, size_t n, eg_error *err);
+EG_API eg_status eg_session_audio_end(eg_session *session, eg_error *err);
+EG_API bool eg_session_audio_is_open(const eg_session *session);
+
+/* A whole recording at once: begin, push and end. After EG_ERROR_ARGUMENT and EG_ERROR_CONTEXT nothing was added. */
+EG_API eg_status eg_session_feed_audio(eg_session *session, const float *samples, size_t n, const eg_audio_params *params,
+                                       eg_error *err);
+
+/* The encoder alone: a stream takes samples and gives soft tokens, each as soon as it is final. One thread at a time, but for
+ * cancel. All memory is taken when it opens, and it may run without end. Close it before its model. */
+typedef struct eg_audio_stream eg_audio_stream;
+EG_API eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, eg_audio_stream **out, eg_error *err);
+EG_API void eg_audio_stream_close(eg_audio_stream *stream);
+
+/* How many tokens a push of n more samples will give. */
+EG_API size_t eg_audio_stream_tokens(const eg_audio_stream *stream, size_t n);
+
+/* Take samples[n], or end the recording, and write the tokens that are final now, embeddings[*written, hidden_size], ready for
+ * eg_session_feed_embeddings. Finishing gives one token at most, and the stream is then ready for another recording.
+ * EG_ERROR_ARGUMENT: no room for them within `capacity` tokens, or a sample that is not finite; nothing was taken.
+ * EG_CANCELLED: the recording is lost; reset the stream. */
+EG_API eg_status eg_audio_stream_push(eg_audio_stream *stream, const float *samples, size_t n, float *embeddings,
+                                      size_t capacity, size_t *written, eg_error *err);
+EG_API eg_status eg_audio_stream_finish(eg_audio_stream *stream, float *embeddings, size_t capacity, size_t *written,
+                                        eg_error *err);
+
+/* Forgets the recording and begins another. */
+EG_API void eg_audio_stream_reset(eg_audio_stream *stream);
+
+/* Makes the push or finish that runs now, if any, return EG_CANCELLED within one layer. From any thread. */
+EG_API void eg_audio_stream_cancel(eg_audio_stream *stream);
 
 #ifdef __cplusplus
 }

@@ -114,6 +114,13 @@ class Target:
         self._table.gelu_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
         return out
 
+    def sigmoid_mul(self, gate: ArrayLike, up: ArrayLike) -> Float:
+        """up / (1 + e^-gate), elementwise over vectors; silu where both are the same."""
+        g = float_array(gate, (None,), "gate")
+        u, out = float_array(up, (g.size,), "up"), np.empty_like(g)
+        self._table.sigmoid_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
+        return out
+
     def softcap(self, x: ArrayLike, cap: float) -> Float:
         """cap * tanh(x / cap), over a vector."""
         out = float_array(x, (None,), "x").copy()
@@ -160,7 +167,7 @@ class Target:
 def _scratch(size: int) -> tuple[NDArray[np.uint8], Any]:
     """Work space of `size` bytes, and a pointer into it that is aligned to 64."""
     array = np.empty(size + 64, np.uint8)
-    return array, ffi.cast("void *", array.ctypes.data + -array.ctypes.data % 64)
+    return array, ffi.cast("uint8_t *", array.ctypes.data + -array.ctypes.data % 64)
 
 
 def _all_targets() -> dict[str, Target | None]:
@@ -180,6 +187,24 @@ _chosen = Target(lib.eg_kernels_get())
 def matmul(x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int) -> Float:
     """`Target.matmul` of the set that the engine has chosen."""
     return _chosen.matmul(x, raw_blocks, type, rows)
+
+
+def log_mel(samples: ArrayLike, features: int = 128) -> Float:
+    """Log-mel frames (n, features) float32 of 16 kHz mono samples (m,) in [-1, 1], as the audio encoder sees them; a frame
+    for every 10 ms but the last. Raises ValueError."""
+    sound, mel, arena = float_array(samples, (None,), "samples"), ffi.new("eg_mel *"), ffi.new("eg_arena *")
+    if not 1 <= features <= 1024:
+        raise EdgeGemmaValueError(f"features is {features}; it must be within 1 and 1024.", "argument")
+    lib.eg_mel_layout(mel, features, arena)
+    memory, arena.base = _scratch(arena.used)
+    arena.used = 0
+    lib.eg_mel_layout(mel, features, arena)
+    lib.eg_mel_init(mel)
+    out = np.empty((lib.eg_mel_frames(mel, sound.size), features), np.float32)
+    where, left = ffi.new("const float **", pointer(sound, "float *")), ffi.new("int64_t *", sound.size)
+    lib.eg_mel_push(mel, where, left, pointer(out, "float *"), len(out))
+    del memory
+    return out
 
 
 def sliding_window_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int) -> Float:

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._native import Handle, check, ffi, lib, new_struct
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._native import Handle, check, ffi, float_array, lib, new_struct
+from .audio import AudioStream
 from .chat import Chat
 from .errors import EdgeGemmaValueError
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
+
+_PIECE = 64000  # samples: 4 s
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class ModelConfig:
     per_layer_input: int
     experts: int
     experts_used: int
+    audio: bool
     parameters: int
     decode_bytes: int
 
@@ -46,7 +53,7 @@ class Model(Handle):
     def __init__(self, pointer: Any, path: Path) -> None:
         """Takes over an `eg_model *`. Internal: use `load`."""
         super().__init__(pointer, lib.eg_model_close)
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
         self.path = path
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
         self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
@@ -63,28 +70,28 @@ class Model(Handle):
         mmproj: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> Model:
-        """Opens a Gemma 4 GGUF file; of a split one, its first part.
+        """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders.
 
         Weights stay in the file and are mapped, so this takes milliseconds. `threads`: None for the fast cores that this
         process may use. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
         """
         if path is None:
             raise EdgeGemmaValueError("Give the path of a Gemma 4 GGUF file.", "argument")
-        if mmproj is not None:
-            raise EdgeGemmaValueError("mmproj: this version runs text only, not yet audio and images.", "unsupported")
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
         params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
         name = ffi.new("char[]", os.fsencode(path))
         params.path = name
+        encoders = ffi.NULL if mmproj is None else ffi.new("char[]", os.fsencode(mmproj))
+        params.mmproj = encoders
         params.threads = threads or 0
         check(lib.eg_model_open(params, out, err), err)
         return cls(out[0], Path(os.fspath(path)))
 
     def close(self) -> None:
-        """Closes the model and all of its sessions. Further calls do nothing."""
-        for session in list(self._sessions):
-            session.close()
+        """Closes the model, its sessions and streams. Further calls do nothing."""
+        for child in list(self._children):
+            child.close()
         self.tokenizer.detach()
         super().close()
 
@@ -128,8 +135,35 @@ class Model(Handle):
     def _adopt(self, pointer: Any) -> Session:
         """A Session around an `eg_session *`, closed with the model at the latest."""
         session = Session(self, pointer)
-        self._sessions.add(session)
+        self._children.add(session)
         return session
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the model was opened with an audio encoder."""
+        return self.config.audio
+
+    def encode_audio(self, samples: ArrayLike, left_context: int = 12) -> NDArray[np.float32]:
+        """Soft tokens of a whole recording: 16 kHz mono samples (n,) in [-1, 1] -> (ceil(frames / 4), hidden_size) float32.
+
+        `left_context`: tokens that a token sees, itself included, 12 or 13. Raises EdgeGemmaError: "unsupported" without an
+        audio encoder, "argument" for less than 161 samples, one that is not finite, or another shape.
+        """
+        sound = float_array(samples, (None,), "samples")
+        with self.audio_stream(left_context) as stream:
+            if sound.size <= 160:
+                raise EdgeGemmaValueError(
+                    f"the recording has {sound.size} samples: it takes 161 (10 ms) at least.", "argument"
+                )
+            # In pieces, so that Python sees Ctrl-C in between.
+            rows = [stream.push(sound[start : start + _PIECE]) for start in range(0, sound.size, _PIECE)]
+            return np.concatenate([*rows, stream.finish()])
+
+    def audio_stream(self, left_context: int = 12) -> AudioStream:
+        """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""
+        stream = AudioStream(self, left_context)
+        self._children.add(stream)
+        return stream
 
     def _context(self, context: int) -> int:
         if not 1 <= context <= self.config.context_length:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
+from .audio import AudioFeed, audio_params
 from .errors import Cancelled, EdgeGemmaValueError
 
 if TYPE_CHECKING:
@@ -84,6 +85,34 @@ class Session(Handle):
         """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
         rows = float_array(embeddings, (None, self.model.config.hidden_size), "embeddings")
         check(lib.eg_session_feed_embeddings(self.pointer, pointer(rows, "float *"), len(rows), self._err), self._err)
+
+    def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
+        """Appends a whole recording: 16 kHz mono samples (n,) in [-1, 1], between <|audio> and <audio|> unless `markers` is
+        False. Raises EdgeGemmaError: "unsupported" without an audio encoder; "argument" for less than 161 samples or one
+        that is not finite, "context" when it does not fit (then nothing was added); "cancelled"."""
+        sound, params = float_array(samples, (None,), "samples"), audio_params(left_context, markers)
+        check(
+            lib.eg_session_feed_audio(self.pointer, pointer(sound, "float *"), sound.size, params, self._err), self._err
+        )
+
+    def stream_audio(self, markers: bool = True, left_context: int = 12) -> AudioFeed:
+        """Begins audio that is encoded and fed while it comes:
+
+            with session.stream_audio() as audio:
+                for samples in microphone:
+                    audio.push(samples)
+
+        Options and errors as in `feed_audio`. Until it is finished nothing else can be fed; `fork` copies it too.
+        """
+        check(
+            lib.eg_session_audio_begin(self.pointer, audio_params(left_context, markers), self._err), self._err
+        )
+        return AudioFeed(self)
+
+    @property
+    def audio(self) -> AudioFeed | None:
+        """The audio that is being fed; None when there is none."""
+        return AudioFeed(self) if lib.eg_session_audio_is_open(self.pointer) else None
 
     # ---- results ----
 
@@ -225,7 +254,7 @@ class Session(Handle):
 
     @property
     def stats(self) -> dict[str, float]:
-        """prefill_tokens, decode_tokens, and the seconds spent in each."""
+        """prefill_tokens and decode_tokens; audio_tokens, those that the audio encoder made; the seconds spent in each."""
         out = new_struct("eg_stats")
         check(lib.eg_session_get_stats(self.pointer, out, self._err), self._err)
         return {
@@ -233,6 +262,8 @@ class Session(Handle):
             "decode_tokens": out.decode_tokens,
             "prefill_seconds": out.prefill_seconds,
             "decode_seconds": out.decode_seconds,
+            "audio_tokens": out.audio_tokens,
+            "audio_seconds": out.audio_seconds,
         }
 
     def memory(self) -> dict[str, int]:

@@ -403,7 +403,7 @@ def test_chat_on_the_real_engine(model: eg.Model) -> None:
     for text in ("hello", "world"):
         list(chat.send(text))
     assert [m["content"] for m in chat.history] == said
-    with pytest.raises(ValueError, match="text only") as caught:
+    with pytest.raises(ValueError, match="mmproj") as caught:
         chat.send("hear this", audio=np.zeros(100, np.float32))
     assert caught.value.code == "unsupported"
     assert len(chat.history) == 4

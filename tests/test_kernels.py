@@ -216,7 +216,7 @@ def test_rms_norm(target: kernels.Target, n: int) -> None:
     assert same(target.rms_norm(np.zeros(n)), np.zeros(n, F))
 
 
-def test_gelu_and_softcap(target: kernels.Target) -> None:
+def test_gelu_sigmoid_and_softcap(target: kernels.Target) -> None:
     """Within a few units in the last place of float64's; the same bits as the scalar set; limits; no write beyond."""
     scalar = kernels.targets["scalar"]
     assert scalar is not None
@@ -231,6 +231,11 @@ def test_gelu_and_softcap(target: kernels.Target) -> None:
     assert same(got, scalar.gelu_mul(x, np.ones_like(x)))
     up = np.random.default_rng(0).normal(0, 1, x.size).astype(F)
     assert same(target.gelu_mul(x, up), got * up)
+    sigmoid = 1 / (1 + np.exp(-np.clip(wide, -700, 700)))
+    got = target.sigmoid_mul(x, x)
+    assert np.all(np.abs(got - wide * sigmoid) <= 1e-6 * np.abs(wide * sigmoid) + 1e-36)
+    assert same(got, scalar.sigmoid_mul(x, x))
+    assert np.all(np.abs(target.sigmoid_mul(x, up) - up * sigmoid) <= 1e-6 * np.abs(up * sigmoid) + 1e-36)
     for cap in (30.0, 1.0):
         got = target.softcap(x, cap)
         assert np.all(np.abs(got - cap * np.tanh(wide / cap)) <= 1e-6 * np.minimum(np.abs(wide), cap) + 1e-37)

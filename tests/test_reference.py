@@ -370,7 +370,7 @@ def test_reference_imports_nothing_else_of_the_package() -> None:
     folder = Path(quants.__file__).parent
     code = (
         "import sys, types; package = types.ModuleType('edge_gemma'); package.__path__ = [sys.argv[1]]\n"
-        "sys.modules['edge_gemma'] = package; import edge_gemma.reference.text\n"
+        "sys.modules['edge_gemma'] = package; import edge_gemma.reference.text, edge_gemma.reference.audio\n"
         "print([m for m in sys.modules if m.startswith('edge_gemma.') and not m.startswith('edge_gemma.reference')])"
     )
     run = subprocess.run([sys.executable, "-c", code, str(folder.parent)], capture_output=True, text=True, check=True)

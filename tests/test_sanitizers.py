@@ -7,10 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_arm import ROOT, build
+from c_build import DATA, build
 
 GCC = shutil.which("gcc")
-MODELS = [ROOT / "tests" / "data" / f"{name}-Q4_0.gguf" for name in ("e2b", "moe", "dense")]
+MODELS = [DATA / f"{name}-Q4_0.gguf" for name in ("e2b", "moe", "dense")]
+HEARING = [DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"]
 pytestmark = pytest.mark.skipif(not GCC, reason="no gcc")
 
 
@@ -39,6 +40,7 @@ def test_address_and_undefined(tmp_path: Path) -> None:
     program = sanitized("use_c.c", tmp_path, "address,undefined")
     for model in MODELS:
         run(program, model)
+    run(sanitized("use_audio.c", tmp_path, "address,undefined"), *HEARING)
 
 
 def test_threads(tmp_path: Path) -> None:
@@ -46,3 +48,4 @@ def test_threads(tmp_path: Path) -> None:
     program = sanitized("use_c.c", tmp_path, "thread")
     for model in MODELS:
         run(program, model)
+    run(sanitized("use_audio.c", tmp_path, "thread"), *HEARING)

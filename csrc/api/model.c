@@ -56,6 +56,11 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
     if (!status && eg_tokenizer_vocab_size(model->tokenizer) != (uint32_t)model->config.vocab)
         status = eg_fail(err, EG_ERROR_FORMAT, "%s: 'tokenizer.ggml.tokens' has %u tokens, but 'token_embd.weight' has %d rows.",
                          eg_gguf_name(model->file), eg_tokenizer_vocab_size(model->tokenizer), model->config.vocab);
+    if (!status && (params->mmproj || params->mmproj_length))
+        status = eg_gguf_open(params->mmproj, params->mmproj_fd, params->mmproj_offset, params->mmproj_length, &model->mmproj,
+                              err);
+    if (!status && model->mmproj)
+        status = eg_audio_bind(model->mmproj, model->config.hidden, &model->audio, &model->has_audio, err);
     if (!status) {
         model->pool = eg_pool_create(params->threads ? params->threads : eg_pool_fast_cores());
         if (!model->pool) status = eg_fail(err, EG_ERROR_MEMORY, "could not start the threads.");
@@ -81,7 +86,9 @@ void eg_model_close(eg_model *model)
     if (!model) return;
     eg_pool_destroy(model->pool);
     eg_tokenizer_close(model->tokenizer);
+    eg_audio_free(&model->audio);
     eg_weights_free(&model->weights);
+    eg_gguf_close(model->mmproj);
     eg_gguf_close(model->file);
     free(model);
 }
@@ -97,7 +104,7 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .vocab_size = (uint32_t)c->vocab, .context_length = (uint32_t)c->context, .heads = (uint32_t)c->layer[0].heads,
         .sliding_window = (uint32_t)c->window, .per_layer_input = (uint32_t)c->per_layer,
         .experts = (uint32_t)c->experts, .experts_used = (uint32_t)c->experts_used,
-        .threads = eg_pool_threads(model->pool), .parameters = model->parameters,
+        .threads = eg_pool_threads(model->pool), .audio = model->has_audio, .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
     };
     memcpy(out->name, model->name, sizeof out->name);
@@ -112,9 +119,13 @@ eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *e
         .struct_size = sizeof *out,
         .mapped = eg_gguf_mapped_bytes(model->file),
         .resident = eg_gguf_resident_bytes(model->file),
-        .tables = sizeof *model + model->weights.heap_bytes + eg_gguf_heap_bytes(model->file) +
+        .tables = sizeof *model + model->weights.heap_bytes + model->weights.owned.bytes + eg_gguf_heap_bytes(model->file) +
                   eg_tokenizer_heap_bytes(model->tokenizer),
     };
+    if (!model->mmproj) return EG_OK;
+    out->mapped += eg_gguf_mapped_bytes(model->mmproj);
+    out->resident += eg_gguf_resident_bytes(model->mmproj);
+    out->tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes;
     return EG_OK;
 }
 

@@ -2,6 +2,8 @@
 #ifndef EG_API_OBJECTS_H
 #define EG_API_OBJECTS_H
 
+#include "../media/mel.h"
+#include "../model/audio.h"
 #include "../model/decoder.h"
 #include "../model/sampler.h"
 #include "../text/tokenizer.h"
@@ -12,9 +14,40 @@ struct eg_model {
     eg_weights weights;
     eg_tokenizer *tokenizer;
     eg_pool *pool;
+    eg_gguf *mmproj;           /* NULL: no encoders */
+    bool has_audio;
+    eg_audio_weights audio;
+    atomic_int recordings;     /* in progress; the last one to end gives the encoder's pages back */
     char name[128];
     uint64_t parameters;
 };
+
+/* Samples to soft tokens. Frames that do not fill a token wait in `frames`. */
+struct eg_audio_stream {
+    eg_model *model;
+    eg_mel mel;
+    eg_audio encoder;
+    float *frames;             /* [EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, features] */
+    int64_t n_frames;
+    bool broken;               /* cancelled within a block: reset before the next use */
+    atomic_bool cancel, running;
+    void *memory;
+    size_t bytes;
+};
+
+enum { EG_TOKEN_SAMPLES = EG_AUDIO_FRAMES * EG_MEL_HOP };   /* 640: 40 ms */
+
+/* Audio that is being fed to a session. Samples gather until they are worth reading the encoder's weights for. */
+typedef struct eg_session_audio {
+    eg_audio_stream *stream;   /* opened with the first audio, kept until the session is closed */
+    bool open, markers;
+    int64_t start;             /* position before the begin marker */
+    float *samples;            /* [EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES] */
+    int64_t n_samples;
+    float *embeddings;         /* [EG_AUDIO_BLOCK + 1, d] */
+    int64_t gather;            /* samples to wait for */
+    void *memory;              /* of samples and embeddings */
+} eg_session_audio;
 
 /* Timeline: tokens [0, evaluated) are in the KV cache, [evaluated, length) wait: a token that was drawn but not fed back
  * yet, or what a rewind left to be evaluated again. Waiting tokens are never soft. */
@@ -31,6 +64,7 @@ struct eg_session {
     bool has_last, has_logits; /* has_logits: decoder.logits belong to it */
     float *last_embedding, *last_x;   /* [d] */
     char *piece;               /* text of the last drawn token */
+    eg_session_audio audio;
     atomic_bool cancel, running;
     void *cache_memory, *work_memory;
     size_t cache_bytes, work_bytes;
@@ -42,7 +76,43 @@ uint64_t eg_model_fingerprint(const eg_model *model);
 /* Checks params and opens an empty session. */
 eg_status eg_session_create(eg_model *model, int64_t context, eg_kv_type kv, eg_session **out, eg_error *err);
 
-/* Evaluates what waits. */
+/* Frame every call that computes: between them eg_session_cancel has an effect. end returns the status it is given. */
+void eg_session_begin(eg_session *session);
+eg_status eg_session_end(eg_session *session, eg_status status);
+/* The same for a call that fed something at old_length: after a failure what was evaluated stays, and what waited before. */
+eg_status eg_session_end_feed(eg_session *session, int64_t old_length, eg_status status);
+
+/* The parts of feeding, between begin and end: room for n tokens; tokens that wait; evaluate what waits; soft tokens. */
+eg_status eg_session_check_room(const eg_session *session, size_t n, eg_error *err);
+void eg_session_append(eg_session *session, const int32_t *ids, size_t n);
 eg_status eg_session_settle(eg_session *session, eg_error *err);
+eg_status eg_session_append_soft(eg_session *session, const float *embeddings, size_t n, eg_error *err);
+
+/* Checks params (NULL: defaults) and that there is an encoder; *context is what was asked for. */
+eg_status eg_audio_check_params(const eg_model *model, const eg_audio_params *params, int32_t *context, eg_error *err);
+/* EG_ERROR_ARGUMENT names the first sample that is not finite. */
+eg_status eg_audio_check_samples(const float *samples, size_t n, eg_error *err);
+/* Streams that are not counted as recordings: new, and an independent one that goes on where `from` is. */
+eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err);
+void eg_audio_stream_free(eg_audio_stream *stream);
+eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **out, eg_error *err);
+/* Tokens that n more samples and the end give. */
+size_t eg_audio_stream_all_tokens(const eg_audio_stream *stream, size_t n);
+/* A recording begins or ends. */
+void eg_audio_enter(eg_model *model);
+void eg_audio_leave(eg_model *model);
+/* Samples without checks: soft tokens of all that is complete, or, with `last`, of all there is, into embeddings. False when
+ * cancelled. */
+bool eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
+                         size_t *written);
+
+/* A session's part of a fork, and of closing. */
+eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error *err);
+void eg_session_audio_free(eg_session *session);
+/* Ends audio that is being fed, if any, without what has gathered and without marker. */
+void eg_session_audio_abandon(eg_session *session);
+size_t eg_session_audio_bytes(const eg_session *session);
+/* EG_ERROR_STATE while audio is being fed: nothing else may be then. */
+eg_status eg_session_audio_check_closed(const eg_session *session, eg_error *err);
 
 #endif

@@ -115,6 +115,7 @@ eg_status eg_session_open(eg_model *model, const eg_session_params *params, eg_s
 void eg_session_close(eg_session *s)
 {
     if (!s) return;
+    eg_session_audio_free(s);
     free(s->cache_memory);
     free(s->work_memory);
     free(s);
@@ -124,13 +125,13 @@ void eg_session_seed(eg_session *s, uint64_t seed) { s->sampler.state = seed; }
 
 /* ---- evaluation -------------------------------------------------------------------------------------------------- */
 
-static void begin(eg_session *s)
+void eg_session_begin(eg_session *s)
 {
     atomic_store(&s->cancel, false);
     atomic_store(&s->running, true);
 }
 
-static eg_status end(eg_session *s, eg_status status)
+eg_status eg_session_end(eg_session *s, eg_status status)
 {
     atomic_store(&s->running, false);
     return status;
@@ -206,7 +207,7 @@ static eg_status finish(eg_session *s, eg_error *err)
     return EG_OK;
 }
 
-static eg_status check_room(const eg_session *s, size_t n, eg_error *err)
+eg_status eg_session_check_room(const eg_session *s, size_t n, eg_error *err)
 {
     if (n <= (size_t)(s->context - s->length)) return EG_OK;
     return eg_fail(err, EG_ERROR_CONTEXT,
@@ -221,20 +222,21 @@ static eg_status check_ids(const eg_session *s, const int32_t *ids, size_t n, eg
         if (ids[i] < 0 || ids[i] >= s->model->config.vocab)
             return eg_fail(err, EG_ERROR_ARGUMENT, "ids[%zu] is %d; the vocabulary has %d tokens.", i, ids[i],
                            s->model->config.vocab);
-    return check_room(s, n, err);
+    eg_status status = eg_session_audio_check_closed(s, err);
+    return status ? status : eg_session_check_room(s, n, err);
 }
 
-/* After a failure only what was evaluated, or waited before, stays; the last of it waits, for its logits are lost. */
-static eg_status settle_new(eg_session *s, int64_t old_length, eg_status status)
+/* Of what stays the last token waits, for its logits are lost. */
+eg_status eg_session_end_feed(eg_session *s, int64_t old_length, eg_status status)
 {
     if (status) {
         s->length = s->evaluated > old_length ? s->evaluated : old_length;
         if (s->evaluated == s->length && s->length && !s->has_last && s->tokens[s->length - 1] >= 0) s->evaluated--;
     }
-    return end(s, status);
+    return eg_session_end(s, status);
 }
 
-static void append(eg_session *s, const int32_t *ids, size_t n)
+void eg_session_append(eg_session *s, const int32_t *ids, size_t n)
 {
     memcpy(s->tokens + s->length, ids, n * sizeof *ids);
     s->length += (int64_t)n;
@@ -248,12 +250,12 @@ eg_status eg_session_feed_tokens(eg_session *s, const int32_t *ids, size_t n, eg
     if (status || !n) return status;
     int64_t old_length = s->length, old_evaluated = s->evaluated;
     double start = eg_clock();
-    begin(s);
-    append(s, ids, n);
+    eg_session_begin(s);
+    eg_session_append(s, ids, n);
     status = eg_session_settle(s, err);
     s->stats.prefill_tokens += (uint64_t)(s->evaluated - old_evaluated);
     s->stats.prefill_seconds += eg_clock() - start;
-    return settle_new(s, old_length, status);
+    return eg_session_end_feed(s, old_length, status);
 }
 
 eg_status eg_session_feed_text(eg_session *s, const char *text, size_t length, uint32_t flags, eg_error *err)
@@ -271,26 +273,32 @@ eg_status eg_session_feed_text(eg_session *s, const char *text, size_t length, u
     return status;
 }
 
+eg_status eg_session_append_soft(eg_session *s, const float *embeddings, size_t n, eg_error *err)
+{
+    eg_status status = eg_session_settle(s, err);   /* a block holds either tokens or rows of embeddings */
+    if (status) return status;
+    int64_t d = s->model->config.hidden, first = s->length;
+    double start = eg_clock();
+    for (size_t i = 0; i < n; i++) s->tokens[s->length++] = -1;
+    s->detokenizer = (eg_detokenizer){0};
+    while (!status && s->evaluated < s->length)
+        if (!evaluate_block(s, embeddings + (s->evaluated - first) * d, block_at(s), false, NULL, NULL, 0))
+            status = cancelled(err);
+    s->stats.prefill_tokens += (uint64_t)(s->evaluated - first);
+    s->stats.prefill_seconds += eg_clock() - start;
+    return status;
+}
+
 eg_status eg_session_feed_embeddings(eg_session *s, const float *embeddings, size_t n, eg_error *err)
 {
     if (!s || (!embeddings && n)) return eg_fail(err, EG_ERROR_ARGUMENT, "session or embeddings is NULL.");
-    eg_status status = check_room(s, n, err);
+    eg_status status = eg_session_audio_check_closed(s, err);
+    if (!status) status = eg_session_check_room(s, n, err);
     if (status || !n) return status;
-    int64_t d = s->model->config.hidden, old_length = s->length;
-    double start = eg_clock();
-    begin(s);
-    status = eg_session_settle(s, err);   /* a block holds either tokens or rows of embeddings */
-    int64_t first = s->length;
-    if (!status) {
-        for (size_t i = 0; i < n; i++) s->tokens[s->length++] = -1;
-        s->detokenizer = (eg_detokenizer){0};
-        while (!status && s->evaluated < s->length)
-            if (!evaluate_block(s, embeddings + (s->evaluated - first) * d, block_at(s), false, NULL, NULL, 0))
-                status = cancelled(err);
-    }
-    s->stats.prefill_tokens += (uint64_t)(s->evaluated - first);
-    s->stats.prefill_seconds += eg_clock() - start;
-    return settle_new(s, old_length, status);
+    int64_t old_length = s->length;
+    eg_session_begin(s);
+    status = eg_session_append_soft(s, embeddings, n, err);
+    return eg_session_end_feed(s, old_length, status);
 }
 
 eg_status eg_session_forward(eg_session *s, const int32_t *ids, size_t n, float *logits, float *hidden, eg_error *err)
@@ -302,9 +310,9 @@ eg_status eg_session_forward(eg_session *s, const int32_t *ids, size_t n, float 
     size_t d = (size_t)c->hidden, done = 0;
     int64_t old_length = s->length;
     double start = eg_clock();
-    begin(s);
+    eg_session_begin(s);
     status = eg_session_settle(s, err);
-    if (!status) append(s, ids, n);
+    if (!status) eg_session_append(s, ids, n);
     while (!status && done < n) {
         int64_t block = block_at(s);
         if (evaluate_block(s, NULL, block, true, logits ? logits + done * (size_t)c->vocab : NULL,
@@ -314,18 +322,18 @@ eg_status eg_session_forward(eg_session *s, const int32_t *ids, size_t n, float 
     }
     s->stats.prefill_tokens += done;
     s->stats.prefill_seconds += eg_clock() - start;
-    return settle_new(s, old_length, status);
+    return eg_session_end_feed(s, old_length, status);
 }
 
 eg_status eg_session_logits(eg_session *s, float *logits, eg_error *err)
 {
     if (!s || !logits) return eg_fail(err, EG_ERROR_ARGUMENT, "session or logits is NULL.");
     double start = eg_clock();
-    begin(s);
+    eg_session_begin(s);
     eg_status status = finish(s, err);
     if (!status) memcpy(logits, s->decoder.logits, (size_t)s->model->config.vocab * sizeof *logits);
     s->stats.prefill_seconds += eg_clock() - start;
-    return end(s, status);
+    return eg_session_end(s, status);
 }
 
 /* ---- decoding ---------------------------------------------------------------------------------------------------- */
@@ -341,12 +349,13 @@ eg_status eg_session_next(eg_session *s, const eg_sampling *sampling, eg_token *
 {
     if (!s || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "session or out is NULL.");
     eg_status status = eg_sampling_check(sampling, s->model->config.vocab, err);
-    if (!status) status = check_room(s, 1, err);
+    if (!status) status = eg_session_audio_check_closed(s, err);
+    if (!status) status = eg_session_check_room(s, 1, err);
     if (status) return status;
     double start = eg_clock();
-    begin(s);
+    eg_session_begin(s);
     status = finish(s, err);
-    if (status) return end(s, status);
+    if (status) return eg_session_end(s, status);
 
     const eg_tokenizer *tokenizer = s->model->tokenizer;
     size_t n_suppressed;
@@ -361,7 +370,7 @@ eg_status eg_session_next(eg_session *s, const eg_sampling *sampling, eg_token *
     *out = (eg_token){id, stop, s->piece, length};
     s->stats.decode_tokens++;
     s->stats.decode_seconds += eg_clock() - start;
-    return end(s, EG_OK);
+    return eg_session_end(s, EG_OK);
 }
 
 /* ---- timeline ---------------------------------------------------------------------------------------------------- */
@@ -400,6 +409,7 @@ eg_status eg_session_rewind(eg_session *s, size_t n, eg_error *err)
     }
     s->length = target;
     s->detokenizer = (eg_detokenizer){0};
+    eg_session_audio_abandon(s);
     return EG_OK;
 }
 
@@ -427,6 +437,11 @@ eg_status eg_session_fork(const eg_session *s, eg_session **out, eg_error *err)
     copy->has_logits = s->has_logits;
     copy->detokenizer = s->detokenizer;
     copy->sampler.state = s->sampler.state;
+    status = eg_session_audio_fork(s, copy, err);
+    if (status) {
+        eg_session_close(copy);
+        return status;
+    }
     *out = copy;
     return EG_OK;
 }
@@ -445,6 +460,6 @@ eg_status eg_session_get_memory(const eg_session *s, eg_memory *out, eg_error *e
     eg_status status = eg_model_get_memory(s->model, out, err);
     if (status) return status;
     out->kv = s->cache_bytes;
-    out->scratch = s->work_bytes + sizeof *s;
+    out->scratch = s->work_bytes + eg_session_audio_bytes(s) + sizeof *s;
     return EG_OK;
 }

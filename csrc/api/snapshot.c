@@ -76,6 +76,8 @@ static void oldest_of(const eg_session *s, int64_t high, int64_t *first_of)
 eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
 {
     if (!s || !path) return eg_fail(err, EG_ERROR_ARGUMENT, "session or path is NULL.");
+    eg_status status = eg_session_audio_check_closed(s, err);
+    if (status) return status;
     size_t n = strlen(path) + 6;
     char *temporary = malloc(n);
     if (!temporary) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
@@ -94,7 +96,6 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
     transfer(&f, &hash, sizeof hash);
     if (f.file && fclose(f.file)) f.failed = true;
     if (!f.failed) f.failed = rename(temporary, path) != 0;
-    eg_status status = EG_OK;
     if (f.failed) {
         status = eg_fail(err, EG_ERROR_FILE, "%s: could not be written: %s.", path, strerror(errno));
         remove(temporary);

@@ -234,7 +234,7 @@ enum { WIDE_BIAS = 0, SHORT_SUMS = 1, MAX_TOKENS = 4 };
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_avx2 = {
-    "avx2", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, softcap, kv_store, attention,
+    "avx2", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
 };
 
 #if defined(__clang__)

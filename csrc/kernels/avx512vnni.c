@@ -125,7 +125,7 @@ EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_avx512vnni = {
-    "avx512vnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, softcap, kv_store, attention,
+    "avx512vnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
 };
 
 #if defined(__clang__)

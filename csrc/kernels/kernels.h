@@ -71,6 +71,9 @@ typedef struct eg_kernels {
     /* y[n] = gelu_tanh(gate[n]) * up[n]. y may be gate or up. */
     void (*gelu_mul)(float *y, const float *gate, const float *up, int64_t n);
 
+    /* y[n] = up[n] / (1 + e^-gate[n]); with up = gate this is silu. y may be gate or up. */
+    void (*sigmoid_mul)(float *y, const float *gate, const float *up, int64_t n);
+
     /* x[n] = cap * tanh(x[n] / cap) */
     void (*softcap)(float *x, int64_t n, float cap);
 

@@ -264,7 +264,7 @@ EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_neon_dotprod = {
-    "neon_dotprod", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, softcap, kv_store, attention,
+    "neon_dotprod", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
 };
 
 #if defined(__clang__)

@@ -123,5 +123,5 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
 }
 
 const eg_kernels eg_kernels_scalar = {
-    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float, rms_norm, gelu_mul, softcap, kv_store, attention,
+    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
 };

@@ -8,21 +8,11 @@
 
 #include "../base/map.h"
 
-enum {
-    QUERY_TILE = 16,           /* queries that share one pass over the keys */
-    TILES = 4                  /* of rows, at least, that a thread multiplies in a run */
-};
+enum { QUERY_TILE = 16 };      /* queries that share one pass over the keys */
 
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
-
-static void q8_layout(eg_q8 *q8, int64_t rows, int64_t cols, eg_arena *arena)
-{
-    q8->q = eg_arena_take(arena, (size_t)rows, (size_t)cols);
-    q8->d = eg_arena_take(arena, (size_t)rows, (size_t)(cols / 32 + 1) * sizeof(float));
-    q8->sum = eg_arena_take(arena, (size_t)rows, (size_t)(cols / 16 + 1) * sizeof(int16_t));
-}
 
 static float *floats(eg_arena *arena, int64_t rows, int64_t cols)
 {
@@ -59,7 +49,6 @@ void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_type kv, eg_arena *
     y->frequency = floats(arena, 2, head_dim / 2);
     y->logits = floats(arena, 1, c->vocab);
     int64_t expert_widest = c->experts ? max64(d, c->expert_ffn) : 0;
-    q8_layout(&y->q8, 1, max64(EG_BLOCK * widest, rows * expert_widest), arena);
     if (c->experts) {
         y->moe.z = floats(arena, EG_BLOCK, c->experts);
         y->moe.x = floats(arena, rows, d);
@@ -71,12 +60,12 @@ void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_type kv, eg_arena *
         y->moe.first = eg_arena_take(arena, (size_t)c->experts + 1, sizeof(int32_t));
         y->moe.jobs = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_job));
     }
-    size_t bytes = eg_matmul_scratch_bytes(widest), attention = eg_attention_scratch_bytes(head_dim, group, QUERY_TILE);
+    size_t attention = eg_attention_scratch_bytes(head_dim, group, QUERY_TILE);
     size_t row = (size_t)max64((int64_t)c->layers * c->per_layer, d) * sizeof(float);   /* one dequantized table row */
-    if (bytes < attention) bytes = attention;
-    if (bytes < row) bytes = row;
-    y->scratch_bytes = (bytes + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT;
-    y->scratch = eg_arena_take(arena, eg_pool_threads(y->pool), y->scratch_bytes);
+    y->multiplier.kernels = y->kernels;
+    y->multiplier.pool = y->pool;
+    eg_multiplier_layout(&y->multiplier, max64(EG_BLOCK * widest, rows * expert_widest), widest,
+                         attention > row ? attention : row, arena);
 }
 
 void eg_decoder_init(eg_decoder *y)
@@ -92,78 +81,9 @@ void eg_decoder_init(eg_decoder *y)
         y->frequency[half + i] = (float)pow(c->theta_local, -2.0 * (double)i / c->head_dim_local);
 }
 
-static void *scratch(const eg_decoder *y, unsigned worker) { return y->scratch + worker * y->scratch_bytes; }
-
-/* ---- matrices ---------------------------------------------------------------------------------------------------- */
-
 void eg_decoder_for_tokens(eg_decoder *y, eg_task *task, void *context, int64_t n)
 {
     eg_pool_run(y->pool, task, context, n, 1);
-}
-
-typedef struct product {
-    eg_decoder *y;
-    const float *x;
-    int64_t ldx;
-    eg_job *jobs;
-    int64_t n_jobs;
-} product;
-
-static void quantize_task(void *context, int64_t begin, int64_t end, unsigned worker)
-{
-    product *p = context;
-    int64_t cols = p->jobs[0].w.cols;
-    const eg_q8 *q8 = &p->y->q8;
-    (void)worker;
-    for (int64_t t = begin; t < end; t++)
-        p->y->kernels->quantize_q8(p->x + t * p->ldx, cols, q8->q + t * cols, q8->d + t * (cols / 32),
-                                   q8->sum + t * (cols / 16));
-}
-
-/* Tiles [begin, end) of all jobs' rows, counted through. */
-static void multiply_task(void *context, int64_t begin, int64_t end, unsigned worker)
-{
-    product *p = context;
-    const eg_kernels *kernels = p->y->kernels;
-    int64_t start = 0;
-    for (eg_job *job = p->jobs; begin < end; start = job->end, job++) {
-        if (begin >= job->end) continue;
-        int64_t stop = end < job->end ? end : job->end;
-        int64_t row0 = (begin - start) * EG_ROW_TILE, row1 = (stop - start) * EG_ROW_TILE, cols = job->w.cols;
-        if (row1 > job->w.rows) row1 = job->w.rows;
-        if (job->w.type->group) {
-            eg_q8 x = p->y->q8;
-            x.q += job->first * cols;
-            x.d += job->first * (cols / 32);
-            x.sum += job->first * (cols / 16);
-            kernels->matmul_q8(job->y, job->ldy, &x, job->n, &job->w, row0, row1, scratch(p->y, worker));
-        } else {
-            kernels->matmul_float(job->y, job->ldy, p->x + job->first * p->ldx, p->ldx, job->n, &job->w, row0, row1,
-                                  scratch(p->y, worker));
-        }
-        begin = stop;
-    }
-}
-
-void eg_decoder_multiply(eg_decoder *y, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
-{
-    product p = {y, x, ldx, jobs, n_jobs};
-    bool quantized = false;
-    int64_t tiles = 0;
-    for (int64_t i = 0; i < n_jobs; i++) {
-        quantized |= jobs[i].w.type->group != 0;
-        tiles += (jobs[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
-        jobs[i].end = tiles;
-    }
-    if (quantized) eg_decoder_for_tokens(y, quantize_task, &p, n);
-    eg_pool_run(y->pool, multiply_task, &p, tiles, TILES);
-}
-
-/* y[n, rows] = w x[n]. */
-static void multiply(eg_decoder *d, const eg_matrix *w, const float *x, int64_t n, float *y)
-{
-    eg_job job = {*w, 0, n, y, w->rows, 0};
-    eg_decoder_multiply(d, x, w->cols, n, &job, 1);
 }
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
@@ -211,7 +131,8 @@ static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned w
     const eg_matrix *table = &p->y->weights->per_layer_token_embd;
     int64_t P = c->per_layer, width = (p->to - p->from) * P, block = table->type->block;
     int64_t begin_col = p->from * P / block * block, end_col = (p->to * P + block - 1) / block * block;
-    float *row = scratch(p->y, worker), root_P = sqrtf((float)P), root_d = 1 / sqrtf((float)c->hidden);
+    float root_P = sqrtf((float)P), root_d = 1 / sqrtf((float)c->hidden);
+    float *row = eg_multiplier_scratch(&p->y->multiplier, worker);
     for (int64_t t = begin; t < end; t++) {
         int64_t id = p->ids[t] < 0 ? 0 : p->ids[t];   /* soft tokens use the row of <pad> */
         const uint8_t *data = table->data + (size_t)id * table->row_bytes + (size_t)(begin_col / block) * table->type->bytes;
@@ -240,7 +161,7 @@ void eg_decoder_per_layer_inputs(eg_decoder *y, const int32_t *ids, int64_t n, i
     eg_matrix w = y->weights->per_layer_model_proj;
     w.data += (size_t)from * (size_t)c->per_layer * w.row_bytes;
     w.rows = (int64_t)(to - from) * c->per_layer;
-    multiply(y, &w, y->x, n, y->ple);
+    eg_multiply_one(&y->multiplier, &w, y->x, n, y->ple);
     input p = {y, ids, NULL, from, to};
     eg_decoder_for_tokens(y, per_layer_task, &p, n);
     /* Each row read leaves up to 64 KB of the table in the process, which over a long prompt adds up to half a gigabyte. */
@@ -327,7 +248,7 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         int64_t offset = first * width + (kv_head * share + head0) * D;
         eg_kv_view view = eg_cache_view(&y->cache, p->s->kv_source, (int32_t)kv_head);
         y->kernels->attention(y->o + offset, width, y->q + offset, width, n, p->position + first, head1 - head0, D, &view,
-                              p->s->local ? y->config->window : 0, scratch(y, worker));
+                              p->s->local ? y->config->window : 0, eg_multiplier_scratch(&y->multiplier, worker));
     }
 }
 
@@ -400,10 +321,10 @@ static void gelu_task(void *context, int64_t begin, int64_t end, unsigned worker
 
 void eg_decoder_ffn(eg_decoder *y, const eg_layer *w, const eg_layer_shape *s, int64_t n)
 {
-    eg_job jobs[] = {{w->gate, 0, n, y->gate, s->ffn, 0}, {w->up, 0, n, y->up, s->ffn, 0}};
-    eg_decoder_multiply(y, y->h, y->config->hidden, n, jobs, 2);
+    eg_job jobs[] = {{w->gate, 0, n, y->gate, s->ffn, NULL, 0}, {w->up, 0, n, y->up, s->ffn, NULL, 0}};
+    eg_multiply(&y->multiplier, y->h, y->config->hidden, n, jobs, 2);
     eg_pool_run(y->pool, gelu_task, y, n * s->ffn, 4096);
-    multiply(y, &w->down, y->gate, n, y->t);
+    eg_multiply_one(&y->multiplier, &w->down, y->gate, n, y->t);
 }
 
 static void run_layer(step *p, eg_layer_mode mode)
@@ -417,31 +338,32 @@ static void run_layer(step *p, eg_layer_mode mode)
     eg_decoder_for_tokens(y, attention_norm_task, p, n);
     p->queries = mode != EG_LAYER_KV_ONLY;
     p->keys = p->s->owns_kv && mode != EG_LAYER_NO_KV;
-    if (p->queries) jobs[n_jobs++] = (eg_job){p->w->q, 0, n, y->q, q_width, 0};
+    if (p->queries) jobs[n_jobs++] = (eg_job){p->w->q, 0, n, y->q, q_width, NULL, 0};
     if (p->keys) {
-        jobs[n_jobs++] = (eg_job){p->w->k, 0, n, y->k, kv_width, 0};
-        if (p->w->v.data) jobs[n_jobs++] = (eg_job){p->w->v, 0, n, y->v, kv_width, 0};
+        jobs[n_jobs++] = (eg_job){p->w->k, 0, n, y->k, kv_width, NULL, 0};
+        if (p->w->v.data) jobs[n_jobs++] = (eg_job){p->w->v, 0, n, y->v, kv_width, NULL, 0};
     }
-    eg_decoder_multiply(y, y->h, c->hidden, n, jobs, n_jobs);
+    eg_multiply(&y->multiplier, y->h, c->hidden, n, jobs, n_jobs);
     eg_decoder_for_tokens(y, heads_task, p, n);
     if (mode == EG_LAYER_KV_ONLY) return;
 
     attention(p);
-    multiply(y, &p->w->o, y->o, n, y->t);
+    eg_multiply_one(&y->multiplier, &p->w->o, y->o, n, y->t);
     eg_decoder_for_tokens(y, after_attention_task, p, n);
     if (c->experts) eg_decoder_experts(y, p->w, p->s, n);
     else eg_decoder_ffn(y, p->w, p->s, n);
     eg_decoder_for_tokens(y, after_ffn_task, p, n);
     if (c->per_layer) {
-        multiply(y, &p->w->inp_gate, y->x, n, y->gate);
+        eg_multiply_one(&y->multiplier, &p->w->inp_gate, y->x, n, y->gate);
         eg_decoder_for_tokens(y, per_layer_gate_task, p, n);
-        multiply(y, &p->w->proj, y->gate, n, y->t);
+        eg_multiply_one(&y->multiplier, &p->w->proj, y->gate, n, y->t);
         eg_decoder_for_tokens(y, after_per_layer_task, p, n);
     }
 }
 
-/* cos and sin of the angles of positions position .. position + n - 1, unless they are there from the layers before. The angle is rounded to float, as the reference
- * does: at position 100,000 that is a visible part of a radian, and the model was trained with it. */
+/* cos and sin of the angles of positions position .. position + n - 1, unless they are there from the layers before. The
+ * angle is rounded to float, as the reference does: at position 100,000 that is a visible part of a radian, and the model
+ * was trained with it. */
 static void angles(eg_decoder *y, int64_t n, int64_t position)
 {
     const eg_config *c = y->config;
@@ -500,6 +422,6 @@ void eg_decoder_head(eg_decoder *y, int64_t n, float *logits, float *normed)
     eg_decoder_for_tokens(y, output_norm_task, &p, n);
     if (normed) memcpy(normed, y->h, (size_t)(n * c->hidden) * sizeof(float));
     if (!logits) return;
-    multiply(y, &y->weights->output, y->h, n, logits);
+    eg_multiply_one(&y->multiplier, &y->weights->output, y->h, n, logits);
     if (c->softcap > 0) eg_pool_run(y->pool, softcap_task, &p, n * c->vocab, 16384);
 }

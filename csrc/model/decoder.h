@@ -10,8 +10,8 @@
 
 #include <stdatomic.h>
 
-#include "../base/pool.h"
 #include "cache.h"
+#include "multiply.h"
 #include "weights.h"
 
 enum { EG_BLOCK = 128 };       /* tokens evaluated together */
@@ -33,7 +33,7 @@ typedef struct eg_decoder {
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
     int64_t ple_rows;          /* rows of the table read since its pages were last given back */
-    eg_q8 q8;                  /* quantized input of a matrix */
+    eg_multiplier multiplier;
     float *cos, *sin;          /* [2 (global, local), B, D/2] */
     int64_t angle_first, angle_count;   /* positions that cos and sin hold */
     float *frequency;          /* [2, D/2] */
@@ -45,10 +45,8 @@ typedef struct eg_decoder {
         float *weight;         /* [B, experts_used] */
         int32_t *expert, *row; /* [B, experts_used]: chosen expert, and its row in x */
         int32_t *first;        /* [E + 1]: where an expert's rows begin */
-        struct eg_job *jobs;   /* [2 * E] */
+        eg_job *jobs;   /* [2 * E] */
     } moe;
-    uint8_t *scratch;          /* [threads, scratch_bytes] */
-    size_t scratch_bytes;
 } eg_decoder;
 
 /* Lays out everything in the arena. The caller sets config, weights, kernels, pool and cancel before. */
@@ -79,18 +77,6 @@ bool eg_decoder_run(eg_decoder *decoder, int64_t n, int64_t position, int32_t fr
 void eg_decoder_head(eg_decoder *decoder, int64_t n, float *logits, float *normed);
 
 /* ---- for the parts of the decoder ---- */
-
-/* One product of a call of eg_decoder_multiply: rows [first, first + n) of the input times w. */
-typedef struct eg_job {
-    eg_matrix w;
-    int64_t first, n;
-    float *y;                  /* [n, ldy] */
-    int64_t ldy;
-    int64_t end;               /* filled by eg_decoder_multiply */
-} eg_job;
-
-/* All jobs on one input x[n, cols] (row stride ldx), quantized once. */
-void eg_decoder_multiply(eg_decoder *decoder, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs);
 
 /* Calls task over tokens [0, n). */
 void eg_decoder_for_tokens(eg_decoder *decoder, eg_task *task, void *context, int64_t n);

@@ -111,7 +111,7 @@ static int64_t add_jobs(const eg_decoder *y, const eg_experts *experts, float *o
         if (!rows) continue;
         eg_matrix w = experts->first;
         w.data += (size_t)e * experts->stride;
-        jobs[n++] = (eg_job){w, first, rows, out + first * ldy, ldy, 0};
+        jobs[n++] = (eg_job){w, first, rows, out + first * ldy, ldy, NULL, 0};
     }
     return n;
 }
@@ -124,8 +124,8 @@ void eg_decoder_experts(eg_decoder *y, const eg_layer *w, const eg_layer_shape *
     eg_decoder_ffn(y, w, s, n);
 
     eg_decoder_for_tokens(y, router_input_task, &p, n);
-    eg_job router = {w->router, 0, n, y->moe.z, c->experts, 0};
-    eg_decoder_multiply(y, y->h, d, n, &router, 1);
+    eg_job router = {w->router, 0, n, y->moe.z, c->experts, NULL, 0};
+    eg_multiply(&y->multiplier, y->h, d, n, &router, 1);
     for (int64_t t = 0; t < n; t++)
         choose(y->moe.z + t * c->experts, c->experts, c->experts_used, y->moe.expert + t * c->experts_used,
                y->moe.weight + t * c->experts_used);
@@ -134,9 +134,9 @@ void eg_decoder_experts(eg_decoder *y, const eg_layer *w, const eg_layer_shape *
 
     int64_t n_jobs = add_jobs(y, &w->expert_gate, y->moe.gate, y->moe.jobs);
     n_jobs += add_jobs(y, &w->expert_up, y->moe.up, y->moe.jobs + n_jobs);
-    eg_decoder_multiply(y, y->moe.x, d, rows, y->moe.jobs, n_jobs);
+    eg_multiply(&y->multiplier, y->moe.x, d, rows, y->moe.jobs, n_jobs);
     eg_pool_run(y->pool, gelu_task, y, rows * ffn, 4096);
     n_jobs = add_jobs(y, &w->expert_down, y->moe.x, y->moe.jobs);
-    eg_decoder_multiply(y, y->moe.gate, ffn, rows, y->moe.jobs, n_jobs);
+    eg_multiply(&y->multiplier, y->moe.gate, ffn, rows, y->moe.jobs, n_jobs);
     eg_decoder_for_tokens(y, combine_task, &p, n);
 }

@@ -5,7 +5,7 @@
 #ifndef EG_MODEL_WEIGHTS_H
 #define EG_MODEL_WEIGHTS_H
 
-#include "../kernels/kernels.h"
+#include "binder.h"
 #include "config.h"
 
 /* One matrix per expert: `first` is expert 0, the next ones lie `stride` bytes apart. */
@@ -43,9 +43,8 @@ typedef struct eg_weights {
     eg_matrix per_layer_model_proj;    /* [L*P, d] */
     const float *per_layer_proj_norm;  /* [P] */
     eg_layer *layer;                   /* [layers] */
-    void **owned;                      /* vectors that had to be converted */
-    size_t n_owned;
-    uint64_t heap_bytes;
+    eg_owned owned;
+    uint64_t heap_bytes;               /* without what is owned */
 } eg_weights;
 
 /* Fills *weights, and config->vocab. Missing tensors, wrong shapes and unknown types are errors that name the tensor.

@@ -126,6 +126,8 @@ static void check_vectors(const eg_kernels *k)
     for (int i = 0; i < N; i++) x[i] *= 6;
     k->gelu_mul(y, x, w, N);
     printf("%s gelu_mul %016llx\n", k->name, (unsigned long long)hash(y, sizeof y));
+    k->sigmoid_mul(y, x, w, N);
+    printf("%s sigmoid_mul %016llx\n", k->name, (unsigned long long)hash(y, sizeof y));
     k->softcap(x, N, 3);
     printf("%s softcap %016llx\n", k->name, (unsigned long long)hash(x, sizeof x));
 }

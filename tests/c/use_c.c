@@ -27,11 +27,11 @@ int main(int argc, char **argv)
 
     eg_error err;
     eg_model *model = NULL;
-    eg_model_params missing = {sizeof missing, 0, "no-such-file.gguf", 0, 0, 0};
+    eg_model_params missing = {.struct_size = sizeof missing, .path = "no-such-file.gguf"};
     if (eg_model_open(&missing, &model, &err) != EG_ERROR_FILE || err.status != EG_ERROR_FILE || !err.message[0] || model)
         return failed("a missing file must be an EG_ERROR_FILE", &err);
 
-    eg_model_params model_params = {sizeof model_params, 2, argv[1], 0, 0, 0};
+    eg_model_params model_params = {.struct_size = sizeof model_params, .threads = 2, .path = argv[1]};
     if (eg_model_open(&model_params, &model, &err))
         return failed("open", &err);
 

@@ -1,0 +1,215 @@
+/* eg_audio_stream: samples to soft tokens, as they come. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "objects.h"
+
+size_t eg_audio_tokens(size_t samples)
+{
+    size_t frames = samples ? (samples - 1) / EG_MEL_HOP : 0;
+    return frames / EG_AUDIO_FRAMES + (frames % EG_AUDIO_FRAMES != 0);
+}
+
+eg_status eg_audio_check_samples(const float *samples, size_t n, eg_error *err)
+{
+    if (n && !samples) return eg_fail(err, EG_ERROR_ARGUMENT, "samples is NULL.");
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(samples[i]))
+            return eg_fail(err, EG_ERROR_ARGUMENT, "samples[%zu] is not a finite number.", i);
+    return EG_OK;
+}
+
+static void layout(eg_audio_stream *s, eg_arena *arena)
+{
+    int32_t features = s->model->audio.config.features;
+    eg_mel_layout(&s->mel, features, arena);
+    s->frames = eg_arena_take(arena, EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, (size_t)features * sizeof *s->frames);
+    eg_audio_layout(&s->encoder, arena);
+}
+
+/* Memory and tables, but not yet the state. */
+static eg_status create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err)
+{
+    eg_audio_stream *s = calloc(1, sizeof *s);
+    if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
+    s->model = model;
+    s->encoder.weights = &model->audio;
+    s->encoder.multiplier.kernels = eg_kernels_get();
+    s->encoder.multiplier.pool = model->pool;
+    s->encoder.multiplier.fine = EG_AUDIO_BLOCK;
+    s->encoder.cancel = &s->cancel;
+    s->encoder.context = context;
+    eg_arena arena = {NULL, 0};
+    layout(s, &arena);
+    s->bytes = arena.used;
+    s->memory = arena.used < SIZE_MAX ? calloc(1, arena.used + EG_ARENA_ALIGNMENT) : NULL;
+    if (!s->memory) {
+        free(s);
+        return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder (%zu MB).", arena.used >> 20);
+    }
+    arena = (eg_arena){(uint8_t *)s->memory + (EG_ARENA_ALIGNMENT - (uintptr_t)s->memory % EG_ARENA_ALIGNMENT), 0};
+    layout(s, &arena);
+    eg_mel_init(&s->mel);
+    *out = s;
+    return EG_OK;
+}
+
+eg_status eg_audio_check_params(const eg_model *model, const eg_audio_params *params, int32_t *context, eg_error *err)
+{
+    if (params && params->struct_size != sizeof *params)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_audio_params needs struct_size = sizeof(eg_audio_params).");
+    if (!model->has_audio)
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, model->mmproj
+                       ? "%s: the file of encoders has none for audio." : "%s: this model was opened without an audio encoder: "
+                       "open it together with the file of its encoders (mmproj).",
+                       eg_gguf_name(model->mmproj ? model->mmproj : model->file));
+    uint32_t wanted = params && params->left_context ? params->left_context : EG_AUDIO_CONTEXT;
+    if (wanted != EG_AUDIO_CONTEXT && wanted != EG_AUDIO_REACH)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "left_context is %u; it can be %d or %d.", wanted, EG_AUDIO_CONTEXT,
+                       EG_AUDIO_REACH);
+    *context = (int32_t)wanted;
+    return EG_OK;
+}
+
+eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err)
+{
+    eg_status status = create(model, context, out, err);
+    if (!status) eg_audio_init(&(*out)->encoder);
+    return status;
+}
+
+eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, eg_audio_stream **out, eg_error *err)
+{
+    if (!model || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model or out is NULL.");
+    int32_t context;
+    eg_status status = eg_audio_check_params(model, params, &context, err);
+    if (!status) status = eg_audio_stream_create(model, context, out, err);
+    if (!status) eg_audio_enter(model);
+    return status;
+}
+
+eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **out, eg_error *err)
+{
+    eg_audio_stream *copy;
+    eg_status status = create(from->model, from->encoder.context, &copy, err);
+    if (status) return status;
+    memcpy(copy->mel.samples, from->mel.samples, (size_t)from->mel.filled * sizeof *copy->mel.samples);
+    copy->mel.filled = from->mel.filled;
+    memcpy(copy->frames, from->frames, (size_t)(from->n_frames * from->mel.features) * sizeof *copy->frames);
+    copy->n_frames = from->n_frames;
+    copy->broken = from->broken;
+    eg_audio_copy(&copy->encoder, &from->encoder);
+    *out = copy;
+    return EG_OK;
+}
+
+void eg_audio_stream_close(eg_audio_stream *s)
+{
+    if (s) eg_audio_leave(s->model);
+    eg_audio_stream_free(s);
+}
+
+void eg_audio_stream_free(eg_audio_stream *s)
+{
+    if (!s) return;
+    free(s->memory);
+    free(s);
+}
+
+void eg_audio_stream_reset(eg_audio_stream *s)
+{
+    if (!s) return;
+    eg_mel_reset(&s->mel);
+    eg_audio_reset(&s->encoder);
+    s->n_frames = 0;
+    s->broken = false;
+}
+
+void eg_audio_stream_cancel(eg_audio_stream *s)
+{
+    if (s && atomic_load(&s->running)) atomic_store(&s->cancel, true);
+}
+
+size_t eg_audio_stream_tokens(const eg_audio_stream *s, size_t n)
+{
+    if (!s || n > INT64_MAX / 2) return 0;
+    return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n)) / EG_AUDIO_FRAMES);
+}
+
+/* Encodes the first n of the frames that wait. */
+static bool encode(eg_audio_stream *s, int64_t n, float *embeddings, size_t *written)
+{
+    int64_t features = s->mel.features;
+    if (!n) return true;
+    if (!eg_audio_encode(&s->encoder, s->frames, n, embeddings + *written * (size_t)s->model->config.hidden)) {
+        s->broken = true;
+        return false;
+    }
+    *written += (size_t)(n + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES;
+    s->n_frames -= n;
+    memmove(s->frames, s->frames + n * features, (size_t)(s->n_frames * features) * sizeof *s->frames);
+    return true;
+}
+
+bool eg_audio_stream_run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written)
+{
+    enum { ROOM = EG_AUDIO_BLOCK * EG_AUDIO_FRAMES };
+    int64_t left = (int64_t)n;
+    *written = 0;
+    do {
+        s->n_frames += eg_mel_push(&s->mel, &samples, &left, s->frames + s->n_frames * s->mel.features, ROOM - s->n_frames);
+        bool end = last && !left;
+        if (!encode(s, end ? s->n_frames : s->n_frames / EG_AUDIO_FRAMES * EG_AUDIO_FRAMES, embeddings, written)) return false;
+    } while (left);
+    if (last) eg_audio_stream_reset(s);
+    return true;
+}
+
+size_t eg_audio_stream_all_tokens(const eg_audio_stream *s, size_t n)
+{
+    return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n) + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES);
+}
+
+static eg_status run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written,
+                     eg_error *err)
+{
+    atomic_store(&s->cancel, false);
+    atomic_store(&s->running, true);
+    bool done = eg_audio_stream_run(s, samples, n, last, embeddings, written);
+    atomic_store(&s->running, false);
+    return done ? EG_OK : eg_fail(err, EG_CANCELLED, "cancelled");
+}
+
+void eg_audio_enter(eg_model *model) { atomic_fetch_add(&model->recordings, 1); }
+
+void eg_audio_leave(eg_model *model)
+{
+    if (atomic_fetch_sub(&model->recordings, 1) == 1) eg_audio_give_back(&model->audio);
+}
+
+static eg_status check(const eg_audio_stream *s, const void *embeddings, size_t tokens, size_t capacity, eg_error *err)
+{
+    if (s->broken) return eg_fail(err, EG_ERROR_STATE, "the stream was cancelled: reset it first.");
+    if (tokens > capacity || (tokens && !embeddings))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "there is room for %zu tokens, but %zu are ready.", embeddings ? capacity : 0,
+                       tokens);
+    return EG_OK;
+}
+
+eg_status eg_audio_stream_push(eg_audio_stream *s, const float *samples, size_t n, float *embeddings, size_t capacity,
+                               size_t *written, eg_error *err)
+{
+    if (!s || !written) return eg_fail(err, EG_ERROR_ARGUMENT, "stream or written is NULL.");
+    if (n > INT64_MAX / 2) return eg_fail(err, EG_ERROR_ARGUMENT, "n is too large.");
+    eg_status status = eg_audio_check_samples(samples, n, err);
+    if (!status) status = check(s, embeddings, eg_audio_stream_tokens(s, n), capacity, err);
+    return status ? status : run(s, samples, n, false, embeddings, written, err);
+}
+
+eg_status eg_audio_stream_finish(eg_audio_stream *s, float *embeddings, size_t capacity, size_t *written, eg_error *err)
+{
+    if (!s || !written) return eg_fail(err, EG_ERROR_ARGUMENT, "stream or written is NULL.");
+    eg_status status = check(s, embeddings, s->n_frames != 0, capacity, err);
+    return status ? status : run(s, NULL, 0, true, embeddings, written, err);
+}

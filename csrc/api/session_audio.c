@@ -1,0 +1,206 @@
+/* Audio into a session's timeline: samples gather, are encoded together, and prefilled at once.
+ *
+ * How many gather changes the speed and nothing else. A small device reads the encoder and half of the decoder from memory for
+ * every batch, so it must wait for more; how long a batch takes, beside the audio in it, tells.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/clock.h"
+#include "objects.h"
+
+enum {
+    FEWEST = 4, MOST = 12      /* tokens to gather: 160 to 480 ms */
+};
+
+eg_status eg_session_audio_check_closed(const eg_session *s, eg_error *err)
+{
+    if (!s->audio.open) return EG_OK;
+    return eg_fail(err, EG_ERROR_STATE, "audio is being fed: end it (or rewind) first.");
+}
+
+static eg_status allocate(eg_session *s, eg_error *err)
+{
+    eg_session_audio *a = &s->audio;
+    size_t samples = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES, floats = (EG_AUDIO_BLOCK + 1) * (size_t)s->model->config.hidden;
+    if (a->memory) return EG_OK;
+    a->memory = malloc((samples + floats) * sizeof(float));
+    if (!a->memory) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
+    a->samples = a->memory;
+    a->embeddings = a->samples + samples;
+    return EG_OK;
+}
+
+void eg_session_audio_abandon(eg_session *s)
+{
+    if (s->audio.open) eg_audio_leave(s->model);
+    s->audio.open = false;
+}
+
+void eg_session_audio_free(eg_session *s)
+{
+    eg_session_audio_abandon(s);
+    eg_audio_stream_free(s->audio.stream);
+    free(s->audio.memory);
+    s->audio = (eg_session_audio){0};
+}
+
+size_t eg_session_audio_bytes(const eg_session *s)
+{
+    const eg_session_audio *a = &s->audio;
+    size_t own = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES + (EG_AUDIO_BLOCK + 1) * (size_t)s->model->config.hidden;
+    return (a->stream ? a->stream->bytes + sizeof *a->stream : 0) + (a->memory ? own * sizeof(float) : 0);
+}
+
+eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error *err)
+{
+    const eg_session_audio *a = &from->audio;
+    if (!a->open) return EG_OK;
+    eg_status status = allocate(to, err);
+    if (!status) status = eg_audio_stream_copy(a->stream, &to->audio.stream, err);
+    if (status) return status;
+    to->audio.stream->encoder.cancel = &to->cancel;
+    eg_audio_enter(to->model);
+    to->audio.open = true;
+    to->audio.markers = a->markers;
+    to->audio.start = a->start;
+    to->audio.gather = a->gather;
+    to->audio.n_samples = a->n_samples;
+    memcpy(to->audio.samples, a->samples, (size_t)a->n_samples * sizeof *a->samples);
+    return EG_OK;
+}
+
+/* <|audio> or <audio|> */
+static eg_status append_marker(eg_session *s, const char *text, eg_error *err)
+{
+    int32_t id = eg_tokenizer_find(s->model->tokenizer, text, strlen(text));
+    if (id < 0)
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: the vocabulary has no token '%s'.", eg_gguf_name(s->model->file), text);
+    eg_session_append(s, &id, 1);
+    return EG_OK;
+}
+
+/* A stream for this session with that context, at the beginning of a recording. */
+static eg_status prepare_stream(eg_session *s, int32_t context, eg_error *err)
+{
+    eg_session_audio *a = &s->audio;
+    if (a->stream && a->stream->encoder.context == context) {
+        eg_audio_stream_reset(a->stream);
+        return EG_OK;
+    }
+    eg_audio_stream_free(a->stream);
+    a->stream = NULL;
+    eg_status status = eg_audio_stream_create(s->model, context, &a->stream, err);
+    if (!status) a->stream->encoder.cancel = &s->cancel;
+    return status;
+}
+
+eg_status eg_session_audio_begin(eg_session *s, const eg_audio_params *params, eg_error *err)
+{
+    if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
+    eg_session_audio *a = &s->audio;
+    int32_t context;
+    bool markers = !params || !params->no_markers;
+    eg_status status = eg_audio_check_params(s->model, params, &context, err);
+    if (!status) status = eg_session_audio_check_closed(s, err);
+    if (!status) status = eg_session_check_room(s, markers ? 3 : 1, err);
+    if (!status) status = allocate(s, err);
+    if (!status) status = prepare_stream(s, context, err);
+    if (status) return status;
+    int64_t old_length = s->length;
+    eg_session_begin(s);
+    if (markers) status = append_marker(s, "<|audio>", err);
+    if (!status) status = eg_session_settle(s, err);   /* now, while nobody waits */
+    if (!status) {
+        eg_audio_enter(s->model);
+        a->open = true;
+        a->markers = markers;
+        a->start = old_length;
+        a->n_samples = 0;
+        if (!a->gather) a->gather = FEWEST;
+    }
+    return eg_session_end_feed(s, old_length, status);
+}
+
+/* Encodes and prefills what has gathered. */
+static eg_status process(eg_session *s, bool last, eg_error *err)
+{
+    eg_session_audio *a = &s->audio;
+    double start = eg_clock();
+    size_t n;
+    if (!eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, &n))
+        return eg_fail(err, EG_CANCELLED, "cancelled");
+    int64_t samples = a->n_samples;
+    a->n_samples = 0;
+    s->stats.audio_tokens += n;
+    s->stats.audio_seconds += eg_clock() - start;
+    eg_status status = n ? eg_session_append_soft(s, a->embeddings, n, err) : EG_OK;
+    if (status || last) return status;
+    double load = (eg_clock() - start) * EG_SAMPLE_RATE / (double)samples;
+    if (load > 0.6 && a->gather < MOST) a->gather++;
+    if (load < 0.3 && a->gather > FEWEST) a->gather--;
+    return EG_OK;
+}
+
+eg_status eg_session_audio_push(eg_session *s, const float *samples, size_t n, eg_error *err)
+{
+    if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
+    eg_session_audio *a = &s->audio;
+    if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is being fed: begin it first.");
+    eg_status status = eg_audio_check_samples(samples, n, err);
+    if (!status && n > INT64_MAX / 2) status = eg_fail(err, EG_ERROR_ARGUMENT, "n is too large.");
+    if (!status)   /* for the end as well */
+        status = eg_session_check_room(s, eg_audio_stream_all_tokens(a->stream, (size_t)a->n_samples + n) + a->markers, err);
+    if (status) return status;
+    int64_t old_length = s->length;
+    eg_session_begin(s);
+    while (!status && a->n_samples + (int64_t)n >= a->gather * EG_TOKEN_SAMPLES) {
+        size_t take = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES - (size_t)a->n_samples;
+        if (take > n) take = n;
+        memcpy(a->samples + a->n_samples, samples, take * sizeof *samples);
+        a->n_samples += (int64_t)take;
+        samples += take;
+        n -= take;
+        status = process(s, false, err);
+    }
+    if (status) {
+        eg_session_audio_abandon(s);
+    } else if (n) {
+        memcpy(a->samples + a->n_samples, samples, n * sizeof *samples);
+        a->n_samples += (int64_t)n;
+    }
+    return eg_session_end_feed(s, old_length, status);
+}
+
+eg_status eg_session_audio_end(eg_session *s, eg_error *err)
+{
+    if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
+    eg_session_audio *a = &s->audio;
+    if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is being fed: begin it first.");
+    int64_t old_length = s->length;
+    eg_session_begin(s);
+    eg_status status = process(s, true, err);
+    bool empty = !status && s->length == a->start + a->markers;
+    eg_session_audio_abandon(s);
+    if (!status && !empty && a->markers) status = append_marker(s, "<audio|>", err);   /* evaluated with what follows */
+    eg_session_end_feed(s, old_length, status);
+    if (!empty) return status;
+    eg_session_rewind(s, a->markers, NULL);
+    return eg_fail(err, EG_ERROR_ARGUMENT, "the recording is too short: it takes 161 samples (10 ms) at least.");
+}
+
+bool eg_session_audio_is_open(const eg_session *s) { return s && s->audio.open; }
+
+eg_status eg_session_feed_audio(eg_session *s, const float *samples, size_t n, const eg_audio_params *params, eg_error *err)
+{
+    if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
+    int32_t context;
+    eg_status status = eg_audio_check_params(s->model, params, &context, err);
+    if (!status) status = eg_audio_check_samples(samples, n, err);
+    if (!status && n <= EG_MEL_HOP)
+        status = eg_fail(err, EG_ERROR_ARGUMENT, "the recording has %zu samples: it takes 161 (10 ms) at least.", n);
+    if (!status) status = eg_session_check_room(s, eg_audio_tokens(n) + (params && params->no_markers ? 0 : 2), err);
+    if (!status) status = eg_session_audio_begin(s, params, err);
+    if (!status) status = eg_session_audio_push(s, samples, n, err);
+    return status ? status : eg_session_audio_end(s, err);
+}

@@ -1,0 +1,49 @@
+/* Matrices times activations, over the threads of a pool: what the decoder and the encoders share.
+ *
+ * Quantized matrices multiply activations of 8 bits, 32 to a scale, which costs a decoder little but adds up to a percent or
+ * two through an encoder's layers. So an encoder asks for fine ones: what the first 8 bits leave over is quantized once more,
+ * and both parts go through the unpacked weights together.
+ */
+#ifndef EG_MODEL_MULTIPLY_H
+#define EG_MODEL_MULTIPLY_H
+
+#include "../base/arena.h"
+#include "../base/pool.h"
+#include "../kernels/kernels.h"
+
+typedef struct eg_multiplier {
+    const eg_kernels *kernels;
+    eg_pool *pool;
+    int64_t fine;              /* most rows of a call with fine activations; 0: they are coarse, and rows are not limited */
+    eg_q8 q8;                  /* quantized input of a call; fine: the rests as further rows */
+    uint8_t *scratch;          /* [threads, scratch_bytes], also for tasks of the owner */
+    size_t scratch_bytes;
+    size_t parts;              /* where in it the parts of fine products are */
+} eg_multiplier;
+
+/* One product of a call: rows [first, first + n) of the input (fine: all of them) times w. */
+typedef struct eg_job {
+    eg_matrix w;
+    int64_t first, n;
+    float *y;                  /* [n, ldy] */
+    int64_t ldy;
+    const float *bounds;       /* least and largest value of y, which is clamped to them; NULL: as it comes */
+    int64_t end;               /* filled by eg_multiply */
+} eg_job;
+
+/* Takes room for inputs of `values` numbers in all, of at most `widest` columns, and scratch of at least `scratch_bytes` a
+ * thread. The caller sets kernels, pool and fine before. */
+void eg_multiplier_layout(eg_multiplier *multiplier, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
+
+/* All jobs on one input x[n, cols] (row stride ldx), quantized once. */
+void eg_multiply(eg_multiplier *multiplier, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs);
+
+/* y[n, rows] = w x[n]. */
+void eg_multiply_one(eg_multiplier *multiplier, const eg_matrix *w, const float *x, int64_t n, float *y);
+
+static inline void *eg_multiplier_scratch(const eg_multiplier *multiplier, unsigned worker)
+{
+    return multiplier->scratch + worker * multiplier->scratch_bytes;
+}
+
+#endif

@@ -1,0 +1,321 @@
+"""Audio encoder: sound at 16 kHz to soft tokens, one every 40 ms.
+
+Owns the log-mel front end, the conformer and the state that lets both work on sound as it arrives. It does not own files
+(`gguf.py`), the decoder that reads the soft tokens (`text.py`), other rates, or how a long recording is cut into clips.
+Source: Gemma 4 specification, audio.
+
+    u = log mel frames, one every 10 ms
+    x = W_in conv1( conv0( u ) )                           each conv: 3 x 3, stride 2, LayerNorm, ReLU
+    for every layer:   x = ffw_1(x)                        ffw(x) = x + rms( W_down silu( W_up rms(x) ) ) / 2
+                       x = x + rms( W_o attention( rms(x) ) )
+                       x = x + W_2 silu( rms( depthwise( glu( W_1 rms(x) ) ) ) )
+                       x = rms( ffw_2(x) )
+    soft tokens = W_emb rms( W_out x + b )
+
+A token looks at a little sound and at tokens before it, never at later ones. So there is one computation, on "the next
+frames", with a state that holds what it needs of the past: a whole recording is its first and only step.
+
+Letters in shapes: N samples, F frames, n tokens, K frequencies, C channels, w width of the conformer, H heads, D head
+size, L tokens that attention sees (`left_context`), d width of the decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .gguf import Gguf, GgufError
+from .text import softmax
+
+Array = NDArray[Any]
+State = dict[str, Array]
+"""Name of a stage -> the last rows of its input. A stage that is not in it has seen nothing yet."""
+
+RATE, WINDOW, HOP, FFT = 16000, 320, 160, 512
+EPS = 1e-6  # of all norms; the value in some files is wrong
+LOGIT_CAP = 50.0
+
+
+# ---- log mel -------------------------------------------------------------------------------------------------------
+
+
+def frame_count(samples: int) -> int:
+    """Frames of a recording. Frame i is there as soon as sample 160 i + 160 is, one more than it looks at."""
+    return max(0, (samples - 1) // HOP)
+
+
+def token_count(samples: int) -> int:
+    """Soft tokens of a recording: one for every four frames, and one for a rest of frames."""
+    return -(-frame_count(samples) // 4)
+
+
+def mel_filters(bins: int = 128) -> Array:
+    """Triangles [FFT / 2 + 1, bins] with corners at equal distances in mel; all are 1 high, whatever their width.
+
+    The lowest is so narrow that it lies between two frequencies of the transform: its column is zero.
+    """
+    top = 2595 * math.log10(1 + RATE / 2 / 700)
+    e = 700 * (10 ** (np.linspace(0, top, bins + 2) / 2595) - 1)  # corners in Hz
+    f = np.arange(FFT // 2 + 1)[:, None] * (RATE / FFT)
+    return np.maximum(0, np.minimum((f - e[:-2]) / (e[1:-1] - e[:-2]), (e[2:] - f) / (e[2:] - e[1:-1])))
+
+
+def log_mel(samples: ArrayLike, bins: int = 128) -> Array:
+    """Features, float64 [F, bins], of mono samples [N] in -1 .. 1 at 16 kHz; frame i is the 20 ms that end at 10 (i + 1) ms.
+
+    Raises ValueError if samples are not a vector.
+    """
+    return _features(np.concatenate([np.zeros(HOP), _vector(samples)]), bins)
+
+
+def _features(sound: Array, bins: int) -> Array:
+    """As `log_mel`, but the first 160 samples are the past: zeros, or the end of what earlier frames have used."""
+    count = frame_count(len(sound) - HOP)
+    if not count:
+        return np.zeros((0, bins))
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    frames = sliding_window_view(sound, WINDOW)[::HOP][:count]
+    magnitude = np.abs(np.fft.rfft(frames * window, FFT))
+    return np.log(magnitude @ mel_filters(bins) + 0.001)
+
+
+def _vector(samples: ArrayLike) -> Array:
+    samples = np.asarray(samples, np.float64)
+    if samples.ndim != 1:
+        raise ValueError(f"samples of shape {samples.shape}, not a vector")
+    return samples
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def rms(x: Array, weight: Array | None = None) -> Array:
+    """x / sqrt(mean(x^2) + eps) over the last axis, times weight."""
+    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS)
+    return y if weight is None else y * weight
+
+
+def layer_norm(x: Array, weight: Array) -> Array:
+    """(x - mean) / sqrt(variance + eps) over the last axis, times weight."""
+    return rms(x - x.mean(-1, keepdims=True), weight)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), written so that nothing overflows."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+def silu(x: Array) -> Array:
+    """x sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def convolve(x: Array, w: Array) -> Array:
+    """3 x 3 with stride 2: x [2 T + 1, K, C] -> [T, ceil(K / 2), C'], w [C', C, 3, 3] over (time, frequency).
+
+    One zero on either side in frequency; in time x brings its neighbours along.
+    """
+    t, k = len(x) // 2, (x.shape[1] + 1) // 2
+    x = np.pad(x, ((0, 0), (1, 1), (0, 0)))
+    y = np.zeros((t, k, len(w)), x.dtype)
+    for a in range(3):
+        for b in range(3):
+            y += x[a : a + 2 * t - 1 : 2, b : b + 2 * k - 1 : 2] @ w[:, :, a, b].T
+    return y
+
+
+def after_past(x: Array, state: State, stage: str, count: int, start: int = 0) -> Array:
+    """The last `count` rows that this stage saw earlier, then x; the state moves on. Before all sound: `start` zeros."""
+    past = state.get(stage)
+    if past is None:
+        past = np.zeros((start, *x.shape[1:]), x.dtype)
+    x = np.concatenate([past, x])
+    state[stage] = x[max(0, len(x) - count) :]
+    return x
+
+
+# ---- encoder -------------------------------------------------------------------------------------------------------
+
+
+class AudioEncoder:
+    """The audio encoder of one mmproj file.
+
+    source: a path, or an open `Gguf`. dtype: float64 (default) or float32, in which everything after the mel frames is
+    computed. left_context: tokens that a token attends to, itself included.
+    Raises OSError or GgufError (a ValueError) as the file is opened, or when a needed tensor is missing.
+    """
+
+    def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64, left_context: int = 12) -> None:
+        self.file = source if isinstance(source, Gguf) else Gguf(source)
+        get = self.file.metadata.get
+        if not get("clip.has_audio_encoder") or get("clip.audio.projector_type") != "gemma4a":
+            raise GgufError("the file holds no audio encoder of type gemma4a")
+        if left_context < 1:
+            raise ValueError(f"left_context={left_context}: a token sees at least itself")
+        self.layers: int = self._number("block_count")
+        self.heads: int = self._number("attention.head_count")
+        self.width: int = self._number("embedding_length")
+        self.bins: int = self._number("num_mel_bins")
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.left_context = left_context
+        self._kept: dict[str, Array] = {}
+        self._relative = [self._relative_keys(f"a.blk.{n}.") for n in range(self.layers)]
+
+    def encode(self, samples: ArrayLike) -> Array:
+        """Soft tokens [n, d] of a recording [N]. Nothing is cut, although the decoder knows no more than 750 tokens (30 s).
+
+        Raises ValueError if samples are not a vector.
+        """
+        return self._embed(self.tower(samples))
+
+    def tower(self, samples: ArrayLike) -> Array:
+        """The conformer's output [n, width of a.pre_encode.out], before the decoder's width is reached."""
+        return self._tower(log_mel(samples, self.bins), {})
+
+    def stream(self) -> AudioStream:
+        """Encode sound as it arrives."""
+        return AudioStream(self)
+
+    def _number(self, key: str) -> Any:
+        value = self.file.metadata.get("clip.audio." + key)
+        if value is None:
+            raise GgufError(f"no metadata clip.audio.{key}")
+        return value
+
+    def _w(self, name: str) -> Array:
+        if name not in self._kept:
+            self._kept[name] = self.file[name].array().astype(self.dtype)
+        return self._kept[name]
+
+    def _linear(self, name: str, x: Array) -> Array:
+        """clamp( W clamp(x) ), with the bounds that the file has for this matrix. Source: specification, clipped linear."""
+
+        def clamp(x: Array, side: str) -> Array:
+            low, high = (f"{name}.{side}_{end}" for end in ("min", "max"))
+            x = np.maximum(x, self._w(low)) if low in self.file else x
+            return np.minimum(x, self._w(high)) if high in self.file else x
+
+        return clamp(clamp(x, "input") @ self._w(name + ".weight").T, "output")
+
+    def _rms(self, name: str, x: Array) -> Array:
+        return rms(x, self._w(name + ".weight"))
+
+    def _tower(self, mel: Array, state: State) -> Array:
+        """The next frames [F, bins] -> their tokens [n, width]. F is a multiple of 4 unless the sound ends here."""
+        if not len(mel):
+            return np.zeros((0, *self.file["a.pre_encode.out.bias"].shape), self.dtype)
+        x = self._subsample(mel.astype(self.dtype), state)
+        for n in range(self.layers):
+            x = self._layer(n, x, state)
+        return self._linear("a.pre_encode.out", x) + self._w("a.pre_encode.out.bias")
+
+    def _embed(self, y: Array) -> Array:
+        return self._linear("mm.a.input_projection", rms(y))
+
+    def _subsample(self, mel: Array, state: State) -> Array:
+        """Frames [F, bins] -> [ceil(F / 4), w]. Source: Gemma 4 specification, subsampling.
+
+        Output s of a convolution looks at rows 2 s - 1, 2 s, 2 s + 1: the first is the state. Beyond the end it sees a
+        row of zeros, of the second convolution's input as of the first's.
+        """
+        x = mel[:, :, None]
+        for n in range(2):
+            x = after_past(x, state, f"conv.{n}", 1, start=1)
+            if len(x) % 2 == 0:
+                x = np.concatenate([x, np.zeros_like(x[:1])])
+            x = convolve(x, self._w(f"a.conv1d.{n}.weight"))
+            x = np.maximum(0, layer_norm(x, self._w(f"a.conv1d.{n}.norm.weight")))
+        return self._linear("a.input_projection", x.reshape(len(x), -1))
+
+    def _layer(self, n: int, x: Array, state: State) -> Array:
+        """Conformer layer n: x [n, w] -> [n, w]. Source: Gemma 4 specification, conformer layer."""
+        b = f"a.blk.{n}."
+        x = self._ffw(b, "", x)
+        o = self._attention(n, self._rms(b + "attn_pre_norm", x), state)
+        x = x + self._rms(b + "attn_post_norm", self._linear(b + "attn_out", o))
+        x = x + self._convolution(n, self._rms(b + "conv_norm", x), state)
+        x = self._ffw(b, "_1", x)
+        return self._rms(b + "ln2", x)
+
+    def _ffw(self, b: str, which: str, x: Array) -> Array:
+        h = silu(self._linear(b + "ffn_up" + which, self._rms(b + "ffn_norm" + which, x)))
+        return x + 0.5 * self._rms(b + "ffn_post_norm" + which, self._linear(b + "ffn_down" + which, h))
+
+    def _attention(self, n: int, h: Array, state: State) -> Array:
+        """h [n, w] -> heads side by side [n, w]; a token sees itself and the left_context - 1 tokens before it.
+
+        z[t, back] = q_t . (k_{t - back} + R_back), capped smoothly; p = softmax(z); o_t = sum p[t, back] v_{t - back}.
+        """
+        b, past = f"a.blk.{n}.", self.left_context - 1
+        size = self.width // self.heads
+        q, k, v = (self._linear(b + name, h).reshape(-1, self.heads, size) for name in ("attn_q", "attn_k", "attn_v"))
+        q = q * (size**-0.5 / math.log(2)) * self._w(b + "per_dim_scale.weight")
+        k = after_past(k * (math.log(1 + math.e) / math.log(2)), state, f"key.{n}", past)
+        v = after_past(v, state, f"value.{n}", past)
+        at = np.arange(len(k) - len(q), len(k))[:, None] - np.arange(self.left_context)  # [n, L]: index of the key
+        visible, at = (at >= 0)[:, None, :], np.maximum(at, 0)
+        z = np.einsum("thd,tlhd->thl", q, k[at] + self._relative[n])
+        z = np.where(visible, LOGIT_CAP * np.tanh(z / LOGIT_CAP), -np.inf)
+        return np.einsum("thl,tlhd->thd", softmax(z), v[at]).reshape(len(q), -1)
+
+    def _relative_keys(self, b: str) -> Array:
+        """R [L, H, D]: what a distance of 0 .. L - 1 tokens adds to a key. Half of a distance's code is sines."""
+        half = self.width // 2
+        phi = np.arange(self.left_context)[:, None] * 10000.0 ** (-np.arange(half) / max(half - 1, 1))
+        code = np.concatenate([np.sin(phi), np.cos(phi)], axis=1).astype(self.dtype)
+        return self._linear(b + "attn_k_rel", code).reshape(self.left_context, self.heads, -1)
+
+    def _convolution(self, n: int, h: Array, state: State) -> Array:
+        """The light convolution, h [n, w] -> [n, w]: a gate, then every channel over the last few tokens, oldest first.
+
+        The names `conv_norm` (before this function) and `norm_conv` (within it) are two different norms.
+        """
+        b = f"a.blk.{n}."
+        a, gate = np.split(self._linear(b + "conv_pw1", h), 2, axis=1)
+        w = self._w(b + "conv_dw.weight")  # [w, taps]
+        taps = w.shape[1]
+        g = after_past(a * sigmoid(gate), state, f"gated.{n}", taps - 1, start=taps - 1)
+        z = np.einsum("tci,ci->tc", sliding_window_view(g, taps, axis=0), w)
+        return self._linear(b + "conv_pw2", silu(self._rms(b + "norm_conv", z)))
+
+
+class AudioStream:
+    """Sound in pieces of any size; the same tokens as `AudioEncoder.encode` gives for the whole.
+
+    Between two pieces it holds at most 800 samples (the 160 that the next frame looks back at, and those of a token that
+    is not complete), and `state`: the last row that went into either convolution, and in every layer the last
+    left_context - 1 keys and values and the last taps - 1 rows into the depthwise convolution.
+    """
+
+    def __init__(self, encoder: AudioEncoder) -> None:
+        self.encoder = encoder
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next piece begins a recording."""
+        self.samples, self.state = np.zeros(HOP), State()
+
+    def push(self, samples: ArrayLike) -> Array:
+        """The tokens [n, d] that these samples [N] complete. Token t is complete when sample 640 t + 640 is there."""
+        self.samples = np.concatenate([self.samples, _vector(samples)])
+        mel = self._mel()
+        mel = mel[: len(mel) // 4 * 4]
+        self.samples = self.samples[len(mel) * HOP :]
+        return self._encode(mel)
+
+    def finish(self) -> Array:
+        """The token [0 or 1, d] of up to three last frames; samples too few for a frame are dropped. Then as `reset`."""
+        last = self._encode(self._mel())
+        self.reset()
+        return last
+
+    def _mel(self) -> Array:
+        return _features(self.samples, self.encoder.bins)
+
+    def _encode(self, mel: Array) -> Array:
+        return self.encoder._embed(self.encoder._tower(mel, self.state))
