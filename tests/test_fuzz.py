@@ -30,7 +30,7 @@ def make(target: str, folder: Path, **variables: object) -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize("target", ["gguf", "tokenizer"])
+@pytest.mark.parametrize("target", ["gguf", "tokenizer", "encoders"])
 def test_fuzz(target, tmp_path):
     if os.name != "posix" or not shutil.which("make"):
         pytest.skip("needs make on a POSIX system")

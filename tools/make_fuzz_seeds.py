@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import gguf_writer as gg  # noqa: E402
 from gguf_writer import Writer  # noqa: E402
+from tiny_audio import AudioShape, audio_writer  # noqa: E402
 
 
 def every_type() -> Writer:
@@ -71,9 +73,23 @@ def tokenizer_seeds() -> dict[str, bytes]:
     return seeds
 
 
+def encoder_seeds() -> dict[str, bytes]:
+    """Audio encoders as small as they can be, with the width that the fuzzer asks for."""
+    small = AudioShape(hidden=8, layers=1, width=4, heads=2, ffn=4, output=4, features=4, channels=(2, 1))
+    seeds = {
+        "audio": audio_writer(small),
+        "unbounded": audio_writer(replace(small, clip=0, layers=2)),
+        "other-width": audio_writer(replace(small, hidden=4, clip=0)),
+        "half": audio_writer(replace(small, type="F16", clip=0)),
+        "vision": Writer().entry("general.architecture", "clip").entry("clip.has_vision_encoder", True),
+        "text": Writer().entry("general.architecture", "gemma4"),
+    }
+    return {name: writer.build() for name, writer in seeds.items()}
+
+
 def main() -> None:
-    """Writes both sets."""
-    for target, seeds in [("gguf", gguf_seeds()), ("tokenizer", tokenizer_seeds())]:
+    """Writes all sets."""
+    for target, seeds in [("gguf", gguf_seeds()), ("tokenizer", tokenizer_seeds()), ("encoders", encoder_seeds())]:
         folder = ROOT / "tests" / "fuzz" / "seeds" / target
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():

@@ -41,6 +41,8 @@ enum { EG_TOKEN_SAMPLES = EG_AUDIO_FRAMES * EG_MEL_HOP };   /* 640: 40 ms */
 typedef struct eg_session_audio {
     eg_audio_stream *stream;   /* opened with the first audio, kept until the session is closed */
     bool open, markers;
+    int recording;             /* it counts in model->recordings: while open, and for so many draws after the end, since giving
+                                  the encoder's pages back would delay the first one by 10 ms */
     int64_t start;             /* position before the begin marker */
     float *samples;            /* [EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES] */
     int64_t n_samples;
@@ -111,6 +113,8 @@ eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error
 void eg_session_audio_free(eg_session *session);
 /* Ends audio that is being fed, if any, without what has gathered and without marker. */
 void eg_session_audio_abandon(eg_session *session);
+/* A token is about to be drawn. */
+void eg_session_audio_draw(eg_session *session);
 size_t eg_session_audio_bytes(const eg_session *session);
 /* EG_ERROR_STATE while audio is being fed: nothing else may be then. */
 eg_status eg_session_audio_check_closed(const eg_session *session, eg_error *err);

@@ -354,6 +354,7 @@ eg_status eg_session_next(eg_session *s, const eg_sampling *sampling, eg_token *
     if (status) return status;
     double start = eg_clock();
     eg_session_begin(s);
+    eg_session_audio_draw(s);
     status = finish(s, err);
     if (status) return eg_session_end(s, status);
 

@@ -31,15 +31,28 @@ static eg_status allocate(eg_session *s, eg_error *err)
     return EG_OK;
 }
 
+/* Counts this session's recording, for `draws` tokens after its end; 0: no longer. */
+static void count_recording(eg_session *s, int draws)
+{
+    if (draws && !s->audio.recording) eg_audio_enter(s->model);
+    if (!draws && s->audio.recording) eg_audio_leave(s->model);
+    s->audio.recording = draws;
+}
+
+void eg_session_audio_draw(eg_session *s)
+{
+    if (s->audio.recording) count_recording(s, s->audio.recording - 1);
+}
+
 void eg_session_audio_abandon(eg_session *s)
 {
-    if (s->audio.open) eg_audio_leave(s->model);
+    if (s->audio.open) count_recording(s, 0);
     s->audio.open = false;
 }
 
 void eg_session_audio_free(eg_session *s)
 {
-    eg_session_audio_abandon(s);
+    count_recording(s, 0);
     eg_audio_stream_free(s->audio.stream);
     free(s->audio.memory);
     s->audio = (eg_session_audio){0};
@@ -60,7 +73,7 @@ eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error
     if (!status) status = eg_audio_stream_copy(a->stream, &to->audio.stream, err);
     if (status) return status;
     to->audio.stream->encoder.cancel = &to->cancel;
-    eg_audio_enter(to->model);
+    count_recording(to, 2);
     to->audio.open = true;
     to->audio.markers = a->markers;
     to->audio.start = a->start;
@@ -112,7 +125,7 @@ eg_status eg_session_audio_begin(eg_session *s, const eg_audio_params *params, e
     if (markers) status = append_marker(s, "<|audio>", err);
     if (!status) status = eg_session_settle(s, err);   /* now, while nobody waits */
     if (!status) {
-        eg_audio_enter(s->model);
+        count_recording(s, 2);
         a->open = true;
         a->markers = markers;
         a->start = old_length;
@@ -181,7 +194,8 @@ eg_status eg_session_audio_end(eg_session *s, eg_error *err)
     eg_session_begin(s);
     eg_status status = process(s, true, err);
     bool empty = !status && s->length == a->start + a->markers;
-    eg_session_audio_abandon(s);
+    a->open = false;
+    if (status) count_recording(s, 0);
     if (!status && !empty && a->markers) status = append_marker(s, "<audio|>", err);   /* evaluated with what follows */
     eg_session_end_feed(s, old_length, status);
     if (!empty) return status;
