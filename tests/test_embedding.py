@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edge_gemma
@@ -98,6 +99,29 @@ def test_example_chats(installed, dense_model, tmp_path):
     assert done.returncode == 0 or "context" in done.stderr
     done = subprocess.run([program, "absent.gguf"], input="", capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 1 and "absent.gguf" in done.stderr
+
+
+def test_example_transcribes(installed, tmp_path):
+    program, data = tmp_path / "transcribe", ROOT / "tests" / "data"
+    flags = ["-std=c11", *STRICT, f"-I{installed / 'include'}"]
+    library = installed / "lib" / "libedge_gemma.a"
+    run(tool("cc"), *flags, ROOT / "examples" / "transcribe.c", library, "-lm", "-pthread", "-o", program)
+    sound = np.load(data / "audio-reference.npz")["audio_c_samples"]
+    pcm = (np.clip(sound, -1, 0.9999) * 32768).astype("<i2")
+    files = [data / "e2b-Q4_0.gguf", data / "audio-e2b.gguf"]
+    done = subprocess.run([program, *files], input=pcm.tobytes(), capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with edge_gemma.Model.load(files[0], mmproj=files[1]) as model, model.session(context=1024) as session:
+        prompt = re.search(r'PROMPT "(.*)"', (ROOT / "examples" / "transcribe.c").read_text())[1].replace("\\n", "\n")
+        session.feed_text(prompt)
+        session.feed_audio(pcm.astype(np.float32) / 32768)
+        session.feed_text("<turn|>\n<|turn>model\n")
+        text = "".join(session.generate(256, temperature=0))
+    assert len(text) > 10
+    assert done.stdout.decode("utf-8", "replace").rstrip("\n") == text.rstrip("\n")
+    done = subprocess.run([program, *files], input=b"", capture_output=True, timeout=120)
+    assert done.returncode == 1
+    assert b"161 samples" in done.stderr
 
 
 def test_python_example_chats(dense_model):

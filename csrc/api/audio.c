@@ -82,7 +82,7 @@ eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stre
 eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, eg_audio_stream **out, eg_error *err)
 {
     if (!model || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model or out is NULL.");
-    int32_t context;
+    int32_t context = 0;
     eg_status status = eg_audio_check_params(model, params, &context, err);
     if (!status) status = eg_audio_stream_create(model, context, out, err);
     if (!status) eg_audio_enter(model);

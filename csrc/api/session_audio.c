@@ -112,7 +112,7 @@ eg_status eg_session_audio_begin(eg_session *s, const eg_audio_params *params, e
 {
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
     eg_session_audio *a = &s->audio;
-    int32_t context;
+    int32_t context = 0;
     bool markers = !params || !params->no_markers;
     eg_status status = eg_audio_check_params(s->model, params, &context, err);
     if (!status) status = eg_session_audio_check_closed(s, err);
@@ -208,7 +208,7 @@ bool eg_session_audio_is_open(const eg_session *s) { return s && s->audio.open; 
 eg_status eg_session_feed_audio(eg_session *s, const float *samples, size_t n, const eg_audio_params *params, eg_error *err)
 {
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
-    int32_t context;
+    int32_t context = 0;
     eg_status status = eg_audio_check_params(s->model, params, &context, err);
     if (!status) status = eg_audio_check_samples(samples, n, err);
     if (!status && n <= EG_MEL_HOP)
