@@ -30,6 +30,9 @@ isa: str = _ffi.string(_lib.eg_isa()).decode()
 
 # What is needed for sound alone is imported when it is first used.
 _LATER = {
+    "listen": "live",
+    "Listener": "live",
+    "LiveEvent": "live",
     "open_source": "sound",
     "transcribe": "speech",
     "transcribe_segments": "speech",
@@ -57,6 +60,8 @@ __all__ = [
     "Chat",
     "EdgeGemmaError",
     "GGUFFile",
+    "Listener",
+    "LiveEvent",
     "Model",
     "ModelConfig",
     "ReplyParser",
@@ -71,6 +76,7 @@ __all__ = [
     "audio_tokens",
     "isa",
     "kernels",
+    "listen",
     "open_source",
     "parse_reply",
     "render_chat",

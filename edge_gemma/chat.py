@@ -20,6 +20,7 @@ import numpy as np
 
 from .calls import ToolCall, plain_data
 from .errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from .model_files import no_encoder
 from .prompt import Media, Prompt, Unit
 from .reply import Event, Reply, ReplyParser
 from .tools import Tool, Toolbox
@@ -104,6 +105,7 @@ class Chat:
         self.max_rounds = max_rounds
         self.sampling = sampling
         self._system = system
+        self._model = model
         self._prompt = Prompt(
             model.tokenizer,
             model.tokenizer.chat_template if template is None else template,
@@ -151,9 +153,10 @@ class Chat:
                 answer runs in another thread. With "context" the user's message
                 and what was said of the answer are in the history: shorten it, or `reset()`, and go on.
         """
-        for name, value, feed in (("audio", audio, "feed_audio"), ("images", images, "feed_image")):
-            if value is not None and not hasattr(self.session, feed):
-                raise EdgeGemmaValueError(f"{name}: this version runs text only, not yet audio and images.", "unsupported")
+        if audio is not None and not getattr(self._model, "has_audio", True):
+            raise no_encoder(self._model, "audio")
+        if images is not None and not hasattr(self.session, "feed_image"):
+            raise EdgeGemmaValueError("images: this version hears, but does not see yet.", "unsupported")
         message = _user_message(text, audio, images)
         self._close_open_answer()
         self._cancelled = False

@@ -56,21 +56,33 @@ def run(k):
     return k / (first - start), first - start, tokens / (time.perf_counter() - first)
 """
 
-REPORT = """
+PEAK = 'next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024'
+
+REPORT = f"""
 run(16)  # first touch of the pages
 prefill, first, decode = run(n)
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps(dict(load_s=load, prefill_tok_s=prefill, first_token_s=first, decode_tok_s=decode, peak_mb=peak / 1024)))
+print(json.dumps(dict(load_s=load, prefill_tok_s=prefill, first_token_s=first, decode_tok_s=decode, peak_mb={PEAK})))
 """
 
 
-def measure(code: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """One run in a process of its own."""
-    values = [arguments.model, arguments.prompt_tokens, arguments.tokens, arguments.threads]
-    result = subprocess.run(
-        [sys.executable, "-c", code + REPORT, *map(str, values)], capture_output=True, text=True, check=True
-    )
+def measure(code: str, values: list[object], python: str = sys.executable) -> dict[str, float]:
+    """One run in a process of its own: the JSON on its last line."""
+    result = subprocess.run([python, "-c", code, *map(str, values)], capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(result.stderr[-4000:])
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def table(runs: dict[str, list[dict[str, float]]], keys: list[str]) -> str:
+    """Markdown: a row for each program, median (range) of each key; a dash where it was not measured."""
+    lines = ["| | " + " | ".join(keys) + " |", "|---" + "|---" * len(keys) + "|"]
+    for name, rows in runs.items():
+        cells = []
+        for key in keys:
+            values = sorted(row[key] for row in rows if key in row)
+            cells.append(f"{statistics.median(values):.3g} ({values[0]:.3g} to {values[-1]:.3g})" if values else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -82,19 +94,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    values = [arguments.model, arguments.prompt_tokens, arguments.tokens, arguments.threads]
     runs: dict[str, list[dict[str, float]]] = {"edge_gemma": [], "llama.cpp": []}
     for _ in range(arguments.rounds):
         for name, code in (("edge_gemma", OURS), ("llama.cpp", PEER)):
-            runs[name].append(measure(code, arguments))
+            runs[name].append(measure(code + REPORT, values))
             print(name, runs[name][-1], file=sys.stderr)
-    keys = list(runs["edge_gemma"][0])
-    print("| | " + " | ".join(keys) + " |\n|---" + "|---" * len(keys) + "|")
-    for name, rows in runs.items():
-        cells = []
-        for key in keys:
-            values = sorted(row[key] for row in rows)
-            cells.append(f"{statistics.median(values):.3g} ({values[0]:.3g} to {values[-1]:.3g})")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    print(table(runs, list(runs["edge_gemma"][0])))
 
 
 if __name__ == "__main__":

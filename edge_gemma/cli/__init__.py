@@ -16,7 +16,7 @@ import sys
 
 from .common import UsageError, error_text
 
-VERBS = ("run", "chat", "info", "bench")
+VERBS = ("run", "chat", "transcribe", "translate", "listen", "info", "bench")
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -24,11 +24,14 @@ EPILOG = f"""\
 examples:
   edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
   edge-gemma chat -m gemma-4-E2B-it-Q4_0.gguf
+  edge-gemma transcribe -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf talk.wav
+  edge-gemma translate -m gemma-4-E2B-it-Q4_0.gguf --to German "Where is the station?"
+  edge-gemma listen -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf --partials
   edge-gemma info gemma-4-E2B-it-Q4_0.gguf
   edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf --json
 
-`edge-gemma VERB --help` explains a verb. EDGE_GEMMA_MODEL names the model file when --model does not;
-{DEBUG_VARIABLE}=1 shows where an error comes from."""
+`edge-gemma VERB --help` explains a verb. EDGE_GEMMA_MODEL and EDGE_GEMMA_MMPROJ name the
+files when --model and --mmproj do not; {DEBUG_VARIABLE}=1 shows where an error comes from."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +68,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version)
+    parser.add_argument("--version", "-V", action=_Version)
     subparsers = parser.add_subparsers(metavar="VERB", required=True, dest="verb")
     for verb in argv[:1] if argv[:1] and argv[0] in VERBS else VERBS:
         module = importlib.import_module(f".{verb}", __name__)

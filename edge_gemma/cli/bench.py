@@ -8,6 +8,8 @@ Each repeat opens the model, feeds a prompt of random tokens and decodes greedil
     decode_tok_s    further tokens / their time
     peak_rss_mb     most memory of the process resident at once, by the kernel's count, in 10^6 bytes
     bytes_per_token weights that decoding one token reads
+
+With --audio come the figures of bench_audio.py.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-from . import inspection
+from . import bench_audio, inspection
 from .common import (
     UsageError,
     add_model_options,
@@ -31,6 +33,7 @@ from .common import (
     format_bytes,
     format_count,
     model_path,
+    open_model,
     print_json,
 )
 
@@ -41,6 +44,7 @@ EXAMPLES = """
 edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf
 edge-gemma bench --prompt-tokens 1024 --tokens 128 --threads 4
 edge-gemma bench --json | jq .decode_tok_s
+edge-gemma bench --audio speech.wav
 """
 
 
@@ -50,6 +54,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--prompt-tokens", "-p", type=count, default=512, metavar="N", help="default: 512")
     parser.add_argument("--tokens", "-n", type=count, default=64, metavar="N", help="tokens to decode (default: 64)")
     parser.add_argument("--repeats", "-r", type=count, default=3, metavar="N", help="the median counts (default: 3)")
+    parser.add_argument("--audio", metavar="FILE", help="also measure hearing, with this recording, at the speed of speech")
     parser.add_argument("--json", action="store_true", help="one JSON object with all values instead of a table")
     add_session_options(parser)
     add_model_options(parser)
@@ -72,15 +77,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     context = args.context or args.prompt_tokens + args.tokens
     if context < args.prompt_tokens + args.tokens:
         raise UsageError(f"--context {context} has no room for {args.prompt_tokens} + {args.tokens} tokens")
-    from .. import Model, __version__, isa
+    from .. import __version__, isa
 
-    values: dict[str, list[float]] = {name: [] for name in MEASURES}
+    samples = bench_audio.load(args.audio) if args.audio else None
+    measures = MEASURES + (bench_audio.MEASURES if args.audio else ())
+    values: dict[str, list[float]] = {name: [] for name in measures}
     about: dict[str, Any] = {}
     for _ in range(args.repeats):
         start = time.perf_counter()
-        with Model.load(path, mmproj=args.mmproj, threads=args.threads) as model:
+        with open_model(args) as model:
             values["load_s"].append(time.perf_counter() - start)
-            for name, value in _measure_session(model, args, context).items():
+            measured = _measure_session(model, args, context)
+            if samples is not None:
+                measured |= bench_audio.measure(model, samples, args.kv)
+            for name, value in measured.items():
                 values[name].append(value)
             about = {
                 "name": model.config.name,
@@ -89,7 +99,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 "threads": model.threads,
             }
     return {
-        **{name: statistics.median(measured) for name, measured in values.items()},
+        **{name: statistics.median(every) for name, every in values.items()},
+        **({} if samples is None else {"audio_s": bench_audio.seconds(samples)}),
         "peak_rss_mb": peak_memory(),
         "bytes_per_token": about.pop("bytes_per_token"),
         "model": {"file": os.path.basename(path), "type": _type(path), **about},
@@ -179,7 +190,7 @@ def _print_report(report: dict[str, Any]) -> None:
     peak = report["peak_rss_mb"]
     print(f"{model['name'] or model['file']} ({model['type']}, {format_count(model['parameters'])} parameters)")
     print(f"{report['isa']}, {model['threads']} threads, median of {report['repeats']}")
-    rows = (
+    rows: tuple[tuple[str, str, str], ...] = (
         ("load", f"{report['load_s'] * 1000:.1f} ms", ""),
         ("prefill", f"{report['prefill_tok_s']:.1f} tok/s", f"{report['prompt_tokens']} tokens"),
         ("first token", f"{report['first_token_s']:.3f} s", "after the prompt began"),
@@ -187,5 +198,7 @@ def _print_report(report: dict[str, Any]) -> None:
         ("read per token", format_bytes(report["bytes_per_token"]), ""),
         ("peak memory", f"{peak:.0f} MB" if peak else "unknown", f"context {report['context']}, kv {report['kv']}"),
     )
+    if "audio_s" in report:
+        rows += bench_audio.rows(report)
     for label, value, note in rows:
         print(f"  {label:<14}  {value:>14}  {note}".rstrip())

@@ -40,6 +40,7 @@ HELP = """\
 /help           this list
 /system [TEXT]  show the instructions, or set them for the answers to come
 /tools [FILE]   list the tools, or take the functions of a Python file as tools; /tools off: none
+/audio FILE [TEXT]  send a recording, after the text if there is one
 /reset          begin a new conversation
 /save FILE      write the conversation to a file
 /load FILE      go on with a saved conversation
@@ -157,6 +158,7 @@ class Conversation:
             "help": self._help,
             "system": self._system,
             "tools": self._tools,
+            "audio": self._audio,
             "reset": self._reset,
             "save": self._save,
             "load": self._load,
@@ -229,15 +231,15 @@ class Conversation:
 
     # ---- turns ------------------------------------------------------------------------------------------------
 
-    def _turn(self, text: str) -> None:
-        """Sends the text and shows what comes back; Ctrl-C stops the answer."""
+    def _turn(self, text: str | None, audio: Any = None) -> None:
+        """Sends the text and the sound and shows what comes back; Ctrl-C stops the answer."""
         from ..errors import EdgeGemmaError
 
         before = dict(self.chat.session.stats)
         try:
             with Interrupt(self.chat.cancel) as interrupt:
                 try:
-                    for event in self.chat.send(text):
+                    for event in self.chat.send(text, audio=audio):
                         self._show(event)
                         if interrupt.hit:
                             break
@@ -305,6 +307,16 @@ class Conversation:
             self.screen.line(f"{tool.__name__}  {summary}".rstrip())
         if not self.tools:
             self.screen.line("(no tools)")
+
+    def _audio(self, text: str) -> None:
+        from ..sound import load_audio
+
+        words = text.split(" ")
+        # A name may have spaces: the longest beginning that is a file is meant.
+        ends = (end for end in range(len(words), 1, -1) if Path(" ".join(words[:end])).expanduser().is_file())
+        end = next(ends, 1)
+        path = self._path(" ".join(words[:end]), "/audio FILE [TEXT]")
+        self._turn(" ".join(words[end:]).strip() or None, audio=[load_audio(path)])
 
     def _save(self, text: str) -> None:
         path = self._path(text, "/save FILE")

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from ..model_files import MMPROJ_VARIABLE, MODEL_VARIABLE, model_files
 
 if TYPE_CHECKING:
     from .. import Model
 
-MODEL_VARIABLE = "EDGE_GEMMA_MODEL"
 DEFAULT_CONTEXT = 4096
-
-NO_MODEL = f"""no model file given.
-Gemma 4 runs from a GGUF file: download one, for example from the Gemma 4 GGUF repositories on Hugging Face
-(https://huggingface.co/models?search=gemma-4+gguf), then name it with --model FILE or in the environment
-variable {MODEL_VARIABLE}."""
 
 
 class UsageError(Exception):
@@ -83,6 +78,11 @@ def penalty(text: str) -> float:
     return _number(0.01, 100.0, text)
 
 
+def seconds(text: str) -> float:
+    """The length of a longest segment, which the model must be able to hear at once."""
+    return _number(2.0, 30.0, text)
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
@@ -104,25 +104,32 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", "-m", metavar="FILE", help=f"GGUF file of the model (or environment {MODEL_VARIABLE})"
     )
-    group.add_argument("--mmproj", metavar="FILE", help="GGUF file of the audio and image encoders")
+    group.add_argument(
+        "--mmproj", metavar="FILE", help=f"GGUF file of its audio and image encoders (or environment {MMPROJ_VARIABLE})"
+    )
     group.add_argument("--threads", "-t", type=count, metavar="N", help="worker threads (default: the fast cores)")
 
 
-def add_session_options(parser: argparse.ArgumentParser) -> None:
-    """--context, --kv."""
+def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFAULT_CONTEXT)) -> None:
+    """--context, --kv; `default` explains no --context."""
     group = parser.add_argument_group("session")
     group.add_argument(
         "--context",
         "-c",
         type=count,
         metavar="N",
-        help=f"tokens that fit, prompt and answers together; 8K means 8192 (default: {DEFAULT_CONTEXT})",
+        help=f"tokens that fit, prompt and answers together; 8K means 8192 (default: {default})",
     )
     group.add_argument("--kv", choices=("f16", "f32", "q8"), default="f16", help="type of the KV cache (default: f16)")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int | None) -> None:
-    """Options of the sampler and the end of an answer."""
+def add_sampling_options(
+    parser: argparse.ArgumentParser,
+    max_tokens: int | None,
+    temperature: float = 1.0,
+    unlimited: str = "as long as there is room",
+) -> None:
+    """Options of the sampler and the end of an answer, with their defaults; `unlimited` explains no `max_tokens`."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--max-tokens",
@@ -130,9 +137,15 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int | None
         type=count,
         default=max_tokens,
         metavar="N",
-        help=f"longest answer (default: {max_tokens or 'as long as there is room'})",
+        help=f"longest answer (default: {max_tokens or unlimited})",
     )
-    group.add_argument("--temperature", type=amount, default=1.0, metavar="X", help="0 is greedy (default: 1.0)")
+    group.add_argument(
+        "--temperature",
+        type=amount,
+        default=temperature,
+        metavar="X",
+        help=f"0 is greedy (default: {temperature})",
+    )
     group.add_argument(
         "--top-k", type=whole, default=64, metavar="N", help="keep the N likeliest (default: 64; 0 is off)"
     )
@@ -174,18 +187,23 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
 
 def model_path(args: argparse.Namespace) -> str:
     """The model file of --model or the environment. UsageError tells how to get one when there is none."""
-    path = args.model or os.environ.get(MODEL_VARIABLE)
-    if not path:
-        raise UsageError(NO_MODEL)
-    return path
+    return _files(args)[0]
 
 
 def open_model(args: argparse.Namespace) -> Model:
     """Opens the model that the common options name."""
-    path = model_path(args)
+    path, mmproj = _files(args)
     from .. import Model
 
-    return Model.load(path, mmproj=args.mmproj, threads=args.threads)
+    return Model.load(path, mmproj=mmproj, threads=args.threads)
+
+
+def _files(args: argparse.Namespace) -> tuple[str, str | None]:
+    try:
+        path, mmproj = model_files(args.model, args.mmproj)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return str(path), None if mmproj is None else str(mmproj)
 
 
 def context_length(args: argparse.Namespace, model: Model) -> int:

@@ -33,6 +33,8 @@ EXAMPLES = """
 edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
 edge-gemma run "Summarize this text:" --file notes.txt
 git diff | edge-gemma run "Write a commit message for this diff:" --file -
+edge-gemma run --audio question.wav
+edge-gemma run --audio meeting.flac "Who speaks, and about what?"
 edge-gemma run --thinking --temperature 0 "What is 17 * 23?"
 edge-gemma run --raw --max-tokens 40 "Once upon a time"
 edge-gemma run --json "Name three colours." | jq -r .text
@@ -46,6 +48,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "prompt", nargs="?", help="the prompt; - or none reads standard input; with --file it comes before the file"
     )
     parser.add_argument("--file", "-f", metavar="FILE", help="take (the rest of) the prompt from a file; - is stdin")
+    parser.add_argument(
+        "--audio", action="append", metavar="FILE", help="a recording for the model to hear, after the prompt, which may"
+        " then be missing; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
     parser.add_argument(
         "--raw", action="store_true", help="feed the text as it is, markers included, without a chat turn"
@@ -62,8 +68,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Answers the prompt."""
-    if args.raw and (args.system is not None or args.thinking):
-        raise UsageError("--raw feeds the text as it is: --system and --thinking do not go with it")
+    if args.raw and (args.system is not None or args.thinking or args.audio):
+        raise UsageError("--raw feeds the text as it is: --system, --thinking and --audio do not go with it")
     prompt = _prompt(args)
     with open_model(args) as model:
         answer = _raw(model, args, prompt) if args.raw else _turn(model, args, prompt)
@@ -75,9 +81,11 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if answer["stop"] == "interrupted" else 0
 
 
-def _prompt(args: argparse.Namespace) -> str:
-    """The text to answer, from the argument, the file and standard input."""
+def _prompt(args: argparse.Namespace) -> str | None:
+    """The text to answer, from the argument, the file and standard input; None when there is only sound."""
     parts = []
+    if args.audio and args.prompt is None and args.file is None:
+        return None
     if args.prompt not in (None, "-"):
         parts.append(args.prompt)
     elif args.prompt == "-" or args.file is None:
@@ -147,11 +155,13 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
         return output.result(session, interrupt.hit)
 
 
-def _turn(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
-    """Answers the text as a user's turn."""
+def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str, Any]:
+    """Answers the text and the sound as a user's turn."""
     from ..errors import EdgeGemmaError
+    from ..sound import load_audio
 
     output = _Output(args)
+    audio = [load_audio(file) for file in args.audio or ()] or None
     chat = model.chat(
         system=args.system,
         thinking=args.thinking,
@@ -161,7 +171,7 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
     )
     with Interrupt(chat.cancel) as interrupt:
         try:
-            for event in _until(interrupt, chat.send(prompt)):
+            for event in _until(interrupt, chat.send(prompt, audio=audio)):
                 if event.kind == "text":
                     output.add_text(event.text)
                 elif event.kind == "thinking":

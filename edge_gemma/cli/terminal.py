@@ -1,13 +1,15 @@
 """Writing to a terminal and being interrupted at one.
 
-`Screen` writes text as it comes, styled where the stream is a terminal. `Interrupt` makes Ctrl-C stop the work at hand
-instead of the program. Neither knows anything of models.
+`Screen` writes text as it comes, styled where the stream is a terminal. `Bar` shows how far a recording is done,
+`Passing` text that is not final. `Interrupt` makes Ctrl-C stop the work at hand instead of the program. None of them knows
+anything of models.
 """
 
 from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -61,6 +63,89 @@ class Screen:
             else:
                 self._console = Console(file=self.stream, highlight=False)
         return bool(self._console)
+
+
+class Bar:
+    """A progress bar over the seconds of a recording, on standard error: if that is a terminal and `rich` is installed.
+
+    What goes to standard output at the same terminal while the bar is shown appears above it.
+    """
+
+    def __init__(self, name: str, start: float, duration: float | None) -> None:
+        self._name, self._start, self._duration = name, start, duration
+        self._progress: Any = None
+
+    def __enter__(self) -> Bar:
+        if self._duration and sys.stderr.isatty():
+            try:
+                from rich import progress
+                from rich.console import Console
+            except ImportError:
+                return self
+            self._progress = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.TaskProgressColumn(),
+                progress.TextColumn("{task.fields[clock]}"),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._task = self._progress.add_task(self._name, total=self._duration, clock="")
+            self.update(self._start, self._duration)
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def update(self, done: float, duration: float | None) -> None:
+        """Shows that `done` of `duration` seconds are done."""
+        if self._progress:
+            clock = f"{format_clock(done)} of {format_clock(duration or 0)}"
+            self._progress.update(self._task, completed=done, total=duration, clock=clock)
+
+
+class Passing:
+    """Text on standard error that later text replaces, if that is a terminal and `rich` is installed; else line by line."""
+
+    def __init__(self) -> None:
+        self._screen = Screen(sys.stderr)
+        self._live: Any = None
+
+    def show(self, *parts: tuple[str, str]) -> None:
+        """Replaces what is shown by pieces of (text, style)."""
+        live = self._live or (self._screen.is_terminal and self._open())
+        if not live:
+            self._screen.line("".join(text for text, _ in parts))
+            return
+        from rich.text import Text
+
+        live.update(Text.assemble(*((text.translate(_HARMLESS), style) for text, style in parts)), refresh=True)
+
+    def clear(self) -> None:
+        """Removes what is shown, so that other text can be written in its place."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _open(self) -> Any:
+        try:
+            from rich.console import Console
+            from rich.live import Live
+        except ImportError:
+            return None
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True, redirect_stdout=False)
+        self._live.start()
+        return self._live
+
+
+def format_clock(seconds: float) -> str:
+    """Minutes and seconds, hours where there are any: 3:07, 1:02:30."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 @final

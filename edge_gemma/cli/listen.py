@@ -1,0 +1,191 @@
+"""`edge-gemma listen`: writes down what is being said, as soon as it is said.
+
+What is final goes to standard output, a line for each utterance; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from .common import UsageError, add_model_options, add_session_options, add_verb, amount, count, open_model, print_json
+from .terminal import Interrupt, Passing, Screen
+
+INTERRUPTED = 130
+STDIN = "-"
+PAUSE = 0.25  # seconds of silence after which an answer is begun
+
+EXAMPLES = """
+edge-gemma listen -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf
+edge-gemma listen --language de --partials
+edge-gemma listen --language es --translate-to en --once
+edge-gemma listen --list-devices
+edge-gemma listen --device usb --json | jq --unbuffered -r 'select(.event == "final").text'
+edge-gemma listen --input talk.wav --partials 300 --verbose
+arecord -f S16_LE -r 16000 -t raw | edge-gemma listen --input -
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "listen", "write down what is being said", EXAMPLES)
+    parser.add_argument("--language", "-l", metavar="L", help="what is spoken, a name or a code (default: any)")
+    parser.add_argument("--translate-to", metavar="L", help="print a translation into this language")
+    parser.add_argument(
+        "--partials", nargs="?", type=count, const=500, metavar="MS", help="show what is being said before it is final,"
+        " anew after so many milliseconds of speech (500 if not given, more on a slow machine)",
+    )  # fmt: skip
+    parser.add_argument("--once", action="store_true", help="end after the first utterance")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each event, with times and latencies")
+    parser.add_argument("--verbose", "-v", action="store_true", help="print latencies on standard error")
+    group = parser.add_argument_group("sound")
+    group.add_argument("--device", metavar="X", help="microphone: its number or a part of its name (default: the system's)")
+    group.add_argument("--list-devices", action="store_true", help="list the microphones and leave")
+    group.add_argument(
+        "--input", metavar="FILE", help="instead of a microphone, a recording at the speed of speech; - is standard input",
+    )  # fmt: skip
+    group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
+    group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
+    group.add_argument("--encoding", default="s16le", metavar="NAME", help="samples of raw sound (default: s16le)")
+    group.add_argument(
+        "--silence", type=amount, default=0.7, metavar="S", help="seconds of silence that end an utterance (default: 0.7)"
+    )
+    group.add_argument(
+        "--vad", choices=("auto", "silero", "energy"), default="auto", help="what tells speech from silence (default:"
+        " auto, the best one installed)",
+    )  # fmt: skip
+    add_session_options(parser, default="what the longest utterance needs")
+    add_model_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Listens until the sound ends, or Ctrl-C."""
+    if args.input is not None and (args.device is not None or args.list_devices):
+        raise UsageError("--input takes the place of a microphone: --device and --list-devices do not go with it")
+    if args.list_devices:
+        return _list_devices(args)
+    if args.input == STDIN and sys.stdin.isatty():
+        raise UsageError("--input - reads sound from standard input, but that is the terminal: pipe something into it")
+    from .. import Listener
+    from ..errors import Cancelled
+
+    output = _JSONLines() if args.json else _Lines(args)
+    with (
+        open_model(args) as model,
+        Listener(
+            model, args.language, args.translate_to, partials=args.partials and args.partials / 1000,
+            silence=args.silence, pause=min(PAUSE, args.silence), detector=args.vad, context=args.context, kv=args.kv,
+        ) as listener,
+        _source(args) as source,
+        Interrupt(listener.cancel) as interrupt,
+    ):  # fmt: skip
+        print(f"[listening to {source.name}; Ctrl-C ends]", file=sys.stderr)
+        try:
+            for event in listener.listen(source, once=args.once):
+                output.take(event)
+        except Cancelled:
+            if not interrupt.hit:
+                raise
+        finally:
+            output.close()
+        if source.warning:
+            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+    return INTERRUPTED if interrupt.hit else 0
+
+
+def _source(args: argparse.Namespace) -> Any:
+    if args.input is None:
+        from ..microphone import Microphone
+
+        return Microphone(args.device)
+    from ..sound import Paced, open_source
+
+    source = open_source(args.input, rate=args.rate, channels=args.channels, encoding=args.encoding)
+    return source if source.live else Paced(source)
+
+
+def _list_devices(args: argparse.Namespace) -> int:
+    from ..microphone import devices
+
+    found = devices()
+    if args.json:
+        print_json([dataclasses.asdict(device) for device in found])
+        return 0
+    for device in found:
+        channels = f"{device.channels} channel{'s' * (device.channels != 1)}"
+        default = ", default" if device.default else ""
+        print(f"{device.index:3}: {device.name} ({channels}, {device.rate:g} Hz{default})")
+    if not found:
+        print("edge-gemma: there is no microphone", file=sys.stderr)
+    return 0
+
+
+class _Lines:
+    """Finals for people and pipes, and at a terminal what is being said below them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._verbose = args.verbose
+        self._out, self._notes, self._passing = Screen(sys.stdout), Screen(sys.stderr), Passing()
+
+    def take(self, event: Any) -> None:
+        """Prints what the event tells."""
+        if event.kind == "partial":
+            self._passing.show((event.stable, ""), (event.text[len(event.stable) :], "dim"))
+            return
+        self._passing.clear()
+        if event.kind == "overrun":
+            self._notes.line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy")
+        elif event.kind == "final" and event.text:
+            self._print(event.segment)
+            if self._verbose:
+                self._notes.line(f"[{_describe(event.latency)}]", "dim")
+
+    def _print(self, segment: Any) -> None:
+        if segment.translation:
+            self._notes.line(segment.text, "dim")
+        self._out.line(segment.translation or segment.text)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        self._passing.clear()
+
+
+def _describe(latency: Any) -> str:
+    first, last = latency.speech_to_first_token, latency.speech_to_last_token
+    return (
+        f"after the end of speech: decided at {latency.decision:.2f} s, first word at {first:.2f} s, last at {last:.2f} s; "
+        f"{latency.ready} of {latency.tokens} tokens were there at the decision"
+    )
+
+
+class _JSONLines:
+    """All events for programs."""
+
+    def take(self, event: Any) -> None:
+        """Prints a line."""
+        values: dict[str, Any] = {"event": event.kind, "time": round(event.time, 3)}
+        if event.kind == "partial":
+            values |= {"text": event.text, "stable": event.stable}
+        elif event.kind == "overrun":
+            values |= {"lost_s": round(event.lost, 3)}
+        elif event.kind == "final":
+            values |= dataclasses.asdict(event.segment)
+            values |= {name: round(values[name], 3) for name in ("start", "end")}
+            latency = event.latency
+            values["latency"] = {
+                "decision_s": round(latency.decision, 4),
+                "first_token_s": round(latency.first_token, 4),
+                "last_token_s": round(latency.last_token, 4),
+                "speech_to_first_token_s": round(latency.speech_to_first_token, 4),
+                "speech_to_last_token_s": round(latency.speech_to_last_token, 4),
+                "tokens": latency.tokens,
+                "ready_tokens": latency.ready,
+            }
+        print(json.dumps(values, ensure_ascii=False), flush=True)
+
+    def close(self) -> None:
+        """Nothing is left to do."""

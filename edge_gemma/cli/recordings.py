@@ -1,0 +1,321 @@
+"""Recordings in, transcripts out: what the verbs for recorded speech share.
+
+Owns their options, where a transcript goes and under which name, what is kept of an interrupted run and how it goes on.
+The work itself is `edge_gemma.speech`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from .common import (
+    UsageError,
+    add_model_options,
+    add_sampling_options,
+    add_session_options,
+    count,
+    error_text,
+    open_model,
+    sampling,
+    seconds,
+)
+from .terminal import Bar, Interrupt, Screen, format_clock
+
+FAILED, INTERRUPTED = 1, 130
+FORMATS = ("txt", "srt", "vtt", "json")
+STDIN = "-"
+_FORM = {"edge-gemma": "unfinished transcript", "version": 1}
+
+
+def add_recording_options(parser: argparse.ArgumentParser) -> None:
+    """The options about sound, output and model."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--format", choices=FORMATS, help="form of the output (default: that of the output file's name, else txt)"
+    )
+    group.add_argument(
+        "--output", "-o", metavar="PATH", help="file, or directory for one file each; while a recording is in work, what"
+        " is done of it is in FILE.part (default: standard output)",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume", action="store_true", help="with --output: go on with what an interrupted run has left, and pass over"
+        " recordings whose output is there",
+    )  # fmt: skip
+    group.add_argument("--verbose", "-v", action="store_true", help="print the speed on standard error")
+    group = parser.add_argument_group("sound")
+    group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
+    group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
+    group.add_argument("--encoding", default="s16le", metavar="NAME", help="samples of raw sound (default: s16le)")
+    group.add_argument(
+        "--vad", choices=("auto", "silero", "energy", "none"), default="auto", help="what tells speech from silence;"
+        " none takes everything as speech (default: auto, the best one installed)",
+    )  # fmt: skip
+    group.add_argument("--no-vad", dest="vad", action="store_const", const="none", help="the same as --vad none")
+    group.add_argument(
+        "--max-seconds", type=seconds, default=28.0, metavar="S", help="longest segment, 2 to 30 (default: 28)"
+    )
+    group.add_argument(
+        "--whole", action="store_true", help="take a recording that is not longer than that in one piece, with its pauses"
+    )
+    group.add_argument(
+        "--order", choices=("instruction-first", "audio-first"), default="instruction-first", help="what the model reads"
+        " first; instruction-first answers sooner (default)",
+    )  # fmt: skip
+    add_sampling_options(parser, max_tokens=None, temperature=0.0, unlimited="by the length of the input")
+    add_session_options(parser, default="what the longest segment needs")
+    add_model_options(parser)
+
+
+def write_down(
+    args: argparse.Namespace, files: list[str], language: str | None, to: str | None = None, stdin: Any = STDIN
+) -> int:
+    """Transcribes (and, with `to`, translates) the files one after the other; the exit status.
+
+    A file that fails is reported and the others are still done. Ctrl-C ends the run; what is done is kept. `stdin`: what
+    to read in place of "-".
+    """
+    format, outputs = plan(args, files)
+    from .. import Transcriber
+    from ..errors import EdgeGemmaError
+
+    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole")}
+    options |= {"detector": args.vad, **sampling(args)}
+    raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
+    with (
+        open_model(args) as model,
+        Transcriber(model, language, to, context=args.context, kv=args.kv, **options) as transcriber,
+    ):
+        names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
+        work = _Work(args, transcriber, format, names, {**names, **options, **raw}, stdin)
+        failed = False
+        with Interrupt(transcriber.cancel) as interrupt:
+            for file, output in zip(files, outputs, strict=True):
+                try:
+                    work.do(file, output, heading=len(files) > 1)
+                except (EdgeGemmaError, OSError) as error:
+                    if isinstance(error, BrokenPipeError):
+                        raise
+                    if not interrupt.hit:
+                        failed = True
+                        print(f"edge-gemma: error: {_named(file, error_text(error))}", file=sys.stderr)
+                if interrupt.hit:
+                    return INTERRUPTED
+    return FAILED if failed else 0
+
+
+def _named(file: str, message: str) -> str:
+    """The message, with the name of the file unless it is there."""
+    name = "standard input" if file == STDIN else file
+    return message if name in message else f"{name}: {message}"
+
+
+def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | None]]:
+    """The format, and the output file of each input; None for standard output. UsageError where that can not be."""
+    if files.count(STDIN) > 1:
+        raise UsageError("- is standard input, which can be read only once")
+    if args.resume and (args.output is None or STDIN in files):
+        raise UsageError("--resume needs --output, and recordings that are files")
+    format = args.format or (Path(args.output or "").suffix[1:].lower())
+    if format not in FORMATS:
+        format = "txt"
+    if args.output is None:
+        if len(files) > 1 and format in ("srt", "vtt"):
+            raise UsageError(f"{format} holds one recording: name a directory for several with --output DIRECTORY")
+        return format, [None] * len(files)
+    output = Path(args.output).expanduser()
+    outputs = [output]
+    if len(files) > 1 or output.is_dir() or args.output.endswith(("/", os.sep)):
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"--output {args.output}: several recordings need a directory")
+        output.mkdir(parents=True, exist_ok=True)
+        outputs = [output / f"{'stdin' if file == STDIN else Path(file).stem}.{format}" for file in files]
+    for number, path in enumerate(outputs):
+        if path in outputs[:number]:
+            raise UsageError(f"{files[outputs.index(path)]} and {files[number]} would both be written to {path}")
+        if path.exists() and os.path.exists(files[number]) and path.samefile(files[number]):
+            raise UsageError(f"{path} is both input and output")
+    return format, list(outputs)
+
+
+class _Work:
+    """One recording after the other with the same options."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        transcriber: Any,
+        format: str,
+        info: dict[str, Any],
+        options: dict[str, Any],
+        stdin: Any,
+    ) -> None:
+        self.args, self.transcriber, self.format, self.info, self.options = args, transcriber, format, info, options
+        self.stdin = stdin
+
+    def do(self, file: str, output: Path | None, heading: bool) -> None:
+        """Transcribes one file."""
+        from .. import TranscriptWriter, open_source
+
+        if self.args.resume and output and output.is_file() and not part_of(output).exists():
+            print(f"edge-gemma: {output} is there already, {file} is passed over", file=sys.stderr)
+            return
+        sound = self.stdin if file == STDIN else file
+        with open_source(sound, self.args.rate, self.args.channels, self.args.encoding) as source:
+            info = {"file": file, "duration": source.duration, **self.info}
+            info = {name: value for name, value in info.items() if value is not None}
+            writer = TranscriptWriter(self.format, getattr(self.args, "bilingual", False), **info)
+            target: _Stream | _File
+            if output is None or (output.exists() and not output.is_file()):  # a pipe or a device can not be replaced
+                target = _Stream(writer, output, f"==> {file} <==" if heading and self.format == "txt" else "")
+            else:
+                target = _File(writer, output, {"recording": _fingerprint(file), **self.options}, self.args.resume)
+            began, start = time.perf_counter(), target.start
+            with Bar(Path(file).name, start, source.duration) as bar, target:
+                for segment in self.transcriber.segments(source, start=start, progress=bar.update):
+                    target.add(segment)
+                    start = segment.end
+                target.complete()
+            if source.warning:
+                print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
+            if self.args.verbose:
+                done, took = (source.duration or start) - target.start, time.perf_counter() - began
+                print(f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times its speed]", file=sys.stderr)
+
+
+def _fingerprint(file: str) -> dict[str, Any] | None:
+    """What tells a recording from others: its size, and a digest of its beginning and end. None for pipes."""
+    if not os.path.isfile(file):
+        return None
+    size, edge = os.path.getsize(file), 1 << 16
+    with open(file, "rb") as data:
+        digest = hashlib.blake2b(data.read(edge), digest_size=16)
+        data.seek(max(0, size - edge))
+        digest.update(data.read(edge))
+    return {"bytes": size, "digest": digest.hexdigest()}
+
+
+class _Stream:
+    """Writes segments as they come."""
+
+    start = 0.0
+
+    def __init__(self, writer: Any, path: Path | None, heading: str) -> None:
+        self._writer, self._path, self._heading, self._done = writer, path, heading, False
+
+    def __enter__(self) -> _Stream:
+        file = self._path.open("w", encoding="utf-8") if self._path else None
+        self._file = file
+        self._screen = Screen(file or sys.stdout)
+        if self._heading:
+            self._screen.line(self._heading, "bold")
+        self._screen.write(self._writer.head())
+        return self
+
+    def add(self, segment: Any) -> None:
+        self._screen.write(self._writer.segment(segment))
+
+    def complete(self) -> None:
+        self._done = True
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is not BrokenPipeError:
+            self._screen.write(self._writer.tail(complete=self._done))
+        if self._file:
+            self._file.close()
+
+
+def part_of(output: Path) -> Path:
+    """The file that holds what is done of an output."""
+    return output.with_name(output.name + ".part")
+
+
+class _File:
+    """Writes the output at the end and at once; until then, each segment goes to a side file, a line of JSON for each.
+
+    Its first line tells recording and options, so that a later run goes on only where the result will be one piece.
+    """
+
+    def __init__(self, writer: Any, output: Path, identity: dict[str, Any], resume: bool) -> None:
+        from .. import Segment
+
+        self._writer, self._output, self._part = writer, output.resolve(), part_of(output.resolve())
+        self._segments: list[Any] = []
+        self._lines = [{**_FORM, **identity}]
+        if resume and self._part.exists():
+            self._lines = self._read(self._lines[0])
+            self._segments = [Segment(**line) for line in self._lines[1:]]
+        self.start: float = self._segments[-1].end if self._segments else 0.0
+
+    def _read(self, head: dict[str, Any]) -> list[dict[str, Any]]:
+        """The whole lines of the side file; the last may have been cut off. Raises when it is another run's."""
+        from ..errors import EdgeGemmaError
+
+        lines = []
+        for line in self._part.read_bytes().split(b"\n")[:-1]:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        theirs = lines[0] if lines else {}
+        different = [key for key in {**head, **theirs} if head.get(key) != theirs.get(key)]
+        if different:
+            raise EdgeGemmaError(
+                f"{self._part} is of a run with another {', '.join(different)}: give the same, or leave out --resume "
+                "to begin anew"
+            )
+        return lines
+
+    def __enter__(self) -> _File:
+        # The lines that are whole are written anew, in place of the old file only when they are all there.
+        with replacing(self._part) as file:
+            file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in self._lines)
+        self._file = self._part.open("a", encoding="utf-8")
+        return self
+
+    def add(self, segment: Any) -> None:
+        self._segments.append(segment)
+        self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
+        self._file.flush()
+
+    def complete(self) -> None:
+        with replacing(self._output) as file:
+            file.write(self._writer.head() + "".join(map(self._writer.segment, self._segments)) + self._writer.tail())
+        self._file.close()
+        self._part.unlink()
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self._file.close()
+        if kind is None:
+            return
+        if not self._segments:
+            self._part.unlink()
+            return
+        number = len(self._segments)
+        print(
+            f"edge-gemma: {number} segment{'s' * (number != 1)}, up to {format_clock(self._segments[-1].end)}, "
+            f"kept in {self._part}; --resume goes on from there",
+            file=sys.stderr,
+        )
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which takes the place of `path` once it is whole."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,38 @@
+"""`edge-gemma transcribe`: writes down what is said in recordings.
+
+Text goes to standard output as each segment is done, or to files; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from .common import UsageError, add_verb
+from .recordings import add_recording_options, write_down
+
+EXAMPLES = """
+edge-gemma transcribe -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf talk.wav
+edge-gemma transcribe --language de --output talk.srt talk.mp3
+edge-gemma transcribe --format json --output transcripts/ --resume *.flac
+arecord -f S16_LE -r 16000 -t raw | edge-gemma transcribe -
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "transcribe", "write down what is said in recordings", EXAMPLES)
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="sound file; - is standard input, a sound file or raw sound"
+    )
+    parser.add_argument("--language", "-l", metavar="L", help="what is spoken, a name or a code (default: any)")
+    add_recording_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribes the files."""
+    if "-" in args.files and sys.stdin.isatty():
+        raise UsageError("- reads sound from standard input, but that is the terminal: pipe something into it")
+    return write_down(args, args.files, args.language)
