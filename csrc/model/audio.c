@@ -24,7 +24,7 @@ static int64_t row_width(const eg_audio_config *c) { return (int64_t)c->rows[0] 
 void eg_audio_layout(eg_audio *a, eg_arena *arena)
 {
     const eg_audio_config *c = &a->weights->config;
-    int64_t w = c->width, history = a->context - 1, patch = 9 * (int64_t)c->channels[0];
+    int64_t w = c->width, history = a->context - 1;
     a->state = eg_arena_take(arena, (size_t)c->layers, sizeof *a->state);
     for (int32_t l = 0; l < c->layers; l++) {
         eg_audio_state s = {floats(arena, history + EG_AUDIO_BLOCK, w), floats(arena, history + EG_AUDIO_BLOCK, w),
@@ -40,7 +40,8 @@ void eg_audio_layout(eg_audio *a, eg_arena *arena)
     a->t = floats(arena, EG_AUDIO_BLOCK, w);
     a->q = floats(arena, EG_AUDIO_BLOCK, w);
     a->wide = floats(arena, EG_AUDIO_BLOCK, wide);
-    int64_t scratch = max64(max64(c->rows[1] * patch, 9 * (int64_t)c->rows[0]), QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
+    int64_t patches = max64(c->rows[0] * a->weights->conv[0].cols, c->rows[1] * a->weights->conv[1].cols);
+    int64_t scratch = max64(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
     eg_multiplier_layout(&a->multiplier, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
 }
 
@@ -174,14 +175,14 @@ static void convolve(const eg_audio *a, int i, const float *in, int64_t height, 
 {
     const eg_matrix *w = &a->weights->conv[i];
     int64_t positions = a->weights->config.rows[i];
+    size_t run = (size_t)inputs * sizeof *in;
+    memset(patches, 0, (size_t)(positions * w->cols) * sizeof *patches);
     for (int64_t k = 0; k < positions; k++)
-        for (int64_t c = 0; c < inputs; c++)
-            for (int64_t time = 0; time < 3; time++)
-                for (int64_t f = 0; f < 3; f++) {
-                    int64_t row = 2 * k - 1 + f;
-                    patches[k * w->cols + (c * 3 + time) * 3 + f] =
-                        row < 0 || row >= height ? 0 : in[(time * height + row) * inputs + c];
-                }
+        for (int64_t place = 0; place < 9; place++) {
+            int64_t row = 2 * k - 1 + place % 3;
+            if (row >= 0 && row < height)
+                memcpy(patches + k * w->cols + place * inputs, in + (place / 3 * height + row) * inputs, run);
+        }
     a->multiplier.kernels->matmul_float(out, w->rows, patches, w->cols, positions, w, 0, w->rows, NULL);
     layer_norm_relu(out, positions, w->rows, a->weights->conv_norm[i]);
 }

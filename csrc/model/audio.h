@@ -52,7 +52,7 @@ typedef struct eg_audio_layer {
 
 typedef struct eg_audio_weights {
     eg_audio_config config;
-    eg_matrix conv[EG_AUDIO_CHANNELS]; /* [channels, inputs * 3 * 3], (input, time, frequency) */
+    eg_matrix conv[EG_AUDIO_CHANNELS]; /* [channels, 3 * 3 * inputs up to a multiple of 16], (time, frequency, input) */
     const float *conv_norm[EG_AUDIO_CHANNELS];
     eg_matrix input;                   /* [w, rows * channels], channels fastest */
     eg_matrix output;                  /* [output, w] */

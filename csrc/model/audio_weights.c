@@ -88,7 +88,8 @@ static void bind_layer(eg_binder *b, const eg_audio_config *c, int32_t l, eg_aud
     w->out_norm = vector(b, l, "ln2", d);
 }
 
-/* Convolution i as a matrix over patches [inputs, 3 (time), 3 (frequency)]; its tensor tells the number of channels. */
+/* Convolution i; its tensor tells the number of channels. Copied in an order in which patches are runs of what is convolved,
+ * and filled up with zeros to whole vectors. */
 static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
 {
     eg_audio_config *c = &w->config;
@@ -99,10 +100,15 @@ static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     int64_t channels = t && t->dims[3] >= 1 && t->dims[3] <= EG_MAX_WIDTH / 16 ? t->dims[3] : 1;
     const float *values = eg_bind_floats(b, name, (const int64_t[4]){3, 3, inputs, channels});
+    int64_t cols = (9 * inputs + 15) / 16 * 16;
+    float *copy = values ? eg_bind_room(b, name, channels * cols) : NULL;
+    for (int64_t o = 0; copy && o < channels; o++)
+        for (int64_t input = 0; input < inputs; input++)
+            for (int64_t place = 0; place < 9; place++)
+                copy[o * cols + place * inputs + input] = values[(o * inputs + input) * 9 + place];
     c->channels[i] = (int32_t)channels;
     c->rows[i] = (height - 1) / 2 + 1;
-    w->conv[i] = (eg_matrix){(const uint8_t *)values, eg_type_find(EG_TYPE_F32), channels, 9 * inputs,
-                             (size_t)(9 * inputs) * sizeof *values};
+    w->conv[i] = (eg_matrix){(const uint8_t *)copy, eg_type_find(EG_TYPE_F32), channels, cols, (size_t)cols * sizeof *copy};
     snprintf(name, sizeof name, "a.conv1d.%d.norm.weight", i);
     w->conv_norm[i] = eg_bind_vector(b, name, channels);
 }

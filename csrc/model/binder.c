@@ -50,23 +50,29 @@ eg_matrix eg_bind_matrix(eg_binder *b, const char *name, int64_t rows, int64_t c
     return eg_bind_check(b, t, name, (const int64_t[4]){cols, rows, 1, 1}) ? eg_matrix_rows(t, 0, rows) : (eg_matrix){0};
 }
 
+float *eg_bind_room(eg_binder *b, const char *name, int64_t n)
+{
+    eg_owned *owned = b->owned;
+    void **items = realloc(owned->items, (owned->n + 1) * sizeof *items);
+    if (items) owned->items = items;
+    float *room = items ? calloc((size_t)n, sizeof *room) : NULL;
+    if (!room) {
+        b->status = eg_fail(b->err, EG_ERROR_MEMORY, "%s: out of memory for the tensor '%s'.", eg_gguf_name(b->file), name);
+        return NULL;
+    }
+    owned->items[owned->n++] = room;
+    owned->bytes += (uint64_t)n * sizeof *room;
+    return room;
+}
+
 const float *eg_bind_floats(eg_binder *b, const char *name, const int64_t ne[4])
 {
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (!eg_bind_check(b, t, name, ne)) return NULL;
     if (t->type->id == EG_TYPE_F32 && (uintptr_t)t->data % _Alignof(float) == 0) return (const float *)(const void *)t->data;
-    eg_owned *owned = b->owned;
     int64_t n = ne[0] * ne[1] * ne[2] * ne[3];
-    void **items = realloc(owned->items, (owned->n + 1) * sizeof *items);
-    if (items) owned->items = items;
-    float *copy = items ? malloc((size_t)n * sizeof *copy) : NULL;
-    if (!copy) {
-        b->status = eg_fail(b->err, EG_ERROR_MEMORY, "%s: out of memory for the tensor '%s'.", eg_gguf_name(b->file), name);
-        return NULL;
-    }
-    eg_type_to_float(t->type, t->data, n, copy);
-    owned->items[owned->n++] = copy;
-    owned->bytes += (uint64_t)n * sizeof *copy;
+    float *copy = eg_bind_room(b, name, n);
+    if (copy) eg_type_to_float(t->type, t->data, n, copy);
     return copy;
 }
 

@@ -36,6 +36,9 @@ eg_matrix eg_bind_matrix(eg_binder *binder, const char *name, int64_t rows, int6
 const float *eg_bind_floats(eg_binder *binder, const char *name, const int64_t ne[4]);
 const float *eg_bind_vector(eg_binder *binder, const char *name, int64_t n);
 
+/* n zeros that are freed with what is owned; NULL, and an error that names the tensor, when there is no memory. */
+float *eg_bind_room(eg_binder *binder, const char *name, int64_t n);
+
 /* Rows [first, first + rows) of a tensor, whose further dimensions count as rows. */
 eg_matrix eg_matrix_rows(const eg_gguf_tensor *tensor, int64_t first, int64_t rows);
 

@@ -36,7 +36,7 @@ static void walk(const eg_audio_weights *w)
     int64_t d = c->width, inputs = 1;
     REQUIRE(c->layers >= 1 && c->layers <= EG_AUDIO_MAX_LAYERS && c->heads * c->head_dim == c->width && c->hidden == HIDDEN);
     for (int i = 0; i < EG_AUDIO_CHANNELS; inputs = c->channels[i++]) {
-        matrix(&w->conv[i], c->channels[i], 9 * inputs);
+        matrix(&w->conv[i], c->channels[i], (9 * inputs + 15) / 16 * 16);
         vector(w->conv_norm[i], c->channels[i]);
     }
     matrix(&w->input, d, (int64_t)c->rows[1] * c->channels[1]);
