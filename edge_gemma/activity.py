@@ -7,6 +7,7 @@ silence between two; how the sound is cut into pieces on its way here makes no d
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 from collections import deque
@@ -46,7 +47,7 @@ class Detector(Protocol):
         ...
 
 
-class _BlockDetector:
+class _BlockDetector(abc.ABC):
     """Gathers samples to blocks; subclasses rate a block."""
 
     kind: str
@@ -64,8 +65,9 @@ class _BlockDetector:
         """Forgets everything: new sound follows."""
         self._rest = _NOTHING
 
+    @abc.abstractmethod
     def _rate(self, block: NDArray[np.float32]) -> float:
-        raise NotImplementedError
+        """The probability of speech in (512,) samples."""
 
 
 class SileroDetector(_BlockDetector):

@@ -7,6 +7,7 @@ someone speaks to activity.py.
 
 from __future__ import annotations
 
+import abc
 import math
 import os
 import queue
@@ -140,7 +141,7 @@ def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 # ---- sources ---------------------------------------------------------------------------------------------------------
 
 
-class Source:
+class Source(abc.ABC):
     """Sound to be read from the beginning to the end, once. Iterating gives blocks of about half a second.
 
     A context manager: leaving it closes the source. One thread at a time reads.
@@ -224,9 +225,9 @@ class Source:
         self._at += samples.size
         return samples
 
+    @abc.abstractmethod
     def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
         """The next block of any size; (0,) when none came in time; None at the end."""
-        raise NotImplementedError
 
     def seek(self, seconds: float) -> None:
         """Goes on reading at `seconds`, for recordings in files and arrays; beyond the end there is nothing more.

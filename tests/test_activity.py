@@ -192,6 +192,9 @@ def test_clicks_and_dips() -> None:
     # A click while the speaker is silent does not make him speak again.
     events = run(Endpointer(speech((10, 0), (10, 1), (12, 0), (2, 1), (60, 0))), samples)
     assert story(events)[-1][:2] == ("end", 28 * BLOCK)
+    # A short pause does not take the speech before it for new speech.
+    events = run(Endpointer(speech((10, 0), (10, 1), (60, 0)), pause=0.1), samples)
+    assert [event.kind for event in events if event.kind != "audio"] == ["start", "pause", "end"]
     # A hesitant level neither begins an utterance nor keeps one.
     assert run(Endpointer(speech((50, 0.49))), samples) == []
     events = run(Endpointer(speech((10, 1), (1, 0), (100, 0.4))), samples)

@@ -31,7 +31,7 @@ pcm.recording {{ type file  slave.pcm nothing  file /dev/null  infile "{file}"  
 """
 
 RECORD = """
-import json, sys
+import json, sys, time
 import numpy as np
 from edge_gemma.microphone import Microphone, devices
 there = [(device.name, device.default) for device in devices()]
@@ -39,8 +39,9 @@ with Microphone("RECORD", buffer=float(sys.argv[2])) as microphone:
     wanted, parts = int(sys.argv[3]), []
     while sum(part.size for part in parts) < wanted:
         parts.append(microphone.read(1))
-    while sys.argv[2] == "0.01" and not microphone.overruns:
-        pass  # a reader who has something else to do
+    late = time.monotonic() + 20
+    while sys.argv[2] == "0.01" and not microphone.overruns and time.monotonic() < late:
+        time.sleep(0.01)  # a reader who has something else to do
     result = {"there": there, "name": microphone.name, "overruns": microphone.overruns, "lost": microphone.lost}
 try:
     Microphone("no such one")

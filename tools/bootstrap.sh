@@ -14,6 +14,11 @@ has_python_header() {
     "${PYTHON:-python3}" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 }
 
+has_portaudio() {   # and the configuration of ALSA, with which the tests make a sound card of files
+    test -f /usr/share/alsa/alsa.conf &&
+        "${PYTHON:-python3}" -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("portaudio"))'
+}
+
 runs_sanitizers() {   # a clang with the run-time library that fuzzing links
     test -f "$(clang -print-resource-dir)/lib/linux/libclang_rt.fuzzer-$(uname -m).a"
 }
@@ -25,6 +30,7 @@ want 'python3-venv' "${PYTHON:-python3}" -c 'import ensurepip'
 want 'cmake' command -v cmake
 want 'clang libclang-rt-14-dev' runs_sanitizers
 want 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' command -v aarch64-linux-gnu-gcc
+want 'libportaudio2 libasound2-data' has_portaudio
 want 'qemu-user-static' command -v qemu-aarch64-static
 
 [ -n "$packages" ] || exit 0
