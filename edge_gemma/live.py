@@ -194,9 +194,10 @@ class _Utterance:
         self.answer: Answer | None = None  # once it is over
         self.second = False  # whether this is the second attempt
         self.start = 0.0  # of its first sample, seconds in the source
-        # Of guesses: the last one's tokens and words, which of the words are stable, what was shown, samples then heard.
+        # Of guesses: the last one's tokens and words, which of these are stable, samples then heard; what was shown of them.
         self.ids: list[int] = []
-        self.words = self.stable = self.shown = ""
+        self.words = self.stable = ""
+        self.shown = "", ""
         self.guessed = 0
         # On the clock: the end of speech, the decision that it was the end, the first token.
         self.spoken = self.decided = 0.0
@@ -354,7 +355,7 @@ class _Loop:
         if early:
             if not early.stop:
                 early.step()
-                yield from self._show(utterance, early.text, utterance.stable)
+                yield from self._show(utterance, early.text, utterance.stable, whole=bool(early.stop))
             return
         if self._guess_is_due():
             utterance.guessed, self.began = utterance.turn.heard, self.clock()
@@ -406,10 +407,10 @@ class _Loop:
     def _show(self, utterance: _Utterance, text: str, stable: str, whole: bool = False) -> Iterator[LiveEvent]:
         """A partial, when it tells more than the one before, or is a whole guess."""
         text, stable = _line(text), _line(stable)
-        if self.interval and text != utterance.shown and (whole or len(text) > len(utterance.shown)):
-            utterance.shown = text
-            time = utterance.start + utterance.turn.heard / SAMPLE_RATE
-            yield LiveEvent("partial", time, text, stable if text.startswith(stable) else "")
+        now = text, stable if text.startswith(stable) else ""
+        if self.interval and now != utterance.shown and (whole or len(text) > len(utterance.shown[0])):
+            utterance.shown = now
+            yield LiveEvent("partial", utterance.start + utterance.turn.heard / SAMPLE_RATE, *now)
 
 
 def _line(text: str) -> str:
@@ -423,7 +424,7 @@ def agreement(before: str, now: str) -> str:
     n = next((at for at in range(shorter) if before[at] != now[at]), shorter)
     while n and not (n < len(now) and _parts_words(now, n) and (n == len(before) or _parts_words(before, n))):
         n -= 1
-    return now[:n]
+    return now[:n].rstrip()
 
 
 def _parts_words(text: str, at: int) -> bool:

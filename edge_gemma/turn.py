@@ -10,6 +10,7 @@ driver (live.py for one). There are no clocks and no threads here.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class Answer:
         self._sampling = {"temperature": 0.0, **sampling}
         greedy = self._sampling["temperature"] == 0 and self._sampling.keys() <= _NO_MATTER
         self._draft = list(draft) if greedy else []
-        self._parser, self._decoded = ReplyParser(), ""
+        self._letters, self._parser = _Letters(session.model.tokenizer), ReplyParser()
         self._work = self._steps(sound, trusted)
 
     def step(self) -> bool:
@@ -146,10 +147,7 @@ class Answer:
 
     def _take(self, token: int) -> None:
         self.ids.append(token)
-        # Bytes of a character that is not complete yet show as U+FFFD.
-        decoded = self.session.model.tokenizer.decode(self.ids, special=True).rstrip("\ufffd")
-        self._add(self._parser.feed(decoded[len(self._decoded) :]))
-        self._decoded = decoded
+        self._add(self._parser.feed(self._letters.feed(token)))
         if loop_start(self.text) is not None:
             self.stop = "loop"
         elif self._line and "\n" in self.text.lstrip():
@@ -163,6 +161,22 @@ class Answer:
 
     def _add(self, events: Any) -> None:
         self.text += "".join(event.text for event in events if event.kind == "text")
+
+
+class _Letters:
+    """Tokens to text as `Session.generate` gives it: bytes of a character that is not complete yet are held back."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._decoder = tokenizer, codecs.getincrementaldecoder("utf-8")("replace")
+        self._bytes: dict[int | None, int] = {}
+
+    def feed(self, token: int) -> str:
+        text = self._tokenizer.decode([token], special=True)
+        if text == "\ufffd":  # a byte that is no text by itself
+            self._bytes = self._bytes or {self._tokenizer.find(f"<0x{byte:02X}>"): byte for byte in range(128, 256)}
+            if token in self._bytes:
+                return self._decoder.decode(bytes([self._bytes[token]]))
+        return self._decoder.decode(text.encode())
 
 
 class Turn:
@@ -197,15 +211,17 @@ class Turn:
         self.heard, self.kept, self.early = 0, 0, None
         self._base, self._closing, self._limit, self._sampling = base, closing, limit, sampling
         self._blocks: list[Samples] = []
+        self._taken = 0  # of these, by the session
         self._draft: list[int] = []
         self._session = base.fork()
         self._audio = self._session.stream_audio()
 
     def push(self, samples: Samples) -> None:
         """Hears (n,) samples at 16 kHz. Raises EdgeGemmaError "context" when they do not fit."""
-        self._audio.push(samples)
-        self._blocks.append(samples)
+        self._blocks.append(np.array(samples, np.float32))
         self.heard += len(samples)
+        if not self.early:  # the silence of a pause can wait, and the answer can not
+            self._listen()
 
     def suggest(self, ids: Sequence[int]) -> None:
         """Names tokens that the answer may begin with. They can make it quicker, but not another."""
@@ -217,7 +233,7 @@ class Turn:
         return self._answer(self._session.fork(), self.heard, **options)
 
     def pause(self) -> Answer:
-        """Begins the answer, which is about what has been heard until now, while the turn goes on hearing."""
+        """Begins the answer, which is about what has been heard until now. What comes from now on is kept until `resume`."""
         self.resume()
         self.kept = self.heard
         self.early = self.guess(draft=self._draft, **self._sampling)
@@ -229,6 +245,12 @@ class Turn:
             self.suggest(self.early.ids)
             self.early.close()
             self.early = None
+            self._listen()
+
+    def _listen(self) -> None:
+        new, self._taken = self._blocks[self._taken :], len(self._blocks)
+        if new:
+            self._audio.push(np.concatenate(new))
 
     def finish(self, keep: int | None = None) -> Answer:
         """The turn is over. Its answer belongs to the caller, and with it the session.
@@ -265,7 +287,9 @@ class Turn:
 
     def close(self) -> None:
         """Closes the sessions, but for those of the caller. Further calls do nothing."""
-        self.resume()
+        if self.early:
+            self.early.close()
+            self.early = None
         self._session.close()
 
     def _kept_samples(self) -> Samples:
