@@ -1,7 +1,7 @@
 """The audio encoder: `AudioStream` makes soft tokens of sound as it comes, `AudioFeed` feeds sound to a session.
 
-Sound is 16 kHz mono, float32 in [-1, 1], in pieces of any length; results do not depend on how it was cut. Where it comes from
-is the business of `sound` and `microphone`.
+Sound is 16 kHz mono, float32 in [-1, 1] (or whole numbers of 8, 16 or 32 bits), in pieces of any length; results do not depend
+on how it was cut. Where it comes from is the business of `sound` and `microphone`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .session import Session
 
-__all__ = ["AudioFeed", "AudioStream", "audio_params", "audio_tokens"]
+__all__ = ["AudioFeed", "AudioStream", "audio_params", "audio_tokens", "sound_array"]
 
 
 def audio_tokens(samples: int) -> int:
@@ -32,6 +32,16 @@ def audio_params(left_context: int = 12, markers: bool = True) -> Any:
     params.left_context = max(left_context, 1)
     params.no_markers = not markers
     return params
+
+
+def sound_array(samples: ArrayLike) -> NDArray[np.float32]:
+    """(n,) samples for the engine; integers are scaled by their type. Internal. Raises EdgeGemmaError "argument"."""
+    array = np.asarray(samples)
+    if array.ndim == 1 and array.size and array.dtype.kind in "iu":
+        from .sound import to_mono
+
+        return to_mono(array)
+    return float_array(array, (None,), "samples")
 
 
 class AudioStream(Handle):
@@ -49,7 +59,7 @@ class AudioStream(Handle):
     def push(self, samples: ArrayLike) -> NDArray[np.float32]:
         """Takes samples (n,) and returns the soft tokens that are final now, (k, hidden_size) float32; k may be 0. Raises
         EdgeGemmaError: "argument" for a sample that is not finite (nothing was taken), "cancelled"."""
-        sound = float_array(samples, (None,), "samples")
+        sound = sound_array(samples)
         room = lib.eg_audio_stream_tokens(self.pointer, sound.size)
         return self._run(lib.eg_audio_stream_push, room, pointer(sound, "float *"), sound.size)
 
@@ -87,7 +97,7 @@ class AudioFeed:
         """Adds samples (n,). They gather for 160 to 480 ms, then they are encoded and prefilled. Raises EdgeGemmaError:
         "argument" for a sample that is not finite and "context" when the session is full (these samples were not taken),
         "state" when the audio is over, "cancelled" (it is over)."""
-        sound = float_array(samples, (None,), "samples")
+        sound = sound_array(samples)
         check(
             lib.eg_session_audio_push(self.session.pointer, pointer(sound, "float *"), sound.size, self._err), self._err
         )

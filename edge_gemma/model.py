@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._native import Handle, check, ffi, float_array, lib, new_struct
-from .audio import AudioStream
+from ._native import Handle, check, ffi, lib, new_struct
+from .audio import AudioStream, sound_array
 from .chat import Chat
 from .errors import EdgeGemmaValueError
 from .session import Session, kv_type
@@ -149,7 +149,7 @@ class Model(Handle):
         `left_context`: tokens that a token sees, itself included, 12 or 13. Raises EdgeGemmaError: "unsupported" without an
         audio encoder, "argument" for less than 161 samples, one that is not finite, or another shape.
         """
-        sound = float_array(samples, (None,), "samples")
+        sound = sound_array(samples)
         with self.audio_stream(left_context) as stream:
             if sound.size <= 160:
                 raise EdgeGemmaValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
-from .audio import AudioFeed, audio_params
+from .audio import AudioFeed, audio_params, sound_array
 from .errors import Cancelled, EdgeGemmaValueError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Session(Handle):
         """Appends a whole recording: 16 kHz mono samples (n,) in [-1, 1], between <|audio> and <audio|> unless `markers` is
         False. Raises EdgeGemmaError: "unsupported" without an audio encoder; "argument" for less than 161 samples or one
         that is not finite, "context" when it does not fit (then nothing was added); "cancelled"."""
-        sound, params = float_array(samples, (None,), "samples"), audio_params(left_context, markers)
+        sound, params = sound_array(samples), audio_params(left_context, markers)
         check(
             lib.eg_session_feed_audio(self.pointer, pointer(sound, "float *"), sound.size, params, self._err), self._err
         )

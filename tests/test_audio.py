@@ -151,6 +151,20 @@ def test_every_ending(model: eg.Model, n: int) -> None:
     assert relative(got, want) < 1e-5
 
 
+def test_whole_numbers_and_empty_pieces(model: eg.Model) -> None:
+    """16-bit samples mean what they mean in files; a piece without samples changes nothing."""
+    pcm = (noise(4000) * 32767).astype(np.int16)
+    want = model.encode_audio(pcm / np.float32(32768))
+    assert np.array_equal(model.encode_audio(pcm), want)
+    with model.audio_stream() as stream:
+        rows = [stream.push([]), stream.push(pcm[:1500]), stream.push(pcm[:0]), stream.push(pcm[1500:].tolist()[:0])]
+        rows += [stream.push(pcm[1500:]), stream.finish()]
+        assert np.array_equal(np.concatenate(rows), want)
+    s = model.session()
+    s.feed_audio(pcm)
+    assert s.tokens.count(-1) == len(want)
+
+
 def test_stream_without_end(model: eg.Model) -> None:
     """Far into a stream a token depends on the last 8 seconds alone, and state does not drift."""
     sound, tail = noise(16000 * 60), noise(16000 * 9, seed=5)
@@ -480,6 +494,15 @@ def test_bad_metadata(key: str, value: int | str, text: Path, tmp_path: Path) ->
     path.write_bytes(w.entry(f"clip.audio.{key}", value).build())
     with pytest.raises(eg.EdgeGemmaError, match=r"bad\.gguf"):
         eg.Model.load(text, mmproj=path)
+
+
+def test_projector_of_a_file_with_one_encoder(text: Path, tmp_path: Path) -> None:
+    """Then its key may stand without "audio"."""
+    w, path = audio_writer(AudioShape()), tmp_path / "ears.gguf"
+    w.entries = [entry for entry in w.entries if b"projector_type" not in entry]
+    path.write_bytes(w.entry("clip.projector_type", "gemma4a").build())
+    with eg.Model.load(text, mmproj=path) as m:
+        assert m.has_audio
 
 
 def test_memory_counts_encoders(model: eg.Model) -> None:

@@ -13,6 +13,7 @@ enum { MAX_FEATURES = 1024 };
 static eg_status read_config(const eg_gguf *file, eg_audio_config *c, eg_error *err)
 {
     eg_span projector = eg_keys_text(file, "clip.audio.projector_type");
+    if (!projector.length) projector = eg_keys_text(file, "clip.projector_type");   /* of files with one encoder */
     if (!eg_span_is(projector, "gemma4a"))
         return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: the key 'clip.audio.projector_type' is '%.*s'; only 'gemma4a' encoders "
                        "can be run.", eg_gguf_name(file), (int)(projector.length < 64 ? projector.length : 64),
