@@ -306,6 +306,47 @@ def test_fork_in_the_middle(model: eg.Model) -> None:
         assert np.array_equal(session.logits(), want.logits())
 
 
+def test_the_end_of_a_recording_waits(model: eg.Model, tmp_path: Path) -> None:
+    """Its last tokens are evaluated with what follows; forks, snapshots and rewinds before that lose nothing."""
+    sound = noise(20000)
+    want = fed_by_hand(model, sound)
+
+    def heard() -> eg.Session:
+        s = model.session(context=512, kv="f32")
+        s.feed_text("<bos><|turn>user\n")
+        s.feed_audio(sound)
+        return s
+
+    def same(s: eg.Session) -> bool:
+        s.feed_text(CLOSING)
+        return s.tokens == want.tokens and np.array_equal(s.logits(), want.logits())
+
+    s = heard()
+    fork = s.fork()
+    s.feed_audio(noise(900))  # writes over the rows of the last recording
+    s.close()
+    assert same(fork)
+    s = heard()
+    s.save(tmp_path / "snapshot")
+    assert same(model.session(restore=tmp_path / "snapshot"))
+    assert same(s)
+    for back in (1, 2, 3, 5, 9, 30):
+        s = heard()
+        kept = s.tokens[: s.position - back]
+        s.rewind(back)
+        assert s.tokens == kept
+        s.feed_embeddings(model.encode_audio(sound)[kept.count(-1) :])
+        s.feed_text("<audio|>")
+        assert same(s)
+    s = heard()
+    assert np.array_equal(s.logits(), heard().logits())
+    again = model.session(context=512, kv="f32")
+    again.feed_text("<bos><|turn>user\n<|audio>")
+    again.feed_embeddings(model.encode_audio(sound))
+    again.feed_text("<audio|>")
+    assert np.array_equal(s.logits(), again.logits())
+
+
 def test_nothing_else_while_audio_is_open(model: eg.Model, tmp_path: Path) -> None:
     """Other calls are refused and change nothing; a rewind ends the audio where it stands."""
     s = model.session()

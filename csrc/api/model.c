@@ -31,6 +31,33 @@ uint64_t eg_model_fingerprint(const eg_model *model)
     return h;
 }
 
+/* Reads a byte of each page of data[bytes] that lies in [from, to) of all that is counted; *at counts on. */
+static void touch(const uint8_t *data, uint64_t bytes, uint64_t from, uint64_t to, uint64_t *at)
+{
+    enum { PAGE = 4096 };
+    uint64_t begin = from > *at ? from - *at : 0, end = to > *at ? to - *at : 0;
+    if (end > bytes) end = bytes;
+    for (uint64_t i = begin; i < end; i += PAGE) (void)*(const volatile uint8_t *)(data + i);
+    *at += bytes;
+}
+
+void eg_model_warm(eg_model *model)
+{
+    enum { STEP = 64 << 20 };  /* some milliseconds when the file is in the page cache */
+    const eg_config *c = &model->config;
+    uint64_t from = atomic_load(&model->warmed), at = 0;
+    if (from == UINT64_MAX) return;
+    for (int32_t l = c->kv_layers - 1; l < c->layers; l++) {
+        const eg_layer *y = &model->weights.layer[l];
+        const eg_matrix *all[] = {&y->q, &y->o, &y->gate, &y->up, &y->down, &y->inp_gate, &y->proj};
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            if (all[i]->data) touch(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, from, from + STEP, &at);
+    }
+    const eg_matrix *head = &model->weights.output;
+    touch(head->data, (uint64_t)head->rows * head->row_bytes, from, from + STEP, &at);
+    atomic_store(&model->warmed, from + STEP < at ? from + STEP : UINT64_MAX);
+}
+
 static void read_name(eg_model *model)
 {
     const eg_gguf_value *value = eg_gguf_find(model->file, "general.name");

@@ -20,6 +20,7 @@ struct eg_model {
     atomic_int recordings;     /* in progress; the last one to end gives the encoder's pages back */
     char name[128];
     uint64_t parameters;
+    _Atomic uint64_t warmed;   /* bytes that eg_model_warm has touched */
 };
 
 /* Samples to soft tokens. Frames that do not fill a token wait in `frames`. */
@@ -52,7 +53,8 @@ typedef struct eg_session_audio {
 } eg_session_audio;
 
 /* Timeline: tokens [0, evaluated) are in the KV cache, [evaluated, length) wait: a token that was drawn but not fed back
- * yet, or what a rewind left to be evaluated again. Waiting tokens are never soft. */
+ * yet, what a rewind left to be evaluated again, or the end of a recording, which is evaluated with what follows. If there
+ * are soft ones among them, they come first. */
 struct eg_session {
     eg_model *model;
     eg_decoder decoder;
@@ -60,6 +62,7 @@ struct eg_session {
     eg_detokenizer detokenizer;
     eg_stats stats;
     int32_t *tokens;           /* [context]; -1: soft */
+    const float *waiting_soft; /* rows of the soft tokens that wait, in audio.embeddings; NULL: none do */
     int64_t context, length, evaluated;
     int64_t high;              /* most positions ever evaluated since the cache was last empty: bounds the rings */
     /* The last evaluated token, before the layers that only logits need. */
@@ -71,6 +74,10 @@ struct eg_session {
     void *cache_memory, *work_memory;
     size_t cache_bytes, work_bytes;
 };
+
+/* Touches some more of the weights that only logits need, until all have been: in a new process the first answer would spend
+ * a fifth of a second on having them mapped. For moments when nobody waits; any thread. */
+void eg_model_warm(eg_model *model);
 
 /* Tells models apart; reads a few bytes of every tensor. */
 uint64_t eg_model_fingerprint(const eg_model *model);

@@ -19,15 +19,18 @@ eg_status eg_session_audio_check_closed(const eg_session *s, eg_error *err)
     return eg_fail(err, EG_ERROR_STATE, "audio is being fed: end it (or rewind) first.");
 }
 
+enum { GATHERED = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES };   /* samples that are encoded together, at most */
+
+static size_t embeddings_size(const eg_session *s) { return (EG_AUDIO_BLOCK + 1) * (size_t)s->model->config.hidden; }
+
 static eg_status allocate(eg_session *s, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
-    size_t samples = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES, floats = (EG_AUDIO_BLOCK + 1) * (size_t)s->model->config.hidden;
     if (a->memory) return EG_OK;
-    a->memory = malloc((samples + floats) * sizeof(float));
+    a->memory = malloc((GATHERED + embeddings_size(s)) * sizeof(float));
     if (!a->memory) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
     a->samples = a->memory;
-    a->embeddings = a->samples + samples;
+    a->embeddings = a->samples + GATHERED;
     return EG_OK;
 }
 
@@ -61,16 +64,22 @@ void eg_session_audio_free(eg_session *s)
 size_t eg_session_audio_bytes(const eg_session *s)
 {
     const eg_session_audio *a = &s->audio;
-    size_t own = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES + (EG_AUDIO_BLOCK + 1) * (size_t)s->model->config.hidden;
-    return (a->stream ? a->stream->bytes + sizeof *a->stream : 0) + (a->memory ? own * sizeof(float) : 0);
+    return (a->stream ? a->stream->bytes + sizeof *a->stream : 0) +
+           (a->memory ? (GATHERED + embeddings_size(s)) * sizeof(float) : 0);
 }
 
 eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error *err)
 {
     const eg_session_audio *a = &from->audio;
-    if (!a->open) return EG_OK;
+    if (!a->open && !from->waiting_soft) return EG_OK;
     eg_status status = allocate(to, err);
-    if (!status) status = eg_audio_stream_copy(a->stream, &to->audio.stream, err);
+    if (status) return status;
+    if (from->waiting_soft) {
+        memcpy(to->audio.embeddings, a->embeddings, embeddings_size(from) * sizeof *a->embeddings);
+        to->waiting_soft = to->audio.embeddings;
+    }
+    if (!a->open) return EG_OK;
+    status = eg_audio_stream_copy(a->stream, &to->audio.stream, err);
     if (status) return status;
     to->audio.stream->encoder.cancel = &to->cancel;
     count_recording(to, 2);
@@ -131,25 +140,35 @@ eg_status eg_session_audio_begin(eg_session *s, const eg_audio_params *params, e
         a->start = old_length;
         a->n_samples = 0;
         if (!a->gather) a->gather = FEWEST;
+        eg_model_warm(s->model);
     }
     return eg_session_end_feed(s, old_length, status);
 }
 
-/* Encodes and prefills what has gathered. */
-static eg_status process(eg_session *s, bool last, eg_error *err)
+/* Encodes what has gathered; *n soft tokens. */
+static eg_status encode(eg_session *s, bool last, size_t *n, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
     double start = eg_clock();
-    size_t n;
-    if (!eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, &n))
+    if (!eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, n))
         return eg_fail(err, EG_CANCELLED, "cancelled");
-    int64_t samples = a->n_samples;
     a->n_samples = 0;
-    s->stats.audio_tokens += n;
+    s->stats.audio_tokens += *n;
     s->stats.audio_seconds += eg_clock() - start;
-    eg_status status = n ? eg_session_append_soft(s, a->embeddings, n, err) : EG_OK;
-    if (status || last) return status;
-    double load = (eg_clock() - start) * EG_SAMPLE_RATE / (double)samples;
+    return EG_OK;
+}
+
+/* Encodes and prefills what has gathered, and learns how much should. */
+static eg_status process(eg_session *s, eg_error *err)
+{
+    eg_session_audio *a = &s->audio;
+    double start = eg_clock(), seconds = (double)a->n_samples / EG_SAMPLE_RATE;
+    size_t n;
+    eg_status status = encode(s, false, &n, err);
+    if (!status && n) status = eg_session_append_soft(s, a->embeddings, n, err);
+    if (status) return status;
+    eg_model_warm(s->model);
+    double load = (eg_clock() - start) / seconds;
     if (load > 0.6 && a->gather < MOST) a->gather++;
     if (load < 0.3 && a->gather > FEWEST) a->gather--;
     return EG_OK;
@@ -168,13 +187,13 @@ eg_status eg_session_audio_push(eg_session *s, const float *samples, size_t n, e
     int64_t old_length = s->length;
     eg_session_begin(s);
     while (!status && a->n_samples + (int64_t)n >= a->gather * EG_TOKEN_SAMPLES) {
-        size_t take = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES - (size_t)a->n_samples;
+        size_t take = GATHERED - (size_t)a->n_samples;
         if (take > n) take = n;
         memcpy(a->samples + a->n_samples, samples, take * sizeof *samples);
         a->n_samples += (int64_t)take;
         samples += take;
         n -= take;
-        status = process(s, false, err);
+        status = process(s, err);
     }
     if (status) {
         eg_session_audio_abandon(s);
@@ -191,16 +210,26 @@ eg_status eg_session_audio_end(eg_session *s, eg_error *err)
     eg_session_audio *a = &s->audio;
     if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is being fed: begin it first.");
     int64_t old_length = s->length;
+    size_t n = 0;
     eg_session_begin(s);
-    eg_status status = process(s, true, err);
-    bool empty = !status && s->length == a->start + a->markers;
+    eg_status status = eg_session_settle(s, err);   /* nothing, normally */
+    if (!status) status = encode(s, true, &n, err);
     a->open = false;
-    if (status) count_recording(s, 0);
-    if (!status && !empty && a->markers) status = append_marker(s, "<audio|>", err);   /* evaluated with what follows */
-    eg_session_end_feed(s, old_length, status);
-    if (!empty) return status;
-    eg_session_rewind(s, a->markers, NULL);
-    return eg_fail(err, EG_ERROR_ARGUMENT, "the recording is too short: it takes 161 samples (10 ms) at least.");
+    if (!status && !n && s->length == a->start + a->markers) {
+        eg_session_end(s, EG_OK);
+        eg_session_rewind(s, a->markers, NULL);
+        count_recording(s, 0);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "the recording is too short: it takes 161 samples (10 ms) at least.");
+    }
+    if (status) {
+        count_recording(s, 0);
+        return eg_session_end_feed(s, old_length, status);
+    }
+    /* These and the marker wait: evaluated with the end of the turn, they cost little more than it alone. */
+    for (size_t i = 0; i < n; i++) s->tokens[s->length++] = -1;
+    if (n) s->waiting_soft = a->embeddings;
+    if (a->markers) status = append_marker(s, "<audio|>", err);
+    return eg_session_end_feed(s, old_length, status);
 }
 
 bool eg_session_audio_is_open(const eg_session *s) { return s && s->audio.open; }

@@ -77,6 +77,10 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
 {
     if (!s || !path) return eg_fail(err, EG_ERROR_ARGUMENT, "session or path is NULL.");
     eg_status status = eg_session_audio_check_closed(s, err);
+    if (!status && s->waiting_soft) {   /* whose rows a snapshot has no place for */
+        eg_session_begin(s);
+        status = eg_session_end(s, eg_session_settle(s, err));
+    }
     if (status) return status;
     size_t n = strlen(path) + 6;
     char *temporary = malloc(n);
