@@ -340,7 +340,8 @@ EG_API eg_status eg_session_get_memory(const eg_session *session, eg_memory *out
  *     eg_session_audio_end(session, &err);
  *     eg_session_feed_text(session, "<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);
  *
- * Pieces may have any length, and the result does not depend on it. The model was trained on up to 30 s (750 tokens) a recording. */
+ * Pieces may have any length, and the result does not depend on it. The model was trained on recordings of up to 30 s (750
+ * tokens). */
 typedef struct eg_audio_params {
     uint32_t struct_size;
     uint32_t left_context;     /* tokens that a token of the encoder sees, itself included: 12 (and 0 means 12) or 13 */
@@ -351,7 +352,8 @@ typedef struct eg_audio_params {
 EG_API size_t eg_audio_tokens(size_t samples);
 
 /* Begins audio in the timeline, push adds samples[n], and end completes it. Samples gather (160 to 480 ms, by the speed of the
- * machine) before they are encoded and prefilled together. params NULL: all defaults.
+ * machine) before they are encoded and prefilled together; the last ones are encoded by end, and prefilled with what is fed
+ * next. params NULL: all defaults.
  * Until the end nothing else can be fed or drawn (EG_ERROR_STATE); reading logits and positions is fine, a fork has a copy
  * of the audio in progress, and a rewind ends it there, without marker.
  * EG_ERROR_UNSUPPORTED: the model has no audio encoder. EG_ERROR_CONTEXT and EG_ERROR_ARGUMENT (a sample that is not finite)

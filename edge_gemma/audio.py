@@ -103,8 +103,9 @@ class AudioFeed:
         )
 
     def finish(self) -> None:
-        """Encodes and feeds the rest and the end marker. Raises EdgeGemmaError "argument" when there were less than 161
-        samples in all (the session is then as before the audio), "state" when the audio is over already."""
+        """Encodes the rest and appends it and the end marker; they are evaluated with what is fed next. Raises
+        EdgeGemmaError "argument" when there were less than 161 samples in all (the session is then as before the audio),
+        "state" when the audio is over already."""
         check(lib.eg_session_audio_end(self.session.pointer, self._err), self._err)
 
     def abandon(self) -> None:
