@@ -28,8 +28,26 @@ static void layout(eg_audio_stream *s, eg_arena *arena)
     eg_audio_layout(&s->encoder, arena);
 }
 
-/* Memory and tables, but not yet the state. */
-static eg_status create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err)
+size_t eg_audio_relative_bytes(const eg_model *model)
+{
+    const eg_audio_config *c = &model->audio.config;
+    return (size_t)c->layers * EG_AUDIO_REACH * (size_t)c->width * sizeof(float);
+}
+
+/* The model's keys of relative positions, which the first stream makes; of streams that make them at once, one wins. */
+static const float *relative_keys(eg_model *model, eg_audio *encoder)
+{
+    float *keys = atomic_load(&model->audio_relative);
+    if (keys) return keys;
+    float *made = malloc(eg_audio_relative_bytes(model));
+    if (!made) return NULL;
+    eg_audio_relative(encoder, made);
+    if (atomic_compare_exchange_strong(&model->audio_relative, &keys, made)) return made;
+    free(made);
+    return keys;
+}
+
+eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err)
 {
     eg_audio_stream *s = calloc(1, sizeof *s);
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
@@ -50,7 +68,13 @@ static eg_status create(eg_model *model, int32_t context, eg_audio_stream **out,
     }
     arena = (eg_arena){(uint8_t *)s->memory + (EG_ARENA_ALIGNMENT - (uintptr_t)s->memory % EG_ARENA_ALIGNMENT), 0};
     layout(s, &arena);
+    s->encoder.relative = relative_keys(model, &s->encoder);
+    if (!s->encoder.relative) {
+        eg_audio_stream_free(s);
+        return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder.");
+    }
     eg_mel_init(&s->mel);
+    eg_audio_reset(&s->encoder);
     *out = s;
     return EG_OK;
 }
@@ -72,13 +96,6 @@ eg_status eg_audio_check_params(const eg_model *model, const eg_audio_params *pa
     return EG_OK;
 }
 
-eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err)
-{
-    eg_status status = create(model, context, out, err);
-    if (!status) eg_audio_init(&(*out)->encoder);
-    return status;
-}
-
 eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, eg_audio_stream **out, eg_error *err)
 {
     if (!model || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model or out is NULL.");
@@ -92,7 +109,7 @@ eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, e
 eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **out, eg_error *err)
 {
     eg_audio_stream *copy;
-    eg_status status = create(from->model, from->encoder.context, &copy, err);
+    eg_status status = eg_audio_stream_create(from->model, from->encoder.context, &copy, err);
     if (status) return status;
     memcpy(copy->mel.samples, from->mel.samples, (size_t)from->mel.filled * sizeof *copy->mel.samples);
     copy->mel.filled = from->mel.filled;

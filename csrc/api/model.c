@@ -113,6 +113,7 @@ void eg_model_close(eg_model *model)
     if (!model) return;
     eg_pool_destroy(model->pool);
     eg_tokenizer_close(model->tokenizer);
+    free(atomic_load(&model->audio_relative));
     eg_audio_free(&model->audio);
     eg_weights_free(&model->weights);
     eg_gguf_close(model->mmproj);
@@ -152,7 +153,8 @@ eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *e
     if (!model->mmproj) return EG_OK;
     out->mapped += eg_gguf_mapped_bytes(model->mmproj);
     out->resident += eg_gguf_resident_bytes(model->mmproj);
-    out->tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes;
+    out->tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes +
+                   (atomic_load(&model->audio_relative) ? eg_audio_relative_bytes(model) : 0);
     return EG_OK;
 }
 

@@ -17,6 +17,7 @@ struct eg_model {
     eg_gguf *mmproj;           /* NULL: no encoders */
     bool has_audio;
     eg_audio_weights audio;
+    _Atomic(float *) audio_relative;   /* for all streams; made by the first one, NULL until then */
     atomic_int recordings;     /* in progress; the last one to end gives the encoder's pages back */
     char name[128];
     uint64_t parameters;
@@ -101,6 +102,8 @@ eg_status eg_session_append_soft(eg_session *session, const float *embeddings, s
 eg_status eg_audio_check_params(const eg_model *model, const eg_audio_params *params, int32_t *context, eg_error *err);
 /* EG_ERROR_ARGUMENT names the first sample that is not finite. */
 eg_status eg_audio_check_samples(const float *samples, size_t n, eg_error *err);
+/* Size of model->audio_relative, once it is made. */
+size_t eg_audio_relative_bytes(const eg_model *model);
 /* Streams that are not counted as recordings: new, and an independent one that goes on where `from` is. */
 eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err);
 void eg_audio_stream_free(eg_audio_stream *stream);

@@ -28,7 +28,7 @@ void eg_audio_layout(eg_audio *a, eg_arena *arena)
     a->state = eg_arena_take(arena, (size_t)c->layers, sizeof *a->state);
     for (int32_t l = 0; l < c->layers; l++) {
         eg_audio_state s = {floats(arena, history + EG_AUDIO_BLOCK, w), floats(arena, history + EG_AUDIO_BLOCK, w),
-                            floats(arena, EG_AUDIO_KERNEL - 1 + EG_AUDIO_BLOCK, w), floats(arena, EG_AUDIO_REACH, w)};
+                            floats(arena, EG_AUDIO_KERNEL - 1 + EG_AUDIO_BLOCK, w)};
         if (a->state) a->state[l] = s;
     }
     a->frames = floats(arena, 1 + EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, c->features);
@@ -55,8 +55,8 @@ void eg_audio_reset(eg_audio *a)
         memset(a->state[l].g, 0, (EG_AUDIO_KERNEL - 1) * (size_t)c->width * sizeof(float));
 }
 
-/* relative[delta] = W_rel S(delta), S(delta) = sin(delta c_j) for the first half and cos(delta c_j) for the second */
-void eg_audio_init(eg_audio *a)
+/* out[l, delta] = W_rel S(delta), S(delta) = sin(delta c_j) for the first half and cos(delta c_j) for the second */
+void eg_audio_relative(eg_audio *a, float *out)
 {
     const eg_audio_config *c = &a->weights->config;
     int64_t half = c->width / 2;
@@ -67,8 +67,8 @@ void eg_audio_init(eg_audio *a)
             a->x[delta * c->width + half + j] = (float)cos(angle);
         }
     for (int32_t l = 0; l < c->layers; l++)
-        eg_multiply_one(&a->multiplier, &a->weights->layer[l].k_rel, a->x, EG_AUDIO_REACH, a->state[l].relative);
-    eg_audio_reset(a);
+        eg_multiply_one(&a->multiplier, &a->weights->layer[l].k_rel, a->x, EG_AUDIO_REACH,
+                        out + (int64_t)l * EG_AUDIO_REACH * c->width);
 }
 
 void eg_audio_copy(eg_audio *to, const eg_audio *from)
@@ -82,7 +82,6 @@ void eg_audio_copy(eg_audio *to, const eg_audio *from)
         memcpy(to->state[l].k, from->state[l].k, history * w);
         memcpy(to->state[l].v, from->state[l].v, history * w);
         memcpy(to->state[l].g, from->state[l].g, (EG_AUDIO_KERNEL - 1) * w);
-        memcpy(to->state[l].relative, from->state[l].relative, EG_AUDIO_REACH * w);
     }
 }
 
@@ -92,6 +91,7 @@ typedef struct step {
     eg_audio *a;
     const eg_audio_layer *w;
     const eg_audio_state *s;
+    const float *relative;     /* [REACH, w] of the layer */
     int64_t n;                 /* tokens */
     const float *norm;         /* of the next norm_task or add_task */
     const float *bounds;
@@ -325,7 +325,7 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         const float *q = p->a->q + first * w + offset;
         eg_matrix k = {(const uint8_t *)(p->s->k + first * w + offset), eg_type_find(EG_TYPE_F32), keys, D,
                        (size_t)w * sizeof(float)};
-        eg_matrix r = {(const uint8_t *)(p->s->relative + offset), k.type, p->a->context, D, k.row_bytes};
+        eg_matrix r = {(const uint8_t *)(p->relative + offset), k.type, p->a->context, D, k.row_bytes};
         kernels->matmul_float(content, keys, q, w, n, &k, 0, keys, NULL);
         kernels->matmul_float(relative, p->a->context, q, w, n, &r, 0, p->a->context, NULL);
         for (int64_t t = 0; t < n; t++) {
@@ -450,6 +450,7 @@ bool eg_audio_encode(eg_audio *a, const float *frames, int64_t n_frames, float *
         if (a->cancel && atomic_load_explicit(a->cancel, memory_order_relaxed)) return false;
         p.w = &w->layer[l];
         p.s = &a->state[l];
+        p.relative = a->relative + (int64_t)l * EG_AUDIO_REACH * c->width;
         feed_forward(&p, &p.w->ffw[0]);
         attention(&p);
         light_convolution(&p);

@@ -74,7 +74,6 @@ void eg_audio_give_back(const eg_audio_weights *weights);
 typedef struct eg_audio_state {        /* of one layer */
     float *k, *v;              /* [CONTEXT or more + BLOCK, w]: history, then the block at hand */
     float *g;                  /* [KERNEL - 1 + BLOCK, w] */
-    float *relative;           /* [REACH, w]: W_rel S(delta), once */
 } eg_audio_state;
 
 typedef struct eg_audio {
@@ -82,6 +81,7 @@ typedef struct eg_audio {
     eg_multiplier multiplier;
     atomic_bool *cancel;       /* checked once per layer */
     int32_t context;           /* tokens that a token sees, itself included */
+    const float *relative;     /* [layers, REACH, w]: keys of relative positions, from eg_audio_relative */
     int64_t position;          /* tokens so far */
     eg_audio_state *state;     /* [layers] */
     float *frames;             /* [1 + BLOCK * FRAMES, features]: the last frame, then the block's */
@@ -91,12 +91,13 @@ typedef struct eg_audio {
     float *wide;               /* [B, largest of F, 2w, rows * channels, output] */
 } eg_audio;
 
-/* The caller sets weights, multiplier.kernels, multiplier.pool, cancel and context before. */
+/* The caller sets weights, multiplier.kernels, multiplier.pool, multiplier.fine, cancel and context before. */
 void eg_audio_layout(eg_audio *audio, eg_arena *arena);
-/* Computes what does not change, once, after the arena has its memory, and begins a recording. */
-void eg_audio_init(eg_audio *audio);
+/* out[layers, REACH, w], the same for all encoders of these weights. The caller sets `relative` to it before encoding. */
+void eg_audio_relative(eg_audio *audio, float *out);
+/* Begins a recording. */
 void eg_audio_reset(eg_audio *audio);
-/* Makes `to`, of the same weights and context, go on where `from` is; instead of eg_audio_init. */
+/* Makes `to`, of the same weights and context, go on where `from` is. */
 void eg_audio_copy(eg_audio *to, const eg_audio *from);
 
 /* Soft tokens out[ceil(n / FRAMES), hidden] of n frames, at most BLOCK * FRAMES: a multiple of FRAMES unless these are the
