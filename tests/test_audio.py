@@ -3,6 +3,7 @@ and a session that stays usable whatever is pushed into it."""
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -314,7 +315,9 @@ def test_the_end_of_a_recording_waits(model: eg.Model, tmp_path: Path) -> None:
     def heard() -> eg.Session:
         s = model.session(context=512, kv="f32")
         s.feed_text("<bos><|turn>user\n")
-        s.feed_audio(sound)
+        with s.stream_audio() as audio:
+            audio.push(sound[:18000])
+            audio.push(sound[18000:])  # gathers until the end
         return s
 
     def same(s: eg.Session) -> bool:
@@ -544,6 +547,34 @@ def test_projector_of_a_file_with_one_encoder(text: Path, tmp_path: Path) -> Non
     path.write_bytes(w.entry("clip.projector_type", "gemma4a").build())
     with eg.Model.load(text, mmproj=path) as m:
         assert m.has_audio
+
+
+def resident(path: Path) -> int:
+    """Bytes of a file that this process has mapped and in memory now."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of mapped memory")
+def test_weights_of_the_answer_are_touched_while_somebody_speaks(tmp_path: Path) -> None:
+    """What only logits need is in memory before the first token is wanted; without sound it is not."""
+    path = tmp_path / "text.gguf"  # most of it is in the layers that share K/V
+    write_model(path, Shape([True, False] + [True, False] * 8, shared=16, hidden=256, ffn=[1024] * 18))
+    (tmp_path / "mmproj.gguf").write_bytes(audio_writer(AudioShape(hidden=256)).build())
+    size = path.stat().st_size
+    with eg.Model.load(path, mmproj=tmp_path / "mmproj.gguf") as m:
+        s = m.session()
+        s.feed_text("<bos>hello")
+        if resident(path) > 0.8 * size:
+            pytest.skip("the system maps more of a file than was touched")
+        with s.stream_audio(markers=False) as audio:  # the small vocabulary has none
+            audio.push(noise(8000))
+        assert resident(path) > 0.95 * size
 
 
 def test_memory_counts_encoders(model: eg.Model) -> None:

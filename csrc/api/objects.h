@@ -63,7 +63,7 @@ struct eg_session {
     eg_detokenizer detokenizer;
     eg_stats stats;
     int32_t *tokens;           /* [context]; -1: soft */
-    const float *waiting_soft; /* rows of the soft tokens that wait, in audio.embeddings; NULL: none do */
+    const float *waiting_soft; /* rows of the soft tokens that wait, if any do, in audio.embeddings */
     int64_t context, length, evaluated;
     int64_t high;              /* most positions ever evaluated since the cache was last empty: bounds the rings */
     /* The last evaluated token, before the layers that only logits need. */

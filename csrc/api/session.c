@@ -233,7 +233,6 @@ eg_status eg_session_end_feed(eg_session *s, int64_t old_length, eg_status statu
 {
     if (status) {
         s->length = s->evaluated > old_length ? s->evaluated : old_length;
-        if (s->length == s->evaluated) s->waiting_soft = NULL;
         if (s->evaluated == s->length && s->length && !s->has_last && s->tokens[s->length - 1] >= 0) s->evaluated--;
     }
     return eg_session_end(s, status);
@@ -396,7 +395,7 @@ eg_status eg_session_rewind(eg_session *s, size_t n, eg_error *err)
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
     if (n > (size_t)s->length)
         return eg_fail(err, EG_ERROR_ARGUMENT, "cannot go back by %zu tokens: the session has %lld.", n, (long long)s->length);
-    int64_t target = s->length - (int64_t)n, evaluated = s->evaluated;
+    int64_t target = s->length - (int64_t)n;
     if (target < s->evaluated) {
         /* The last kept token is evaluated again when logits are wanted (what it leaves in the cache is the same); a soft
          * one cannot be, so something must be fed after it. */
@@ -412,7 +411,6 @@ eg_status eg_session_rewind(eg_session *s, size_t n, eg_error *err)
         s->has_last = s->has_logits = false;
     }
     s->length = target;
-    if (target <= evaluated) s->waiting_soft = NULL;
     s->detokenizer = (eg_detokenizer){0};
     eg_session_audio_abandon(s);
     return EG_OK;
