@@ -1,4 +1,4 @@
-# `make test` is all that a fresh clone needs: it makes .venv, builds the engine into edge_gemma/, and runs every test.
+# `make demo` and `make test` are all that a fresh clone needs: each makes .venv and builds the engine into edge_gemma/.
 PYTHON ?= python3
 VENV ?= .venv
 # Such as --no-build-isolation, to build without a package index once .venv is complete.
@@ -6,12 +6,16 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
-.PHONY: test lint build fuzz clean
+.PHONY: test demo lint build fuzz clean
 
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
 	@lint=0; $(BIN)/ruff check --quiet . || lint=1; \
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
+
+# Spoken commands to a little home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
+demo: $(VENV)/.ready
+	@$(BIN)/edge-gemma demo $(ARGS)
 
 lint: build
 	@$(BIN)/ruff check --quiet .
@@ -22,6 +26,13 @@ $(VENV)/.built: $(SOURCES) tools/bootstrap.sh
 	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]'
+	@touch $@ $(VENV)/.ready
+
+# Enough to run, in a minute; `build` has this and all that tests want.
+$(VENV)/.ready: $(SOURCES) tools/bootstrap.sh
+	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[cli,voice]'
 	@touch $@
 
 fuzz: build

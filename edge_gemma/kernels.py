@@ -39,6 +39,29 @@ def dequantize(raw: ArrayLike, type: str | int) -> Float:
     return out
 
 
+def writable_type(name: str | int) -> str:
+    """The name of a type as the engine spells it. Raises ValueError for one that is unknown or cannot be written."""
+    row = type_info(name)
+    spelled: str = ffi.string(row.name).decode()
+    if not lib.eg_type_writable(row):
+        raise EdgeGemmaValueError(f"{spelled} can be read, but not written.", "unsupported")
+    return spelled
+
+
+def quantize(values: ArrayLike, type: str | int) -> NDArray[np.uint8]:
+    """float32 values as raw blocks (bytes) of a type; their number is a multiple of its block. Raises ValueError for types
+    that cannot be written and for values that the type cannot express: infinities, NaN, all beyond 65504 but in F32, BF16."""
+    name = writable_type(type)
+    row, x = type_info(name), np.ascontiguousarray(values, np.float32).reshape(-1)
+    if x.size % row.block:
+        raise EdgeGemmaValueError(f"there are {x.size} values; blocks of {name} have {row.block}.", "argument")
+    out = np.empty(x.size // row.block * row.bytes, np.uint8)
+    done = lib.eg_type_from_float(row, pointer(x, "float *"), x.size, pointer(out, "void *"))
+    if done != x.size:
+        raise EdgeGemmaValueError(f"value {done} is {x[done]:g}, which {name} cannot express.", "argument")
+    return out
+
+
 def _bytes(raw: ArrayLike) -> NDArray[np.uint8]:
     if isinstance(raw, bytes | bytearray | memoryview):
         return np.frombuffer(raw, np.uint8)

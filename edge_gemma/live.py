@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from .speech_prompts import loop_start
 from .transcript import Segment
 from .turn import Answer, Turn
 
-__all__ = ["Latency", "Listener", "LiveEvent", "listen"]
+__all__ = ["Companion", "Latency", "Listener", "LiveEvent", "listen"]
 
 _BLOCK = 0.5  # seconds that are read at most: a read of so much says that hearing has fallen behind
 _WAIT = 0.1  # seconds to wait for sound before looking whether the work was cancelled
@@ -89,6 +89,23 @@ class LiveEvent:
     lost: float = 0.0
 
 
+class Companion(Protocol):
+    """Hears what a `Listener` hears, and is given time for work of its own, before the listener's."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is a step to do now."""
+        ...
+
+    def hear(self, heard: Heard, at: float) -> None:
+        """What the endpointer found, and when its `time` was, on the listener's clock."""
+        ...
+
+    def step(self) -> Iterator[Any]:
+        """Works for about as long as a token takes; what it yields, the listener yields too."""
+        ...
+
+
 class Listener(Transcriber):
     """Writes down what is said while it is said; with `to`, also in another language.
 
@@ -102,6 +119,7 @@ class Listener(Transcriber):
         to: str | None = None,
         *,
         partials: float | bool | None = None,
+        companion: Companion | None = None,
         clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> None:
@@ -111,6 +129,7 @@ class Listener(Transcriber):
             model, language, to, options: as in `Transcriber`. `silence` ends an utterance; its answer is begun after `pause`.
             partials: guess at the words after every so many seconds of speech, more seldom if the machine is slow; True for
                 0.5. They change nothing about the results.
+            companion: hears the same utterances, and shares the time in between.
             clock: seconds, for the latencies and for telling how long a guess takes.
 
         Raises:
@@ -120,7 +139,7 @@ class Listener(Transcriber):
             raise EdgeGemmaValueError(f"partials is {partials}; it is seconds of speech, such as 0.5.", "argument")
         super().__init__(model, language, to, **options)
         self._partials = 0.5 if partials is True else float(partials or 0.0)
-        self._clock = clock
+        self._companion, self._clock = companion, clock
 
     def listen(self, source: Any = None, *, once: bool = False) -> Iterator[LiveEvent]:
         """What there is to tell about a source, as it happens, until it ends.
@@ -165,7 +184,7 @@ def listen(
                 print(event.text)
 
     Args:
-        model: a `Model`, or the path of one; None for the file that EDGE_GEMMA_MODEL names.
+        model: a `Model`, or the path of one; None for the file that EDGE_GEMMA_MODEL names, else the embedded toy.
         source: as in `Listener.listen`; None for the default microphone.
         language: what is spoken, a name or a code; None leaves it to the model.
         to: a language to translate into as well.
@@ -215,6 +234,7 @@ class _Loop:
 
     def __init__(self, listener: Listener, source: Source) -> None:
         self.source, self.listener, self.clock = source, listener, listener._clock
+        self.companion = listener._companion
         self.endpointer = listener._endpointer
         self.endpointer.reset(source.position)
         self.speaking = False
@@ -239,18 +259,20 @@ class _Loop:
         ended = False
         if self.source.live:
             self._warm_up()
-        while not ended or self.over:
+        while not ended or self.over or self._accompanied():
             self.listener._check()
             behind = False
             # Reading goes on while an answer is made, but a recording can wait for that, and a second answer is too much.
-            if not ended and len(self.over) <= self.source.live:
+            if not ended and len(self.over) <= self.source.live and (self.source.live or not self._accompanied()):
                 block = self.source.read(_BLOCK, 0 if self._busy() else _WAIT)
                 ended = block is None
                 yield from self._lost_sound()
                 behind = block is not None and len(block) >= _BLOCK * SAMPLE_RATE
                 for heard in self.endpointer.finish() if block is None else self._push(block):
                     yield from self._hear(heard)
-            if self.over:
+            if self.companion and self._accompanied():
+                yield from self.companion.step()
+            elif self.over:
                 yield from self._answer(self.over[0])
             elif behind:
                 self._hurry()
@@ -272,7 +294,13 @@ class _Loop:
     def _busy(self) -> bool:
         """Whether there is something to do while no sound comes."""
         early = self.current.turn.early
-        return bool(self.over or self.guess or self._guess_is_due() or (early and not early.stop))
+        return bool(
+            self.over or self.guess or self._guess_is_due() or (early and not early.stop) or self._accompanied()
+        )
+
+    def _accompanied(self) -> bool:
+        """Whether the companion has something to do."""
+        return bool(self.companion and self.companion.pending)
 
     # ---- hearing -----------------------------------------------------------------------------------------------------
 
@@ -291,6 +319,8 @@ class _Loop:
 
     def _hear(self, heard: Heard) -> Iterator[LiveEvent]:
         utterance, turn = self.current, self.current.turn
+        if self.companion:
+            self.companion.hear(heard, heard.time + self.origin)
         if heard.kind == "start":
             self.speaking, utterance.start = True, heard.time
             turn.push(heard.samples)

@@ -16,6 +16,8 @@ from ._native import Handle, check, ffi, lib, new_struct
 from .audio import AudioStream, sound_array
 from .chat import Chat
 from .errors import EdgeGemmaValueError
+from .hub_cache import locate
+from .model_files import model_files
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
 
@@ -72,13 +74,15 @@ class Model(Handle):
     ) -> Model:
         """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders.
 
+        "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included. Without a path it is the model of
+        EDGE_GEMMA_MODEL, else the small one that comes with the package: a toy that knows commands to a home, no more.
+
         Weights stay in the file and are mapped, so this takes milliseconds. `threads`: None for the fast cores that this
         process may use. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
         """
-        if path is None:
-            raise EdgeGemmaValueError("Give the path of a Gemma 4 GGUF file.", "argument")
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
+        path, mmproj = model_files(None, mmproj) if path is None else locate(path, mmproj)
         params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
         name = ffi.new("char[]", os.fsencode(path))
         params.path = name

@@ -410,7 +410,7 @@ def transcribe(audio: Any, model: Any = None, language: str | None = None, **opt
 
     Args:
         audio: a path, samples (n,) at 16 kHz, (samples, rate), or an open `Source`.
-        model: a `Model`, or the path of one; None for the file that EDGE_GEMMA_MODEL names.
+        model: a `Model`, or the path of one; None for the file that EDGE_GEMMA_MODEL names, else the embedded toy.
         language: what is spoken, a name or a code; None leaves it to the model.
         options: to, a language to translate into as well; mmproj, the file of the audio encoder (None for that of
             EDGE_GEMMA_MMPROJ); threads; start, seconds to skip; progress, a function of the seconds done and in all; and

@@ -86,12 +86,6 @@ def test_every_verb_explains_itself_with_examples(verb: str) -> None:
     assert f"examples:\n  edge-gemma {verb}" in text
 
 
-@pytest.mark.parametrize("verb", ["run", "chat", "info", "bench"])
-def test_no_model_is_a_usage_error_that_tells_what_to_do(verb: str) -> None:
-    message = bad(2, verb, text="hello")
-    assert "--model FILE" in message and "EDGE_GEMMA_MODEL" in message and "Hugging Face" in message
-
-
 def test_usage_errors() -> None:
     assert "invalid choice" in bad(2, "sing")
     assert "VERB" in bad(2)

@@ -37,7 +37,6 @@ def test_listen_explains_itself() -> None:
     text = good("listen", "--help")
     assert "usage: edge-gemma listen" in text and "examples:\n  edge-gemma listen" in text
     assert "  listen " in good("--help")
-    assert "EDGE_GEMMA_MODEL" in bad(2, "listen", EDGE_GEMMA_MODEL="")
 
 
 def test_lines_for_pipes(spoken: eg.Transcript) -> None:

@@ -52,7 +52,7 @@ def test_contents(names):
     package = {name for name in names if ".dist-info/" not in name}
     assert {Path(name).parts[0] for name in package} == {"edge_gemma"}
     expected = {path for path in (ROOT / "edge_gemma").rglob("*") if path.suffix in {".py", ".npz"}}
-    expected |= {path for path in (ROOT / "edge_gemma" / "data").glob("*") if path.is_file()}
+    expected |= {path for path in (ROOT / "edge_gemma" / "data").rglob("*") if path.is_file()}
     assert package - {path.relative_to(ROOT).as_posix() for path in expected} <= {
         "edge_gemma/py.typed",
         *(name for name in package if name.startswith("edge_gemma/_engine")),

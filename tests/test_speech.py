@@ -212,15 +212,13 @@ def test_forms_without_segments() -> None:
 def test_files_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EDGE_GEMMA_MODEL", "EDGE_GEMMA_MMPROJ"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(EdgeGemmaError, match=r"(?s)Hugging Face.*--mmproj"):
-        model_files()
-    assert model_files("a", "b") == ("a", "b")
+    assert model_files("a.gguf", "b") == ("a.gguf", "b")
     monkeypatch.setenv("EDGE_GEMMA_MMPROJ", "ears")
-    assert model_files("a") == ("a", "ears")
-    monkeypatch.setenv("EDGE_GEMMA_MODEL", "brain")
-    assert model_files() == ("brain", "ears") == model_files("brain")
-    assert model_files(None, "b") == ("brain", "b")
-    assert model_files("a") == ("a", None)  # the variable's encoders are another model's
+    assert model_files("a.gguf") == ("a.gguf", "ears")
+    monkeypatch.setenv("EDGE_GEMMA_MODEL", "brain.gguf")
+    assert model_files() == ("brain.gguf", "ears") == model_files("brain.gguf")
+    assert model_files(None, "b") == ("brain.gguf", "b")
+    assert model_files("a.gguf") == ("a.gguf", None)  # the variable's encoders are another model's
 
 
 def test_the_package_stays_light() -> None:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests use beyond Python packages, where that is possible: root on a Debian-like system. Elsewhere, and
-# when a package cannot be had, it says so and goes on: tests that miss a tool skip themselves and name it.
+# when a package cannot be had, it says so and goes on: tests that miss a tool skip themselves and name it. With the argument
+# `build`, only what building and hearing take.
 set -u
 
 packages=
@@ -24,18 +25,20 @@ runs_sanitizers() {   # a clang with the run-time library that fuzzing links
 }
 
 want 'gcc libc6-dev binutils' command -v gcc
-want 'g++' command -v g++
 want 'python3-dev' has_python_header
 want 'python3-venv' "${PYTHON:-python3}" -c 'import ensurepip'
-want 'cmake' command -v cmake
-want 'clang libclang-rt-14-dev' runs_sanitizers
-want 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' command -v aarch64-linux-gnu-gcc
 want 'libportaudio2 libasound2-data' has_portaudio
-want 'qemu-user-static' command -v qemu-aarch64-static
+if [ "${1:-}" != build ]; then
+    want 'g++' command -v g++
+    want 'cmake' command -v cmake
+    want 'clang libclang-rt-14-dev' runs_sanitizers
+    want 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' command -v aarch64-linux-gnu-gcc
+    want 'qemu-user-static' command -v qemu-aarch64-static
+fi
 
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "bootstrap: not installed (needs root and apt-get), tests will skip what needs them:$packages"
+    echo "bootstrap: not installed (needs root and apt-get), what needs them is skipped:$packages"
     exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive

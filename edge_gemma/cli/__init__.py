@@ -16,19 +16,23 @@ import sys
 
 from .common import UsageError, error_text
 
-VERBS = ("run", "chat", "transcribe", "translate", "listen", "info", "bench")
+VERBS = ("demo", "run", "chat", "transcribe", "translate", "listen", "info", "bench", "convert", "quantize", "pull")
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 EPILOG = f"""\
 examples:
-  edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
+  edge-gemma demo
+  edge-gemma pull e2b
+  edge-gemma run -m e2b "Why is the sky blue?"
   edge-gemma chat -m gemma-4-E2B-it-Q4_0.gguf
   edge-gemma transcribe -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf talk.wav
   edge-gemma translate -m gemma-4-E2B-it-Q4_0.gguf --to German "Where is the station?"
   edge-gemma listen -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf --partials
   edge-gemma info gemma-4-E2B-it-Q4_0.gguf
   edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf --json
+  edge-gemma convert gemma-4-E2B-it gemma-4-E2B-it-BF16.gguf
+  edge-gemma quantize gemma-4-E2B-it-BF16.gguf gemma-4-E2B-it-Q4_K_M.gguf --type Q4_K_M
 
 `edge-gemma VERB --help` explains a verb. EDGE_GEMMA_MODEL and EDGE_GEMMA_MMPROJ name the
 files when --model and --mmproj do not; {DEBUG_VARIABLE}=1 shows where an error comes from."""

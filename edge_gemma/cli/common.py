@@ -11,12 +11,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..model_files import MMPROJ_VARIABLE, MODEL_VARIABLE, model_files
+from ..model_files import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
 
 if TYPE_CHECKING:
     from .. import Model
 
 DEFAULT_CONTEXT = 4096
+TOY = "[the embedded toy model, which knows commands to a home and no more; `edge-gemma pull e2b` gets the real one]"
 
 
 class UsageError(Exception):
@@ -102,8 +103,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --mmproj, --threads."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", "-m", metavar="FILE", help=f"GGUF file of the model (or environment {MODEL_VARIABLE})"
-    )
+        "--model", "-m", metavar="FILE", help="GGUF file of the model, or the name of one that was downloaded with"
+        f" `edge-gemma pull`, such as e2b (or environment {MODEL_VARIABLE}; default: the embedded toy)",
+    )  # fmt: skip
     group.add_argument(
         "--mmproj", metavar="FILE", help=f"GGUF file of its audio and image encoders (or environment {MMPROJ_VARIABLE})"
     )
@@ -187,18 +189,25 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
 
 def model_path(args: argparse.Namespace) -> str:
     """The model file of --model or the environment. UsageError tells how to get one when there is none."""
-    return _files(args)[0]
+    return model_paths(args)[0]
 
 
-def open_model(args: argparse.Namespace) -> Model:
-    """Opens the model that the common options name."""
-    path, mmproj = _files(args)
+def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
+    """Opens the model that the common options name; with `notice`, a terminal is told when it is only the toy."""
+    path, mmproj = model_paths(args)
     from .. import Model
 
-    return Model.load(path, mmproj=mmproj, threads=args.threads)
+    model = Model.load(path, mmproj=mmproj, threads=args.threads)
+    silent = getattr(args, "quiet", False) or getattr(args, "json", False)
+    if notice and is_embedded(path) and not silent and sys.stderr.isatty():
+        from .terminal import Screen
+
+        Screen(sys.stderr).line(TOY, "dim")
+    return model
 
 
-def _files(args: argparse.Namespace) -> tuple[str, str | None]:
+def model_paths(args: argparse.Namespace) -> tuple[str, str | None]:
+    """The files of the model and of its encoders. UsageError as `model_path`."""
     try:
         path, mmproj = model_files(args.model, args.mmproj)
     except ValueError as error:

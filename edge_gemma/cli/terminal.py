@@ -68,11 +68,14 @@ class Screen:
 class Bar:
     """A progress bar over the seconds of a recording, on standard error: if that is a terminal and `rich` is installed.
 
-    What goes to standard output at the same terminal while the bar is shown appears above it.
+    Other amounts than seconds come with `label`, which words one. What goes to standard output at the same terminal while
+    the bar is shown appears above it.
     """
 
-    def __init__(self, name: str, start: float, duration: float | None) -> None:
-        self._name, self._start, self._duration = name, start, duration
+    def __init__(
+        self, name: str, start: float, duration: float | None, label: Callable[[float], str] | None = None
+    ) -> None:
+        self._name, self._start, self._duration, self._label = name, start, duration, label or format_clock
         self._progress: Any = None
 
     def __enter__(self) -> Bar:
@@ -104,7 +107,7 @@ class Bar:
     def update(self, done: float, duration: float | None) -> None:
         """Shows that `done` of `duration` seconds are done."""
         if self._progress:
-            clock = f"{format_clock(done)} of {format_clock(duration or 0)}"
+            clock = f"{self._label(done)} of {self._label(duration or 0)}"
             self._progress.update(self._task, completed=done, total=duration, clock=clock)
 
 

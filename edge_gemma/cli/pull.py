@@ -1,0 +1,103 @@
+"""`edge-gemma pull`: downloads a model from the Hugging Face Hub, so that `--model e2b` finds it.
+
+Owns what is shown; `hub` does the work. Where the files are goes to standard output, progress to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from .common import add_verb, format_bytes, print_json
+from .terminal import Bar, Screen
+
+INTERRUPTED = 130
+
+EXAMPLES = """
+edge-gemma pull e2b
+edge-gemma pull e4b --quant Q8_0
+edge-gemma pull 26b --no-mmproj
+edge-gemma pull unsloth/gemma-4-E2B-it-GGUF --quant Q5_K_M
+edge-gemma run -m e2b "Hello"
+edge-gemma run -m e4b:Q8_0 "Hello"
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "pull", "download a model from the Hugging Face Hub", EXAMPLES)
+    parser.add_argument("name", metavar="NAME", help="e2b, e4b, 26b, 31b, or a repository of GGUF files as OWNER/REPO")
+    parser.add_argument(
+        "--quant", "-q", metavar="TYPE", help="quantization (default: Q4_0, or the next best that is there)"
+    )
+    parser.add_argument("--no-mmproj", action="store_true", help="leave out the encoders of audio and images")
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Downloads what is missing."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is told once, at the end
+    from ..hub import CHECKING, pull
+
+    shown = _Shown(CHECKING)
+    try:
+        done = pull(args.name, args.quant, mmproj=not args.no_mmproj, revision=args.revision, progress=shown)
+    except KeyboardInterrupt:
+        shown.close()
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        shown.close()
+    name = args.name.partition(":")[0]
+    if args.json:
+        print_json(
+            {
+                "name": name,
+                "repository": done.repository,
+                "revision": done.revision,
+                "quant": done.quant,
+                "model": str(done.model),
+                "mmproj": done.mmproj and str(done.mmproj),
+                "bytes": done.size,
+                "downloaded_bytes": done.downloaded,
+            }
+        )
+        return 0
+    print(f"{done.repository}, {format_bytes(done.size)}{'' if done.downloaded else ', all of it was there'}")
+    print(f"  model   {done.model}")
+    if done.mmproj:
+        print(f"  mmproj  {done.mmproj}")
+    elif not args.no_mmproj:
+        print("  mmproj  the repository has none")
+    print(f'Now: edge-gemma run -m {name} "Hello"')
+    return 0
+
+
+class _Shown:
+    """At a terminal, a line and a bar for each file, one after the other."""
+
+    def __init__(self, checking: str) -> None:
+        self._checking, self._what = checking, ""
+        self._bar: Bar | None = None
+        self._screen = Screen(sys.stderr)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """What `hub.Progress` is."""
+        if what != self._what:
+            self.close()
+            self._what = what
+            if self._screen.is_terminal and not what.startswith(self._checking):
+                self._screen.line(f"{what}, {format_bytes(total)}", "dim")
+            self._bar = Bar(what, done, total, format_bytes).__enter__()
+        if self._bar:
+            self._bar.update(done, total)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar:
+            self._bar.__exit__()
+            self._bar = None
