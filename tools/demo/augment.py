@@ -1,0 +1,115 @@
+"""What happens to speech on its way to a microphone: other speeds and voices, rooms, noise, levels, clipping, telephones."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.signal
+import soxr
+from numpy.typing import NDArray
+
+RATE = 16000
+Floats = NDArray[np.float32]
+
+
+def plain(sound: Floats, rng: np.random.Generator) -> Floats:
+    """Only silence around it, as the tests do it."""
+    return np.concatenate(
+        [np.zeros(int(RATE * rng.uniform(0.1, 0.4))), sound, np.zeros(int(RATE * rng.uniform(0.2, 0.6)))]
+    ).astype(np.float32)
+
+
+def worn(sound: Floats, other: Floats, rng: np.random.Generator) -> Floats:
+    """The sound (n,) in [-1, 1] as it may arrive; `other` is somebody else's, for murmurs behind it."""
+    if rng.random() < 0.7:
+        sound = soxr.resample(sound, rng.uniform(0.88, 1.14), 1.0, quality="LQ")
+    before, after = int(RATE * rng.uniform(0.02, 0.6)), int(RATE * rng.uniform(0.1, 0.9))
+    sound = np.concatenate([np.zeros(before, np.float32), sound, np.zeros(after, np.float32)])
+    if rng.random() < 0.6:
+        sound = _colored(sound, rng)
+    if rng.random() < 0.35:
+        sound = _in_room(sound, rng)
+    loudness = float(np.sqrt(np.mean(sound[before : len(sound) - after] ** 2))) + 1e-6
+    if rng.random() < 0.65:
+        noise = _noise(len(sound), other, rng)
+        sound = sound + noise * (
+            loudness * 10 ** (-rng.uniform(5, 35) / 20) / (float(np.sqrt(np.mean(noise**2))) + 1e-9)
+        )
+    sound = sound * (10 ** (-rng.uniform(10, 40) / 20) / loudness)
+    if rng.random() < 0.1:
+        limit = np.quantile(np.abs(sound), rng.uniform(0.93, 0.995))
+        sound = np.clip(sound, -limit, limit) * rng.uniform(1, 2)
+    return np.clip(sound, -1, 1).astype(np.float32)
+
+
+def _colored(sound: Floats, rng: np.random.Generator) -> Floats:
+    """Through a random smooth frequency response; sometimes nothing above 3 to 7 kHz or below 100 to 400 Hz."""
+    size = scipy.fft.next_fast_len(len(sound), real=True)
+    spectrum = scipy.fft.rfft(sound, size)
+    frequencies = np.linspace(0, RATE / 2, len(spectrum))
+    points = np.array([0, 150, 400, 900, 1800, 3200, 5000, 8000])
+    gains = np.cumsum(rng.normal(0, 3.0, len(points)))
+    response = 10 ** (np.interp(frequencies, points, gains - gains.mean()) / 20)
+    if rng.random() < 0.25:
+        response /= 1 + (frequencies / rng.uniform(3000, 7000)) ** 12
+    if rng.random() < 0.25:
+        edge = rng.uniform(100, 400)
+        response *= (frequencies / edge) ** 4 / (1 + (frequencies / edge) ** 4)
+    return scipy.fft.irfft(spectrum * response, size)[: len(sound)].astype(np.float32)
+
+
+def _in_room(sound: Floats, rng: np.random.Generator) -> Floats:
+    """With an exponentially fading echo of 0.1 to 0.5 seconds."""
+    seconds = rng.uniform(0.1, 0.5)
+    length = int(RATE * seconds)
+    echo = rng.standard_normal(length).astype(np.float32) * np.exp(-6.9 * np.arange(length, dtype=np.float32) / length)
+    echo[: int(RATE * rng.uniform(0.001, 0.01))] = 0
+    echo *= rng.uniform(0.1, 0.7) / (np.sqrt(np.sum(echo**2)) + 1e-9)
+    return sound + scipy.signal.fftconvolve(sound, echo)[: len(sound)].astype(np.float32)
+
+
+def _noise(length: int, other: Floats, rng: np.random.Generator) -> Floats:
+    """Of a random color; sometimes a hum, or somebody else in the background."""
+    kind = rng.random()
+    if kind < 0.15:
+        return np.resize(np.roll(other, int(rng.integers(max(len(other), 1)))), length).astype(np.float32)
+    if kind < 0.25:
+        time = np.arange(length) / RATE
+        base = rng.uniform(45, 400)
+        return sum(
+            rng.uniform(0, 1) * np.sin(2 * np.pi * base * k * time + rng.uniform(0, 6)) for k in (1, 2, 3, 5)
+        ).astype(np.float32)
+    size = scipy.fft.next_fast_len(length, real=True)
+    spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
+    color = rng.uniform(0, 1.2)
+    spectrum *= (np.arange(1, len(spectrum) + 1) / len(spectrum)) ** -color
+    return scipy.fft.irfft(spectrum, size)[:length].astype(np.float32)
+
+
+def other_voice(mel: Floats, rng: np.random.Generator) -> Floats:
+    """The log-mel frames (t, bins) of a longer or shorter vocal tract: frequencies stretched by up to 12%."""
+    factor = float(np.exp(rng.uniform(-0.12, 0.12)))
+    bins = mel.shape[1]
+    mels = np.linspace(0, 2840.0, bins + 2)[1:-1]
+    hertz = 700 * (10 ** (mels / 2595) - 1)
+    source = 2595 * np.log10(1 + np.minimum(hertz * factor, 7900) / 700)
+    at = np.interp(source, mels, np.arange(bins))
+    low = np.clip(at.astype(int), 0, bins - 2)
+    part = (at - low).astype(np.float32)
+    warped = mel[:, low] * (1 - part) + mel[:, low + 1] * part
+    warped[:, 0] = mel[:, 0]  # the lowest filter is empty, whatever is heard
+    return warped
+
+
+def masked(mel: Floats, rng: np.random.Generator) -> Floats:
+    """With some bands and moments missing (set to the mean)."""
+    mel = mel.copy()
+    mean = float(mel.mean())
+    for _ in range(int(rng.integers(0, 3))):
+        width = int(rng.integers(1, 18))
+        at = int(rng.integers(0, mel.shape[1] - width))
+        mel[:, at : at + width] = mean
+    for _ in range(int(rng.integers(0, 3))):
+        width = int(rng.integers(1, 10))
+        at = int(rng.integers(0, max(1, len(mel) - width)))
+        mel[at : at + width] = mean
+    return mel

@@ -1,0 +1,196 @@
+"""Measures a model of the demo on sentences it was never trained on, through the engine as an application uses it.
+
+    python evaluate.py CLIPS MODEL.gguf MMPROJ.gguf [--split known] [--count 300] [--seed 1]
+
+Speech goes in in blocks of 20 ms with silence around it, and answers are greedy. For each language and engine of speech it
+prints the word error rate of transcripts (without regard to case and punctuation) and how many transcripts, translations and
+tool calls are right to the last character or argument; then the same for typed words, where the transcript is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import clips
+import numpy as np
+from domain import Sentence
+from numpy.typing import NDArray
+from tasks import Request, Tasks, result_for
+from words import LANGUAGES
+
+import edge_gemma as eg
+from edge_gemma.calls import format_tool_response
+from edge_gemma.reply import parse_reply
+from edge_gemma.speech_prompts import split_translation
+
+BLOCK, RATE = 320, 16000
+LONGEST = 64  # tokens of an answer
+
+
+def distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Edits from one to the other."""
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a):
+        last, row[0] = row[0], i + 1
+        for j, right in enumerate(b):
+            last, row[j + 1] = row[j + 1], min(row[j + 1] + 1, row[j] + 1, last + (left != right))
+    return row[-1]
+
+
+def normal(text: str) -> list[str]:
+    """Its words without case and punctuation."""
+    return re.findall(r"[\w:]+", text.casefold())
+
+
+class Pieces:
+    """An open model's tokenizer as `Tasks` wants it."""
+
+    chat_template = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.decode = tokenizer.decode
+        self.id = tokenizer.find
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        return list(self._tokenizer.encode(text, special=special))
+
+
+class Speaker:
+    """Asks a model for answers."""
+
+    def __init__(self, model: eg.Model) -> None:
+        self.model = model
+        self.pieces = Pieces(model.tokenizer)
+        self.tasks = Tasks(self.pieces)
+        self._bases: dict[Request, eg.Session] = {}
+
+    def ask(self, request: Request, sound: NDArray[np.float32] | None, words: str = "") -> eg.Session:
+        """The session after a request with its speech or words, before the answer."""
+        if request not in self._bases:
+            before = list(request.before if request.typed else request.before[:-1])  # the session marks audio itself
+            self._bases[request] = self.model.session(context=1280)
+            self._bases[request].feed_tokens(before)
+        session = self._bases[request].fork()
+        if sound is None:
+            session.feed_tokens(self.pieces.encode(words, special=False))
+            session.feed_tokens(request.after)
+        else:
+            with session.stream_audio() as audio:
+                for at in range(0, len(sound), BLOCK):
+                    audio.push(sound[at : at + BLOCK])
+            session.feed_tokens(request.after[1:])
+        return session
+
+    def answer(self, session: eg.Session) -> str:
+        """What it says next, with markers."""
+        start = session.position
+        for _ in session.generate(max_tokens=LONGEST, temperature=0.0):
+            pass
+        return self.model.tokenizer.decode(session.tokens[start:], special=True).removesuffix("<turn|>")
+
+
+def padded(sound: NDArray[np.int16]) -> NDArray[np.float32]:
+    """With 0.3 s of silence before and 0.5 s behind."""
+    return np.concatenate([np.zeros(RATE * 3 // 10), sound / 32768, np.zeros(RATE // 2)]).astype(np.float32)
+
+
+def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None, rng: random.Random) -> dict[str, Any]:
+    """What is right about the answers to one sentence."""
+    tasks, target = speaker.tasks, rng.choice([name for name in LANGUAGES if name != what.language])
+    found: dict[str, Any] = {}
+    if sound is None:
+        translated = speaker.answer(speaker.ask(tasks.typed_translation(what.language, target), None, what.text))
+        session = speaker.ask(tasks.typed_command(), None, what.text)
+    else:
+        heard = speaker.answer(speaker.ask(tasks.transcription(what.language), sound))
+        found["transcript"] = heard == what.text
+        found["edits"] = distance(normal(heard), normal(what.text))
+        found["words"] = len(normal(what.text))
+        found["heard"] = heard
+        unnamed = speaker.answer(speaker.ask(tasks.transcription(None), sound))
+        found["unnamed"] = distance(normal(unnamed), normal(what.text))
+        translated = speaker.answer(speaker.ask(tasks.translation(what.language, target), sound))
+        translated = split_translation(translated, target, what.language)[1] or ""
+        session = speaker.ask(tasks.command(), sound)
+    found["translation"] = translated == what.translations[target]
+    found["translated"] = translated
+    said = parse_reply(speaker.answer(session))
+    calls = [(call.name, call.arguments) for call in said.tool_calls]
+    found["call"] = calls == ([what.call] if what.call else [])
+    found["called"] = calls
+    if what.call and found["call"]:
+        result = result_for(what, rng)
+        response = speaker.pieces.encode(format_tool_response(what.call[0], result))
+        if session.tokens[-1] == response[0]:
+            response = response[1:]
+        session.feed_tokens(response)
+        found["reply"] = speaker.answer(session) == what.reply(result)
+    elif not what.call:
+        found["reply"] = said.text == what.reply(None)
+    return found
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The results of each group, in percent."""
+    lines = []
+    for group, found in sorted(results.items()):
+        parts = [f"{group:24} {len(found):4}"]
+        words = sum(one.get("words", 0) for one in found)
+        for name, key in (("WER", "edits"), ("WER, language not named", "unnamed")):
+            if words:
+                parts.append(f"{name} {100 * sum(one[key] for one in found) / words:.2f}")
+        for key in ("transcript", "translation", "call", "reply"):
+            values = [one[key] for one in found if key in one]
+            if values:
+                parts.append(f"{key} {100 * sum(values) / len(values):.1f}")
+        lines.append("  ".join(parts))
+    return "\n".join(lines)
+
+
+def run(speaker: Speaker, folder: Path, split: str, count: int, seed: int, verbose: bool) -> str:
+    """Examines `count` clips of a split, and as many typed sentences."""
+    entries, samples = clips.load(folder, split)
+    rng = random.Random(seed)
+    chosen = rng.sample(entries, min(count, len(entries)))
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for clip in chosen:
+        what = clip.sentence
+        spoken = examine(speaker, what, padded(samples[clip.begin : clip.end]), rng)
+        typed = examine(speaker, what, None, rng)
+        for group in (f"{what.language} {clip.voice.split()[0]}", f"{what.language} all", "spoken"):
+            results[group].append(spoken)
+        results["typed"].append(typed)
+        results[f"{what.language} typed"].append(typed)
+        if verbose and not (spoken["transcript"] and spoken["call"] and spoken["translation"]):
+            print(
+                f"{clip.voice}: {what.text}\n   {spoken['heard']} | {spoken['translated']} | {spoken['called']}",
+                flush=True,
+            )
+    return table(results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recordings", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("mmproj")
+    parser.add_argument("--split", default="known", choices=["known", "unknown", "train"])
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--verbose", action="store_true", help="print what is wrong")
+    options = parser.parse_args()
+    with eg.Model.load(options.model, mmproj=options.mmproj, threads=options.threads) as model:
+        speaker = Speaker(model)
+        print(run(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What the demo model is asked, and what it should answer: requests as the package writes them, token for token.
+
+A `Request` is what stands before the speech (or the typed words), which many examples share; an `Example` is the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import words
+from domain import Sentence
+from words import LANGUAGES
+
+from edge_gemma.calls import format_call, format_tool_response
+from edge_gemma.home import INSTRUCTIONS, Home
+from edge_gemma.prompt import Media, Prompt
+from edge_gemma.speech_prompts import (
+    asr_prompt,
+    language_name,
+    speech_turn,
+    text_translation_prompt,
+    text_turn,
+    translation_prompt,
+)
+from edge_gemma.template import render_chat
+from edge_gemma.tools import Toolbox
+
+SCHEMAS = Toolbox(Home().tools).schemas
+
+
+def result_for(sentence: Sentence, rng: random.Random) -> Any:
+    """A result that the tool of this sentence could return."""
+    tool = sentence.call[0] if sentence.call else None
+    if tool == "get_time":
+        return {"time": f"{rng.randrange(24)}:{rng.randrange(60):02d}"}
+    if tool == "get_weather":
+        return {"degrees": rng.randint(1, 40), "sky": rng.choice(list(words.SKIES))}
+    if tool == "read_list":
+        return {"items": rng.sample(list(words.ITEMS), rng.choice([0, 1, 1, 2, 2, 3, 4]))}
+    return "done"
+
+
+def call_text(sentence: Sentence) -> str:
+    """The model's call for it; "" when there is none."""
+    return format_call(*sentence.call) if sentence.call else ""
+
+
+def prompts() -> Iterator[str]:
+    """The texts of all requests."""
+    yield render_chat(
+        [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": [{"type": "audio"}]}],
+        None,
+        tools=SCHEMAS,
+    )
+    for source in (None, *LANGUAGES):
+        yield asr_prompt(source)
+        for target in LANGUAGES:
+            if target != source:
+                yield translation_prompt(source, target)
+                yield text_translation_prompt("", source, target)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked.
+
+    Attributes:
+        before: tokens up to the speech or the typed words, with the marker that begins audio.
+        after: tokens between it and the answer, with the marker that ends audio.
+        typed: whether words are typed.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    typed: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """What follows a request's `before`.
+
+    Attributes:
+        words: typed tokens, () for speech.
+        answer: tokens after the request's `after`.
+        learn: for each token of the answer, whether it is the model's to say (a tool's result is not).
+    """
+
+    words: tuple[int, ...]
+    answer: tuple[int, ...]
+    learn: tuple[bool, ...]
+
+
+class Tasks:
+    """Writes requests and examples for one tokenizer."""
+
+    def __init__(self, pieces: Any) -> None:
+        self.pieces = pieces
+        self._end = pieces.id("<turn|>")
+
+    @functools.cache  # noqa: B019 there is one object
+    def transcription(self, source: str | None) -> Request:
+        return self._speech(asr_prompt(source))
+
+    @functools.cache  # noqa: B019
+    def translation(self, source: str | None, target: str) -> Request:
+        return self._speech(translation_prompt(source, target))
+
+    @functools.cache  # noqa: B019
+    def typed_translation(self, source: str | None, target: str) -> Request:
+        ids = [text_turn(self.pieces, text_translation_prompt(text, source, target)) for text in ("1", "Turn")]
+        return self._typed(ids)
+
+    @functools.cache  # noqa: B019
+    def command(self) -> Request:
+        units = self._prompt().conversation(self._messages([{"type": "audio", "audio": np.zeros(1, np.float32)}]))
+        at = next(number for number, unit in enumerate(units) if isinstance(unit, Media))
+        return Request((*units[:at], self.pieces.id("<|audio>")), (self.pieces.id("<audio|>"), *units[at + 1 :]), False)
+
+    @functools.cache  # noqa: B019
+    def typed_command(self) -> Request:
+        return self._typed([self._prompt().conversation(self._messages(text)) for text in ("1", "Turn")])
+
+    def _prompt(self) -> Prompt:
+        return Prompt(self.pieces, None, SCHEMAS, {"enable_thinking": False})
+
+    def _messages(self, content: Any) -> list[dict[str, Any]]:
+        return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
+
+    def _speech(self, instruction: str) -> Request:
+        before, after = speech_turn(self.pieces, instruction)
+        return Request((*before, self.pieces.id("<|audio>")), (self.pieces.id("<audio|>"), *after), False)
+
+    def _typed(self, prompts: list[list[Any]]) -> Request:
+        """The request around words, from two prompts with different ones."""
+        one, other = prompts
+        begin = next(at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        end = next(at for at, (a, b) in enumerate(zip(one[::-1], other[::-1], strict=False)) if a != b)
+        return Request(tuple(one[:begin]), tuple(one[len(one) - end :]), True)
+
+    def answer(self, text: str) -> Example:
+        """An answer in words."""
+        ids = (*self.pieces.encode(text), self._end)
+        return Example((), ids, (True,) * len(ids))
+
+    def transcript(self, sentence: Sentence) -> Example:
+        return self.answer(sentence.text)
+
+    def translated(self, sentence: Sentence, target: str) -> Example:
+        return self.answer(f"{sentence.text}\n{language_name(target)}: {sentence.translations[target]}")
+
+    def done(self, sentence: Sentence, rng: random.Random) -> Example:
+        """A call, the tool's result and what is said about it; or only the latter."""
+        result = result_for(sentence, rng)
+        reply = self.answer(sentence.reply(result))
+        if not sentence.call:
+            return reply
+        call = self.pieces.encode(call_text(sentence))
+        response = self.pieces.encode(format_tool_response(sentence.call[0], result))
+        # The model writes the marker that begins the response: it is where it stops and waits.
+        learn = (True,) * (len(call) + 1) + (False,) * (len(response) - 1) + reply.learn
+        return Example((), (*call, *response, *reply.answer), learn)
+
+    def typed(self, text: str, example: Example) -> Example:
+        """The example for words that are typed instead of spoken."""
+        return Example(tuple(self.pieces.encode(text)), example.answer, example.learn)

@@ -1,0 +1,126 @@
+"""The demo's tokenizer: about a thousand pieces of the domain, bytes for everything else, and Gemma 4's special tokens.
+
+It has the form of the real one (BPE over text whose spaces are U+2581, no word splitting, byte fallback), so every runtime
+treats it alike.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import domain
+from tasks import call_text, prompts, result_for
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
+from words import LANGUAGES
+
+from edge_gemma.calls import format_tool_response
+from edge_gemma.template import BUILTIN_TEMPLATE
+
+SPECIAL = (
+    "<pad> <eos> <bos> <unk> <mask> <|tool> <tool|> <|tool_call> <tool_call|> <|tool_response> <tool_response|> "
+    '<|"|> <|think|> '
+    "<|channel> <channel|> <|turn> <turn|> <|image> <image|> <|image|> <|audio> <audio|> <|audio|> <|video|>"
+).split()
+PIECES = 1024
+SENTENCES, PROMPTS = 30000, 1000
+SPACE = "\u2581"
+
+
+class Pieces:
+    """The tokenizer as the package's prompt writer wants it.
+
+    Attributes:
+        tokenizer: of the `tokenizers` library.
+        chat_template: None, the package's own.
+    """
+
+    chat_template = None
+
+    def __init__(self, path: Path) -> None:
+        self.tokenizer = Tokenizer.from_file(str(path))
+
+    def __len__(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Ids; texts of the domain have no markers in them that would not be meant."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Any, special: bool = False) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
+
+    def id(self, token: str) -> int:
+        """The id of a special token."""
+        return self.tokenizer.token_to_id(token)
+
+
+# Merges are learned within these: words with the space before them, single digits and marks; in the syntax of tools, names with
+# the marks behind them.
+_WORDS = re.compile(r" ?[^\W\d_]+|\n+| ?\d| ?[^\w\s]| ")
+_SYNTAX = re.compile(r" ?[A-Za-z_]+[:{]*|\d|[^A-Za-z_\d ]+| ")
+_SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL))
+
+
+def _corpus() -> Iterator[str]:
+    rng = random.Random("vocabulary")
+    for _ in range(SENTENCES):
+        sentence = domain.draw(rng).sentence(rng.choice(LANGUAGES), rng)
+        result = result_for(sentence, rng)
+        yield from _words(sentence.text)
+        yield from _words(sentence.reply(result))
+        yield from _words(call_text(sentence))
+        yield from _words(format_tool_response("_", result))
+    for prompt in prompts():  # read with every request: worth their own pieces
+        for _ in range(PROMPTS):
+            yield from _words(prompt)
+
+
+def _words(text: str) -> list[str]:
+    return [
+        word.replace(" ", SPACE)
+        for part in _SPECIAL.split(text)
+        for word in (_SYNTAX if ":" in part and "\n" not in part and ": " not in part else _WORDS).findall(part)
+    ]
+
+
+def build(folder: Path) -> None:
+    """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    trainer = trainers.BpeTrainer(vocab_size=PIECES, special_tokens=[], show_progress=False, min_frequency=2)
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    trained = json.loads(tokenizer.to_str())
+
+    pieces = sorted(trained["model"]["vocab"], key=trained["model"]["vocab"].get)
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    tokens += [f"<unused{n}>" for n in range(-len(tokens) % 32)]  # quantized rows and threads like round numbers
+    trained["model"]["vocab"] = {token: at for at, token in enumerate(tokens)}
+    # As in the real one, this never splits anything: spaces are replaced before.
+    trained["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": False,
+    }
+    finished = Tokenizer.from_str(json.dumps(trained))
+    finished.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    finished.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    finished.save(str(folder / "tokenizer.json"))
+    config = {
+        "backend": "tokenizers", "tokenizer_class": "TokenizersBackend", "bos_token": "<bos>", "eos_token": "<eos>",
+        "mask_token": "<mask>", "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 4096,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "chat_template.jinja").write_text(BUILTIN_TEMPLATE)
+
+
+if __name__ == "__main__":
+    import sys
+
+    build(Path(sys.argv[1]))
