@@ -70,7 +70,8 @@ class Chat:
             to `history` and `send()` nothing to go on.
         thinking: let the model think before it answers.
         context: tokens that the session can hold; None for the session's own default.
-        kv: type of the KV cache, f32, f16 or q8.
+        kv: type of the KV cache, f32, f16 or q8; None for f16, or what fits `memory_limit`.
+        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: `Model.session` tells how.
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
@@ -93,8 +94,9 @@ class Chat:
         tools: Sequence[Callable[..., Any] | Mapping[str, Any] | Tool] | None = None,
         thinking: bool = False,
         context: int | None = 4096,
-        kv: str = "f16",
+        kv: str | None = None,
         *,
+        memory_limit: Any = None,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         max_rounds: int = 8,
@@ -112,7 +114,8 @@ class Chat:
             self.tools.schemas,
             {"enable_thinking": thinking, **(template_options or {})},
         )
-        self.session = model.session(context=context, kv=kv)
+        limit = {} if memory_limit is None else {"memory_limit": memory_limit}
+        self.session = model.session(context=context, kv=kv, **limit)
         self._spans: dict[int, tuple[int, Media]] = {}  # where media begin in the session, where they end, what they are
         self._cancelled = False
         self._active: weakref.ref[Generator[Event, None, None]] | None = None

@@ -1,8 +1,9 @@
 """A Hugging Face checkpoint of Gemma 4 as GGUF files: the text model, and its encoders (mmproj) where it has them.
 
 Owns the plan: metadata from the configuration, a list of tensors with their types. Everything is checked before a byte is
-written, then tensors are read, converted and written piece by piece. Names and shapes are in `checkpoint_names.py`, the
-tokenizer in `tokenizer_export.py`, the containers in `safetensors.py` and `gguf_writer.py`.
+written, then tensors are read, converted and written piece by piece. Names and shapes are in `checkpoint_names.py`, what a
+packed matrix is in `packed.py`, the tokenizer in `tokenizer_export.py`, the containers in `safetensors.py` and
+`gguf_writer.py`.
 
     convert("gemma-4-E2B-it", "gemma-4-E2B-it-BF16.gguf")
 """
@@ -25,6 +26,7 @@ from .errors import EdgeGemmaValueError
 from .gguf_writer import GGUFWriter, OutputTensor, boolean, f32, numbers, refuse_existing, text, u32
 from .kernels import type_info
 from .mixes import MIXES
+from .packed import Parts, find_parts, repack
 from .quantize import encode
 from .safetensors import Checkpoint, StoredTensor, read_json
 from .tokenizer_export import tokenizer_metadata
@@ -32,6 +34,7 @@ from .tokenizer_export import tokenizer_metadata
 __all__ = ["Converted", "convert", "output_paths"]
 
 TYPES = ("BF16", "F16", "F32", "Q8_0")
+PACKED = "gemma"  # the quant_method whose checkpoints can be converted as they are
 PIECE = 1 << 22  # values converted at once: 16 MB of floats
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 # Where checkpoints keep the parts, by the version of the program that saved them.
@@ -62,7 +65,8 @@ def convert(
 
     `out` is the text model's file, or an existing directory, in which files get their usual names. `mmproj` is the
     encoders' file; None puts it beside `out`, False leaves the encoders out. `type` of the matrices: BF16, F16, F32 or
-    Q8_0; norms and small tensors are F32 always. `force` replaces files that are there. `progress(done, total, name)` is
+    Q8_0; norms and small tensors are F32 always. Matrices that the checkpoint has packed (quant_method gemma) stay as they are,
+    in types that only this engine knows: C2, C4 and C8. `force` replaces files that are there. `progress(done, total, name)` is
     called with bytes written and the name of a tensor.
 
     Raises OSError for files that cannot be read or written, ValueError for a checkpoint that is not a Gemma 4 that can be
@@ -81,7 +85,8 @@ def convert(
         files.append(encoders)
     elif not encoders and mmproj not in (None, False):
         raise EdgeGemmaValueError(f"{directory} has no encoders to write to {mmproj}.", "argument")
-    paths = output_paths(directory, out, None if isinstance(mmproj, bool) else mmproj, wanted)[: len(files)]
+    label = "QAT" if _quant_method(config) else wanted
+    paths = output_paths(directory, out, None if isinstance(mmproj, bool) else mmproj, label)[: len(files)]
     refuse_existing(paths, force)
     writers = [GGUFWriter(path, plan.metadata, plan.tensors) for path, plan in zip(paths, files, strict=True)]
     done, total = 0, sum(writer.size for writer in writers)
@@ -114,7 +119,7 @@ class _Job(NamedTuple):
 
     target: OutputTensor
     source: StoredTensor | NDArray[np.float32]
-    change: str  #: "" or a kind of `checkpoint_names.Row` whose values are changed
+    change: str  #: "" or a kind of `checkpoint_names.Row` whose values are changed, or "packed"
 
     def pieces(self) -> Iterator[bytes | NDArray[Any]]:
         """The data of the tensor, a few megabytes at a time."""
@@ -124,6 +129,11 @@ class _Job(NamedTuple):
         elif self.change == "patch":  # [width, (row, column, colour)] -> [width, colour, row, column]
             patches = source.floats().reshape(-1, 16, 16, 3).transpose(0, 3, 1, 2)
             yield encode(np.ascontiguousarray(patches), self.target.type, name)
+        elif self.change == "packed":
+            width = source.shape[1]
+            for start in range(0, source.count, step := max(PIECE // width, 1) * width):
+                codes = source.raw(start, min(step, source.count - start)).reshape(-1, width)
+                yield repack(codes, 8 * width // self.target.shape[0])
         elif self.change == "softplus":
             yield encode(_softplus(source.floats()), self.target.type, name)
         else:
@@ -148,13 +158,14 @@ class _Plan:
         return [job.target for job in self.jobs]
 
     def begin(self, architecture: str, kind: str, name: str, file_type: str) -> None:
-        """The keys that every file begins with."""
+        """The keys that every file begins with; packed matrices have no number for their type."""
+        packed = any(job.change == "packed" for job in self.jobs)
         self.metadata |= {
             "general.architecture": text(architecture),
             "general.type": text(kind),
             "general.name": text(name),
             "general.size_label": text(_size_label(self.tensors)),
-            "general.file_type": u32(MIXES[file_type].file_type),
+            **({} if packed else {"general.file_type": u32(MIXES[file_type].file_type)}),
             "general.quantization_version": u32(2),
         }
 
@@ -167,8 +178,9 @@ class _Source:
         self._missing: list[str] = []
 
     def prefix(self, candidates: Sequence[str], name: str) -> str:
-        """The prefix under which a tensor of that name is found; the first one when there is none."""
-        return next((prefix for prefix in candidates if prefix + name in self.checkpoint), candidates[0])
+        """The prefix under which a tensor of that name is found, packed or not; the first one when there is none."""
+        found = (p for p in candidates if p + name in self.checkpoint or find_parts(self.checkpoint, p + name))
+        return next(found, candidates[0])
 
     def take(self, name: str) -> StoredTensor | None:
         """The tensor; None, and an error in `refuse_missing`, where it is not there."""
@@ -179,8 +191,8 @@ class _Source:
         return self.checkpoint[name]
 
     def drop(self, name: str) -> None:
-        """Tells that a tensor is known and not needed."""
-        self._left.discard(name)
+        """Tells that a tensor is known and not needed, with its scales where it is packed."""
+        self._left -= {name, *(find_parts(self.checkpoint, name) or ())}
 
     def refuse_missing(self) -> None:
         """Raises ValueError naming what `take` did not find."""
@@ -221,14 +233,13 @@ class _Rows:
             self.dims.pop(letter, None)
 
     def _add(self, row: Row, theirs: str, ours: str) -> None:
+        if parts := find_parts(self._source.checkpoint, theirs):
+            self._add_packed(row, parts, ours)
+            return
         tensor = self._source.take(theirs)
         if tensor is None:
             return
-        if len(tensor.shape) != len(row.shape) or not all(map(self._fits, row.shape, tensor.shape)):
-            wanted = [self.dims.get(dim, dim) if isinstance(dim, str) else dim for dim in row.shape]
-            raise _bad(
-                self._source.checkpoint, f"has {theirs} of shape {list(tensor.shape)} where {wanted} is expected"
-            )
+        self._check(row, tensor, tensor.shape)
         shape = tensor.shape or (1,)
         if row.kind == "patch":
             shape = (shape[0], 3, 16, 16)
@@ -236,6 +247,43 @@ class _Rows:
             shape = (shape[0], shape[2])
         target = OutputTensor(ours, self._target(row.kind, ours, shape[-1]), shape[::-1])
         self._jobs.append(_Job(target, tensor, row.kind if row.kind in ("patch", "softplus") else ""))
+
+    def _add_packed(self, row: Row, parts: Parts, ours: str) -> None:
+        """A matrix of C2, C4 or C8 with its scales and steps; how many bits it has shows in how long its rows are."""
+        checkpoint = self._source.checkpoint
+        if row.kind not in ("matrix", "clipped") or len(checkpoint[parts.codes].shape) != 2:
+            raise _bad(checkpoint, f"has {parts.codes} packed, which only matrices can be")
+        codes, scale = self._source.take(parts.codes), self._source.take(parts.scale)
+        if codes is None or scale is None:
+            return
+        width = codes.shape[1]
+        columns = width if codes.dtype == "I8" else self._size(row.shape[-1], width)
+        bits = 8 * width // columns if columns else 0
+        if bits not in (2, 4, 8) or columns * bits != 8 * width or (bits == 8) != (codes.dtype == "I8"):
+            raise _bad(checkpoint, f"has {parts.codes} with rows of {width} bytes for {columns} values")
+        self._check(row, codes, (codes.shape[0], columns))
+        block = int(type_info(type := f"C{bits}").block)
+        if columns % block:
+            raise _bad(checkpoint, f"has {parts.codes} with rows of {columns} values; {bits} bits need multiples of {block}")
+        several = scale.shape[-1] if parts.scale.endswith("embedding_scale") and len(scale.shape) == 2 else 1
+        if scale.shape not in ((codes.shape[0],), (codes.shape[0], several)) or not several or columns % several:
+            raise _bad(checkpoint, f"has {parts.scale} of shape {list(scale.shape)} for {codes.shape[0]} rows")
+        stem = ours.removesuffix(".weight")
+        self._jobs.append(_Job(OutputTensor(ours, type, (columns, codes.shape[0])), codes, "packed"))
+        shape = (codes.shape[0],) if several == 1 else (several, codes.shape[0])
+        self._jobs.append(_Job(OutputTensor(f"{stem}.scale", "F32", shape), scale, ""))
+        for side in ("input", "output"):
+            if (name := getattr(parts, side)) in checkpoint:
+                self._add(Row("", "", checkpoint[name].shape and (1,), "f32"), name, f"{stem}.{side}_scale")
+
+    def _check(self, row: Row, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+        """Raises ValueError where a tensor, whose shape is that once it is unpacked, does not fit its row."""
+        if len(shape) != len(row.shape) or not all(map(self._fits, row.shape, shape)):
+            wanted = [self.dims.get(dim, dim) if isinstance(dim, str) else dim for dim in row.shape]
+            raise _bad(self._source.checkpoint, f"has {tensor.name} of shape {list(shape)} where {wanted} is expected")
+
+    def _size(self, dim: str | int, default: int) -> int:
+        return dim if isinstance(dim, int) else self.dims.get(dim, default)
 
     def _fits(self, dim: str | int, size: int) -> bool:
         return size == (dim if isinstance(dim, int) else self.dims.setdefault(dim, size))
@@ -503,12 +551,18 @@ def _refuse_others(directory: Path, config: Mapping[str, Any]) -> None:
         raise EdgeGemmaValueError(
             f"{directory}: model_type is {kind!r}; only gemma4 and gemma4_text can be converted.", "unsupported"
         )
-    if quantization := config.get("quantization_config") or config.get("text_config", {}).get("quantization_config"):
+    if (method := _quant_method(config)) not in ("", PACKED):
         raise EdgeGemmaValueError(
-            f"{directory}: its weights are packed (quant_method {quantization.get('quant_method')!r}); convert the"
+            f"{directory}: its weights are packed (quant_method {method!r}; of these only {PACKED!r} is known); convert the"
             " checkpoint with BF16 weights of the same model.",
             "unsupported",
         )
+
+
+def _quant_method(config: Mapping[str, Any]) -> str:
+    """How the checkpoint's weights are packed; empty where they are not."""
+    settings = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    return str(settings.get("quant_method")) if settings else ""
 
 
 def _is_tied(config: Mapping[str, Any]) -> bool:

@@ -39,6 +39,11 @@ def dequantize(raw: ArrayLike, type: str | int) -> Float:
     return out
 
 
+def by_channel(name: str | int) -> bool:
+    """Whether rows of a type have their scale in another tensor: C2, C4, C8. Raises ValueError for an unknown type."""
+    return bool(lib.eg_type_by_channel(type_info(name)))
+
+
 def writable_type(name: str | int) -> str:
     """The name of a type as the engine spells it. Raises ValueError for one that is unknown or cannot be written."""
     row = type_info(name)
@@ -118,6 +123,39 @@ class Target:
             self._table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
         else:
             self._table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)
+        del scratch
+        return out
+
+    def matmul_steps(
+        self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, scale: ArrayLike, steps: tuple[float, float]
+    ) -> Float:
+        """x (n, cols) float32 on a fixed step times W (rows, cols), raw blocks of C2, C4 or C8, with one scale for a row:
+        (n, rows) float32. `steps`: of x, above 0, and of the result, 0 for a result as it comes. Raises ValueError for sizes
+        that do not fit each other."""
+        values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
+        scales = float_array(scale, (None,), "scale")
+        (n, cols), rows, (step, out_step) = values.shape, scales.size, steps
+        if not lib.eg_type_by_channel(info) or not step > 0 or out_step < 0 or cols > lib.EG_CHANNEL_COLS:
+            raise EdgeGemmaValueError("matmul_steps is for C2, C4 and C8, rows within limits, and steps above 0.", "argument")
+        if cols % info.block or data.size != rows * (cols // info.block) * info.bytes:
+            raise EdgeGemmaValueError(f"raw_blocks has {data.size} bytes, which is not {rows} rows of {cols}.", "argument")
+        q, d, sums = np.empty((n, cols), np.int8), np.empty(n, np.float32), np.empty(n, np.int32)
+        for t in range(n):
+            where = pointer(q[t], "int8_t *"), pointer(sums[t:], "int32_t *")
+            d[t] = self._table.quantize_i8(pointer(values[t], "float *"), cols, step, *where)
+        i8 = ffi.new("eg_i8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int32_t *")))
+        matrix = ffi.new(
+            "eg_matrix *",
+            (
+                *(pointer(data, "uint8_t *"), info, rows, cols, cols // info.block * info.bytes),
+                *(pointer(scales, "float *"), 1, step, out_step),
+            ),
+        )
+        out = np.empty((n, rows), np.float32)
+        scratch, work = _scratch(lib.eg_matmul_scratch_bytes(cols))
+        self._table.matmul_i8(pointer(out, "float *"), rows, i8, n, matrix, 0, rows, work)
+        if out_step:
+            self._table.snap_i8(pointer(out, "float *"), out.size, out_step)
         del scratch
         return out
 

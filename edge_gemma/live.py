@@ -112,6 +112,8 @@ class Listener(Transcriber):
     Close it with `close()` or a `with` block. One thread at a time may use it; only `cancel()` may come from others.
     """
 
+    _sessions = 4  # the request, what is heard, the answer to it, a guess
+
     def __init__(
         self,
         model: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,7 +17,9 @@ from ._native import Handle, check, ffi, lib, new_struct
 from .audio import AudioStream, sound_array
 from .chat import Chat
 from .errors import EdgeGemmaValueError
+from .gguf import GGUFFile, TensorInfo
 from .hub_cache import locate
+from .memory import MemoryLimit, check_fits, file_parts, fit
 from .model_files import model_files
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
@@ -52,11 +55,12 @@ class Model(Handle):
 
     kind = "model"
 
-    def __init__(self, pointer: Any, path: Path) -> None:
+    def __init__(self, pointer: Any, path: Path, mmproj: Path | None = None) -> None:
         """Takes over an `eg_model *`. Internal: use `load`."""
         super().__init__(pointer, lib.eg_model_close)
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
-        self.path = path
+        self.path, self.mmproj = path, mmproj
+        self._parts: dict[str, int] = {}
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
         self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
         info, err = new_struct("eg_model_info"), ffi.new("eg_error *")
@@ -90,7 +94,7 @@ class Model(Handle):
         params.mmproj = encoders
         params.threads = threads or 0
         check(lib.eg_model_open(params, out, err), err)
-        return cls(out[0], Path(os.fspath(path)))
+        return cls(out[0], Path(os.fspath(path)), None if mmproj is None else Path(os.fspath(mmproj)))
 
     def close(self) -> None:
         """Closes the model, its sessions and streams. Further calls do nothing."""
@@ -109,6 +113,18 @@ class Model(Handle):
         check(lib.eg_model_get_memory(self.pointer, out, err), err)
         return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
 
+    def parts(self) -> dict[str, int]:
+        """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,
+        read where sound is heard; `image`; `vocabulary`, with all that is no tensor. Raises EdgeGemmaError."""
+        if not self._parts:
+            tensors: list[TensorInfo] = []
+            for path in filter(None, (self.path, self.mmproj)):
+                with GGUFFile(path) as file:
+                    tensors += file.tensors
+            parts = file_parts(tensors)
+            self._parts = {**parts, "vocabulary": max(self.memory()["mapped"] - sum(parts.values()), 0)}
+        return dict(self._parts)
+
     def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
         """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""
         params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), ffi.new("eg_error *")
@@ -118,13 +134,24 @@ class Model(Handle):
         return {"kv": out.kv, "scratch": out.scratch}
 
     def session(
-        self, context: int | None = None, kv: str = "f16", restore: str | os.PathLike[str] | None = None
+        self,
+        context: int | None = None,
+        kv: str | None = None,
+        restore: str | os.PathLike[str] | None = None,
+        memory_limit: int | str | MemoryLimit | None = None,
     ) -> Session:
         """Opens a session: an empty timeline of up to `context` tokens, or the one saved in the file `restore`.
 
         `context`: None for 4096 (the model's own length if that is shorter), or for the saved one. `kv`: type of the
-        cache, f32, f16 or q8; a restored session keeps its own. Raises EdgeGemmaError.
+        cache, f32, f16 or q8; None for f16; a restored session keeps its own.
+
+        `memory_limit`: bytes, or a size such as "1.5GB", which the process stays within, weights and all: then `context`
+        (None: the model's own length) is what is wanted, and the session gets a q8 cache, or less of it, where it must.
+        What is restored is not made smaller. Raises EdgeGemmaError: "memory" when nothing fits the limit.
         """
+        if memory_limit is not None and restore is None:
+            plan = fit(self, memory_limit, None if context is None else self._context(context), kv)
+            context, kv = plan.context, plan.kv
         out, err = ffi.new("eg_session **"), ffi.new("eg_error *")
         length = self._context(context) if context is not None else 0
         if restore is not None:
@@ -132,9 +159,15 @@ class Model(Handle):
         else:
             params = new_struct("eg_session_params")
             params.context = length
-            params.kv = kv_type(kv)
+            params.kv = kv_type(kv or "f16")
             check(lib.eg_session_open(self.pointer, params, out, err), err)
-        return self._adopt(out[0])
+        session = self._adopt(out[0])
+        if memory_limit is not None and restore is not None:
+            with contextlib.ExitStack() as failed:
+                failed.callback(session.close)
+                check_fits(session, memory_limit)
+                failed.pop_all()
+        return session
 
     def _adopt(self, pointer: Any) -> Session:
         """A Session around an `eg_session *`, closed with the model at the latest."""
@@ -183,5 +216,5 @@ class Model(Handle):
         thinking: bool = False,
         **options: Any,
     ) -> Chat:
-        """Opens a conversation; see `Chat` for `options`."""
+        """Opens a conversation; see `Chat` for `options`, such as `context` and `memory_limit`."""
         return Chat(self, system=system, tools=tools, thinking=thinking, **options)

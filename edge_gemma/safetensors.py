@@ -55,6 +55,13 @@ class StoredTensor(NamedTuple):
             raise EdgeGemmaOSError(f"{self.path}: the file ended inside tensor {self.name}.", "file")
         return data
 
+    def raw(self, start: int, count: int) -> NDArray[np.uint8]:
+        """Bytes start .. start + count of the data, whatever the type. Raises OSError when the file cannot be read."""
+        data = np.fromfile(self.path, np.uint8, count, offset=self.offset + start)
+        if data.size != count:
+            raise EdgeGemmaOSError(f"{self.path}: the file ended inside tensor {self.name}.", "file")
+        return data
+
     def floats(self, start: int = 0, count: int | None = None) -> NDArray[np.float32]:
         """The same values as float32."""
         data = self.read(start, count)

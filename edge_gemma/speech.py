@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .activity import Endpointer, segments
 from .audio import audio_tokens
 from .errors import Cancelled, EdgeGemmaOSError, EdgeGemmaValueError
+from .memory import MemoryLimit, fit
 from .model import Model
 from .model_files import model_files, no_encoder
 from .reply import ReplyParser
@@ -141,14 +142,18 @@ class Transcriber(_Worker):
         pause: seconds of this silence that belong to the segment.
         whole: take a recording that is not longer than `max_seconds` in one piece, with its pauses.
         context: tokens of the session; None for what the longest segment needs.
-        kv: type of the KV cache, f32, f16 or q8.
+        kv: type of the KV cache, f32, f16 or q8; None for f16, or what fits `memory_limit`.
+        memory_limit: bytes, or a size such as "1.5GB", that the process stays within, encoder included.
         max_tokens: longest answer about a segment; None bounds it by the length of the sound.
         sampling: options of `Session.generate`; greedy if not given.
 
     Raises:
         EdgeGemmaValueError: "unsupported" for a model without audio encoder, "context" when the longest segment does not
             fit, "argument" for an option out of range.
+        EdgeGemmaMemoryError: "memory" when it does not fit the memory limit.
     """
+
+    _sessions = 2  # the request, and a fork of it for each segment
 
     def __init__(
         self,
@@ -163,7 +168,8 @@ class Transcriber(_Worker):
         pause: float = 0.25,
         whole: bool = False,
         context: int | None = None,
-        kv: str = "f16",
+        kv: str | None = None,
+        memory_limit: int | str | None = None,
         max_tokens: int | None = None,
         **sampling: Any,
     ) -> None:
@@ -193,7 +199,12 @@ class Transcriber(_Worker):
                 f"{'a larger context or ' if context else ''}shorter segments (max_seconds) or answers (max_tokens).",
                 "context",
             )
-        self._base = model.session(context=context or needed, kv=kv)
+        context = context or needed
+        if memory_limit is not None:
+            limit = MemoryLimit.of(memory_limit, least=needed, sessions=self._sessions, audio=True)
+            plan = fit(model, limit, context, kv)
+            context, kv = plan.context, plan.kv
+        self._base = model.session(context=context, kv=kv)
         self._base.feed_tokens(before)
 
     def close(self) -> None:
@@ -301,7 +312,7 @@ class Translator(_Worker):
         to: the language to translate into, a name or a code.
         source: that of the text; None leaves it to the model.
         context: tokens of a session; None for 4096, or the model's own length if that is shorter.
-        kv: type of the KV cache.
+        kv, memory_limit: as in `Transcriber`, with room for one session.
         max_tokens: longest answer about a part; None bounds it by the part's length.
         sampling: options of `Session.generate`; greedy if not given.
 
@@ -316,13 +327,17 @@ class Translator(_Worker):
         source: str | None = None,
         *,
         context: int | None = None,
-        kv: str = "f16",
+        kv: str | None = None,
+        memory_limit: int | str | None = None,
         max_tokens: int | None = None,
         **sampling: Any,
     ) -> None:
         super().__init__()
         self.model, self.to, self.source = model, language_name(to), language_name(source) if source else None
         self._context, self._kv = context or min(4096, model.config.context_length), kv
+        if memory_limit is not None:
+            plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
+            self._context, self._kv = plan.context, plan.kv
         self._max_tokens, self._sampling = max_tokens, {"temperature": 0.0, **sampling}
         request = len(self._tokens(self._request("")))
         self._part = min(_PART, (self._context - request - _SPARE_TOKENS) // (1 + _GROWTH))

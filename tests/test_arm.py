@@ -33,7 +33,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
 
 def test_sets_agree_here(native: dict[str, dict[str, str]]) -> None:
     """Every set of this machine gives the scalar set's bits."""
-    assert len(native["scalar"]) == 23 + 3 * 4 + 4
+    assert len(native["scalar"]) == 26 + 3 + 3 * 4 + 4
     for name, values in native.items():
         assert values == native["scalar"], name
 
@@ -43,11 +43,26 @@ def test_sets_agree_on_arm(native: dict[str, dict[str, str]], tmp_path: Path) ->
     """So do Arm's."""
     assert CROSS and QEMU
     arm = checksums(run(QEMU, "-cpu", "max", build(CROSS, "kernel_check.c", tmp_path, "-static")))
-    assert set(arm) == {"scalar", "neon_dotprod"}
+    assert set(arm) == {"scalar", "neon_dotprod", "neon_i8mm"}
     for name, values in arm.items():
         assert values == native["scalar"], name
-    old = checksums(run(QEMU, "-cpu", "cortex-a53", build(CROSS, "kernel_check.c", tmp_path, "-static")))
-    assert set(old) == {"scalar"}, "a processor without dot products must not get them"
+
+
+@pytest.mark.skipif(not (CROSS and QEMU), reason="no Arm cross compiler, or no qemu-aarch64-static")
+def test_choice_on_arm(tmp_path: Path) -> None:
+    """The best set that a processor has, or a lesser one by name; never one that it lacks."""
+    assert CROSS and QEMU
+    program = build(CROSS, "chosen_set.c", tmp_path, "-static")
+
+    def chosen(cpu: str, wanted: str = "") -> str:
+        return run(QEMU, "-cpu", cpu, "-E", f"EDGE_GEMMA_ISA={wanted}", program).strip()
+
+    assert chosen("max") == "scalar neon_dotprod neon_i8mm: neon_i8mm"
+    assert chosen("max", "neon_dotprod") == "scalar neon_dotprod neon_i8mm: neon_dotprod"
+    assert chosen("max", "scalar") == "scalar neon_dotprod neon_i8mm: scalar"
+    assert chosen("cortex-a76") == "scalar neon_dotprod: neon_dotprod"
+    assert chosen("cortex-a76", "neon_i8mm") == "scalar neon_dotprod: neon_dotprod"
+    assert chosen("cortex-a53", "neon_dotprod") == "scalar: scalar"
 
 
 @pytest.mark.skipif(not (CROSS and QEMU), reason="no Arm cross compiler, or no qemu-aarch64-static")
@@ -55,9 +70,10 @@ def test_a_model_on_arm(tmp_path: Path) -> None:
     """The C program of the embedding test, on Arm: the same tokens as Python's here."""
     assert CROSS and QEMU
     path = DATA / "dense-Q4_0.gguf"
-    output = run(QEMU, "-cpu", "max", build(CROSS, "use_c.c", tmp_path, "-static"), path)
+    program = build(CROSS, "use_c.c", tmp_path, "-static")
     here = run(build(shutil.which("gcc") or "cc", "use_c.c", tmp_path), path)
-    assert output.replace("neon_dotprod", eg.isa) == here
+    for cpu, name in (("max", "neon_i8mm"), ("cortex-a76", "neon_dotprod")):
+        assert run(QEMU, "-cpu", cpu, program, path).replace(name, eg.isa) == here
 
 
 @pytest.mark.skipif(not (CROSS and QEMU), reason="no Arm cross compiler, or no qemu-aarch64-static")

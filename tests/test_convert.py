@@ -282,7 +282,7 @@ BROKEN = {
     "number": (lambda t, c: c["text_config"].update(sliding_window=None), "sliding_window is None"),
     "rope": (lambda t, c: c["text_config"].pop("rope_parameters"), "rope_parameters.full_attention.rope_theta"),
     "other model": (lambda t, c: c.update(model_type="gemma3"), "gemma3"),
-    "packed": (lambda t, c: c.update(quantization_config={"quant_method": "gemma"}), "packed .*gemma"),
+    "packed": (lambda t, c: c.update(quantization_config={"quant_method": "awq"}), "packed .*awq"),
 }
 
 

@@ -6,8 +6,17 @@ every output lie canaries, matrices lie at odd addresses, and sizes are those th
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from c_build import CSRC
 
 from edge_gemma import kernels
 from edge_gemma._native import ffi, lib
@@ -350,15 +359,26 @@ def test_ring(target: kernels.Target) -> None:
     assert (out[n] == -7.25).all()
 
 
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4"])
+def test_any_number_of_tokens(target: kernels.Target, name: str) -> None:
+    """A token's result does not depend on how many share the call: blocks, pairs and single tokens agree."""
+    rng, kind = np.random.default_rng(11), quants.block_type(name)
+    cols, rows, n = 1024 + 256, 24, 11
+    raw = raw_blocks(rng, name, rows * cols // kind.elements)
+    x = rng.normal(0, 1, (n, cols)).astype(F)
+    whole = matmul_q8(x, raw, name, rows)
+    for tokens in range(1, n + 1):
+        assert same(target.matmul(x[:tokens], raw, name, rows), whole[:tokens]), tokens
+
+
 # ---- dispatch --------------------------------------------------------------------------------------------------------
 
 
 def test_chosen_by_environment() -> None:
     """EDGE_GEMMA_ISA names a set; a name that does not fit this machine leaves the best."""
-    import os
-    import subprocess
-    import sys
-
+    assert [name for name in kernels.targets if "neon" not in name] in (
+        ["scalar"], ["scalar", "avx2", "avxvnni", "avx512vnni"],
+    )  # fmt: skip
     best = [name for name, t in kernels.targets.items() if t is not None][-1]
     for wanted in [*kernels.targets, "nonsense"]:
         supported = kernels.targets.get(wanted) is not None
@@ -366,3 +386,20 @@ def test_chosen_by_environment() -> None:
         env = {**os.environ, "EDGE_GEMMA_ISA": wanted}
         out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
         assert out.strip() == (wanted if supported else best)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="sets of x86")
+@pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("objdump")), reason="no gcc, or no objdump")
+def test_avxvnni_needs_no_avx512(tmp_path: Path) -> None:
+    """The encoding for processors without AVX-512 has the instruction and none of AVX-512's registers; its twin, which tests
+    run in its place where AVX-VNNI is missing, is made of the same operations."""
+    counts = {}
+    for name in ("avxvnni", "avxvnni_evex"):
+        source, target = CSRC / "kernels" / f"{name}.c", tmp_path / f"{name}.o"
+        subprocess.run(["gcc", "-O1", "-std=c11", "-ffp-contract=off", "-c", source, "-o", target], check=True)
+        text = subprocess.run(["objdump", "-d", target], capture_output=True, text=True, check=True).stdout
+        counts[name] = len(re.findall(r"vpdpbusd ", text))
+        if name == "avxvnni":
+            assert not re.search(r"%zmm|%[xy]mm(1[6-9]|[23]\d)|%k[0-7]", text)
+            assert len(re.findall(r"{vex} vpdpbusd ", text)) == counts[name]
+    assert counts["avxvnni"] == counts["avxvnni_evex"] > 100

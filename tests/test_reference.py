@@ -45,7 +45,7 @@ def random_blocks(name: str, count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     kind = quants.block_type(name)
     raw = rng.integers(0, 256, (count, kind.bytes), np.uint8)
-    for at in HALF_OFFSETS[name]:
+    for at in HALF_OFFSETS.get(name, []):
         raw[:, at : at + 2] = rng.normal(0, 0.05, (count, 1)).astype(np.float16).view(np.uint8)
     if name == "MXFP4":
         raw[:, 0] = np.concatenate([np.arange(4), rng.integers(0, 200, count - 4)])

@@ -171,8 +171,8 @@ def safetensors(tensors: Tensors, dtype: str = "BF16") -> bytes:
 
 
 def _stored(values: NDArray[Any], dtype: str) -> tuple[str, bytes]:
-    if values.dtype == np.uint16:
-        return "BF16", values.tobytes()
+    if values.dtype in (np.uint16, np.uint8, np.int8):
+        return {2: "BF16", 1: "U8" if values.dtype == np.uint8 else "I8"}[values.dtype.itemsize], values.tobytes()
     if dtype == "BF16":
         return "BF16", bf16(values).tobytes()
     return dtype, values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()

@@ -24,8 +24,10 @@ import platform
 import sys
 import time
 import wave
+from collections.abc import Sequence
+from typing import Any
 
-from compare_peer import PEAK, measure, table
+from edge_gemma.cli.bench_process import cpu_of_others, run_json, summary
 
 COMMON = """
 import json, sys, time, wave
@@ -135,8 +137,9 @@ run(1e9)
 result = run(16000) | dict(encode_s=encode())
 """
 
-REPORT = f"""
-print(json.dumps(dict(load_s=load, **result, peak_mb={PEAK})))
+REPORT = """
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+print(json.dumps(dict(load_s=load, **result, peak_mb=peak)))
 """
 
 PROGRAMS = {
@@ -157,13 +160,13 @@ def seconds_of(path: str) -> float:
     return seconds
 
 
-def cpu_of_others() -> float:
-    """CPU seconds since the system started that were not spent by the runs (but by other work, or other guests)."""
-    with open("/proc/stat") as file:
-        user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
-    own = os.times()
-    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    return busy - own.children_user - own.children_system
+def table(runs: dict[str, list[dict[str, Any]]], keys: Sequence[str]) -> str:
+    """Markdown: a row for each program, median (range) of each key; a dash where it was not measured."""
+    lines = ["| | " + " | ".join(keys) + " |", "|---" + "|---" * len(keys) + "|"]
+    for name, rows in runs.items():
+        values = ([row[key] for row in rows if key in row] for key in keys)
+        lines.append(f"| {name} | " + " | ".join(summary(found) if found else "-" for found in values) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -184,13 +187,14 @@ def main() -> None:
 
         arguments.instruction = asr_prompt("English")
     head, tail = f"<|turn>user\n{arguments.instruction}<|audio>", "<turn|>\n<|turn>model\n"
-    values = [arguments.model, arguments.mmproj, arguments.wav, head, tail, 2048, arguments.threads]
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in PROGRAMS}
+    values = [arguments.model, arguments.mmproj, arguments.wav, head, tail, "2048", str(arguments.threads)]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PROGRAMS}
     for _ in range(arguments.rounds):
         for name, code in PROGRAMS.items():
-            start, others = time.perf_counter(), cpu_of_others()
-            run = measure(code, values, arguments.peer_python if name == "llama.cpp" else sys.executable)
-            others = (cpu_of_others() - others) / (time.perf_counter() - start)
+            start, before = time.perf_counter(), cpu_of_others() or 0.0
+            python = arguments.peer_python if name == "llama.cpp" else sys.executable
+            run = run_json([python, "-c", code, *values])
+            others = ((cpu_of_others() or 0.0) - before) / (time.perf_counter() - start)
             run |= {"encoder_rtf": run["encode_s"] / seconds, "others": others}
             runs[name].append(run)
             print(name, run, file=sys.stderr)

@@ -111,6 +111,10 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
     (void)madvise((void *)begin, end - begin,
                   advice == EG_ADVICE_RANDOM ? MADV_RANDOM : advice == EG_ADVICE_WILLNEED ? MADV_WILLNEED :
                   advice == EG_ADVICE_DONTNEED ? MADV_DONTNEED : MADV_NORMAL);
+#ifdef MADV_NOHUGEPAGE
+    if (advice == EG_ADVICE_RANDOM)   /* where the page cache has huge pages, a row of a table would bring 2 MB of it */
+        (void)madvise((void *)begin, end - begin, MADV_NOHUGEPAGE);
+#endif
     errno = saved;
 }
 

@@ -1,4 +1,4 @@
-/* Unpacking of the types with 32-value blocks of plain integers and of the K-quants.
+/* Unpacking of the types with 32-value blocks of plain integers, of the K-quants, and of those with a scale for a row.
  *
  * Owns their byte layouts; not the types with tables (unpack_iq.c). Each function turns blocks into
  * value[i] = scale[i / group] * q[i] - min[i / group]. The formula over each function is the type's own; scale and min
@@ -218,4 +218,39 @@ void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
             }
         }
     }
+}
+
+/* n - 2 and n - 8: 64 bytes hold four runs of 64 values, two bits each, or two of four bits. So a vector of up to 64 bytes,
+ * shifted and masked, meets activations that lie side by side. */
+static void unpack_runs(const uint8_t *restrict b, int64_t n, const int bits, int8_t *restrict q, float *restrict scale)
+{
+    const int offset = 1 << (bits - 1), mask = (1 << bits) - 1, runs = 8 / bits;
+    for (int64_t k = 0; k < n / (64 * runs); k++, b += 64)
+        for (int r = 0; r < runs; r++, q += 64)
+            for (int i = 0; i < 64; i++)
+                q[i] = (int8_t)((b[i] >> bits * r & mask) - offset);
+    for (int64_t g = 0; g < n / 32; g++)
+        scale[g] = 1;
+}
+
+void eg_unpack_c2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+{
+    (void)min;
+    unpack_runs(blocks, n, 2, q, scale);
+}
+
+void eg_unpack_c4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+{
+    (void)min;
+    unpack_runs(blocks, n, 4, q, scale);
+}
+
+/* int8 n */
+void eg_unpack_c8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+{
+    (void)min;
+    if (n > 0)
+        memcpy(q, blocks, (size_t)n);
+    for (int64_t g = 0; g < n / 32; g++)
+        scale[g] = 1;
 }

@@ -84,14 +84,17 @@ EG_INLINE ints ints_lookup(const int8_t table[16], ints v)
 }
 EG_INLINE ints ints_left(ints v, int n) { return _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)); }
 EG_INLINE ints ints_right(ints v, int n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)); }
+EG_INLINE ints ints_high4(ints v) { return ints_and(ints_right(v, 4), ints_set8(15)); }
 EG_INLINE ints ints_right_signed(ints v, int n) { return _mm512_sra_epi32(v, _mm_cvtsi32_si128(n)); }
 EG_INLINE vec ints_to_vec(ints v) { return _mm512_cvtepi32_ps(v); }
+EG_INLINE ints dots_start(int n) { return ints_set32(n); }
+EG_INLINE vec dots_to_vec(ints v) { return ints_to_vec(v); }
 EG_INLINE vec halves_to_vec(ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
-EG_INLINE ints ints_dot(ints acc, ints w, int32_t x, bool wide)
+EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool wide)
 {
     (void)wide;
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(eg_int_at(x, c)));
 }
 
 /* Rows i, i + 4, i + 8, i + 12 in the quarters of in[i]; transposing the quarters puts the rows in order. */
@@ -120,12 +123,13 @@ EG_INLINE ints bytes_gather2(const uint8_t *p, size_t stride)
 }
 
 enum { WIDE_BIAS = 128, SHORT_SUMS = 0, MAX_TOKENS = 8 };
-EG_INLINE ints ints_dot_short(ints acc, ints w, int32_t x) { return ints_dot(acc, w, x, false); }
+EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
 EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
 const eg_kernels eg_kernels_avx512vnni = {
     "avx512vnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
+    quantize_i8, matmul_i8, snap_i8,
 };
 
 #if defined(__clang__)

@@ -8,6 +8,8 @@
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 size_t eg_matmul_scratch_bytes(int64_t cols)
@@ -63,6 +65,14 @@ static bool has_avx512vnni(void)
     return (b & want) == want && (c & bit_AVX512VNNI);
 }
 
+#if EG_COMPILES_AVXVNNI
+static bool has_avxvnni(void)
+{
+    uint32_t a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+#endif
+
 #elif defined(__aarch64__)
 
 static bool has_dotprod(void)
@@ -76,16 +86,44 @@ static bool has_dotprod(void)
 #endif
 }
 
+#if EG_COMPILES_I8MM
+static bool has_i8mm(void)
+{
+#if defined(__linux__)
+    return has_dotprod() && getauxval(AT_HWCAP2) & 1ul << 13;              /* HWCAP2_I8MM */
+#elif defined(__APPLE__)
+    int found = 0;
+    size_t size = sizeof found;
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &found, &size, NULL, 0) == 0 && found;
+#else
+    return false;
+#endif
+}
 #endif
 
-/* Best last. */
-static const struct { const eg_kernels *kernels; bool (*supported)(void); } sets[] = {
-    {&eg_kernels_scalar, always},
+#endif
+
+/* Best last. A set may have a twin of the same name for processors that lack its encoding of the instructions. */
+static const struct set {
+    const eg_kernels *kernels;
+    bool (*supported)(void);
+    const eg_kernels *twin;
+    bool (*twin_supported)(void);
+} sets[] = {
+    {&eg_kernels_scalar, always, NULL, NULL},
 #if defined(__x86_64__)
-    {&eg_kernels_avx2, has_avx2},
-    {&eg_kernels_avx512vnni, has_avx512vnni},
+    {&eg_kernels_avx2, has_avx2, NULL, NULL},
+#if EG_COMPILES_AVXVNNI
+    {&eg_kernels_avxvnni, has_avxvnni, &eg_kernels_avxvnni_evex, has_avx512vnni},
+#else
+    {&eg_kernels_avxvnni_evex, has_avx512vnni, NULL, NULL},
+#endif
+    {&eg_kernels_avx512vnni, has_avx512vnni, NULL, NULL},
 #elif defined(__aarch64__)
-    {&eg_kernels_neon_dotprod, has_dotprod},
+    {&eg_kernels_neon_dotprod, has_dotprod, NULL, NULL},
+#if EG_COMPILES_I8MM
+    {&eg_kernels_neon_i8mm, has_i8mm, NULL, NULL},
+#endif
 #endif
 };
 
@@ -95,18 +133,23 @@ const eg_kernels *eg_kernels_at(size_t index, bool *supported)
 {
     if (index >= N_SETS)
         return NULL;
-    *supported = sets[index].supported();
-    return sets[index].kernels;
+    const struct set *set = &sets[index];
+    *supported = set->supported();
+    if (*supported || !set->twin)
+        return set->kernels;
+    *supported = set->twin_supported();
+    return set->twin;
 }
 
 static const eg_kernels *choose(void)
 {
-    const eg_kernels *best = &eg_kernels_scalar;
+    const eg_kernels *best = &eg_kernels_scalar, *kernels;
     const char *wanted = getenv("EDGE_GEMMA_ISA");
-    for (size_t i = 0; i < N_SETS; i++) {
-        if (!sets[i].supported())
+    bool supported;
+    for (size_t i = 0; (kernels = eg_kernels_at(i, &supported)); i++) {
+        if (!supported)
             continue;
-        best = sets[i].kernels;
+        best = kernels;
         if (wanted && strcmp(wanted, best->name) == 0)
             break;
     }

@@ -1,10 +1,12 @@
 /* What the files of this directory share and nobody else sees: sizes of tiles and scratch, and the compiled sets.
  *
  * Layers of a set, from the instructions up:
- *   its own file    `vec` (16 floats), `ints` (16 integers, or 64 bytes), and a few operations on each
+ *   its own file    `vec` (16 floats), `ints` (16 integers, or 64 bytes), and a few operations on each; what sets with the
+ *                   same registers share is in avx256.inc and neon.inc
  *   lanes.inc       float kernels, written once over `vec`
  *   unpack.inc      the common types, unpacked straight into tiles
  *   tiles.inc       matmul_q8, written once over the tiles
+ *   channels.inc    matmul_i8, the same for types with a scale for a row
  * The .inc files are compiled once per set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H
@@ -34,9 +36,22 @@ enum {
     EG_QUERIES = 16                      /* positions that share a converted block */
 };
 
+/* What this compiler knows of the sets that are younger than others. Clang declares intrinsics for functions with a target
+ * of their own since 16, and before only for the target of the whole file. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define EG_COMPILES_AVXVNNI 1
+#else
+#define EG_COMPILES_AVXVNNI 0
+#endif
+#if defined(__aarch64__) && (!defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_MATMUL_INT8))
+#define EG_COMPILES_I8MM 1
+#else
+#define EG_COMPILES_I8MM 0
+#endif
+
 /* Scratch of matmul_q8. */
 typedef struct eg_tile {
-    _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* [columns / 4][16 rows][4], the set's own encoding */
+    _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* in the set's own order and encoding, see tiles.inc */
     _Alignas(64) float scale[EG_GROUPS * EG_ROW_TILE];      /* [groups][16 rows] */
     _Alignas(64) float min[EG_GROUPS * EG_ROW_TILE];
     _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns], for types without a fast path */
@@ -49,13 +64,15 @@ static inline int64_t eg_larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 extern const eg_kernels eg_kernels_scalar;
 #if defined(__x86_64__)
-extern const eg_kernels eg_kernels_avx2, eg_kernels_avx512vnni;
+extern const eg_kernels eg_kernels_avx2, eg_kernels_avxvnni, eg_kernels_avxvnni_evex, eg_kernels_avx512vnni;
 #elif defined(__aarch64__)
-extern const eg_kernels eg_kernels_neon_dotprod;
+extern const eg_kernels eg_kernels_neon_dotprod, eg_kernels_neon_i8mm;
 #endif
 
 /* The plain form, also for fewer rows than a tile. */
 void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0,
+                         int64_t row1, void *scratch);
+void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0,
                          int64_t row1, void *scratch);
 
 #endif

@@ -19,6 +19,10 @@ typedef struct eg_matrix {
     const eg_type_info *type;
     int64_t rows, cols;
     size_t row_bytes;
+    /* Of the types with a scale for a row (C2, C4, C8); NULL and 0 for all others. */
+    const float *scale;        /* [rows, scales]: of cols / scales columns each; 1 a row but for tables of embeddings */
+    int64_t scales;
+    float in, out;             /* steps of x and of y, which are 8-bit numbers of them; 0: floats as they come */
 } eg_matrix;
 
 /* Activations x[n, cols] quantized per 32 values; cols is a multiple of 32.
@@ -28,6 +32,14 @@ typedef struct eg_q8 {
     float *d;                  /* [n, cols / 32] */
     int16_t *sum;              /* [n, cols / 16] */
 } eg_q8;
+
+/* Activations x[n, cols] as numbers of one fixed step; cols is a multiple of 32.
+ *   x[t, i] ~ d[t] * q[t, i];  sum[t] = sum of q */
+typedef struct eg_i8 {
+    int8_t *q;                 /* [n, cols] */
+    float *d;                  /* [n] */
+    int32_t *sum;              /* [n] */
+} eg_i8;
 
 /* K or V of one KV head of one layer. Position p lies in slot p % capacity, slot_bytes apart. */
 typedef struct eg_kv_view {
@@ -42,6 +54,7 @@ typedef struct eg_kv_view {
 size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim);
 
 enum { EG_ROW_TILE = 16 };     /* hand out rows in multiples of this; any range is correct, these are fast */
+enum { EG_CHANNEL_COLS = 65536 };   /* longest row of C2, C4 and C8: sums of products of bytes stay within 32 bits */
 
 typedef struct eg_kernels {
     const char *name;
@@ -88,6 +101,18 @@ typedef struct eg_kernels {
      * position alone. scratch: eg_attention_scratch_bytes(head_dim, heads, n). */
     void (*attention)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
                       int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
+
+    /* One row on a fixed step > 0: x[n] -> q[n] = round-half-even(x / step) within -128 .. 127, *sum = sum of q; n is a
+     * multiple of 32. Returns step. If a value is not finite: q and sum are 0, and NaN is returned. */
+    float (*quantize_i8)(const float *x, int64_t n, float step, int8_t *q, int32_t *sum);
+
+    /* matmul_q8 for W of C2, C4 or C8, at most EG_CHANNEL_COLS columns, and x on a fixed step:
+     *   y[t, r] = (float)isum * (scale[r] * d[t])                 isum = sum of q_w q_x over the whole row, exact */
+    void (*matmul_i8)(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                      void *scratch);
+
+    /* x[n] = step * round-half-even(x / step), the number of steps within -128 .. 127; step > 0. NaN stays NaN. */
+    void (*snap_i8)(float *x, int64_t n, float step);
 } eg_kernels;
 
 /* Work space of one thread, in bytes. */

@@ -122,6 +122,33 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
     }
 }
 
+/* The sums so far lie in y, as the bits of integers, between the pieces of a row. */
+void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0,
+                         int64_t row1, void *scratch)
+{
+    const eg_type_info *type = w->type;
+    eg_tile *row = scratch;
+    for (int64_t r = row0; r < row1; r++) {
+        for (int64_t k = 0; k < w->cols; k += EG_SEGMENT) {
+            int64_t count = eg_smaller(EG_SEGMENT, w->cols - k);
+            type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count,
+                         row->plain, row->plain_scale, NULL);
+            for (int64_t t = 0; t < n; t++) {
+                int32_t sum = 0;
+                if (k)
+                    memcpy(&sum, &y[t * ldy + r], sizeof sum);
+                for (int64_t i = 0; i < count; i += 32)
+                    sum += dot_i8(row->plain + i, x->q + t * w->cols + k + i, 32);
+                if (k + count < w->cols)
+                    memcpy(&y[t * ldy + r], &sum, sizeof sum);
+                else
+                    y[t * ldy + r] = (float)sum * (w->scale[r] * x->d[t]);
+            }
+        }
+    }
+}
+
 const eg_kernels eg_kernels_scalar = {
     "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
+    quantize_i8, eg_matmul_i8_scalar, snap_i8,
 };

@@ -13,6 +13,14 @@ EG_INLINE short eg_word_at(const uint8_t *p)
     return word;
 }
 
+/* x[4 c .. 4 c + 3], which instructions read from memory into every lane. */
+EG_INLINE int32_t eg_int_at(const int8_t *x, int c)
+{
+    int32_t word;
+    memcpy(&word, x + 4 * c, sizeof word);
+    return word;
+}
+
 /* The first two bytes of each of 16 rows, in order. */
 #define eg_gather_16_words(p, s) \
     _mm256_setr_epi16(eg_word_at(p), eg_word_at((p) + (s)), eg_word_at((p) + 2 * (s)), eg_word_at((p) + 3 * (s)), \

@@ -323,9 +323,11 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         int64_t first = unit / c->heads * QUERIES, offset = unit % c->heads * D;
         int64_t n = p->n - first < QUERIES ? p->n - first : QUERIES, keys = n + history;
         const float *q = p->a->q + first * w + offset;
-        eg_matrix k = {(const uint8_t *)(p->s->k + first * w + offset), eg_type_find(EG_TYPE_F32), keys, D,
-                       (size_t)w * sizeof(float)};
-        eg_matrix r = {(const uint8_t *)(p->relative + offset), k.type, p->a->context, D, k.row_bytes};
+        eg_matrix k = {.data = (const uint8_t *)(p->s->k + first * w + offset), .type = eg_type_find(EG_TYPE_F32),
+                       .rows = keys, .cols = D, .row_bytes = (size_t)w * sizeof(float)};
+        eg_matrix r = k;
+        r.data = (const uint8_t *)(p->relative + offset);
+        r.rows = p->a->context;
         kernels->matmul_float(content, keys, q, w, n, &k, 0, keys, NULL);
         kernels->matmul_float(relative, p->a->context, q, w, n, &r, 0, p->a->context, NULL);
         for (int64_t t = 0; t < n; t++) {

@@ -109,7 +109,8 @@ static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
                 copy[o * cols + place * inputs + input] = values[(o * inputs + input) * 9 + place];
     c->channels[i] = (int32_t)channels;
     c->rows[i] = (height - 1) / 2 + 1;
-    w->conv[i] = (eg_matrix){(const uint8_t *)copy, eg_type_find(EG_TYPE_F32), channels, cols, (size_t)cols * sizeof *copy};
+    w->conv[i] = (eg_matrix){.data = (const uint8_t *)copy, .type = eg_type_find(EG_TYPE_F32), .rows = channels,
+                             .cols = cols, .row_bytes = (size_t)cols * sizeof *copy};
     snprintf(name, sizeof name, "a.conv1d.%d.norm.weight", i);
     w->conv_norm[i] = eg_bind_vector(b, name, channels);
 }

@@ -1,7 +1,10 @@
 /* Looks tensors up and checks them. */
 #include "binder.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 void eg_owned_free(eg_owned *owned)
 {
@@ -26,7 +29,7 @@ const eg_gguf_tensor *eg_bind_find(eg_binder *b, const char *name, bool required
     return tensor;
 }
 
-bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, const int64_t ne[4])
+static bool has_shape(eg_binder *b, const eg_gguf_tensor *t, const char *name, const int64_t ne[4])
 {
     if (!t) return false;
     if (t->dims[0] == ne[0] && t->dims[1] == ne[1] && t->dims[2] == ne[2] && t->dims[3] == ne[3]) return true;
@@ -38,16 +41,80 @@ bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, cons
     return false;
 }
 
+bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, const int64_t ne[4])
+{
+    if (!has_shape(b, t, name, ne)) return false;
+    if (!eg_type_by_channel(t->type)) return true;
+    b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED, "%s: the tensor '%s' has type %s, which only single matrices may have.",
+                        eg_gguf_name(b->file), name, t->type->name);
+    return false;
+}
+
 eg_matrix eg_matrix_rows(const eg_gguf_tensor *t, int64_t first, int64_t rows)
 {
     size_t stride = (size_t)(t->dims[0] / t->type->block) * t->type->bytes;
-    return (eg_matrix){t->data + (size_t)first * stride, t->type, rows, t->dims[0], stride};
+    return (eg_matrix){.data = t->data + (size_t)first * stride, .type = t->type, .rows = rows, .cols = t->dims[0],
+                       .row_bytes = stride};
+}
+
+/* The name of what belongs to the matrix "X.weight": "X.scale". */
+static void belonging(char out[EG_TENSOR_NAME], const char *name, const char *what)
+{
+    const char *end = strrchr(name, '.');
+    snprintf(out, EG_TENSOR_NAME, "%.*s.%s", (int)(end ? (size_t)(end - name) : strlen(name)), name, what);
+}
+
+/* X.input_scale or X.output_scale; 0 if there is none, or it says that there is none. */
+static float bind_step(eg_binder *b, const char *name, const char *what)
+{
+    char step_name[EG_TENSOR_NAME];
+    belonging(step_name, name, what);
+    const float *step = eg_bind_find(b, step_name, false) ? eg_bind_vector(b, step_name, 1) : NULL;
+    if (!step) return 0;
+    if (*step >= 0 && *step <= 3.40282347e38f) return *step;
+    b->status = eg_fail(b->err, EG_ERROR_FORMAT, "%s: the tensor '%s' is %g; it must be a number from 0 on.",
+                        eg_gguf_name(b->file), step_name, (double)*step);
+    return 0;
+}
+
+/* Scales and steps of w, which is "X.weight"; several scales a row only if it is a table. */
+static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool table)
+{
+    char scale_name[EG_TENSOR_NAME];
+    belonging(scale_name, name, "scale");
+    if (w->cols > EG_CHANNEL_COLS) {
+        b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED, "%s: the tensor '%s' of type %s has rows of %lld; at most %d can be "
+                            "multiplied.", eg_gguf_name(b->file), name, w->type->name, (long long)w->cols, EG_CHANNEL_COLS);
+        return;
+    }
+    const eg_gguf_tensor *scale = eg_bind_find(b, scale_name, true);
+    if (!scale) return;
+    w->scales = 1;
+    if (table && scale->n_dims > 1 && scale->dims[0] > 0 && w->cols % scale->dims[0] == 0) w->scales = scale->dims[0];
+    bool one = scale->n_dims < 2;
+    w->scale = eg_bind_floats(b, scale_name, one ? (const int64_t[4]){w->rows, 1, 1, 1}
+                                                 : (const int64_t[4]){w->scales, w->rows, 1, 1});
+    w->in = bind_step(b, name, "input_scale");
+    w->out = bind_step(b, name, "output_scale");
+}
+
+static eg_matrix bind(eg_binder *b, const char *name, int64_t rows, int64_t cols, bool table)
+{
+    const eg_gguf_tensor *t = eg_bind_find(b, name, true);
+    if (!has_shape(b, t, name, (const int64_t[4]){cols, rows, 1, 1})) return (eg_matrix){0};
+    eg_matrix w = eg_matrix_rows(t, 0, rows);
+    if (eg_type_by_channel(w.type)) bind_channels(b, name, &w, table);
+    return b->status ? (eg_matrix){0} : w;
 }
 
 eg_matrix eg_bind_matrix(eg_binder *b, const char *name, int64_t rows, int64_t cols)
 {
-    const eg_gguf_tensor *t = eg_bind_find(b, name, true);
-    return eg_bind_check(b, t, name, (const int64_t[4]){cols, rows, 1, 1}) ? eg_matrix_rows(t, 0, rows) : (eg_matrix){0};
+    return bind(b, name, rows, cols, false);
+}
+
+eg_matrix eg_bind_table(eg_binder *b, const char *name, int64_t rows, int64_t cols)
+{
+    return bind(b, name, rows, cols, true);
 }
 
 float *eg_bind_room(eg_binder *b, const char *name, int64_t n)

@@ -3,6 +3,10 @@
  * Nothing is copied, except vectors that are not aligned F32 in the file (they never are in practice, but may be): these
  * belong to an eg_owned. A missing tensor, a wrong shape or an unknown type is an error that names file and tensor; the first
  * one stays in `status`, and later calls do nothing.
+ *
+ * A matrix X.weight of a type with a scale for a row (C2, C4, C8) has further tensors, all F32: X.scale [rows], or in a table
+ * [scales, rows], fastest first; X.input_scale and X.output_scale [1], the steps of its input and output, where they are
+ * known beforehand.
  */
 #ifndef EG_MODEL_BINDER_H
 #define EG_MODEL_BINDER_H
@@ -26,11 +30,14 @@ typedef struct eg_binder {
 /* The tensor of that name; NULL if there is none, which is an error if it is required. */
 const eg_gguf_tensor *eg_bind_find(eg_binder *binder, const char *name, bool required);
 
-/* Whether the tensor (NULL: no) has the shape ne, fastest first, as GGUF writes it. */
+/* Whether the tensor (NULL: no) has the shape ne, fastest first, as GGUF writes it, and its scales in itself. */
 bool eg_bind_check(eg_binder *binder, const eg_gguf_tensor *tensor, const char *name, const int64_t ne[4]);
 
-/* A matrix [rows, cols] of any type; zeros after an error. */
+/* A matrix [rows, cols] of any type, "X.weight"; zeros after an error. */
 eg_matrix eg_bind_matrix(eg_binder *binder, const char *name, int64_t rows, int64_t cols);
+
+/* The same for a table whose rows are looked up: a row may have several scales. */
+eg_matrix eg_bind_table(eg_binder *binder, const char *name, int64_t rows, int64_t cols);
 
 /* All values of a tensor of shape ne, or a vector of n, as floats; NULL after an error. */
 const float *eg_bind_floats(eg_binder *binder, const char *name, const int64_t ne[4]);
@@ -39,7 +46,7 @@ const float *eg_bind_vector(eg_binder *binder, const char *name, int64_t n);
 /* n zeros that are freed with what is owned; NULL, and an error that names the tensor, when there is no memory. */
 float *eg_bind_room(eg_binder *binder, const char *name, int64_t n);
 
-/* Rows [first, first + rows) of a tensor, whose further dimensions count as rows. */
+/* Rows [first, first + rows) of a tensor that eg_bind_check has checked; its further dimensions count as rows. */
 eg_matrix eg_matrix_rows(const eg_gguf_tensor *tensor, int64_t first, int64_t rows);
 
 #endif

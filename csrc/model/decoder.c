@@ -95,11 +95,6 @@ typedef struct input {
     int32_t from, to;
 } input;
 
-static void table_row(const eg_matrix *table, int64_t row, int64_t n, float *out)
-{
-    eg_type_to_float(table->type, table->data + (size_t)row * table->row_bytes, n, out);
-}
-
 static void embed_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     input *p = context;
@@ -112,7 +107,7 @@ static void embed_task(void *context, int64_t begin, int64_t end, unsigned worke
             memcpy(x, p->soft + t * d, (size_t)d * sizeof *x);
             continue;
         }
-        table_row(&p->y->weights->token_embd, p->ids[t], d, x);
+        eg_matrix_row(&p->y->weights->token_embd, p->ids[t], 0, d, x);
         for (int64_t i = 0; i < d; i++) x[i] *= scale;
     }
 }
@@ -135,8 +130,7 @@ static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned w
     float *row = eg_multiplier_scratch(&p->y->multiplier, worker);
     for (int64_t t = begin; t < end; t++) {
         int64_t id = p->ids[t] < 0 ? 0 : p->ids[t];   /* soft tokens use the row of <pad> */
-        const uint8_t *data = table->data + (size_t)id * table->row_bytes + (size_t)(begin_col / block) * table->type->bytes;
-        eg_type_to_float(table->type, data, end_col - begin_col, row);
+        eg_matrix_row(table, id, begin_col, end_col - begin_col, row);
         for (int32_t l = p->from; l < p->to; l++) {
             float *out = p->y->ple + t * width + (l - p->from) * P;
             const float *a = row + l * P - begin_col;
@@ -158,9 +152,8 @@ void eg_decoder_per_layer_inputs(eg_decoder *y, const int32_t *ids, int64_t n, i
                           EG_ADVICE_WILLNEED);
     y->ple_from = from;
     y->ple_layers = to - from;
-    eg_matrix w = y->weights->per_layer_model_proj;
-    w.data += (size_t)from * (size_t)c->per_layer * w.row_bytes;
-    w.rows = (int64_t)(to - from) * c->per_layer;
+    eg_matrix w = eg_matrix_part(&y->weights->per_layer_model_proj, from * c->per_layer,
+                                 (int64_t)(to - from) * c->per_layer);
     eg_multiply_one(&y->multiplier, &w, y->x, n, y->ple);
     input p = {y, ids, NULL, from, to};
     eg_decoder_for_tokens(y, per_layer_task, &p, n);

@@ -6,6 +6,25 @@ enum {
     SLICE = TILES * EG_ROW_TILE   /* rows whose fine products are added up together */
 };
 
+eg_matrix eg_matrix_part(const eg_matrix *w, int64_t first, int64_t rows)
+{
+    eg_matrix part = *w;
+    part.data += (size_t)first * w->row_bytes;
+    part.rows = rows;
+    if (w->scale) part.scale += first * w->scales;
+    return part;
+}
+
+void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
+{
+    const uint8_t *blocks = w->data + (size_t)row * w->row_bytes + (size_t)(col / w->type->block) * w->type->bytes;
+    eg_type_to_float(w->type, blocks, n, out);
+    if (!w->scale) return;
+    const float *scale = w->scale + row * w->scales;
+    int64_t width = w->cols / w->scales;
+    for (int64_t i = 0; i < n; i++) out[i] *= scale[(col + i) / width];
+}
+
 static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT; }
 
 void eg_multiplier_layout(eg_multiplier *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
@@ -18,6 +37,7 @@ void eg_multiplier_layout(eg_multiplier *m, int64_t values, int64_t widest, size
     m->q8.q = eg_arena_take(arena, 1, count);
     m->q8.d = eg_arena_take(arena, count / 32 + 1, sizeof *m->q8.d);
     m->q8.sum = eg_arena_take(arena, count / 16 + 1, sizeof *m->q8.sum);
+    m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};   /* a row has 32 values at least */
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);
 }
@@ -33,6 +53,16 @@ typedef struct product {
 static eg_q8 q8_row(const eg_q8 *q8, int64_t row, int64_t cols)
 {
     return (eg_q8){q8->q + row * cols, q8->d + row * (cols / 32), q8->sum + row * (cols / 16)};
+}
+
+static void quantize_fixed_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    product *p = context;
+    const eg_i8 *to = &p->m->i8;
+    int64_t cols = p->jobs[0].w.cols;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        to->d[t] = p->m->kernels->quantize_i8(p->x + t * p->ldx, cols, p->jobs[0].w.in, to->q + t * cols, to->sum + t);
 }
 
 static void quantize_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -52,6 +82,13 @@ static void quantize_task(void *context, int64_t begin, int64_t end, unsigned wo
     }
 }
 
+/* y *= the scales of its rows, where the product has left them out. */
+static void scale_rows(const eg_job *job, int64_t row0, int64_t row1)
+{
+    for (int64_t t = 0; t < job->n; t++)
+        for (int64_t r = row0; r < row1; r++) job->y[t * job->ldy + r] *= job->w.scale[r];
+}
+
 static void clamp_rows(const eg_job *job, int64_t row0, int64_t row1)
 {
     float low = job->bounds[0], high = job->bounds[1];
@@ -67,9 +104,7 @@ static void multiply_fine(const product *p, const eg_job *job, int64_t row0, int
     float *parts = (float *)(void *)(scratch + p->m->parts);   /* [2, n, SLICE] */
     eg_q8 x = q8_row(&p->m->q8, 0, job->w.cols);
     for (int64_t r = row0; r < row1; r += SLICE) {
-        eg_matrix w = job->w;
-        w.data += (size_t)r * w.row_bytes;
-        w.rows = row1 - r < SLICE ? row1 - r : SLICE;
+        eg_matrix w = eg_matrix_part(&job->w, r, row1 - r < SLICE ? row1 - r : SLICE);
         p->m->kernels->matmul_q8(parts, SLICE, &x, 2 * job->n, &w, 0, w.rows, scratch);
         for (int64_t t = 0; t < job->n; t++)
             for (int64_t i = 0; i < w.rows; i++)
@@ -77,33 +112,45 @@ static void multiply_fine(const product *p, const eg_job *job, int64_t row0, int
     }
 }
 
+/* Rows of one job. */
+static void multiply_rows(const product *p, const eg_job *job, int64_t row0, int64_t row1, uint8_t *scratch)
+{
+    const eg_kernels *kernels = p->m->kernels;
+    const eg_matrix *w = &job->w;
+    if (!w->type->group) {
+        kernels->matmul_float(job->y, job->ldy, p->x + job->first * p->ldx, p->ldx, job->n, w, row0, row1, scratch);
+    } else if (w->in > 0) {
+        const eg_i8 *all = &p->m->i8;
+        eg_i8 x = {all->q + job->first * w->cols, all->d + job->first, all->sum + job->first};
+        kernels->matmul_i8(job->y, job->ldy, &x, job->n, w, row0, row1, scratch);
+    } else if (p->m->fine) {
+        multiply_fine(p, job, row0, row1, scratch);
+    } else {
+        eg_q8 x = q8_row(&p->m->q8, job->first, w->cols);
+        kernels->matmul_q8(job->y, job->ldy, &x, job->n, w, row0, row1, scratch);
+    }
+    if (w->scale && !(w->in > 0)) scale_rows(job, row0, row1);
+    if (w->out > 0)
+        for (int64_t t = 0; t < job->n; t++) kernels->snap_i8(job->y + t * job->ldy + row0, row1 - row0, w->out);
+    if (job->bounds) clamp_rows(job, row0, row1);
+}
+
 /* Tiles [begin, end) of all jobs' rows, counted through. */
 static void multiply_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     product *p = context;
-    const eg_kernels *kernels = p->m->kernels;
-    void *scratch = eg_multiplier_scratch(p->m, worker);
     int64_t start = 0;
     for (eg_job *job = p->jobs; begin < end; start = job->end, job++) {
         if (begin >= job->end) continue;
         int64_t stop = end < job->end ? end : job->end;
-        int64_t row0 = (begin - start) * EG_ROW_TILE, row1 = (stop - start) * EG_ROW_TILE, cols = job->w.cols;
-        if (row1 > job->w.rows) row1 = job->w.rows;
-        if (!job->w.type->group) {
-            kernels->matmul_float(job->y, job->ldy, p->x + job->first * p->ldx, p->ldx, job->n, &job->w, row0, row1,
-                                  scratch);
-        } else if (p->m->fine) {
-            multiply_fine(p, job, row0, row1, scratch);
-        } else {
-            eg_q8 x = q8_row(&p->m->q8, job->first, cols);
-            kernels->matmul_q8(job->y, job->ldy, &x, job->n, &job->w, row0, row1, scratch);
-        }
-        if (job->bounds) clamp_rows(job, row0, row1);
+        int64_t row0 = (begin - start) * EG_ROW_TILE, row1 = (stop - start) * EG_ROW_TILE;
+        multiply_rows(p, job, row0, row1 < job->w.rows ? row1 : job->w.rows, eg_multiplier_scratch(p->m, worker));
         begin = stop;
     }
 }
 
-void eg_multiply(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
+/* Jobs that take their input in the same form. */
+static void multiply_alike(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
 {
     product p = {m, x, ldx, n, jobs};
     bool quantized = false;
@@ -113,8 +160,16 @@ void eg_multiply(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_jo
         tiles += (jobs[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
         jobs[i].end = tiles;
     }
-    if (quantized) eg_pool_run(m->pool, quantize_task, &p, n, 1);
+    if (quantized) eg_pool_run(m->pool, jobs[0].w.in > 0 ? quantize_fixed_task : quantize_task, &p, n, 1);
     eg_pool_run(m->pool, multiply_task, &p, tiles, TILES);
+}
+
+void eg_multiply(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
+{
+    for (int64_t first = 0, end; first < n_jobs; first = end) {
+        for (end = first + 1; end < n_jobs && jobs[end].w.in == jobs[first].w.in;) end++;
+        multiply_alike(m, x, ldx, n, jobs + first, end - first);
+    }
 }
 
 void eg_multiply_one(eg_multiplier *m, const eg_matrix *w, const float *x, int64_t n, float *y)

@@ -3,6 +3,8 @@
  * Quantized matrices multiply activations of 8 bits, 32 to a scale, which costs a decoder little but adds up to a percent or
  * two through an encoder's layers. So an encoder asks for fine ones: what the first 8 bits leave over is quantized once more,
  * and both parts go through the unpacked weights together.
+ *
+ * A matrix that brings a step for its input (eg_matrix.in) has it quantized with that, fine or not: the model was trained so.
  */
 #ifndef EG_MODEL_MULTIPLY_H
 #define EG_MODEL_MULTIPLY_H
@@ -16,6 +18,7 @@ typedef struct eg_multiplier {
     eg_pool *pool;
     int64_t fine;              /* most rows of a call with fine activations; 0: they are coarse, and rows are not limited */
     eg_q8 q8;                  /* quantized input of a call; fine: the rests as further rows */
+    eg_i8 i8;                  /* the same on a fixed step, in the same memory */
     uint8_t *scratch;          /* [threads, scratch_bytes], also for tasks of the owner */
     size_t scratch_bytes;
     size_t parts;              /* where in it the parts of fine products are */
@@ -35,11 +38,17 @@ typedef struct eg_job {
  * thread. The caller sets kernels, pool and fine before. */
 void eg_multiplier_layout(eg_multiplier *multiplier, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
 
-/* All jobs on one input x[n, cols] (row stride ldx), quantized once. */
+/* All jobs on one input x[n, cols] (row stride ldx), quantized once, or once for each run of jobs with the same step. */
 void eg_multiply(eg_multiplier *multiplier, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs);
 
 /* y[n, rows] = w x[n]. */
 void eg_multiply_one(eg_multiplier *multiplier, const eg_matrix *w, const float *x, int64_t n, float *y);
+
+/* Rows [first, first + rows) of a matrix, with their scales. */
+eg_matrix eg_matrix_part(const eg_matrix *w, int64_t first, int64_t rows);
+
+/* out[n] = columns [col, col + n) of a row; both are multiples of the type's block. */
+void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, float *out);
 
 static inline void *eg_multiplier_scratch(const eg_multiplier *multiplier, unsigned worker)
 {

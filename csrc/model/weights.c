@@ -121,15 +121,16 @@ eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_e
         b.status = eg_fail(err, EG_ERROR_FORMAT, "%s: the tensor 'token_embd.weight' has %lld rows.", eg_gguf_name(file),
                            (long long)embd->dims[1]);
     c->vocab = embd && !b.status ? (int32_t)embd->dims[1] : 0;
-    w->token_embd = eg_bind_matrix(&b, "token_embd.weight", c->vocab, c->hidden);
-    w->output = w->token_embd;
-    if (eg_bind_find(&b, "output.weight", false)) w->output = eg_bind_matrix(&b, "output.weight", c->vocab, c->hidden);
+    bool tied = !eg_bind_find(&b, "output.weight", false);
+    w->token_embd = tied ? eg_bind_matrix(&b, "token_embd.weight", c->vocab, c->hidden)
+                         : eg_bind_table(&b, "token_embd.weight", c->vocab, c->hidden);
+    w->output = tied ? w->token_embd : eg_bind_matrix(&b, "output.weight", c->vocab, c->hidden);
     w->output_norm = eg_bind_vector(&b, "output_norm.weight", c->hidden);
     if (eg_bind_find(&b, "rope_freqs.weight", false))
         w->rope_freqs = eg_bind_vector(&b, "rope_freqs.weight", c->head_dim_global / 2);
     if (c->per_layer) {
         int64_t width = (int64_t)c->layers * c->per_layer;
-        w->per_layer_token_embd = eg_bind_matrix(&b, "per_layer_token_embd.weight", c->vocab, width);
+        w->per_layer_token_embd = eg_bind_table(&b, "per_layer_token_embd.weight", c->vocab, width);
         w->per_layer_model_proj = eg_bind_matrix(&b, "per_layer_model_proj.weight", width, c->hidden);
         w->per_layer_proj_norm = eg_bind_vector(&b, "per_layer_proj_norm.weight", c->per_layer);
     }
@@ -145,7 +146,10 @@ void eg_weights_free(eg_weights *w)
     memset(w, 0, sizeof *w);
 }
 
-static uint64_t bytes_of(const eg_matrix *m) { return m->data ? (uint64_t)m->rows * m->row_bytes : 0; }
+static uint64_t bytes_of(const eg_matrix *m)
+{
+    return m->data ? (uint64_t)m->rows * (m->row_bytes + (uint64_t)m->scales * sizeof *m->scale) : 0;
+}
 
 uint64_t eg_weights_decode_bytes(const eg_weights *w, const eg_config *c)
 {

@@ -18,12 +18,12 @@ from .common import (
     add_sampling_options,
     add_session_options,
     add_verb,
-    context_length,
     error_text,
     format_bytes,
     format_stats,
     open_model,
     sampling,
+    session_options,
 )
 from .terminal import Interrupt, Screen
 
@@ -277,8 +277,7 @@ class Conversation:
             system=system,
             tools=tools or None,
             thinking=self.args.thinking,
-            context=context_length(self.args, self.model),
-            kv=self.args.kv,
+            **session_options(self.args, self.model),
             **sampling(self.args),
         )
 
@@ -340,7 +339,6 @@ class Conversation:
     def _stats(self, _: str) -> None:
         session = self.chat.session
         self.screen.line(format_stats(session.stats))
-        room = context_length(self.args, self.model)
-        self.screen.line(f"context: {session.position} of {room} tokens")
+        self.screen.line(f"context: {session.position} of {session.context} tokens")
         memory = {**self.model.memory(), **session.memory()}
         self.screen.line("memory: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.items()))

@@ -11,6 +11,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..memory import MemoryLimit, parse_size
+from ..memory import format_bytes as format_bytes
 from ..model_files import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
 
 if TYPE_CHECKING:
@@ -52,6 +54,24 @@ def whole(text: str) -> int:
     if not 0 <= value < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is out of range")
     return value
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers above zero, separated by commas."""
+    return [count(part) for part in text.split(",")]
+
+
+def wholes(text: str) -> list[int]:
+    """Like `counts`, but zero is allowed."""
+    return [whole(part) for part in text.split(",")]
+
+
+def size(text: str) -> int:
+    """Bytes, from a size such as 1.5GB."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 
 
 def _number(low: float, high: float, text: str) -> float:
@@ -99,8 +119,8 @@ def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> argpars
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --mmproj, --threads."""
+def add_model_options(parser: argparse.ArgumentParser, several_threads: bool = False) -> None:
+    """--model, --mmproj, --threads; with `several_threads` a list of numbers."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", "-m", metavar="FILE", help="GGUF file of the model, or the name of one that was downloaded with"
@@ -109,11 +129,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mmproj", metavar="FILE", help=f"GGUF file of its audio and image encoders (or environment {MMPROJ_VARIABLE})"
     )
-    group.add_argument("--threads", "-t", type=count, metavar="N", help="worker threads (default: the fast cores)")
+    kind, metavar = (counts, "N,...") if several_threads else (count, "N")
+    group.add_argument("--threads", "-t", type=kind, metavar=metavar, help="worker threads (default: the fast cores)")
 
 
 def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFAULT_CONTEXT)) -> None:
-    """--context, --kv; `default` explains no --context."""
+    """--context, --kv, --memory-limit; `default` explains no --context."""
     group = parser.add_argument_group("session")
     group.add_argument(
         "--context",
@@ -122,7 +143,11 @@ def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFA
         metavar="N",
         help=f"tokens that fit, prompt and answers together; 8K means 8192 (default: {default})",
     )
-    group.add_argument("--kv", choices=("f16", "f32", "q8"), default="f16", help="type of the KV cache (default: f16)")
+    group.add_argument("--kv", choices=("f16", "f32", "q8"), help="type of the KV cache (default: f16)")
+    group.add_argument(
+        "--memory-limit", type=size, metavar="SIZE", help="stay within this much memory, such as 1.5GB, weights and all: with"
+        " a q8 cache or a smaller context where it takes that; without --context as many tokens as fit",
+    )  # fmt: skip
 
 
 def add_sampling_options(
@@ -220,6 +245,15 @@ def context_length(args: argparse.Namespace, model: Model) -> int:
     return args.context or min(DEFAULT_CONTEXT, model.config.context_length)
 
 
+def session_options(args: argparse.Namespace, model: Model, audio: bool | None = None) -> dict[str, Any]:
+    """The session options as keyword arguments of `Model.session` and `Model.chat`; `audio`: whether sound will be heard,
+    None if that is not known yet."""
+    if args.memory_limit is None:
+        return {"context": context_length(args, model), "kv": args.kv}
+    limit = MemoryLimit(args.memory_limit, audio=audio)
+    return {"context": args.context, "kv": args.kv, "memory_limit": limit}
+
+
 # ---- output -----------------------------------------------------------------------------------------------------
 
 
@@ -229,13 +263,9 @@ def print_json(value: Any) -> None:
     print()
 
 
-def format_bytes(n: float) -> str:
-    """Decimal units, three digits: 915968 -> '916 kB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 999.5:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:,.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
+def format_threads(n: int) -> str:
+    """1 thread, 2 threads."""
+    return f"{n} thread{'s' * (n != 1)}"
 
 
 def format_count(n: float) -> str:

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..memory import file_parts
 from . import inspection
 from .common import (
     add_model_options,
@@ -128,7 +129,7 @@ def _memory(path: str, metadata: Any, rows: list[TensorRow], threads: int | None
     contexts = [*(context for context in CONTEXTS if context < limit), limit]
     model = _open(path, threads)
     # All weights but the table of which only single rows are read: what stays in memory once everything was used.
-    weights = sum(row.bytes for row in rows if inspection.part(row.name) != "per-layer embeddings")
+    weights = file_parts(rows)["weights"]
     result = []
     try:
         for context in contexts:

@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         Listener(
             model, args.language, args.translate_to, partials=args.partials and args.partials / 1000,
             silence=args.silence, pause=min(PAUSE, args.silence), detector=args.vad, context=args.context, kv=args.kv,
+            memory_limit=args.memory_limit,
         ) as listener,
         _source(args) as source,
         Interrupt(listener.cancel) as interrupt,

@@ -90,10 +90,11 @@ def write_down(
 
     options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole")}
     options |= {"detector": args.vad, **sampling(args)}
+    limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, context=args.context, kv=args.kv, **options) as transcriber,
+        Transcriber(model, language, to, **limits, **options) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
         work = _Work(args, transcriber, format, names, {**names, **options, **raw}, stdin)

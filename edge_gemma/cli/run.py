@@ -18,11 +18,11 @@ from .common import (
     add_sampling_options,
     add_session_options,
     add_verb,
-    context_length,
     format_stats,
     open_model,
     print_json,
     sampling,
+    session_options,
     timings,
 )
 from .terminal import Interrupt, Screen
@@ -143,7 +143,7 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
     from ..errors import EdgeGemmaError
 
     output = _Output(args)
-    with contextlib.closing(model.session(context=context_length(args, model), kv=args.kv)) as session:
+    with contextlib.closing(model.session(**session_options(args, model, audio=False))) as session:
         with Interrupt(session.cancel) as interrupt:
             try:
                 session.feed_text(prompt, special=True, bos=True)
@@ -165,8 +165,7 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
     chat = model.chat(
         system=args.system,
         thinking=args.thinking,
-        context=context_length(args, model),
-        kv=args.kv,
+        **session_options(args, model, audio=audio is not None),
         **sampling(args),
     )
     with Interrupt(chat.cancel) as interrupt:

@@ -116,7 +116,8 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
     screen = Screen(sys.stdout) if output is None and format == "txt" else None
     said: list[str] = []
     with open_model(args) as model:
-        translator = Translator(model, args.to, args.source, context=args.context, kv=args.kv, **sampling(args))
+        limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
+        translator = Translator(model, args.to, args.source, **limits, **sampling(args))
         if screen and args.bilingual:
             screen.line(text.strip() + "\n")
         with Interrupt(translator.cancel) as interrupt, contextlib.suppress(Cancelled):

@@ -30,6 +30,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .gguf import Gguf, GgufError
+from .quants import snap
 from .text import softmax
 
 Array = NDArray[Any]
@@ -189,18 +190,20 @@ class AudioEncoder:
 
     def _w(self, name: str) -> Array:
         if name not in self._kept:
-            self._kept[name] = self.file[name].array().astype(self.dtype)
+            self._kept[name] = self.file.values(name).astype(self.dtype)
         return self._kept[name]
 
     def _linear(self, name: str, x: Array) -> Array:
-        """clamp( W clamp(x) ), with the bounds that the file has for this matrix. Source: specification, clipped linear."""
+        """clamp( W clamp(x) ), with the bounds that the file has for this matrix, and its steps. Source: specification, clipped
+        linear."""
 
         def clamp(x: Array, side: str) -> Array:
             low, high = (f"{name}.{side}_{end}" for end in ("min", "max"))
             x = np.maximum(x, self._w(low)) if low in self.file else x
             return np.minimum(x, self._w(high)) if high in self.file else x
 
-        return clamp(clamp(x, "input") @ self._w(name + ".weight").T, "output")
+        in_step, out_step = self.file.steps(name + ".weight")
+        return clamp(snap(snap(clamp(x, "input"), in_step) @ self._w(name + ".weight").T, out_step), "output")
 
     def _rms(self, name: str, x: Array) -> Array:
         return rms(x, self._w(name + ".weight"))

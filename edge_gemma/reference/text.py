@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .gguf import Gguf, GgufError
+from .quants import snap
 
 Array = NDArray[Any]
 Soft = Mapping[int, ArrayLike] | None
@@ -226,16 +227,18 @@ class TextModel:
         name += suffix
         if self._kept is not None and name in self._kept:
             return self._kept[name]
-        w = self.file[name].array().astype(self.dtype)
+        w = self.file.values(name).astype(self.dtype)
         if self._kept is not None:
             self._kept[name] = w
         return w
 
     def _rows(self, name: str, ids: NDArray[np.int64]) -> Array:
-        return self.file[name + ".weight"].rows(ids).astype(self.dtype)
+        return self.file.rows(name + ".weight", ids).astype(self.dtype)
 
     def _linear(self, name: str, x: Array) -> Array:
-        return x @ self._w(name).T
+        """W x; where the file has steps for input and output, both are rounded to 8-bit numbers of them."""
+        in_step, out_step = self.file.steps(name + ".weight")
+        return snap(snap(x, in_step) @ self._w(name).T, out_step)
 
     def _rms(self, x: Array, w: Array | None = None) -> Array:
         y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.config.eps)

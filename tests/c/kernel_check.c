@@ -77,7 +77,8 @@ static void check_matrices(const eg_kernels *k)
             float *x = memory((size_t)(n * cols) * 4), *y = memory((size_t)(n * rows) * 4);
             eg_q8 q8 = {memory((size_t)(n * cols)), memory((size_t)(n * cols / 8)), memory((size_t)(n * cols / 8))};
             void *scratch = memory(eg_matmul_scratch_bytes(cols));
-            eg_matrix m = {w, type, rows, cols, (size_t)(cols / type->block) * type->bytes};
+            eg_matrix m = {.data = w, .type = type, .rows = rows, .cols = cols,
+                           .row_bytes = (size_t)(cols / type->block) * type->bytes};
             fill_blocks(type, w, blocks);
             fill(x, n * cols);
             for (int64_t t = 0; t < n; t++)
@@ -89,6 +90,37 @@ static void check_matrices(const eg_kernels *k)
             free(w), free(x), free(y), free(q8.q), free(q8.d), free(q8.sum), free(scratch);
         }
         printf("%s %s %016llx\n", k->name, type->name, (unsigned long long)sum);
+    }
+}
+
+/* Rows of integers on a fixed step, which drives some of them to -128 and 127. */
+static void check_channels(const eg_kernels *k)
+{
+    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {9, 48, 512}};   /* tokens, rows, columns */
+    const eg_type_info *type;
+    for (size_t i = 0; (type = eg_type_at(i)); i++) {
+        if (!eg_type_by_channel(type)) continue;
+        uint64_t sum = 0;
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            int64_t n = sizes[s][0], rows = sizes[s][1], cols = sizes[s][2];
+            size_t row_bytes = (size_t)(cols / type->block) * type->bytes;
+            uint8_t *w = memory((size_t)rows * row_bytes);
+            float *x = memory((size_t)(n * cols) * 4), *y = memory((size_t)(n * rows) * 4), *scale = memory((size_t)rows * 4);
+            eg_i8 i8 = {memory((size_t)(n * cols)), memory((size_t)n * 4), memory((size_t)n * 4)};
+            void *scratch = memory(eg_matmul_scratch_bytes(cols));
+            eg_matrix m = {w, type, rows, cols, row_bytes, scale, 1, 0.011f, 0.7f};
+            for (size_t b = 0; b < (size_t)rows * row_bytes; b++) w[b] = (uint8_t)next();
+            fill(x, n * cols);
+            fill(scale, rows);
+            for (int64_t t = 0; t < n; t++)
+                i8.d[t] = k->quantize_i8(x + t * cols, cols, m.in, i8.q + t * cols, i8.sum + t);
+            k->matmul_i8(y, rows, &i8, n, &m, 0, rows, scratch);
+            sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(i8.q, (size_t)(n * cols)) + hash(i8.sum, (size_t)n * 4);
+            k->snap_i8(y, n * rows, m.out);
+            sum += hash(y, (size_t)(n * rows) * 4);
+            free(w), free(x), free(y), free(scale), free(i8.q), free(i8.d), free(i8.sum), free(scratch);
+        }
+        printf("%s %s-by-channel %016llx\n", k->name, type->name, (unsigned long long)sum);
     }
 }
 
@@ -140,6 +172,7 @@ int main(void)
         if (!supported) continue;
         state = 1;
         check_matrices(k);
+        check_channels(k);
         check_attention(k);
         check_vectors(k);
     }

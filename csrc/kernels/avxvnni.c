@@ -1,0 +1,27 @@
+/* AVX-VNNI: the VNNI dot product without AVX-512 (Alder Lake and later, Zen 5). */
+#include "internal.h"
+
+#if EG_COMPILES_AVXVNNI
+#include "x86.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,f16c,avxvnni")
+#endif
+
+#define EG_DPBUSD _mm256_dpbusd_avx_epi32
+#include "vnni256.inc"
+
+const eg_kernels eg_kernels_avxvnni = {
+    "avxvnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
+    quantize_i8, matmul_i8, snap_i8,
+};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

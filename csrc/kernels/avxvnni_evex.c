@@ -1,0 +1,28 @@
+/* The set "avxvnni" in AVX-512's encoding: for who wants 256 bits on a processor whose clock falls with 512, and so that
+ * processors without AVX-VNNI can test the same code. */
+#include "internal.h"
+
+#if defined(__x86_64__)
+#include "x86.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,avx512f,avx512vl,avx512vnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,f16c,avx512f,avx512vl,avx512vnni")
+#endif
+
+#define EG_DPBUSD _mm256_dpbusd_epi32
+#include "vnni256.inc"
+
+const eg_kernels eg_kernels_avxvnni_evex = {
+    "avxvnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
+    quantize_i8, matmul_i8, snap_i8,
+};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

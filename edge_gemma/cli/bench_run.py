@@ -1,0 +1,110 @@
+"""One run of one program, in a process of its own: what `edge-gemma bench --compare` starts, again and again.
+
+It stands alone, so that a Python without edge_gemma can run it as `python -c TEXT PROGRAM`. Standard input has the job as one
+JSON object: path, ids (the prompt), tokens (to decode), threads, context. The last line of its output has the figures:
+
+    load_s          opening the model file
+    prefill_tok_s   prompt tokens / time until the logits of the last one are there
+    first_token_s   that time
+    decode_tok_s    tokens decoded greedily, each drawn and evaluated / their time
+    peak_mb         most memory of the process resident at once, in 10^6 bytes; null where the system does not tell
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+WARM_UP = 16  # tokens that are evaluated first, so that the weights have been touched
+
+
+class EdgeGemma:
+    """This project."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import edge_gemma
+
+        self.model = edge_gemma.Model.load(job["path"], threads=job["threads"])
+        self.context = job["context"]
+        self.about = {"version": edge_gemma.__version__, "isa": edge_gemma.isa, "threads": self.model.threads}
+
+    def feed(self, ids: list[int]) -> None:
+        """Evaluates a prompt on an empty timeline."""
+        self.session = self.model.session(context=self.context)
+        self.session.feed_tokens(ids)
+        self.session.logits()
+
+    def decode(self, tokens: int) -> None:
+        """Draws so many tokens, and evaluates the last one too."""
+        end = self.session.position + tokens
+        while self.session.position < end:  # random prompts end answers at any time
+            for _ in self.session.generate(end - self.session.position, temperature=0):
+                pass
+        self.session.logits()
+
+
+class Llama:
+    """llama.cpp through llama-cpp-python, with its defaults: an f16 cache, weights repacked as it sees fit."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import llama_cpp
+
+        threads = job["threads"]
+        self.model = llama_cpp.Llama(
+            job["path"], n_ctx=job["context"], n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512,
+            verbose=False, logits_all=False,
+        )  # fmt: skip
+        info = llama_cpp.llama_print_system_info().decode("utf-8", "replace").split("|")
+        names = [part.split("=")[0].split(":")[-1].strip() for part in info if part.strip().endswith("= 1")]
+        self.about = {"version": f"llama-cpp-python {llama_cpp.__version__}", "isa": " ".join(names), "threads": threads}
+
+    def feed(self, ids: list[int]) -> None:
+        """Evaluates a prompt on an empty timeline."""
+        self.model.reset()
+        self.model.eval(ids)
+
+    def decode(self, tokens: int) -> None:
+        """Draws and evaluates so many tokens."""
+        for _ in range(tokens):
+            self.model.eval([self.model.sample(temp=0.0)])
+
+
+PROGRAMS: dict[str, tuple[str, Any]] = {"edge_gemma": ("edge_gemma", EdgeGemma), "llama.cpp": ("llama_cpp", Llama)}
+
+
+def measure(program: str, job: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one run."""
+    module, runner_of = PROGRAMS[program]
+    importlib.import_module(module)
+    start = time.perf_counter()
+    runner = runner_of(job)
+    loaded = time.perf_counter()
+    runner.feed(job["ids"][:WARM_UP])
+    begin = time.perf_counter()
+    runner.feed(job["ids"])
+    first = time.perf_counter()
+    runner.decode(job["tokens"])
+    end = time.perf_counter()
+    return {
+        "load_s": loaded - start,
+        "prefill_tok_s": len(job["ids"]) / (first - begin),
+        "first_token_s": first - begin,
+        "decode_tok_s": job["tokens"] / (end - first),
+        "peak_mb": _peak(),
+        "about": runner.about,
+    }
+
+
+def _peak() -> float | None:
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], json.load(sys.stdin))))

@@ -1,0 +1,196 @@
+"""Models the inner loops of the Arm sets with llvm-mca: cycles that a core would need if memory were no limit.
+
+usage: python tools/model_arm.py [--cc COMPILER] [--mca LLVM-MCA] [--keep FOLDER]
+
+Compiles csrc/kernels/SET.c with functions of its own for one tile each, cuts their loops out of the assembly, and sums
+what llvm-mca says of every loop, times how often it runs. A model, not a measurement: it knows ports and latencies of a
+core as LLVM describes them, and neither caches nor memory. llvm-mca has no description of Cortex-A76; Neoverse N1, the same
+design for servers, stands for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+# Set, the compiler's name for its instructions, and the cores to model.
+SETS = [
+    ("neon_dotprod", "armv8.2-a+dotprod", ["neoverse-n1", "neoverse-v2"]),
+    ("neon_i8mm", "armv8.2-a+dotprod+i8mm", ["neoverse-v2"]),
+]
+TOKENS = (1, 4)
+
+
+@dataclass(frozen=True)
+class Type:
+    """A type as tiles.inc compiles it, and the loops of its unpacking from the outside in: how often each runs."""
+
+    name: str
+    block: int
+    group: int
+    has_min: bool
+    run: int
+    trips: tuple[int, ...]
+
+
+TYPES = [
+    Type("q4_0", 32, 32, False, 8, (1,)),
+    Type("q8_0", 32, 32, False, 0, (1, 2)),
+    Type("q4_k", 256, 32, True, 8, (1, 8)),
+    Type("q6_k", 256, 16, False, 2, (1, 2, 4)),
+]
+PREFETCHES = {"q4_0": 8, "q8_0": 16, "q4_k": 64, "q6_k": 64}  # of a block: tells whether the loops were found rightly
+
+
+@dataclass
+class Loop:
+    """A loop's instructions without those of the loops in it."""
+
+    lines: list[str] = field(default_factory=list)
+    inner: list[Loop] = field(default_factory=list)
+
+
+def wrapper(name: str) -> str:
+    """The set's file, and one function for each product of a tile with some tokens."""
+    text = [f'#include "kernels/{name}.c"']
+    for kind in TYPES:
+        for tokens in TOKENS:
+            constants = f"{tokens}, {kind.group}, {str(kind.has_min).lower()}, {kind.run}"
+            text.append(
+                f"void multiply_{kind.name}_{tokens}(const piece *p, float *y, int64_t ldy)\n"
+                f"{{\n    multiply_block(p, 0, {constants}, y, ldy);\n}}"
+            )
+    return "\n".join(text) + "\n"
+
+
+def body(assembly: str, function: str) -> list[str]:
+    """The lines of a function: instructions and labels."""
+    found = re.search(rf"^{function}:\n(.*?)^\s+\.size\s+{function},", assembly, flags=re.S | re.M)
+    if not found:
+        sys.exit(f"The assembly has no function {function}: has it been inlined everywhere, or renamed?")
+    lines = [line.split("//")[0].rstrip() for line in found[1].splitlines()]
+    return [line for line in lines if line.strip() and not re.match(r"\s+\.", line)]
+
+
+def loops(lines: list[str]) -> Loop:
+    """The tree of loops: a loop is what lies between a label and the last branch back to it."""
+    labels = {line[:-1]: at for at, line in enumerate(lines) if line.endswith(":")}
+    ends: dict[int, int] = {}
+    for at, line in enumerate(lines):
+        target = re.match(r"\s+(?:b\.?\w*|cbn?z|tbn?z)\s.*?(\.L\w+)$", line)
+        if target and labels[target[1]] < at:
+            ends[labels[target[1]]] = at
+
+    def cut(first: int, last: int) -> Loop:
+        loop, at = Loop(), first
+        while at <= last:
+            if at in ends and (at, ends[at]) != (first, last) and ends[at] <= last:
+                loop.inner.append(cut(at, ends[at]))
+                at = ends[at] + 1
+                continue
+            if not lines[at].endswith(":"):
+                loop.lines.append(lines[at])
+            at += 1
+        return loop
+
+    return cut(0, len(lines) - 1)
+
+
+def chain(loop: Loop) -> Iterator[Loop]:
+    """The loop and the largest loop in each: others are remainders that full tiles do not meet."""
+    yield loop
+    if loop.inner:
+        yield from chain(max(loop.inner, key=lambda inner: sum(len(part.lines) for part in chain(inner))))
+
+
+def simulate(mca: str, core: str, lines: list[str]) -> tuple[float, int]:
+    """Cycles of one pass through these instructions, repeated, and how many instructions they are."""
+    command = [mca, "-mtriple=aarch64", f"-mcpu={core}", "-mattr=+dotprod,+i8mm", "-iterations=100"]
+    text = "\n".join(line for line in lines if not re.match(r"\s+(?:b\.?\w*|cbn?z|tbn?z|ret)\s", line)) + "\n"
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{mca} failed: {done.stderr.strip()}")
+    return float(re.search(r"Total Cycles:\s+(\d+)", done.stdout)[1]) / 100, len(lines)  # type: ignore[index]
+
+
+def cost(mca: str, core: str, found: list[Loop], trips: tuple[int, ...]) -> tuple[float, int]:
+    """Cycles and instructions of loops in each other that run so many times."""
+    cycles, instructions, times = 0.0, 0, 1
+    for loop, count in zip(found, trips, strict=True):
+        times *= count
+        some = simulate(mca, core, loop.lines)
+        cycles, instructions = cycles + times * some[0], instructions + times * some[1]
+    return cycles, instructions
+
+
+def compile_set(compiler: str, name: str, march: str, folder: Path) -> str:
+    """Assembly of the set and its wrapper, as the library's own flags make it."""
+    source, target = folder / f"{name}.c", folder / f"{name}.s"
+    source.write_text(wrapper(name))
+    flags = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-ipa-icf", f"-march={march}", f"-I{CSRC}", "-S"]
+    done = subprocess.run([compiler, *flags, str(source), "-o", str(target)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{compiler} failed: {done.stderr.strip()}")
+    return target.read_text()
+
+
+def unpacking(assembly: str, kind: Type) -> tuple[list[Loop], tuple[int, ...]]:
+    """The loops over blocks, and how often each runs for one block; fewer where the compiler has unrolled the inner ones."""
+    found = list(chain(loops(body(assembly, f"unpack_{kind.name}"))))[1:]
+    trips = kind.trips[: len(found)]
+    prefetches, times = 0, 1
+    for loop, count in zip(found, trips, strict=True):
+        times *= count
+        prefetches += times * sum("prfm" in line for line in loop.lines)
+    if prefetches != PREFETCHES[kind.name]:
+        sys.exit(f"unpack_{kind.name}: {prefetches} prefetches, not {PREFETCHES[kind.name]}: its loops are not as expected.")
+    return found, trips
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cc", default="aarch64-linux-gnu-gcc", help="cross compiler (default: %(default)s)")
+    parser.add_argument("--mca", default=next(filter(shutil.which, ("llvm-mca-19", "llvm-mca-18", "llvm-mca")), "llvm-mca"))
+    parser.add_argument("--keep", type=Path, help="folder for the assembly")
+    options = parser.parse_args()
+    for tool in (options.cc, options.mca):
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is not installed; --cc and --mca name other programs.")
+    print("| set | core | type | unpack, cycles | 1 token | decode, cycles | products a cycle | 4 tokens | products a cycle |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, march, cores in SETS:
+            assembly = compile_set(options.cc, name, march, folder)
+            for core in cores:
+                for kind in TYPES:
+                    row(assembly, options.mca, name, core, kind)
+
+
+def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
+    """One line: cycles for 32 weights of one row, unpacked and times one token; and times each of four."""
+    unpack = cost(mca, core, *unpacking(assembly, kind))[0] / 16 / (kind.block / 32)
+    times: dict[int, float] = {}
+    for tokens in TOKENS:
+        inner = list(chain(loops(body(assembly, f"multiply_{kind.name}_{tokens}"))))[-1]
+        times[tokens] = cost(mca, core, [inner], (1,))[0] / 16 / (kind.group / 32) / tokens
+    decode = unpack + times[1]
+    print(
+        f"| {name} | {core} | {kind.name.upper()} | {unpack:.2f} | {times[1]:.2f} | {decode:.2f} | {32 / decode:.1f}"
+        f" | {times[4]:.2f} | {32 / times[4]:.1f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
