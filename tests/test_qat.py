@@ -21,6 +21,7 @@ from edge_gemma.gguf_writer import GGUFWriter, OutputTensor
 from edge_gemma.packed import repack
 from edge_gemma.quantize import quantize
 from edge_gemma.reference import quants
+from edge_gemma.reference.audio import AudioEncoder
 from edge_gemma.reference.text import TextModel
 
 F = np.float32
@@ -236,6 +237,29 @@ def test_a_model_of_our_own(tmp_path, step, limit):
             logits = session.forward(ids)
         errors.append(rms(logits - reference.forward(ids)) / rms(logits))
     assert np.median(errors) < limit
+
+
+def test_packed_encoder(tmp_path):
+    """Matrices of the audio encoder may come packed too; bounds and steps are both kept."""
+    shape, rng = Shape(**{**vars(SHAPE), "audio": True, "dtype": "F32"}), np.random.default_rng(3)
+    tensors = shape.tensors()
+    for name in [name for name in tensors if "audio_tower.layers" in name and name.endswith(".linear.weight")]:
+        rows, cols = tensors[name].shape
+        tensors[name] = codes(rng, rows, cols, 8).astype(np.int8)
+        tensors[f"{name}_scale"] = np.full((rows, 1), cols**-0.5 / 64, F)
+        for side in ("input", "output"):
+            tensors[f"{name.removesuffix('weight')}{side}_activation_scale"] = np.full((), 0.05, F)
+    config = shape.config() | {"quantization_config": {"quant_method": "gemma"}}
+    written = convert(write_checkpoint(tmp_path / "hf", shape, tensors=tensors, config=config), tmp_path / "m.gguf")
+    sound = rng.normal(0, 0.1, 4000).astype(F)
+    got = eg.Model.load(written.model, mmproj=written.mmproj, threads=1).encode_audio(sound)
+    want = AudioEncoder(written.mmproj, dtype=F).encode(sound)
+    with GGUFFile(written.mmproj) as file:
+        assert sum(tensor.type_name == "C8" for tensor in file.tensors) == 20
+    assert rms(got - want) < 0.05 * rms(want)  # a number on a border changes tokens behind it
+    coarse = AudioEncoder(written.mmproj, dtype=F)
+    coarse.file.steps = lambda name: (0.0, 0.0)
+    assert rms(got - want) < 0.5 * rms(got - coarse.encode(sound)), "the steps must show"
 
 
 CHECKPOINT_FAULTS = {

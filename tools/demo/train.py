@@ -301,7 +301,8 @@ COURSE = [
     Stage("encoder", 1400, 1.2e-3, 0),
     Stage("decoder", 250, 0, 1.5e-3),
     Stage("all", 900, 5e-4, 1e-3),
-    Stage("all", 4000, 4e-4, 8e-4),
+    Stage("encoder", 3000, 1.2e-3, 0),
+    Stage("all", 1500, 5e-4, 1e-3),
 ]
 
 
