@@ -72,7 +72,8 @@ typedef struct eg_error {
 /* The version of the library as "major.minor.patch". Static; any thread. */
 EG_API const char *eg_version(void);
 
-/* The name of the chosen kernel set: "scalar", "avx2", "avx512vnni", "neon_dotprod"... Static; any thread. */
+/* The name of the chosen kernel set: "scalar", "avx2", "avxvnni", "avx512vnni", "neon_dotprod" or "neon_i8mm". Static; any
+ * thread. */
 EG_API const char *eg_isa(void);
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
