@@ -172,14 +172,14 @@ def test_engine_equals_reference_on_short_prompts(mobile):
 def test_greedy_ids_equal_the_reference(mobile):
     path, expected = mobile
     model, reference = eg.Model.load(path, threads=1), TextModel(path, F)
-    for start in range(0, 56, 14):
+    for start in (0, 28):
         ours = theirs = [int(i) for i in expected["text_ids"][start : start + 4]]
         with model.session(context=64, kv="f32") as session:
             session.feed_tokens(ours)
-            for _ in range(12):
+            for _ in range(8):
                 ours = [*ours, int(session.logits().argmax())]
                 session.feed_tokens(ours[-1:])
-        for _ in range(12):
+        for _ in range(8):
             theirs = [*theirs, int(reference.forward(theirs, last=1)[0].argmax())]
         assert ours == theirs
 
