@@ -74,7 +74,17 @@ def steps(x: np.ndarray, step: float) -> np.ndarray:
 def test_matmul_i8(target, bits):
     """Every set equals the contract bit for bit: whole rows of integers, then one multiplication."""
     rng = np.random.default_rng(bits)
-    for n, rows, cols in ((1, 16, 256), (2, 1, 512), (3, 17, 768), (9, 33, 2304), (17, 50, 1280)):
+    odd = [(1, 17, 96), (2, 16, 32), (3, 16, 160)] if bits == 8 else []  # rows that are no multiple of a register
+    for n, rows, cols in [
+        (1, 16, 256),
+        (1, 37, 2304),
+        (2, 1, 512),
+        (2, 19, 768),
+        (3, 17, 768),
+        (9, 33, 2304),
+        (17, 50, 1280),
+        *odd,
+    ]:
         q, x = codes(rng, rows, cols, bits), rng.normal(0, 40, (n, cols)).astype(F)
         q[0], x[0] = -(1 << bits - 1), -1e6  # the largest sums
         scale = rng.normal(0, 0.01, rows).astype(F)
@@ -206,7 +216,9 @@ SHAPE = Shape(width=256, heads=4, head_local=32, head_global=64, ffn=256, ple=64
 TEXT, WORDS = "model.language_model.", len(TOKENS)
 
 
-def packed_checkpoint(folder: Path, step: float = 0.03, change: Callable[[dict[str, Any]], object] | None = None) -> Path:
+def packed_checkpoint(
+    folder: Path, step: float = 0.03, change: Callable[[dict[str, Any]], object] | None = None
+) -> Path:
     """A packed checkpoint; `step` of all activations, 0 for none, and then the embeddings are the output too. The rows of the
     PLE table have a scale for each layer."""
     rng, found = np.random.default_rng(1), SHAPE.tensors()
@@ -278,7 +290,10 @@ def test_packed_encoder(tmp_path):
 
 
 CHECKPOINT_FAULTS = {
-    "no scale": (lambda t: t.pop(f"{TEXT}layers.1.mlp.up_proj.weight_scale"), r"lacks .*layers\.1\.mlp\.up_proj\.weight_scale"),
+    "no scale": (
+        lambda t: t.pop(f"{TEXT}layers.1.mlp.up_proj.weight_scale"),
+        r"lacks .*layers\.1\.mlp\.up_proj\.weight_scale",
+    ),
     "scale": (
         lambda t: t.update({f"{TEXT}layers.1.mlp.up_proj.weight_scale": np.ones((3, 1), F)}),
         r"up_proj\.weight_scale of shape \[3, 1\] for 256 rows",
@@ -291,7 +306,10 @@ CHECKPOINT_FAULTS = {
         lambda t: t.update({f"{TEXT}layers.1.mlp.up_proj.weight": np.zeros((255, 128), np.uint8)}),
         r"up_proj.weight of shape \[255, 256\] where",
     ),
-    "norm": (lambda t: t.update({f"{TEXT}norm.weight": np.zeros(256, np.int8)}), "norm.weight packed, which only matrices"),
+    "norm": (
+        lambda t: t.update({f"{TEXT}norm.weight": np.zeros(256, np.int8)}),
+        "norm.weight packed, which only matrices",
+    ),
     "step": (
         lambda t: t.update({f"{TEXT}layers.1.mlp.up_proj.input_activation_scale": np.ones(2, F)}),
         "input_activation_scale of shape",

@@ -41,6 +41,26 @@ EG_INLINE ints ints_widen(ints acc, ints pairs)
                   _mm256_add_epi32(acc.b, _mm256_madd_epi16(pairs.b, one))};
 }
 
+EG_INLINE ints ints_along(ints acc, ints w, ints x)
+{
+    return (ints){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, x.a)),
+                  _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, x.b))};
+}
+
+EG_INLINE __m256i along_half(__m256i acc, __m256i w, __m256i x)
+{
+    __m256i low = _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(w)),
+                                    _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)));
+    __m256i high = _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1)),
+                                     _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)));
+    return _mm256_add_epi32(acc, _mm256_add_epi32(low, high));
+}
+
+EG_INLINE ints ints_along_wide(ints acc, ints w, ints x)
+{
+    return (ints){along_half(acc.a, w.a, x.a), along_half(acc.b, w.b, x.b)};
+}
+
 enum { WIDE_BIAS = 0, SHORT_SUMS = 1, MAX_TOKENS = 4 };
 #include "tiles.inc"
 

@@ -122,6 +122,9 @@ EG_INLINE ints bytes_gather2(const uint8_t *p, size_t stride)
     return _mm512_cvtepu16_epi32(eg_gather_16_words(p, stride));
 }
 
+EG_INLINE ints ints_along(ints acc, ints w, ints x) { return _mm512_dpbusd_epi32(acc, w, x); }
+EG_INLINE ints ints_along_wide(ints acc, ints w, ints x) { return ints_along(acc, w, x); }
+
 enum { WIDE_BIAS = 128, SHORT_SUMS = 0, MAX_TOKENS = 8 };
 EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
 EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }

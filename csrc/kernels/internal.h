@@ -30,6 +30,7 @@
 
 enum {
     EG_SEGMENT = 1024,                   /* columns of a tile: 16 KB of weights stay in the first-level cache */
+    EG_AHEAD = 8192,                     /* bytes that memory is asked for beyond the next tile */
     EG_GROUPS = EG_SEGMENT / 16,         /* at most, of one row of a tile */
     EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted together */
     EG_KEYS = 32,                        /* keys per block of attention */
@@ -56,6 +57,7 @@ typedef struct eg_tile {
     _Alignas(64) float min[EG_GROUPS * EG_ROW_TILE];
     _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns], for types without a fast path */
     float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];
+    const uint8_t *next;                                    /* what to ask memory for while this one is unpacked */
 } eg_tile;
 
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }

@@ -1,7 +1,7 @@
-"""Speech of several synthesizers: espeak-ng (English, Spanish, German), flite and festival (English), pico for the tests.
+"""Speech of several synthesizers: espeak-ng, mbrola (recorded diphones, which espeak-ng tells what to say), flite (English),
+festival (English, Spanish), and pico for the tests.
 
-All make 16 kHz samples of a text. espeak-ng, flite and pico run once a sentence; festival, which takes a second to start, reads
-a list.
+All make 16 kHz samples of a text. They run once a sentence; only festival, which takes a second to start, reads a list.
 """
 
 from __future__ import annotations
@@ -32,9 +32,21 @@ _VARIANTS = (
     "john kaukovalta Lee linda marcelo marco mario max michael miguel mike norbert pablo paul pedro quincy rob robert sandro "
     "shelby steph steph2 travis victor Zac"
 ).split()
-_FLITE = ("kal16", "slt", "slt", "rms", "rms", "awb")
-_FESTIVAL = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
-ENGINES = {"en": ("espeak", "espeak", "flite", "festival"), "es": ("espeak",), "de": ("espeak",)}
+_FLITE = {"en": ("kal16", "slt", "slt", "rms", "rms", "awb")}
+_FESTIVAL = {
+    "en": ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts", "rab_diphone"),
+    "es": ("el_diphone",),
+}
+_MBROLA = {
+    "en": ("us1", "us2", "us3", "en1"),
+    "es": ("es1", "es2", "mx1", "mx2", "vz1"),
+    "de": ("de1", "de2", "de3", "de4", "de5", "de6", "de7"),
+}
+ENGINES = {
+    "en": ("espeak", "espeak", "flite", "festival", "mbrola"),
+    "es": ("espeak", "espeak", "espeak", "mbrola", "mbrola", "festival"),
+    "de": ("espeak", "mbrola"),
+}
 """The engines of training; one that stands twice is used twice as often."""
 HELD_OUT = "pico"
 _PICO = {"en": ("en-US", "en-GB"), "es": ("es-ES",), "de": ("de-DE",)}
@@ -56,10 +68,9 @@ def draw(language: str, rng: random.Random, engine: str | None = None) -> Voice:
     speed, pitch = rng.uniform(0.8, 1.25), rng.uniform(0.7, 1.3)
     if engine == "espeak":
         name = f"{rng.choice(_ACCENTS[language])}+{rng.choice(_VARIANTS)}"
-    elif engine == "pico":
-        name = rng.choice(_PICO[language])
     else:
-        name = rng.choice(_FLITE if engine == "flite" else _FESTIVAL)
+        named = {"flite": _FLITE, "festival": _FESTIVAL, "mbrola": _MBROLA, "pico": _PICO}
+        name = rng.choice(named[engine][language])
     return Voice(engine, name, speed, pitch)
 
 
@@ -76,8 +87,22 @@ def speak(texts: Sequence[str], voices: Sequence[Voice]) -> list[NDArray[np.int1
 
 
 def _espeak(text: str, voice: Voice) -> NDArray[np.int16]:
-    speed, pitch = str(round(165 * voice.speed)), str(round(50 + 130 * (voice.pitch - 1)))
-    return _samples(_run("espeak-ng", "-v", voice.name, "-s", speed, "-p", pitch, "--stdout", text))
+    return _samples(_run("espeak-ng", *_manner(voice.name, voice), "--stdout", text))
+
+
+def _mbrola(text: str, voice: Voice) -> NDArray[np.int16]:
+    """espeak-ng names phonemes that the Spanish voices do not have: open e and o, which they do not tell apart."""
+    phonemes = _run("espeak-ng", *_manner("mb-" + voice.name, voice), "-q", "--pho", text)
+    phonemes = phonemes.replace(b"e/", b"e").replace(b"o/", b"o")
+    with tempfile.TemporaryDirectory() as folder:
+        source, path = Path(folder, "speech.pho"), Path(folder, "speech.wav")
+        source.write_bytes(phonemes)
+        _run("mbrola", "-e", f"/usr/share/mbrola/{voice.name}/{voice.name}", str(source), str(path))
+        return _samples(path.read_bytes())
+
+
+def _manner(name: str, voice: Voice) -> tuple[str, ...]:
+    return "-v", name, "-s", str(round(165 * voice.speed)), "-p", str(round(50 + 130 * (voice.pitch - 1)))
 
 
 def _flite(text: str, voice: Voice) -> NDArray[np.int16]:
@@ -96,7 +121,7 @@ def _pico(text: str, voice: Voice) -> NDArray[np.int16]:
         return _samples(path.read_bytes())
 
 
-_ONE = {"espeak": _espeak, "flite": _flite, "pico": _pico}
+_ONE = {"espeak": _espeak, "mbrola": _mbrola, "flite": _flite, "pico": _pico}
 
 
 def _festival(texts: Sequence[str], voices: Sequence[Voice]) -> list[NDArray[np.int16]]:
@@ -112,7 +137,7 @@ def _festival(texts: Sequence[str], voices: Sequence[Voice]) -> list[NDArray[np.
                 f'(let ((u (utt.synth (Utterance Text "{quoted}")))) (utt.wave.resample u {RATE})'
                 f'(utt.save.wave u "{path}" \'riff))'
             )
-        Path(folder, "script.scm").write_text("\n".join(script), encoding="ascii", errors="replace")
+        Path(folder, "script.scm").write_text("\n".join(script), encoding="latin-1", errors="replace")
         _run("festival", "-b", str(Path(folder, "script.scm")))
         # Festival has no knob for pitch that all its voices obey: playing faster or slower changes both.
         return [
