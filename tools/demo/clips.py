@@ -1,6 +1,6 @@
 """The recordings of training and of the tests: sentences of the domain in many voices, kept on disk.
 
-    python clips.py FOLDER --train 40000 --test 300
+    python clips.py FOLDER --train 68000 --test 900
 
 writes for each split SPLIT.i16, all samples one after another, and SPLIT.jsonl, one line a clip. The splits: `train`; `known`,
 sentences never trained on in the voices of training; `unknown`, these sentences spoken by an engine that training never hears.
@@ -101,7 +101,7 @@ def load(folder: Path, split: str) -> tuple[list[Clip], NDArray[np.int16]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=50000)
+    parser.add_argument("--train", type=int, default=68000)
     parser.add_argument("--test", type=int, default=900)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,68 @@
+"""Makes of a model file another of the same shape, packed as Google packs its mobile checkpoints, to measure speed and memory.
+
+    python tools/mobile_shape.py MODEL.gguf OUT.gguf
+
+Matrices become random codes of C2, C4 and C8 with a scale for each row and steps for their activations: the wider FFN of the
+layers that share K/V and the tied head in 2 bits, attention, the other FFN and the per-layer embeddings in 4, the small
+matrices of the per-layer inputs in 8. Metadata and norms are copied. So the texts are noise, and nothing else differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gemma.gguf_source import GGUFSource, SourceTensor
+from edge_gemma.gguf_writer import GGUFWriter, OutputTensor
+
+PIECE = 1 << 24  # bytes that are written at once
+SPREAD = {"C2": 1.1, "C4": 4.6, "C8": 74.0}  # of evenly distributed codes
+STEP = np.float32(0.05)
+EIGHT_BITS = (".inp_gate.weight", ".proj.weight", "per_layer_model_proj.weight")
+
+
+def packed_type(tensor: SourceTensor, narrow: int) -> str:
+    """The type that a matrix gets; `narrow`: rows of the FFN of layers that do not share K/V."""
+    if tensor.name.endswith(EIGHT_BITS):
+        return "C8"
+    wide = ".ffn_" in tensor.name and max(tensor.shape) > narrow
+    return "C2" if wide or tensor.name in ("token_embd.weight", "output.weight") else "C4"
+
+
+def codes(size: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
+    """Random bytes; the same ones again and again, since nobody looks."""
+    piece = rng.integers(0, 256, min(size, PIECE), np.uint8)
+    for start in range(0, size, PIECE):
+        yield piece[: size - start]
+
+
+def main() -> None:
+    """Writes the file."""
+    source, rng = GGUFSource(sys.argv[1]), np.random.default_rng(0)
+    narrow = min((max(tensor.shape) for tensor in source.tensors if ".ffn_gate." in tensor.name), default=0)
+    jobs: list[tuple[OutputTensor, SourceTensor | float | None]] = []
+    for tensor in source.tensors:
+        if tensor.type == "F32":
+            jobs.append((OutputTensor(tensor.name, "F32", tensor.shape), tensor))
+            continue
+        kind, stem = packed_type(tensor, narrow), tensor.name.removesuffix("weight")
+        jobs.append((OutputTensor(tensor.name, kind, tensor.shape), None))
+        jobs.append((OutputTensor(stem + "scale", "F32", tensor.shape[1:]), 0.02 / SPREAD[kind]))
+        if "token_embd" not in tensor.name:
+            jobs += [(OutputTensor(f"{stem}{side}_scale", "F32", (1,)), float(STEP)) for side in ("input", "output")]
+    with GGUFWriter(sys.argv[2], source.metadata, [output for output, _ in jobs]) as writer:
+        for output, what in jobs:
+            if what is None:
+                writer.tensor(output.name, codes(output.bytes, rng))
+            elif isinstance(what, SourceTensor):
+                writer.tensor(output.name, [what.read(0, what.bytes)])
+            else:
+                writer.tensor(output.name, [np.full(output.bytes // 4, what, np.float32)])
+        print(f"{sys.argv[2]}: {writer.size / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
