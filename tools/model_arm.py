@@ -26,12 +26,13 @@ SETS = [
     ("neon_dotprod", "armv8.2-a+dotprod", ["neoverse-n1", "neoverse-v2"]),
     ("neon_i8mm", "armv8.2-a+dotprod+i8mm", ["neoverse-v2"]),
 ]
-TOKENS = (1, 4)
+TOKENS = 4  # of a prompt, at once
 
 
 @dataclass(frozen=True)
 class Type:
-    """A type as tiles.inc compiles it, and the loops of its unpacking from the outside in: how often each runs."""
+    """A type as tiles.inc compiles it, the loops over its blocks and their parts from the outside in (how often each runs), and
+    the prefetches of a block, which tell whether the loops were found rightly."""
 
     name: str
     block: int
@@ -39,15 +40,15 @@ class Type:
     has_min: bool
     run: int
     trips: tuple[int, ...]
+    prefetches: int
 
 
 TYPES = [
-    Type("q4_0", 32, 32, False, 8, (1,)),
-    Type("q8_0", 32, 32, False, 0, (1, 2)),
-    Type("q4_k", 256, 32, True, 8, (1, 8)),
-    Type("q6_k", 256, 16, False, 2, (1, 2, 4)),
+    Type("q4_0", 32, 32, False, 8, (1,), 5),
+    Type("q8_0", 32, 32, False, 0, (1,), 9),
+    Type("q4_k", 256, 32, True, 8, (1, 4), 36),
+    Type("q6_k", 256, 16, False, 2, (1, 2), 54),
 ]
-PREFETCHES = {"q4_0": 8, "q8_0": 16, "q4_k": 64, "q6_k": 64}  # of a block: tells whether the loops were found rightly
 
 
 @dataclass
@@ -59,15 +60,14 @@ class Loop:
 
 
 def wrapper(name: str) -> str:
-    """The set's file, and one function for each product of a tile with some tokens."""
+    """The set's file, and one function for each type's product of a tile with some tokens."""
     text = [f'#include "kernels/{name}.c"']
     for kind in TYPES:
-        for tokens in TOKENS:
-            constants = f"{tokens}, {kind.group}, {str(kind.has_min).lower()}, {kind.run}"
-            text.append(
-                f"void multiply_{kind.name}_{tokens}(const piece *p, float *y, int64_t ldy)\n"
-                f"{{\n    multiply_block(p, 0, {constants}, y, ldy);\n}}"
-            )
+        constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.run}"
+        text.append(
+            f"void multiply_{kind.name}(const piece *p, float *y, int64_t ldy)\n"
+            f"{{\n    multiply_block(p, 0, {constants}, y, ldy);\n}}"
+        )
     return "\n".join(text) + "\n"
 
 
@@ -142,16 +142,18 @@ def compile_set(compiler: str, name: str, march: str, folder: Path) -> str:
     return target.read_text()
 
 
-def unpacking(assembly: str, kind: Type) -> tuple[list[Loop], tuple[int, ...]]:
+def blocks(assembly: str, function: str, kind: Type) -> tuple[list[Loop], tuple[int, ...]]:
     """The loops over blocks, and how often each runs for one block; fewer where the compiler has unrolled the inner ones."""
-    found = list(chain(loops(body(assembly, f"unpack_{kind.name}"))))[1:]
+    found = list(chain(loops(body(assembly, function))))[1:]
     trips = kind.trips[: len(found)]
+    if len(found) > len(trips):
+        sys.exit(f"{function}: {len(found)} loops in each other, not {len(trips)}.")
     prefetches, times = 0, 1
     for loop, count in zip(found, trips, strict=True):
         times *= count
         prefetches += times * sum("prfm" in line for line in loop.lines)
-    if prefetches != PREFETCHES[kind.name]:
-        sys.exit(f"unpack_{kind.name}: {prefetches} prefetches, not {PREFETCHES[kind.name]}: its loops are not as expected.")
+    if prefetches != kind.prefetches:
+        sys.exit(f"{function}: {prefetches} prefetches, not {kind.prefetches}: its loops are not as expected.")
     return found, trips
 
 
@@ -159,14 +161,16 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cc", default="aarch64-linux-gnu-gcc", help="cross compiler (default: %(default)s)")
-    parser.add_argument("--mca", default=next(filter(shutil.which, ("llvm-mca-19", "llvm-mca-18", "llvm-mca")), "llvm-mca"))
+    parser.add_argument(
+        "--mca", default=next(filter(shutil.which, ("llvm-mca-19", "llvm-mca-18", "llvm-mca")), "llvm-mca")
+    )
     parser.add_argument("--keep", type=Path, help="folder for the assembly")
     options = parser.parse_args()
     for tool in (options.cc, options.mca):
         if not shutil.which(tool):
             sys.exit(f"{tool} is not installed; --cc and --mca name other programs.")
-    print("| set | core | type | unpack, cycles | 1 token | decode, cycles | products a cycle | 4 tokens | products a cycle |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| set | core | type | 1 token | products a cycle | unpack | 1 of 4 tokens | products a cycle |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,16 +182,16 @@ def main() -> None:
 
 
 def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
-    """One line: cycles for 32 weights of one row, unpacked and times one token; and times each of four."""
-    unpack = cost(mca, core, *unpacking(assembly, kind))[0] / 16 / (kind.block / 32)
-    times: dict[int, float] = {}
-    for tokens in TOKENS:
-        inner = list(chain(loops(body(assembly, f"multiply_{kind.name}_{tokens}"))))[-1]
-        times[tokens] = cost(mca, core, [inner], (1,))[0] / 16 / (kind.group / 32) / tokens
-    decode = unpack + times[1]
+    """One line: cycles for 32 weights of one row: times a token alone; unpacked, and then times each of four."""
+    alone, unpack = (
+        cost(mca, core, *blocks(assembly, f"{way}_{kind.name}", kind))[0] / 16 / (kind.block / 32)
+        for way in ("alone", "unpack")
+    )
+    inner = list(chain(loops(body(assembly, f"multiply_{kind.name}"))))[-1]
+    many = cost(mca, core, [inner], (1,))[0] / 16 / (kind.group / 32) / TOKENS
     print(
-        f"| {name} | {core} | {kind.name.upper()} | {unpack:.2f} | {times[1]:.2f} | {decode:.2f} | {32 / decode:.1f}"
-        f" | {times[4]:.2f} | {32 / times[4]:.1f} |",
+        f"| {name} | {core} | {kind.name.upper()} | {alone:.2f} | {32 / alone:.1f} | {unpack:.2f} | {many:.2f}"
+        f" | {32 / many:.1f} |",
         flush=True,
     )
 

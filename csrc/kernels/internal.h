@@ -25,7 +25,7 @@
 #if defined(__clang__)
 #define EG_UNROLL _Pragma("unroll")
 #else
-#define EG_UNROLL _Pragma("GCC unroll 16")
+#define EG_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 enum {
