@@ -18,7 +18,7 @@ HEADERS = [
 ]  # fmt: skip
 # One set of flags for every file: instruction sets are chosen with target pragmas, and results must not depend on the
 # compiler's liberty to fuse or reorder.
-FLAGS = ["-O3", "-std=c11", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+FLAGS = ["-O3", "-g0", "-std=c11", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 
 
 def declarations() -> str:
