@@ -64,10 +64,7 @@ EG_INLINE ints ints_along_wide(ints acc, ints w, ints x)
 enum { WIDE_BIAS = 0, SHORT_SUMS = 1, MAX_TOKENS = 4 };
 #include "tiles.inc"
 
-const eg_kernels eg_kernels_avx2 = {
-    "avx2", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    quantize_i8, matmul_i8, snap_i8,
-};
+EG_KERNEL_SET(eg_kernels_avx2, "avx2");
 
 #if defined(__clang__)
 #pragma clang attribute pop

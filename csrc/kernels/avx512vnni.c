@@ -130,10 +130,7 @@ EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return
 EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
-const eg_kernels eg_kernels_avx512vnni = {
-    "avx512vnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    quantize_i8, matmul_i8, snap_i8,
-};
+EG_KERNEL_SET(eg_kernels_avx512vnni, "avx512vnni");
 
 #if defined(__clang__)
 #pragma clang attribute pop

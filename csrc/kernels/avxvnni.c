@@ -14,10 +14,7 @@
 #define EG_DPBUSD _mm256_dpbusd_avx_epi32
 #include "vnni256.inc"
 
-const eg_kernels eg_kernels_avxvnni = {
-    "avxvnni", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    quantize_i8, matmul_i8, snap_i8,
-};
+EG_KERNEL_SET(eg_kernels_avxvnni, "avxvnni");
 
 #if defined(__clang__)
 #pragma clang attribute pop

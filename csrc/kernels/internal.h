@@ -50,6 +50,13 @@ enum {
 #define EG_COMPILES_I8MM 0
 #endif
 
+/* A set of what its file has included. */
+#define EG_KERNEL_SET(symbol, name) \
+    const eg_kernels symbol = { \
+        name, quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention, \
+        quantize_i8, matmul_i8, snap_i8, \
+    }
+
 /* Scratch of matmul_q8. */
 typedef struct eg_tile {
     _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* in the set's own order and encoding, see tiles.inc */

@@ -14,15 +14,9 @@
 
 #include "neon.inc"
 
-enum { WIDE_BIAS = 0, SHORT_SUMS = 0, MAX_TOKENS = 4 };
-EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
-EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
-const eg_kernels eg_kernels_neon_dotprod = {
-    "neon_dotprod", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    quantize_i8, matmul_i8, snap_i8,
-};
+EG_KERNEL_SET(eg_kernels_neon_dotprod, "neon_dotprod");
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -114,16 +114,10 @@ EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int
         add_dots_in_pairs(dot, tokens, w, q, k, group);
 }
 
-enum { WIDE_BIAS = 0, SHORT_SUMS = 0, MAX_TOKENS = 4 };
 #define EG_OWN_TILES
-EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { (void)w, (void)x, (void)c; return acc; }
-EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
 #include "tiles.inc"
 
-const eg_kernels eg_kernels_neon_i8mm = {
-    "neon_i8mm", quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    quantize_i8, matmul_i8, snap_i8,
-};
+EG_KERNEL_SET(eg_kernels_neon_i8mm, "neon_i8mm");
 
 #if defined(__clang__)
 #pragma clang attribute pop
