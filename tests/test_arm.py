@@ -4,12 +4,16 @@ the whole engine built for Arm says what it says here."""
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from c_build import CROSS, DATA, QEMU, build, run
 
 import edge_gemma as eg
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import model_arm
 
 
 def checksums(output: str) -> dict[str, dict[str, str]]:
@@ -84,3 +88,17 @@ def test_audio_on_arm(tmp_path: Path) -> None:
     output = run(QEMU, "-cpu", "max", build(CROSS, "use_audio.c", tmp_path, "-static"), *files)
     assert output == run(build(shutil.which("gcc") or "cc", "use_audio.c", tmp_path), *files)
     assert "embeddings 31 " in output
+
+
+@pytest.mark.skipif(not CROSS, reason="no Arm cross compiler")
+@pytest.mark.parametrize("name, march", [(name, march) for name, march, _ in model_arm.SETS])
+def test_the_model_of_the_loops_finds_them(name: str, march: str, tmp_path: Path) -> None:
+    """tools/model_arm.py cuts loops out of what the compiler makes: it has to notice when these are no longer what it takes
+    them for. That is checked here; the model itself wants llvm-mca."""
+    assert CROSS
+    assembly = model_arm.compile_set(CROSS, name, march, tmp_path)
+    for kind in model_arm.TYPES:
+        for way in ("alone", "unpack"):
+            found, trips = model_arm.blocks(assembly, f"{way}_{kind.name}", kind)
+            assert len(found) == len(trips) > 0
+        assert list(model_arm.chain(model_arm.loops(model_arm.body(assembly, f"multiply_{kind.name}"))))[-1].lines

@@ -3,6 +3,7 @@ and whole models against Hugging Face transformers and the reference."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -372,3 +373,24 @@ def test_damaged_files_are_refused(good, tmp_path, case):
             writer.tensor(row.name, [np.ascontiguousarray(raw)])
     with pytest.raises(ValueError, match=message):
         eg.Model.load(path)
+
+
+def test_a_shape_for_measurements(shared: Path, tmp_path: Path) -> None:
+    """tools/mobile_shape.py: every matrix gets the bits that Google gives it, and the file runs."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+    import mobile_shape
+
+    out = tmp_path / "mobile.gguf"
+    assert mobile_shape.write(str(shared / "fixtures/e2b/model-Q4_0.gguf"), str(out)) == out.stat().st_size
+    with GGUFFile(out) as file:
+        types = {tensor.name: tensor.type_name for tensor in file.tensors}
+    assert types["token_embd.weight"] == types["blk.7.ffn_down.weight"] == "C2"
+    assert (
+        types["blk.0.ffn_down.weight"] == types["blk.7.attn_q.weight"] == types["per_layer_token_embd.weight"] == "C4"
+    )
+    assert types["blk.0.proj.weight"] == types["per_layer_model_proj.weight"] == "C8"
+    assert {"blk.0.attn_q.input_scale", "token_embd.scale"} < set(types) and "token_embd.input_scale" not in types
+    with eg.Model.load(out) as model:
+        session = model.session(context=32)
+        session.feed_tokens([2, 5, 6, 7])
+        assert np.isfinite(session.logits()).all() and np.ptp(session.logits()) > 0

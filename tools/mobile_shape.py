@@ -39,9 +39,9 @@ def codes(size: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
         yield piece[: size - start]
 
 
-def main() -> None:
-    """Writes the file."""
-    source, rng = GGUFSource(sys.argv[1]), np.random.default_rng(0)
+def write(model: str, out: str) -> int:
+    """Writes the file; its bytes."""
+    source, rng = GGUFSource(model), np.random.default_rng(0)
     narrow = min((max(tensor.shape) for tensor in source.tensors if ".ffn_gate." in tensor.name), default=0)
     jobs: list[tuple[OutputTensor, SourceTensor | float | None]] = []
     for tensor in source.tensors:
@@ -53,7 +53,7 @@ def main() -> None:
         jobs.append((OutputTensor(stem + "scale", "F32", tensor.shape[1:]), 0.02 / SPREAD[kind]))
         if "token_embd" not in tensor.name:
             jobs += [(OutputTensor(f"{stem}{side}_scale", "F32", (1,)), float(STEP)) for side in ("input", "output")]
-    with GGUFWriter(sys.argv[2], source.metadata, [output for output, _ in jobs]) as writer:
+    with GGUFWriter(out, source.metadata, [output for output, _ in jobs]) as writer:
         for output, what in jobs:
             if what is None:
                 writer.tensor(output.name, codes(output.bytes, rng))
@@ -61,8 +61,8 @@ def main() -> None:
                 writer.tensor(output.name, [what.read(0, what.bytes)])
             else:
                 writer.tensor(output.name, [np.full(output.bytes // 4, what, np.float32)])
-        print(f"{sys.argv[2]}: {writer.size / 1e9:.2f} GB")
+    return writer.size
 
 
 if __name__ == "__main__":
-    main()
+    print(f"{sys.argv[2]}: {write(sys.argv[1], sys.argv[2]) / 1e9:.2f} GB")
