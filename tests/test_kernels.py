@@ -58,14 +58,20 @@ def raw_blocks(rng: np.random.Generator, name: str, count: int) -> np.ndarray:
 # ---- the contract in NumPy -------------------------------------------------------------------------------------------
 
 
-def lanes_sum(products: np.ndarray) -> np.ndarray:
-    """(..., n) products -> their sum in the contract's order: 16 lanes in sequence, then halves onto halves."""
-    pad = -products.shape[-1] % 16
-    steps = np.pad(products, [(0, 0)] * (products.ndim - 1) + [(0, pad)])
-    steps = steps.reshape(*products.shape[:-1], -1, 16)
-    acc = np.zeros((*products.shape[:-1], 16), F)
-    for i in range(steps.shape[-2]):
-        acc = acc + steps[..., i, :]
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c for float32, rounded once: float64 holds the product exactly, and rounding its sum first changes the result
+    for one in a hundred million."""
+    return (a.astype(np.float64) * b + c).astype(F)
+
+
+def lanes_dot(a: np.ndarray, b: np.ndarray, fused: bool) -> np.ndarray:
+    """Sums of a * b over the last axis in the contract's order: 16 lanes in sequence, then halves onto halves."""
+    a, b = np.broadcast_arrays(a, b)
+    pad = [(0, 0)] * (a.ndim - 1) + [(0, -a.shape[-1] % 16)]
+    a, b = (np.pad(v, pad).reshape(*v.shape[:-1], -1, 16) for v in (a, b))
+    acc = np.zeros((*a.shape[:-2], 16), F)
+    for i in range(a.shape[-2]):
+        acc = fma(a[..., i, :], b[..., i, :], acc) if fused else acc + a[..., i, :] * b[..., i, :]
     for half in (8, 4, 2, 1):
         acc = acc[..., :half] + acc[..., half : 2 * half]
     return acc[..., 0]
@@ -84,10 +90,10 @@ def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int) -> np.ndarra
         span = slice(g * group, (g + 1) * group)
         factor = d[:, g * group // 32, None]
         dots = np.stack([q[:, span] @ u[0][span].astype(np.int64) for u in unpacked], 1).astype(F)
-        y = y + dots * (np.array([u[1][g] for u in unpacked]) * factor)
+        y = fma(dots, np.array([u[1][g] for u in unpacked]) * factor, y)
         if unpacked[0][2] is not None:
             sums = q[:, span].sum(1)[:, None].astype(F)
-            y = y - sums * (np.array([u[2][g] for u in unpacked]) * factor)
+            y = fma(-sums, np.array([u[2][g] for u in unpacked]) * factor, y)
     return y
 
 
@@ -176,7 +182,7 @@ def test_matmul_float(target: kernels.Target, name: str) -> None:
         else:
             raw = (w.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
         exact = quants.dequantize(raw.reshape(-1), name).reshape(rows, cols)
-        want = lanes_sum(exact[None] * x[:, None])
+        want = lanes_dot(exact[None], x[:, None], True)
         assert same(target.matmul(x, raw, name, rows), want), (n, rows, cols)
 
 
@@ -219,7 +225,7 @@ def test_rms_norm(target: kernels.Target, n: int) -> None:
     """Bit for bit, with and without weight."""
     rng = np.random.default_rng(n)
     x, w = rng.normal(0, 4, n).astype(F), rng.normal(0, 1, n).astype(F)
-    factor = F(1) / np.sqrt(lanes_sum(x * x) / F(n) + F(1e-6))
+    factor = F(1) / np.sqrt(lanes_dot(x, x, False) / F(n) + F(1e-6))
     assert same(target.rms_norm(x), x * factor)
     assert same(target.rms_norm(x, w), x * factor * w)
     assert same(target.rms_norm(np.zeros(n)), np.zeros(n, F))
@@ -357,6 +363,35 @@ def test_ring(target: kernels.Target) -> None:
     )  # fmt: skip
     assert same(out[:n], want)
     assert (out[n] == -7.25).all()
+
+
+@pytest.mark.parametrize("window", [0, 100, 150])
+@pytest.mark.parametrize("n", [1, 3, 16])
+def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None:
+    """Spans of keys one by one, then merged: to the bit what the whole gives."""
+    rng = np.random.default_rng(n + window)
+    heads, dim, m = 3, 40, 402
+    k, v = (rng.normal(0, 1, (m, 1, dim)).astype(F) for _ in range(2))
+    q = rng.normal(0, 1.5, (n, heads, dim)).astype(F)
+    want = target.sliding_window_attention(q, k, v, window)
+    assert np.abs(want - attend(q, k, v, window)).max() < 1e-4
+    view = ffi.new("eg_kv_view *", (*(ffi.cast("uint8_t *", a.ctypes.data) for a in (k, v)), 4 * dim, m, lib.EG_KV_F32))
+    first = max(0, m - n - window + 1) // lib.EG_SPAN if window else 0
+    spans, rows = (m - 1) // lib.EG_SPAN - first + 1, n * heads
+    part = lib.eg_attention_part_floats(dim, rows)
+    parts, out = np.full(spans * part + 8, -7.25, F), np.full((n, heads, dim + 1), -7.25, F)
+    at, queries = parts.ctypes.data, ffi.cast("float *", q.ctypes.data)
+    scratch = np.empty(lib.eg_attention_scratch_bytes(dim, heads, n) + 64, np.uint8)
+    where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
+    for i in reversed(range(spans)):
+        here = ffi.cast("float *", at + 4 * i * part)
+        target._table.attention_span(here, queries, heads * dim, n, m - n, heads, dim, view, window, first + i, where)
+    for row in range(rows):
+        result = ffi.cast("float *", out.reshape(rows, -1)[row].ctypes.data)
+        target._table.attention_merge(result, ffi.cast("float *", at), spans, rows, row, dim)
+    assert same(np.ascontiguousarray(out[..., :dim]), want)
+    assert (parts[-8:] == -7.25).all()
+    assert (out[..., dim] == -7.25).all()
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4"])

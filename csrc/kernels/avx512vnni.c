@@ -6,11 +6,11 @@
 #include "x86.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vnni"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vnni"))), \
                              apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")
 #endif
 
 typedef __m512 vec;
@@ -31,6 +31,8 @@ EG_INLINE vec vec_set(float a) { return _mm512_set1_ps(a); }
 EG_INLINE vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
 EG_INLINE vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 EG_INLINE vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+EG_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+EG_INLINE vec vec_fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
 EG_INLINE vec vec_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 EG_INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
 EG_INLINE vec vec_min(vec a, vec b) { return _mm512_min_ps(a, b); }

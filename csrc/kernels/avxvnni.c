@@ -5,10 +5,10 @@
 #include "x86.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,f16c,avxvnni"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,f16c,avxvnni")
+#pragma GCC target("avx2,fma,f16c,avxvnni")
 #endif
 
 #define EG_DPBUSD _mm256_dpbusd_avx_epi32

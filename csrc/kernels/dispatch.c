@@ -21,7 +21,12 @@ size_t eg_matmul_scratch_bytes(int64_t cols)
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n)
 {
     size_t width = (size_t)eg_round_up_16(head_dim), rows = (size_t)(eg_smaller(n, EG_QUERIES) * heads);
-    return sizeof(float) * (2 * EG_KEYS * width + rows * (2 * width + EG_KEYS + 3));
+    return sizeof(float) * (2 * EG_KEYS * width + rows * (width + EG_KEYS + 1 + 2 * (width + 2)));
+}
+
+size_t eg_attention_part_floats(int64_t head_dim, int64_t rows)
+{
+    return (size_t)rows * ((size_t)eg_round_up_16(head_dim) + 2);
 }
 
 size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim)
@@ -52,7 +57,7 @@ static bool registers_saved(uint32_t mask)
 static bool has_avx2(void)
 {
     uint32_t a, b, c, d;
-    if (!registers_saved(0x6) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C))
+    if (!registers_saved(0x6) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C) || !(c & bit_FMA))
         return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }

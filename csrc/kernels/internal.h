@@ -34,7 +34,7 @@ enum {
     EG_GROUPS = EG_SEGMENT / 16,         /* at most, of one row of a tile */
     EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted together */
     EG_KEYS = 32,                        /* keys per block of attention */
-    EG_QUERIES = 16                      /* positions that share a converted block */
+    EG_QUERIES = EG_SPAN_QUERIES         /* positions that share a converted block */
 };
 
 /* What this compiler knows of the sets that are younger than others. Clang declares intrinsics for functions with a target
@@ -54,7 +54,7 @@ enum {
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
         name, quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention, \
-        quantize_i8, matmul_i8, snap_i8, \
+        attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
     }
 
 /* Scratch of matmul_q8. */

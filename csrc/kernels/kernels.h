@@ -3,9 +3,10 @@
  * Kernels take a range of rows and own nothing: no malloc, no threads, no I/O, no state. The caller splits the rows among
  * threads. Pointers may have any alignment that their element type has.
  *
- * One order of arithmetic. Integer sums are exact; float sums follow a fixed order written at each kernel, with separate
- * multiply and add (never fused) and 16 lanes where lanes are named. So every instruction set, every split into rows and
- * every number of tokens per call gives the same bits, and results depend neither on threads nor on how a prompt was cut.
+ * One order of arithmetic. Integer sums are exact; float sums follow a fixed order written at each kernel, in 16 lanes where
+ * lanes are named. fma(a, b, c) is c + a b rounded once; every other multiplication and addition is rounded by itself. So
+ * every instruction set, every split into rows and every number of tokens per call gives the same bits, and results depend
+ * neither on threads nor on how a prompt was cut.
  */
 #ifndef EG_KERNELS_H
 #define EG_KERNELS_H
@@ -54,6 +55,7 @@ typedef struct eg_kv_view {
 size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim);
 
 enum { EG_ROW_TILE = 16 };     /* hand out rows in multiples of this; any range is correct, these are fast */
+enum { EG_SPAN = 128, EG_SPAN_QUERIES = 16 };   /* keys, and queries, of a share of attention */
 enum { EG_CHANNEL_COLS = 65536 };   /* longest row of C2, C4 and C8: sums of products of bytes stay within 32 bits */
 
 typedef struct eg_kernels {
@@ -66,15 +68,15 @@ typedef struct eg_kernels {
 
     /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has
      * row stride ldy. W is a quantized type. Order: groups of 16 or 32 along k in sequence, from 0:
-     *   acc = acc + (float)isum * (scale[r, g] * d[t, g'])        isum = sum of q_w q_x over the group, exact
-     *   acc = acc - (float)xsum * (min[r, g] * d[t, g'])          only if the type has mins; xsum = sum of q_x
+     *   acc = fma((float)isum, scale[r, g] * d[t, g'], acc)       isum = sum of q_w q_x over the group, exact
+     *   acc = fma(-(float)xsum, min[r, g] * d[t, g'], acc)        only if the type has mins; xsum = sum of q_x
      * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. */
     void (*matmul_q8)(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);
 
     /* The same for W of F32, F16 or BF16 and float x with row stride ldx; any cols. Order: 16 lanes,
-     * lane[l] = sum over i of W[16 i + l] * x[16 i + l] in sequence from 0 (missing values of the last step count as 0),
-     * then lanes are added pairwise: l + (l+8), l + (l+4), l + (l+2), l + (l+1). */
+     * lane[l] = fma(W[16 i + l], x[16 i + l], lane[l]) for i in sequence from 0 (missing values of the last step count as
+     * 0), then lanes are added pairwise: l + (l+8), l + (l+4), l + (l+2), l + (l+1). */
     void (*matmul_float)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const eg_matrix *w, int64_t row0,
                          int64_t row1, void *scratch);
 
@@ -97,10 +99,19 @@ typedef struct eg_kernels {
      *   o[t, h, :] = sum_j p_j v_j,  p = softmax over j of q[t, h, :] . k_j,
      *   j from max(0, first + t - window + 1) (window 0: from 0) to first + t.
      * q and o: [n, heads, head_dim], row strides ldq and ldo between tokens, heads contiguous.
-     * Online softmax in blocks of 32 keys aligned to multiples of 32 in position, so the result of a query depends on its
-     * position alone. scratch: eg_attention_scratch_bytes(head_dim, heads, n). */
+     * Online softmax in blocks of 32 keys, over spans of EG_SPAN keys, both aligned to multiples of their size in position;
+     * then the spans are merged in sequence. So the result of a query depends on its position alone.
+     * scratch: eg_attention_scratch_bytes(head_dim, heads, n). */
     void (*attention)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
                       int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
+
+    /* The same in two steps, so that threads can share the keys of few queries: one span (keys span * EG_SPAN and on) into
+     * part, eg_attention_part_floats(head_dim, n * heads), for at most EG_SPAN_QUERIES queries; then, for each row (query
+     * t, head h: row t * heads + h), all spans from the first query's first to the last one's last, in parts one after the
+     * other, into o[head_dim]. Merging writes to the first part. */
+    void (*attention_span)(float *part, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
+                           int64_t head_dim, const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
+    void (*attention_merge)(float *o, float *parts, int64_t n_parts, int64_t rows, int64_t row, int64_t head_dim);
 
     /* One row on a fixed step > 0: x[n] -> q[n] = round-half-even(x / step) within -128 .. 127, *sum = sum of q; n is a
      * multiple of 32. Returns step. If a value is not finite: q and sum are 0, and NaN is returned. */
@@ -118,6 +129,7 @@ typedef struct eg_kernels {
 /* Work space of one thread, in bytes. */
 size_t eg_matmul_scratch_bytes(int64_t cols);
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n);
+size_t eg_attention_part_floats(int64_t head_dim, int64_t rows);
 
 /* The kernels of this machine: the best set that processor and operating system support, or the one named by the
  * environment variable EDGE_GEMMA_ISA if it is supported. Chosen at the first call; any thread. */

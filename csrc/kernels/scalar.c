@@ -38,6 +38,8 @@ EG_INLINE vec vec_set(float a) { EACH(a); }
 EG_INLINE vec vec_add(vec a, vec b) { EACH(a.v[i] + b.v[i]); }
 EG_INLINE vec vec_sub(vec a, vec b) { EACH(a.v[i] - b.v[i]); }
 EG_INLINE vec vec_mul(vec a, vec b) { EACH(a.v[i] * b.v[i]); }
+EG_INLINE vec vec_fma(vec a, vec b, vec c) { EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
+EG_INLINE vec vec_fnma(vec a, vec b, vec c) { EACH(fmaf(-a.v[i], b.v[i], c.v[i])); }
 EG_INLINE vec vec_div(vec a, vec b) { EACH(a.v[i] / b.v[i]); }
 EG_INLINE vec vec_max(vec a, vec b) { EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 EG_INLINE vec vec_min(vec a, vec b) { EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
@@ -90,10 +92,10 @@ EG_INLINE float add_groups(float acc, const eg_tile *row, const int8_t *q, const
     for (int64_t g = 0; g < n / group; g++) {
         float factor = d[g * group / 32];
         int32_t dot = dot_i8(row->plain + g * group, q + g * group, group);
-        acc += (float)dot * (row->plain_scale[g] * factor);
+        acc = fmaf((float)dot, row->plain_scale[g] * factor, acc);
         if (has_min) {
             int32_t total = group == 32 ? sum[2 * g] + sum[2 * g + 1] : sum[g];
-            acc -= (float)total * (row->plain_min[g] * factor);
+            acc = fmaf(-(float)total, row->plain_min[g] * factor, acc);
         }
     }
     return acc;
@@ -150,5 +152,5 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 
 const eg_kernels eg_kernels_scalar = {
     "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    quantize_i8, eg_matmul_i8_scalar, snap_i8,
+    attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar, snap_i8,
 };

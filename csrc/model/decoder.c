@@ -8,8 +8,6 @@
 
 #include "../base/map.h"
 
-enum { QUERY_TILE = 16 };      /* queries that share one pass over the keys */
-
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
@@ -23,11 +21,12 @@ void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_type kv, eg_arena *
 {
     const eg_config *c = y->config;
     int64_t d = c->hidden, head_dim = max64(c->head_dim_global, c->head_dim_local), ffn = 0;
-    int64_t q_width = 0, kv_width = 0, group = 1;
+    int64_t q_width = 0, kv_width = 0, heads = 0, group = 1;
     for (int32_t l = 0; l < c->layers; l++) {
         ffn = max64(ffn, c->layer[l].ffn);
         kv_width = max64(kv_width, (int64_t)c->layer[l].kv_heads * c->layer[l].head_dim);
         q_width = max64(q_width, (int64_t)c->layer[l].heads * c->layer[l].head_dim);
+        heads = max64(heads, c->layer[l].heads);
         group = max64(group, c->layer[l].heads / c->layer[l].kv_heads);
     }
     int64_t rows = (int64_t)EG_BLOCK * max64(c->experts_used, 1);
@@ -60,7 +59,9 @@ void eg_decoder_layout(eg_decoder *y, int64_t context, eg_kv_type kv, eg_arena *
         y->moe.first = eg_arena_take(arena, (size_t)c->experts + 1, sizeof(int32_t));
         y->moe.jobs = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_job));
     }
-    size_t attention = eg_attention_scratch_bytes(head_dim, group, QUERY_TILE);
+    y->parts_size = (size_t)(context / EG_SPAN + 2) * eg_attention_part_floats(head_dim, heads);
+    y->parts = eg_arena_take(arena, y->parts_size, sizeof(float));
+    size_t attention = eg_attention_scratch_bytes(head_dim, group, EG_SPAN_QUERIES);
     size_t row = (size_t)max64((int64_t)c->layers * c->per_layer, d) * sizeof(float);   /* one dequantized table row */
     y->multiplier.kernels = y->kernels;
     y->multiplier.pool = y->pool;
@@ -174,7 +175,8 @@ typedef struct step {
     int64_t n, position;
     int32_t layer;
     bool queries, keys;        /* which of q and k/v are computed */
-    int64_t groups;            /* attention: how many tasks share a KV head */
+    int64_t tile;              /* attention: queries of a task */
+    int64_t span, spans;       /* or the first span of keys, and how many there are */
 } step;
 
 static void attention_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -227,30 +229,79 @@ static void heads_task(void *context, int64_t begin, int64_t end, unsigned worke
     }
 }
 
-/* Unit of work: a tile of queries, one KV head, and one of `groups` shares of the heads that use it. */
+/* Queries `first` and on that use one KV head, and where their results go. */
+typedef struct queries {
+    const float *q;
+    float *o;
+    int64_t n, share, width;   /* share: heads of q that use the KV head; width: floats from one token to the next */
+    eg_kv_view view;
+    int64_t window;
+} queries;
+
+static queries queries_of(const step *p, int64_t first, int64_t n, int64_t kv_head)
+{
+    int64_t D = p->s->head_dim, share = p->s->heads / p->s->kv_heads, width = p->s->heads * D;
+    int64_t offset = first * width + kv_head * share * D;
+    return (queries){p->y->q + offset, p->y->o + offset, n, share, width,
+                     eg_cache_view(&p->y->cache, p->s->kv_source, (int32_t)kv_head), p->s->local ? p->y->config->window : 0};
+}
+
+/* Unit of work: a tile of queries and one KV head. */
 static void attention_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     step *p = context;
-    eg_decoder *y = p->y;
-    int64_t D = p->s->head_dim, heads = p->s->heads, share = heads / p->s->kv_heads, width = heads * D;
     for (int64_t unit = begin; unit < end; unit++) {
-        int64_t group = unit % p->groups, kv_head = unit / p->groups % p->s->kv_heads;
-        int64_t first = unit / p->groups / p->s->kv_heads * QUERY_TILE;
-        int64_t n = p->n - first < QUERY_TILE ? p->n - first : QUERY_TILE;
-        int64_t head0 = group * share / p->groups, head1 = (group + 1) * share / p->groups;
-        int64_t offset = first * width + (kv_head * share + head0) * D;
-        eg_kv_view view = eg_cache_view(&y->cache, p->s->kv_source, (int32_t)kv_head);
-        y->kernels->attention(y->o + offset, width, y->q + offset, width, n, p->position + first, head1 - head0, D, &view,
-                              p->s->local ? y->config->window : 0, eg_multiplier_scratch(&y->multiplier, worker));
+        int64_t first = unit / p->s->kv_heads * p->tile;
+        queries a = queries_of(p, first, p->n - first < p->tile ? p->n - first : p->tile, unit % p->s->kv_heads);
+        p->y->kernels->attention(a.o, a.width, a.q, a.width, a.n, p->position + first, a.share, p->s->head_dim, &a.view,
+                                 a.window, eg_multiplier_scratch(&p->y->multiplier, worker));
     }
 }
 
+/* Unit of work: one span of the keys of one KV head, for all queries. */
+static void span_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    for (int64_t unit = begin; unit < end; unit++) {
+        queries a = queries_of(p, 0, p->n, unit / p->spans);
+        size_t part = eg_attention_part_floats(p->s->head_dim, a.n * a.share);
+        p->y->kernels->attention_span(p->y->parts + (size_t)unit * part, a.q, a.width, a.n, p->position, a.share,
+                                      p->s->head_dim, &a.view, a.window, p->span + unit % p->spans,
+                                      eg_multiplier_scratch(&p->y->multiplier, worker));
+    }
+}
+
+/* Unit of work: the result of one query and head. */
+static void merge_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    step *p = context;
+    (void)worker;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t rows = p->n * p->s->heads / p->s->kv_heads, row = unit % rows;
+        queries a = queries_of(p, 0, p->n, unit / rows);
+        size_t parts = (size_t)p->spans * eg_attention_part_floats(p->s->head_dim, rows);
+        p->y->kernels->attention_merge(a.o + row / a.share * a.width + row % a.share * p->s->head_dim,
+                                       p->y->parts + (size_t)(unit / rows) * parts, p->spans, rows, row, p->s->head_dim);
+    }
+}
+
+/* Threads share the queries of a prompt, and the keys of a few tokens. */
 static void attention(step *p)
 {
-    int64_t threads = eg_pool_threads(p->y->pool), share = p->s->heads / p->s->kv_heads;
-    int64_t units = (p->n + QUERY_TILE - 1) / QUERY_TILE * p->s->kv_heads;
-    p->groups = units >= 2 * threads ? 1 : share < threads ? share : threads;
-    eg_pool_run(p->y->pool, attention_task, p, units * p->groups, 1);
+    eg_decoder *y = p->y;
+    int64_t threads = eg_pool_threads(y->pool), kv_heads = p->s->kv_heads, rows = p->n * p->s->heads;
+    int64_t window = p->s->local ? y->config->window : 0;
+    p->span = window && p->position >= window ? (p->position - window + 1) / EG_SPAN : 0;
+    p->spans = (p->position + p->n - 1) / EG_SPAN - p->span + 1;
+    size_t parts = (size_t)p->spans * eg_attention_part_floats(p->s->head_dim, rows);
+    if (threads > kv_heads && p->spans > 1 && p->n <= EG_SPAN_QUERIES && parts <= y->parts_size) {
+        eg_pool_run(y->pool, span_task, p, p->spans * kv_heads, 1);
+        eg_pool_run(y->pool, merge_task, p, rows, 1);
+        return;
+    }
+    p->tile = (p->n * kv_heads + threads - 1) / threads;
+    if (p->tile > EG_SPAN_QUERIES) p->tile = EG_SPAN_QUERIES;
+    eg_pool_run(y->pool, attention_task, p, (p->n + p->tile - 1) / p->tile * kv_heads, 1);
 }
 
 /* x += rms(t; post_attention_norm); h = rms(x; ffn_norm) */

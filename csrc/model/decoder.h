@@ -29,6 +29,8 @@ typedef struct eg_decoder {
     float *t;                  /* [B, d] output of a matrix */
     float *q, *o;              /* [B, H*D] */
     float *k, *v;              /* [B, K*D] */
+    float *parts;              /* [parts_size] attention of few queries over spans of keys; room for one query in any context */
+    size_t parts_size;
     float *gate, *up;          /* [B, F] */
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
