@@ -1,16 +1,22 @@
-"""Measures the products of every instruction set and type on one thread.
+"""Measures the kernels of every instruction set on one thread, beside what the machine can do.
 
-usage: python tools/bench_kernels.py [TYPE...]
+usage: python tools/bench_kernels.py [TYPE...]        needs a C compiler
 
-For each set and type: GB/s of weights for one token, with a matrix far larger than the caches, beside what a plain sum over
-the same bytes reads, and 10^9 multiplications a second for 256 tokens with a matrix that stays in the caches. Best of six.
+For each set: the most multiplications a second, of bytes and of floats (independent instructions on registers, roof.c), and
+the most bytes a second, a plain sum over memory. For each type: weights read for one token, with a matrix far larger than the
+caches, and multiplications for 256 tokens with one that stays in them. Then attention in f16 and q8: 32,768 keys of 512
+values for one query of eight heads, and for sixteen. Best of six, each with its share of the limit in percent.
 """
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +25,7 @@ from edge_gemma._native import ffi, lib, pointer
 
 COLS = 1536
 FAR = 200_000_000  # bytes of a matrix that no cache holds
+KEYS, HEADS, HEAD = 32768, 8, 512  # of a global layer of E2B
 TYPES = [
     "Q4_0",
     "Q4_1",
@@ -79,21 +86,72 @@ def product(target: kernels.Target, name: str, weights: np.ndarray, tokens: int)
     return work
 
 
+def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[], object], int, int]:
+    """Attention of some queries over a cache; with its bytes and its multiplications."""
+    form, rng = {"f16": lib.EG_KV_F16, "q8": lib.EG_KV_Q8}[kv], np.random.default_rng(0)
+    row = lib.eg_kv_row_bytes(form, HEAD)
+    key, one = rng.standard_normal(HEAD).astype(np.float32) / 8, np.empty(row, np.uint8)
+    target._table.kv_store(form, pointer(one, "void *"), pointer(key, "float *"), HEAD)
+    cache = np.tile(one, (2, KEYS, 1))
+    view = ffi.new("eg_kv_view *", (pointer(cache[0], "uint8_t *"), pointer(cache[1], "uint8_t *"), row, KEYS, form))
+    q = rng.standard_normal((tokens, HEADS, HEAD)).astype(np.float32)
+    out, scratch = np.empty_like(q), np.empty(lib.eg_attention_scratch_bytes(HEAD, HEADS, tokens) + 64, np.uint8)
+    where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
+
+    def work(keep: object = (cache, scratch)) -> None:
+        target._table.attention(
+            pointer(out, "float *"), HEADS * HEAD, pointer(q, "float *"), HEADS * HEAD, tokens, KEYS - tokens, HEADS, HEAD,
+            view, 0, where,
+        )  # fmt: skip
+
+    return work, cache.size, 2 * tokens * HEADS * HEAD * KEYS
+
+
+def limits(folder: str) -> Callable[[str], float]:
+    """The limit by name of set and kind ("avx2_int8"), in 10^9 multiplications a second."""
+    library = Path(folder) / "roof.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", Path(__file__).with_name("roof.c"), "-o", library], check=True)
+    roof, loops = ctypes.CDLL(str(library)), ctypes.c_int64(2_000_000)
+
+    def limit(name: str) -> float:
+        function = getattr(roof, name)
+        function.restype = ctypes.c_int64
+        return float(function(loops) / best(lambda: function(loops)) / 1e9)
+
+    return limit
+
+
+#: Sets that multiply floats with the instructions of another.
+FLOATS = {"avxvnni": "avx2", "neon_i8mm": "neon_dotprod"}
+
+
 def main() -> None:
-    """Prints a line for each set and type."""
+    """Prints the limits of each set, and a line for each of its kernels."""
     rng = np.random.default_rng(0)
-    for target in filter(None, kernels.targets.values()):
-        if target.name == "scalar":
-            continue
-        for name in sys.argv[1:] or TYPES:
-            info = kernels.type_info(name)
-            stride = COLS // info.block * info.bytes
-            far, near = (rng.integers(0, 256, size // stride * stride, np.uint8) for size in (FAR, 128 * stride))
-            words = far[: far.size // 8 * 8].view(np.uint64)
-            read = far.size / best(lambda words=words: words.max()) / 1e9
-            one = far.size / best(product(target, name, far, 1)) / 1e9
-            many = 128 * COLS * 256 / best(product(target, name, near, 256), 20) / 1e9
-            print(f"{target.name:14} {name:8} {one:6.1f} GB/s, plain {read:6.1f}  {many:6.0f} G/s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        limit = limits(folder)
+        for target in filter(None, kernels.targets.values()):
+            if target.name == "scalar":
+                continue
+            bytes_a_second = FAR / best(rng.integers(0, 256, FAR, np.uint8).view(np.uint64).max) / 1e9
+            integers, floats = limit(f"{target.name}_int8"), limit(f"{FLOATS.get(target.name, target.name)}_float")
+            print(f"{target.name}: memory {bytes_a_second:.1f} GB/s, int8 {integers:.0f} G/s, float {floats:.0f} G/s")
+
+            def line(name: str, one: float, many: float, most: float, read: float = bytes_a_second) -> None:
+                shares = f"{100 * one / read:4.0f}%", f"{100 * many / most:4.0f}%"
+                print(f"  {name:14} {one:6.1f} GB/s {shares[0]}  {many:6.0f} G/s {shares[1]}", flush=True)
+
+            for name in sys.argv[1:] or TYPES:
+                info = kernels.type_info(name)
+                stride = COLS // info.block * info.bytes
+                far, near = (rng.integers(0, 256, size // stride * stride, np.uint8) for size in (FAR, 128 * stride))
+                one = far.size / best(product(target, name, far, 1)) / 1e9
+                many = 128 * COLS * 256 / best(product(target, name, near, 256), 20) / 1e9
+                line(name, one, many, integers)
+            for kv in ("f16", "q8"):
+                work, size, _ = attention(target, kv, 1)
+                many_work, _, products = attention(target, kv, 16)
+                line(f"attention {kv}", size / best(work) / 1e9, products / best(many_work) / 1e9, floats)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     void *base = mmap(NULL, base_length, PROT_READ, MAP_SHARED, fd, (off_t)(offset - before));
     if (base == MAP_FAILED)
         return system_fail(err, name, "map the file", errno);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    int saved = errno;
+    (void)madvise(base, base_length, MADV_HUGEPAGE);   /* what is read from now on: in the largest pages the file system has */
+    errno = saved;
+#endif
     *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
     return EG_OK;
 }

@@ -1,0 +1,46 @@
+/* What one core can do at most, beside which bench_kernels.py puts the kernels: independent instructions on registers in a
+ * loop. Each function returns the multiplications it did; `loops` is how often. Compiled by that script, not by the library. */
+#include <stdint.h>
+
+/* Twelve independent sums: latency times throughput of any of these processors, within 16 registers. Named one by one, since
+ * compilers keep arrays in memory. */
+#define EACH(f) f(s0) f(s1) f(s2) f(s3) f(s4) f(s5) f(s6) f(s7) f(s8) f(s9) f(s10) f(s11)
+#define DECLARE(s) , s = a
+#define KEEP(s) __asm__ volatile("" : "+" REGISTER(s));   /* the compiler may not add up before */
+#define LIMIT(name, target_text, type, start, STEP, per_step) \
+    __attribute__((target(target_text))) int64_t name(int64_t loops) \
+    { \
+        type a = start EACH(DECLARE); \
+        for (int64_t n = 0; n < loops; n++) { \
+            EACH(STEP) \
+            EACH(KEEP) \
+        } \
+        return loops * 12 * (per_step); \
+    }
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define REGISTER(v) "v"(v)
+#define AVX512 "avx512f,avx512bw,avx512vl,avx512vnni"
+#define ZMM_INT8(s) s = _mm512_dpbusd_epi32(s, a, a);
+#define YMM_INT8(s) s = _mm256_dpbusd_epi32(s, a, a);
+#define ZMM_FLOAT(s) s = _mm512_fmadd_ps(a, a, s);
+LIMIT(avx512vnni_int8, AVX512, __m512i, _mm512_set1_epi8(1), ZMM_INT8, 64)
+LIMIT(avxvnni_int8, AVX512, __m256i, _mm256_set1_epi8(1), YMM_INT8, 32)
+LIMIT(avx512vnni_float, AVX512, __m512, _mm512_set1_ps(1), ZMM_FLOAT, 16)
+#undef REGISTER
+#define REGISTER(v) "x"(v)
+#define AVX2_INT8(s) s = _mm256_add_epi16(s, _mm256_maddubs_epi16(a, s));
+#define AVX2_FLOAT(s) s = _mm256_fmadd_ps(a, a, s);
+LIMIT(avx2_int8, "avx2,fma", __m256i, _mm256_set1_epi8(1), AVX2_INT8, 32)
+LIMIT(avx2_float, "avx2,fma", __m256, _mm256_set1_ps(1), AVX2_FLOAT, 8)
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define REGISTER(v) "w"(v)
+#define DOTPROD(s) s = vreinterpretq_s8_s32(vdotq_s32(vreinterpretq_s32_s8(s), a, a));
+#define I8MM(s) s = vreinterpretq_s8_s32(vmmlaq_s32(vreinterpretq_s32_s8(s), a, a));
+#define FLOAT(s) s = vfmaq_f32(s, a, a);
+LIMIT(neon_dotprod_int8, "arch=armv8.2-a+dotprod", int8x16_t, vdupq_n_s8(1), DOTPROD, 16)
+LIMIT(neon_i8mm_int8, "arch=armv8.2-a+dotprod+i8mm", int8x16_t, vdupq_n_s8(1), I8MM, 32)
+LIMIT(neon_dotprod_float, "arch=armv8.2-a", float32x4_t, vdupq_n_f32(1), FLOAT, 4)
+#endif
