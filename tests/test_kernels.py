@@ -90,10 +90,10 @@ def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int) -> np.ndarra
         span = slice(g * group, (g + 1) * group)
         factor = d[:, g * group // 32, None]
         dots = np.stack([q[:, span] @ u[0][span].astype(np.int64) for u in unpacked], 1).astype(F)
-        y = fma(dots, np.array([u[1][g] for u in unpacked]) * factor, y)
+        y = y + dots * (np.array([u[1][g] for u in unpacked]) * factor)
         if unpacked[0][2] is not None:
             sums = q[:, span].sum(1)[:, None].astype(F)
-            y = fma(-sums, np.array([u[2][g] for u in unpacked]) * factor, y)
+            y = y - sums * (np.array([u[2][g] for u in unpacked]) * factor)
     return y
 
 

@@ -32,7 +32,6 @@ EG_INLINE vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
 EG_INLINE vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 EG_INLINE vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 EG_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
-EG_INLINE vec vec_fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
 EG_INLINE vec vec_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 EG_INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
 EG_INLINE vec vec_min(vec a, vec b) { return _mm512_min_ps(a, b); }

@@ -68,8 +68,8 @@ typedef struct eg_kernels {
 
     /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has
      * row stride ldy. W is a quantized type. Order: groups of 16 or 32 along k in sequence, from 0:
-     *   acc = fma((float)isum, scale[r, g] * d[t, g'], acc)       isum = sum of q_w q_x over the group, exact
-     *   acc = fma(-(float)xsum, min[r, g] * d[t, g'], acc)        only if the type has mins; xsum = sum of q_x
+     *   acc = acc + (float)isum * (scale[r, g] * d[t, g'])        isum = sum of q_w q_x over the group, exact
+     *   acc = acc - (float)xsum * (min[r, g] * d[t, g'])          only if the type has mins; xsum = sum of q_x
      * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. */
     void (*matmul_q8)(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);

@@ -39,7 +39,6 @@ EG_INLINE vec vec_add(vec a, vec b) { EACH(a.v[i] + b.v[i]); }
 EG_INLINE vec vec_sub(vec a, vec b) { EACH(a.v[i] - b.v[i]); }
 EG_INLINE vec vec_mul(vec a, vec b) { EACH(a.v[i] * b.v[i]); }
 EG_INLINE vec vec_fma(vec a, vec b, vec c) { EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
-EG_INLINE vec vec_fnma(vec a, vec b, vec c) { EACH(fmaf(-a.v[i], b.v[i], c.v[i])); }
 EG_INLINE vec vec_div(vec a, vec b) { EACH(a.v[i] / b.v[i]); }
 EG_INLINE vec vec_max(vec a, vec b) { EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 EG_INLINE vec vec_min(vec a, vec b) { EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
@@ -92,10 +91,10 @@ EG_INLINE float add_groups(float acc, const eg_tile *row, const int8_t *q, const
     for (int64_t g = 0; g < n / group; g++) {
         float factor = d[g * group / 32];
         int32_t dot = dot_i8(row->plain + g * group, q + g * group, group);
-        acc = fmaf((float)dot, row->plain_scale[g] * factor, acc);
+        acc += (float)dot * (row->plain_scale[g] * factor);
         if (has_min) {
             int32_t total = group == 32 ? sum[2 * g] + sum[2 * g + 1] : sum[g];
-            acc = fmaf(-(float)total, row->plain_min[g] * factor, acc);
+            acc -= (float)total * (row->plain_min[g] * factor);
         }
     }
     return acc;
