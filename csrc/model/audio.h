@@ -17,7 +17,7 @@
 #include "multiply.h"
 
 enum {
-    EG_AUDIO_BLOCK = 32,       /* tokens encoded together */
+    EG_AUDIO_BLOCK = 64,       /* tokens encoded together */
     EG_AUDIO_FRAMES = 4,       /* frames of a token */
     EG_AUDIO_CHANNELS = 2,     /* convolutions in front */
     EG_AUDIO_KERNEL = 5,       /* of the depthwise convolution */
