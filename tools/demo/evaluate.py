@@ -65,8 +65,8 @@ class Pieces:
 class Speaker:
     """Asks a model for answers."""
 
-    def __init__(self, model: eg.Model) -> None:
-        self.model = model
+    def __init__(self, model: eg.Model, kv: str = "f16") -> None:
+        self.model, self.kv = model, kv
         self.pieces = Pieces(model.tokenizer)
         self.tasks = Tasks(self.pieces)
         self._bases: dict[Request, eg.Session] = {}
@@ -75,7 +75,7 @@ class Speaker:
         """The session after a request with its speech or words, before the answer."""
         if request not in self._bases:
             before = list(request.before if request.typed else request.before[:-1])  # the session marks audio itself
-            self._bases[request] = self.model.session(context=1280)
+            self._bases[request] = self.model.session(context=1280, kv=self.kv)
             self._bases[request].feed_tokens(before)
         session = self._bases[request].fork()
         if sound is None:
@@ -185,10 +185,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--kv", default="f16", choices=["f16", "f32", "q8"], help="type of the KV cache")
     parser.add_argument("--verbose", action="store_true", help="print what is wrong")
     options = parser.parse_args()
     with eg.Model.load(options.model, mmproj=options.mmproj, threads=options.threads) as model:
-        speaker = Speaker(model)
+        speaker = Speaker(model, options.kv)
         print(run(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
 
 
