@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import tempfile
 import wave
 from pathlib import Path
@@ -72,7 +73,8 @@ def utterances(folder: Path) -> None:
 def models(checkpoint: Path, out: Path) -> int:
     """Writes demo.gguf and demo-mmproj.gguf; their size in bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        converted = convert(checkpoint, Path(folder, "demo.gguf"), mmproj=Path(folder, "demo-mmproj.gguf"))
+        named = shutil.copytree(checkpoint, Path(folder, "demo"))  # a model is called what its folder is called
+        converted = convert(named, Path(folder, "demo.gguf"), mmproj=Path(folder, "demo-mmproj.gguf"))
         assert converted.mmproj
         quantize(converted.model, out / "demo.gguf", TEXT_TYPE, force=True)
         quantize(converted.mmproj, out / "demo-mmproj.gguf", AUDIO_TYPE, force=True)
