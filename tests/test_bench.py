@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edge_gemma import kernels
 from edge_gemma.cli import bench_compare, bench_plot, bench_sweep
 from edge_gemma.cli.bench_process import MemoryGroup, run_json, summary
 from edge_gemma.errors import EdgeGemmaError
@@ -303,3 +305,39 @@ def test_runs_of_processes() -> None:
         with pytest.raises(EdgeGemmaError, match=words):
             run_json([sys.executable, "-c", script])
     assert summary([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 to 3.0)"
+
+
+# ---- the tools that measure ------------------------------------------------------------------------------------------
+
+
+def tool(name: str) -> Any:
+    """A script of tools/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_kernels_are_measured_beside_limits(tmp_path: Path) -> None:
+    """tools/bench_kernels.py and roof.c: a limit of bytes and of floats for every set that this machine has."""
+    bench, limit = tool("bench_kernels"), None
+    for target in filter(None, kernels.targets.values()):
+        if target.name == "scalar":
+            continue
+        limit = limit or bench.limits(str(tmp_path))
+        assert limit(f"{target.name}_int8") > 0 and limit(f"{bench.FLOATS.get(target.name, target.name)}_float") > 0
+        bench.product(target, "Q4_0", np.zeros(16 * bench.COLS // 32 * 18, np.uint8), 1)()
+        work, size, products = bench.attention(target, "q8", 1)
+        work()
+        assert (size, products) == (2 * bench.KEYS * (512 + 64), 2 * bench.KEYS * 8 * 512)
+
+
+def test_the_loss_of_a_smaller_cache_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """tools/kv_loss.py: a line for f16 and for q8, neither without loss."""
+    monkeypatch.setattr(sys, "argv", ["kv_loss.py", MODEL, "--tokens", "70"])
+    tool("kv_loss").main()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "dense-Q4_0.gguf, 70 tokens, beside a cache of f32"
+    assert [line.split()[0] for line in lines] == ["f16", "q8"]
+    assert all(0 < float(line.split()[2].rstrip(",")) < 0.2 for line in lines)

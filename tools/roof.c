@@ -26,7 +26,7 @@
 #define YMM_INT8(s) s = _mm256_dpbusd_epi32(s, a, a);
 #define ZMM_FLOAT(s) s = _mm512_fmadd_ps(a, a, s);
 LIMIT(avx512vnni_int8, AVX512, __m512i, _mm512_set1_epi8(1), ZMM_INT8, 64)
-LIMIT(avxvnni_int8, AVX512, __m256i, _mm256_set1_epi8(1), YMM_INT8, 32)
+LIMIT(evex_int8, AVX512, __m256i, _mm256_set1_epi8(1), YMM_INT8, 32)
 LIMIT(avx512vnni_float, AVX512, __m512, _mm512_set1_ps(1), ZMM_FLOAT, 16)
 #undef REGISTER
 #define REGISTER(v) "x"(v)
@@ -34,6 +34,10 @@ LIMIT(avx512vnni_float, AVX512, __m512, _mm512_set1_ps(1), ZMM_FLOAT, 16)
 #define AVX2_FLOAT(s) s = _mm256_fmadd_ps(a, a, s);
 LIMIT(avx2_int8, "avx2,fma", __m256i, _mm256_set1_epi8(1), AVX2_INT8, 32)
 LIMIT(avx2_float, "avx2,fma", __m256, _mm256_set1_ps(1), AVX2_FLOAT, 8)
+#define VEX_INT8(s) s = _mm256_dpbusd_avx_epi32(s, a, a);
+LIMIT(vex_int8, "avx2,avxvnni", __m256i, _mm256_set1_epi8(1), VEX_INT8, 32)
+/* Two encodings of the same instruction, as the library has it. */
+int64_t avxvnni_int8(int64_t loops) { return __builtin_cpu_supports("avxvnni") ? vex_int8(loops) : evex_int8(loops); }
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define REGISTER(v) "w"(v)

@@ -175,7 +175,8 @@ typedef struct step {
     int64_t n, position;
     int32_t layer;
     bool queries, keys;        /* which of q and k/v are computed */
-    int64_t tile;              /* attention: queries of a task */
+    int64_t window;            /* attention: keys that a query sees, 0 for all */
+    int64_t tile;              /* queries of a task */
     int64_t span, spans;       /* or the first span of keys, and how many there are */
 } step;
 
@@ -235,7 +236,6 @@ typedef struct queries {
     float *o;
     int64_t n, share, width;   /* share: heads of q that use the KV head; width: floats from one token to the next */
     eg_kv_view view;
-    int64_t window;
 } queries;
 
 static queries queries_of(const step *p, int64_t first, int64_t n, int64_t kv_head)
@@ -243,7 +243,7 @@ static queries queries_of(const step *p, int64_t first, int64_t n, int64_t kv_he
     int64_t D = p->s->head_dim, share = p->s->heads / p->s->kv_heads, width = p->s->heads * D;
     int64_t offset = first * width + kv_head * share * D;
     return (queries){p->y->q + offset, p->y->o + offset, n, share, width,
-                     eg_cache_view(&p->y->cache, p->s->kv_source, (int32_t)kv_head), p->s->local ? p->y->config->window : 0};
+                     eg_cache_view(&p->y->cache, p->s->kv_source, (int32_t)kv_head)};
 }
 
 /* Unit of work: a tile of queries and one KV head. */
@@ -254,7 +254,7 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         int64_t first = unit / p->s->kv_heads * p->tile;
         queries a = queries_of(p, first, p->n - first < p->tile ? p->n - first : p->tile, unit % p->s->kv_heads);
         p->y->kernels->attention(a.o, a.width, a.q, a.width, a.n, p->position + first, a.share, p->s->head_dim, &a.view,
-                                 a.window, eg_multiplier_scratch(&p->y->multiplier, worker));
+                                 p->window, eg_multiplier_scratch(&p->y->multiplier, worker));
     }
 }
 
@@ -266,7 +266,7 @@ static void span_task(void *context, int64_t begin, int64_t end, unsigned worker
         queries a = queries_of(p, 0, p->n, unit / p->spans);
         size_t part = eg_attention_part_floats(p->s->head_dim, a.n * a.share);
         p->y->kernels->attention_span(p->y->parts + (size_t)unit * part, a.q, a.width, a.n, p->position, a.share,
-                                      p->s->head_dim, &a.view, a.window, p->span + unit % p->spans,
+                                      p->s->head_dim, &a.view, p->window, p->span + unit % p->spans,
                                       eg_multiplier_scratch(&p->y->multiplier, worker));
     }
 }
@@ -290,8 +290,8 @@ static void attention(step *p)
 {
     eg_decoder *y = p->y;
     int64_t threads = eg_pool_threads(y->pool), kv_heads = p->s->kv_heads, rows = p->n * p->s->heads;
-    int64_t window = p->s->local ? y->config->window : 0;
-    p->span = window && p->position >= window ? (p->position - window + 1) / EG_SPAN : 0;
+    p->window = p->s->local ? y->config->window : 0;
+    p->span = p->window && p->position >= p->window ? (p->position - p->window + 1) / EG_SPAN : 0;
     p->spans = (p->position + p->n - 1) / EG_SPAN - p->span + 1;
     size_t parts = (size_t)p->spans * eg_attention_part_floats(p->s->head_dim, rows);
     if (threads > kv_heads && p->spans > 1 && p->n <= EG_SPAN_QUERIES && parts <= y->parts_size) {
