@@ -77,11 +77,12 @@ def lanes_dot(a: np.ndarray, b: np.ndarray, fused: bool) -> np.ndarray:
     return acc[..., 0]
 
 
-def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int) -> np.ndarray:
+def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int, fine: bool = False) -> np.ndarray:
     """The contract of eg_kernels.matmul_q8."""
     n, cols = x.shape
-    codes = [quants.quantize_q8(row) for row in x]
+    codes = [quants.quantize_q8(row, fine) for row in x]
     q = np.stack([c[0] for c in codes]).astype(np.int64)
+    q = 256 * q[:, 0] + q[:, 1] if fine else q
     d = np.stack([c[1] for c in codes])
     unpacked = [quants.unpack(row, name) for row in raw.reshape(rows, -1)]
     group = cols // unpacked[0][1].size
@@ -100,8 +101,9 @@ def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int) -> np.ndarra
 # ---- quantizing ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fine", [False, True])
 @pytest.mark.parametrize("cols", [32, 64, 160, 4128])
-def test_quantize_q8(target: kernels.Target, cols: int) -> None:
+def test_quantize_q8(target: kernels.Target, cols: int, fine: bool) -> None:
     """Equal to the reference's, with sums of q; ties go to even; nothing is written beyond."""
     rng = np.random.default_rng(cols)
     x = rng.normal(0, 3, (6, cols)).astype(F)
@@ -112,12 +114,12 @@ def test_quantize_q8(target: kernels.Target, cols: int) -> None:
     x[3] *= 1e30
     x[4] *= 1e-30
     x[5] = 1e-38
-    q, d, sums = target.quantize_q8(x)
+    q, d, sums = target.quantize_q8(x, fine)
     for row in range(6):
-        want_q, want_d = quants.quantize_q8(x[row])
+        want_q, want_d = quants.quantize_q8(x[row], fine)
         assert same(q[row], want_q)
         assert same(d[row], want_d)
-    assert np.array_equal(sums, q.reshape(6, -1, 16).sum(2))
+    assert np.array_equal(sums, q.reshape(*sums.shape, 16).sum(-1))
 
 
 def test_quantize_q8_not_finite(target: kernels.Target) -> None:
@@ -130,20 +132,35 @@ def test_quantize_q8_not_finite(target: kernels.Target) -> None:
         assert not q[0, 32:64].any()
         assert not sums[0, 2:4].any()
         assert same(d[0, [0, 2]], np.full(2, F(1) / F(127)))
+        q, d, sums = target.quantize_q8(x, fine=True)
+        assert np.isnan(d[0, 1])
+        assert not q[0, :, 32:64].any()
+        assert not sums[0, :, 2:4].any()
+        assert same(d[0, [0, 2]], np.full(2, F(1) / F(127) / F(256)))
+
+
+def test_fine_activations(target: kernels.Target) -> None:
+    """Two parts are within half a step of the second."""
+    x = np.random.default_rng(2).normal(0, 3, (3, 256)).astype(F)
+    q, d, _ = target.quantize_q8(x, fine=True)
+    got = np.repeat(d, 32, 1) * (256 * q[:, 0].astype(np.int32) + q[:, 1])
+    assert (np.abs(got - x) <= np.repeat(d, 32, 1) * 1.01).all()
 
 
 # ---- matrices --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fine", [False, True])
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_matmul_q8(target: kernels.Target, name: str) -> None:
+def test_matmul_q8(target: kernels.Target, name: str, fine: bool) -> None:
     """Every quantized type equals the contract bit for bit."""
     rng = np.random.default_rng(quants.block_type(name).id)
     block = quants.block_type(name).elements
     for n, rows, blocks in ((1, 16, 3), (2, 1, 1), (3, 17, 5), (9, 33, 2), (5, 40, 9 if block == 256 else 70)):
         raw = raw_blocks(rng, name, rows * blocks)
         x = rng.normal(0, 1, (n, blocks * block)).astype(F)
-        assert same(target.matmul(x, raw, name, rows), matmul_q8(x, raw, name, rows)), (n, rows, blocks)
+        want = matmul_q8(x, raw, name, rows, fine)
+        assert same(target.matmul(x, raw, name, rows, fine=fine), want), (n, rows, blocks)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -156,7 +173,8 @@ def test_matmul_q8_any_bytes(target: kernels.Target, name: str) -> None:
     x[3, 5] = np.inf
     scalar = kernels.targets["scalar"]
     assert scalar is not None
-    assert same(target.matmul(x, raw, name, rows), scalar.matmul(x, raw, name, rows))
+    for fine in (False, True):
+        assert same(target.matmul(x, raw, name, rows, fine=fine), scalar.matmul(x, raw, name, rows, fine=fine))
 
 
 def test_extreme_weights(target: kernels.Target) -> None:
@@ -165,8 +183,9 @@ def test_extreme_weights(target: kernels.Target) -> None:
     raw[..., :2] = np.array([1], np.float16).view(np.uint8)
     raw[..., 2:] = 0x80
     for value in (-1.0, 1.0):
-        y = target.matmul(np.full((5, 96), value, F), raw, "Q8_0", 32)
-        assert same(y, np.full((5, 32), -value * 96 * 128, F))
+        for fine in (False, True):
+            y = target.matmul(np.full((5, 96), value, F), raw, "Q8_0", 32, fine=fine)
+            assert same(y, np.full((5, 32), -value * 96 * 128, F))
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
@@ -401,9 +420,10 @@ def test_any_number_of_tokens(target: kernels.Target, name: str) -> None:
     cols, rows, n = 1024 + 256, 24, 11
     raw = raw_blocks(rng, name, rows * cols // kind.elements)
     x = rng.normal(0, 1, (n, cols)).astype(F)
-    whole = matmul_q8(x, raw, name, rows)
-    for tokens in range(1, n + 1):
-        assert same(target.matmul(x[:tokens], raw, name, rows), whole[:tokens]), tokens
+    for fine in (False, True):
+        whole = matmul_q8(x, raw, name, rows, fine)
+        for tokens in range(1, n + 1):
+            assert same(target.matmul(x[:tokens], raw, name, rows, fine=fine), whole[:tokens]), (tokens, fine)
 
 
 # ---- dispatch --------------------------------------------------------------------------------------------------------

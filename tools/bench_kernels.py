@@ -32,6 +32,7 @@ TYPES = [
     "Q5_0",
     "Q5_1",
     "Q8_0",
+    "Q8_0 fine",  # activations in two parts, as encoders have them: two products for a weight
     "Q2_K",
     "Q3_K",
     "Q4_K",
@@ -56,13 +57,13 @@ def best(work: Callable[[], object], loops: int = 1) -> float:
     return min(times)
 
 
-def product(target: kernels.Target, name: str, weights: np.ndarray, tokens: int) -> Callable[[], object]:
+def product(target: kernels.Target, name: str, weights: np.ndarray, tokens: int, fine: bool = False) -> Callable[[], object]:
     """The product of rows in blocks of a type, in `weights`, with some tokens."""
     info, rng = kernels.type_info(name), np.random.default_rng(0)
     stride = COLS // info.block * info.bytes
     rows = weights.size // stride
     x = rng.standard_normal((tokens, COLS)).astype(np.float32)
-    q, d, sums = target.quantize_q8(x)
+    q, d, sums = target.quantize_q8(x, fine)
     matrix = ffi.new("eg_matrix *", (pointer(weights, "uint8_t *"), info, rows, COLS, stride))
     scratch = np.empty(lib.eg_matmul_scratch_bytes(COLS) + 64, np.uint8)
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
@@ -77,7 +78,7 @@ def product(target: kernels.Target, name: str, weights: np.ndarray, tokens: int)
     else:
         kept, run = (q, d, sums), target._table.matmul_q8
         values = ffi.new(
-            "eg_q8 *", [pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int16_t *"), strict=True)]
+            "eg_q8 *", [*(pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int16_t *"), strict=True)), fine]
         )
 
     def work(keep: object = (kept, scratch)) -> None:
@@ -142,11 +143,12 @@ def main() -> None:
                 print(f"  {name:14} {one:6.1f} GB/s {shares[0]}  {many:6.0f} G/s {shares[1]}", flush=True)
 
             for name in sys.argv[1:] or TYPES:
-                info = kernels.type_info(name)
+                kind, fine = name.removesuffix(" fine"), name.endswith(" fine")
+                info = kernels.type_info(kind)
                 stride = COLS // info.block * info.bytes
                 far, near = (rng.integers(0, 256, size // stride * stride, np.uint8) for size in (FAR, 128 * stride))
-                one = far.size / best(product(target, name, far, 1)) / 1e9
-                many = 128 * COLS * 256 / best(product(target, name, near, 256), 20) / 1e9
+                one = far.size / best(product(target, kind, far, 1, fine)) / 1e9
+                many = (1 + fine) * 128 * COLS * 256 / best(product(target, kind, near, 256, fine), 20) / 1e9
                 line(name, one, many, integers)
             for kv in ("f16", "q8"):
                 work, size, _ = attention(target, kv, 1)

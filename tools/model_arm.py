@@ -63,7 +63,7 @@ def wrapper(name: str) -> str:
     """The set's file, and one function for each type's product of a tile with some tokens."""
     text = [f'#include "kernels/{name}.c"']
     for kind in TYPES:
-        constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.run}"
+        constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.run}, false"
         text.append(
             f"void multiply_{kind.name}(const piece *p, float *y, int64_t ldy)\n"
             f"{{\n    multiply_block(p, 0, {constants}, y, ldy);\n}}"

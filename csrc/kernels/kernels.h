@@ -27,11 +27,14 @@ typedef struct eg_matrix {
 } eg_matrix;
 
 /* Activations x[n, cols] quantized per 32 values; cols is a multiple of 32.
- *   x[t, i] ~ d[t, i / 32] * q[t, i];  sum[t, i / 16] = sum of q over 16 values */
+ *   x[t, i] ~ d[t, i / 32] * q[t, 0, i];  sum[t, p, i / 16] = sum of q[t, p] over 16 values
+ * or, fine, in two parts for twice the bits:
+ *   x[t, i] ~ d[t, i / 32] * (256 * q[t, 0, i] + q[t, 1, i]) */
 typedef struct eg_q8 {
-    int8_t *q;                 /* [n, cols] */
+    int8_t *q;                 /* [n, parts, cols] */
     float *d;                  /* [n, cols / 32] */
-    int16_t *sum;              /* [n, cols / 16] */
+    int16_t *sum;              /* [n, parts, cols / 16] */
+    bool fine;                 /* two parts; else one */
 } eg_q8;
 
 /* Activations x[n, cols] as numbers of one fixed step; cols is a multiple of 32.
@@ -63,13 +66,15 @@ typedef struct eg_kernels {
 
     /* One row: x[n] -> q[n], d[n / 32], sum[n / 16]; n is a multiple of 32. amax = max |x|, d = amax / 127,
      * q = round-half-even(x * (127 / amax)); q and d are 0 where 127 / amax overflows (amax < 3.8e-37). If a value is not
-     * finite, d is NaN and q 0. */
-    void (*quantize_q8)(const float *x, int64_t n, int8_t *q, float *d, int16_t *sum);
+     * finite, d is NaN and q 0. Fine: q[2, n] and sum[2, n / 16], d = (amax / 127) / 256, and the second part is
+     * round-half-even(256 * (x * (127 / amax) - the first)) within -127 .. 127. */
+    void (*quantize_q8)(const float *x, int64_t n, bool fine, int8_t *q, float *d, int16_t *sum);
 
     /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has
      * row stride ldy. W is a quantized type. Order: groups of 16 or 32 along k in sequence, from 0:
      *   acc = acc + (float)isum * (scale[r, g] * d[t, g'])        isum = sum of q_w q_x over the group, exact
      *   acc = acc - (float)xsum * (min[r, g] * d[t, g'])          only if the type has mins; xsum = sum of q_x
+     * where q_x of fine x is 256 * the first part + the second.
      * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. */
     void (*matmul_q8)(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);

@@ -84,18 +84,23 @@ EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
     return sum;
 }
 
-/* acc plus the groups of one unpacked piece of a row. q, d and sum are those of the piece's first column. */
-EG_INLINE float add_groups(float acc, const eg_tile *row, const int8_t *q, const float *d, const int16_t *sum,
-                           int64_t n, const int group, bool has_min)
+/* acc plus the groups of one unpacked piece of a row: n columns from column k of token t on. */
+EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_t t, int64_t cols, int64_t k, int64_t n,
+                           const int group, bool has_min)
 {
+    const int parts = x->fine ? 2 : 1;
     for (int64_t g = 0; g < n / group; g++) {
-        float factor = d[g * group / 32];
-        int32_t dot = dot_i8(row->plain + g * group, q + g * group, group);
-        acc += (float)dot * (row->plain_scale[g] * factor);
-        if (has_min) {
-            int32_t total = group == 32 ? sum[2 * g] + sum[2 * g + 1] : sum[g];
-            acc -= (float)total * (row->plain_min[g] * factor);
+        float factor = x->d[(t * cols + k + g * group) / 32];
+        int32_t dot = 0, total = 0;
+        for (int part = 0; part < parts; part++) {
+            const int64_t at = (t * parts + part) * cols + k + g * group;
+            const int16_t *sum = x->sum + at / 16;
+            dot = 256 * dot + dot_i8(row->plain + g * group, x->q + at, group);
+            total = 256 * total + (group == 32 ? sum[0] + sum[1] : sum[0]);
         }
+        acc += (float)dot * (row->plain_scale[g] * factor);
+        if (has_min)
+            acc -= (float)total * (row->plain_min[g] * factor);
     }
     return acc;
 }
@@ -111,12 +116,11 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
             type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count,
                          row->plain, row->plain_scale, row->plain_min);
             for (int64_t t = 0; t < n; t++) {
-                int64_t at = t * w->cols + k;
                 float acc = k ? y[t * ldy + r] : 0.0f;
                 if (type->group == 16)
-                    acc = add_groups(acc, row, x->q + at, x->d + at / 32, x->sum + at / 16, count, 16, type->has_min);
+                    acc = add_groups(acc, row, x, t, w->cols, k, count, 16, type->has_min);
                 else
-                    acc = add_groups(acc, row, x->q + at, x->d + at / 32, x->sum + at / 16, count, 32, type->has_min);
+                    acc = add_groups(acc, row, x, t, w->cols, k, count, 32, type->has_min);
                 y[t * ldy + r] = acc;
             }
         }

@@ -1,10 +1,7 @@
 /* Spreads the rows of matrices over threads. */
 #include "multiply.h"
 
-enum {
-    TILES = 4,                 /* of rows, at least, that a thread multiplies in a run */
-    SLICE = TILES * EG_ROW_TILE   /* rows whose fine products are added up together */
-};
+enum { TILES = 4 };            /* of rows, at least, that a thread multiplies in a run */
 
 eg_matrix eg_matrix_part(const eg_matrix *w, int64_t first, int64_t rows)
 {
@@ -30,13 +27,12 @@ static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / 
 void eg_multiplier_layout(eg_multiplier *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
 {
     size_t count = (size_t)values * (m->fine ? 2 : 1);
-    m->parts = aligned(eg_matmul_scratch_bytes(widest));
-    size_t bytes = m->parts + sizeof(float) * (size_t)(m->fine ? 2 * m->fine * SLICE : 0);
-    if (m->fine && bytes < (size_t)widest * sizeof(float)) bytes = (size_t)widest * sizeof(float);
+    size_t bytes = eg_matmul_scratch_bytes(widest);
     if (bytes < scratch_bytes) bytes = scratch_bytes;
     m->q8.q = eg_arena_take(arena, 1, count);
-    m->q8.d = eg_arena_take(arena, count / 32 + 1, sizeof *m->q8.d);
+    m->q8.d = eg_arena_take(arena, (size_t)values / 32 + 1, sizeof *m->q8.d);
     m->q8.sum = eg_arena_take(arena, count / 16 + 1, sizeof *m->q8.sum);
+    m->q8.fine = m->fine;
     m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};   /* a row has 32 values at least */
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);
@@ -45,14 +41,15 @@ void eg_multiplier_layout(eg_multiplier *m, int64_t values, int64_t widest, size
 typedef struct product {
     eg_multiplier *m;
     const float *x;
-    int64_t ldx, n;
+    int64_t ldx;
     eg_job *jobs;
 } product;
 
-/* Row `row` of q8, whose rows have cols values. */
-static eg_q8 q8_row(const eg_q8 *q8, int64_t row, int64_t cols)
+/* q8, whose rows have cols values, from row `row` on. */
+static eg_q8 q8_rows(const eg_q8 *q8, int64_t row, int64_t cols)
 {
-    return (eg_q8){q8->q + row * cols, q8->d + row * (cols / 32), q8->sum + row * (cols / 16)};
+    int64_t parts = row * (q8->fine ? 2 : 1);
+    return (eg_q8){q8->q + parts * cols, q8->d + row * (cols / 32), q8->sum + parts * (cols / 16), q8->fine};
 }
 
 static void quantize_fixed_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -68,17 +65,11 @@ static void quantize_fixed_task(void *context, int64_t begin, int64_t end, unsig
 static void quantize_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     product *p = context;
-    const eg_kernels *kernels = p->m->kernels;
     int64_t cols = p->jobs[0].w.cols;
-    float *rest = eg_multiplier_scratch(p->m, worker);
+    (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        const float *x = p->x + t * p->ldx;
-        eg_q8 to = q8_row(&p->m->q8, t, cols);
-        kernels->quantize_q8(x, cols, to.q, to.d, to.sum);
-        if (!p->m->fine) continue;
-        for (int64_t i = 0; i < cols; i++) rest[i] = x[i] - to.d[i / 32] * (float)to.q[i];
-        to = q8_row(&p->m->q8, p->n + t, cols);
-        kernels->quantize_q8(rest, cols, to.q, to.d, to.sum);
+        eg_q8 to = q8_rows(&p->m->q8, t, cols);
+        p->m->kernels->quantize_q8(p->x + t * p->ldx, cols, to.fine, to.q, to.d, to.sum);
     }
 }
 
@@ -98,20 +89,6 @@ static void clamp_rows(const eg_job *job, int64_t row0, int64_t row1)
     }
 }
 
-/* y = W (first part) + W (rest), slice by slice. */
-static void multiply_fine(const product *p, const eg_job *job, int64_t row0, int64_t row1, uint8_t *scratch)
-{
-    float *parts = (float *)(void *)(scratch + p->m->parts);   /* [2, n, SLICE] */
-    eg_q8 x = q8_row(&p->m->q8, 0, job->w.cols);
-    for (int64_t r = row0; r < row1; r += SLICE) {
-        eg_matrix w = eg_matrix_part(&job->w, r, row1 - r < SLICE ? row1 - r : SLICE);
-        p->m->kernels->matmul_q8(parts, SLICE, &x, 2 * job->n, &w, 0, w.rows, scratch);
-        for (int64_t t = 0; t < job->n; t++)
-            for (int64_t i = 0; i < w.rows; i++)
-                job->y[t * job->ldy + r + i] = parts[t * SLICE + i] + parts[(job->n + t) * SLICE + i];
-    }
-}
-
 /* Rows of one job. */
 static void multiply_rows(const product *p, const eg_job *job, int64_t row0, int64_t row1, uint8_t *scratch)
 {
@@ -123,10 +100,8 @@ static void multiply_rows(const product *p, const eg_job *job, int64_t row0, int
         const eg_i8 *all = &p->m->i8;
         eg_i8 x = {all->q + job->first * w->cols, all->d + job->first, all->sum + job->first};
         kernels->matmul_i8(job->y, job->ldy, &x, job->n, w, row0, row1, scratch);
-    } else if (p->m->fine) {
-        multiply_fine(p, job, row0, row1, scratch);
     } else {
-        eg_q8 x = q8_row(&p->m->q8, job->first, w->cols);
+        eg_q8 x = q8_rows(&p->m->q8, job->first, w->cols);
         kernels->matmul_q8(job->y, job->ldy, &x, job->n, w, row0, row1, scratch);
     }
     if (w->scale && !(w->in > 0)) scale_rows(job, row0, row1);
@@ -152,7 +127,7 @@ static void multiply_task(void *context, int64_t begin, int64_t end, unsigned wo
 /* Jobs that take their input in the same form. */
 static void multiply_alike(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
 {
-    product p = {m, x, ldx, n, jobs};
+    product p = {m, x, ldx, jobs};
     bool quantized = false;
     int64_t tiles = 0;
     for (int64_t i = 0; i < n_jobs; i++) {

@@ -1,8 +1,7 @@
 /* Matrices times activations, over the threads of a pool: what the decoder and the encoders share.
  *
  * Quantized matrices multiply activations of 8 bits, 32 to a scale, which costs a decoder little but adds up to a percent or
- * two through an encoder's layers. So an encoder asks for fine ones: what the first 8 bits leave over is quantized once more,
- * and both parts go through the unpacked weights together.
+ * two through an encoder's layers. So an encoder asks for fine ones, of twice 8 bits, which share the unpacked weights.
  *
  * A matrix that brings a step for its input (eg_matrix.in) has it quantized with that, fine or not: the model was trained so.
  */
@@ -16,15 +15,14 @@
 typedef struct eg_multiplier {
     const eg_kernels *kernels;
     eg_pool *pool;
-    int64_t fine;              /* most rows of a call with fine activations; 0: they are coarse, and rows are not limited */
-    eg_q8 q8;                  /* quantized input of a call; fine: the rests as further rows */
+    bool fine;                 /* activations */
+    eg_q8 q8;                  /* quantized input of a call */
     eg_i8 i8;                  /* the same on a fixed step, in the same memory */
     uint8_t *scratch;          /* [threads, scratch_bytes], also for tasks of the owner */
     size_t scratch_bytes;
-    size_t parts;              /* where in it the parts of fine products are */
 } eg_multiplier;
 
-/* One product of a call: rows [first, first + n) of the input (fine: all of them) times w. */
+/* One product of a call: rows [first, first + n) of the input times w. */
 typedef struct eg_job {
     eg_matrix w;
     int64_t first, n;
