@@ -349,31 +349,37 @@ def round_q8(row: np.ndarray) -> np.ndarray:
     return (q.astype(F) * np.repeat(d, 32))[: row.size]
 
 
-def test_attention_is_the_same_alone_and_in_company(target: kernels.Target) -> None:
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
+def test_attention_is_the_same_alone_and_in_company(target: kernels.Target, kv: str) -> None:
     """A query's result does not depend on the queries that share its call."""
     rng = np.random.default_rng(0)
     q = rng.normal(0, 1, (50, 4, 32)).astype(F)
     k, v = (rng.normal(0, 1, (80, 2, 32)).astype(F) for _ in range(2))
     for window in (0, 11):
-        whole = target.sliding_window_attention(q, k, v, window)
+        whole = target.sliding_window_attention(q, k, v, window, kv)
         for t in (0, 1, 17, 49):
-            alone = target.sliding_window_attention(q[t : t + 1], k[: 31 + t], v[: 31 + t], window)
+            alone = target.sliding_window_attention(q[t : t + 1], k[: 31 + t], v[: 31 + t], window, kv)
             assert same(alone[0], whole[t])
 
 
-def test_ring(target: kernels.Target) -> None:
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_ring(target: kernels.Target, n: int, kv: str) -> None:
     """Keys in a ring that has wrapped: the same as in a row."""
     rng = np.random.default_rng(1)
-    dim, window, capacity, m, n = 32, 20, 27, 90, 5
+    dim, window, capacity, m = 96, 20, 27, 90
     k, v = (rng.normal(0, 1, (m, 1, dim)).astype(F) for _ in range(2))
     q = rng.normal(0, 1, (n, 2, dim)).astype(F)
-    want = target.sliding_window_attention(q, k, v, window)
-    rings = [np.zeros((capacity, dim), F) for _ in range(2)]
+    want = target.sliding_window_attention(q, k, v, window, kv)
+    form = {"f32": lib.EG_KV_F32, "f16": lib.EG_KV_F16, "q8": lib.EG_KV_Q8}[kv]
+    size = lib.eg_kv_row_bytes(form, dim)
+    rings = [np.full((capacity, size), 255, np.uint8) for _ in range(2)]  # bytes of NaN, where no key comes
     for source, ring in zip((k, v), rings, strict=True):
-        for p in range(m):
-            ring[p % capacity] = source[p, 0]
+        for p in range(m - n - window + 1, m):
+            at = ffi.cast("void *", ring[p % capacity].ctypes.data)
+            target._table.kv_store(form, at, ffi.cast("float *", source[p, 0].ctypes.data), dim)
     pointers = [ffi.cast("uint8_t *", ring.ctypes.data) for ring in rings]
-    view = ffi.new("eg_kv_view *", (*pointers, 4 * dim, capacity, lib.EG_KV_F32))
+    view = ffi.new("eg_kv_view *", (*pointers, size, capacity, form))
     scratch = np.empty(lib.eg_attention_scratch_bytes(dim, 2, n) + 64, np.uint8)
     out = np.full((n + 1, 2, dim), -7.25, F)
     target._table.attention(

@@ -64,7 +64,7 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
     return _mm512_reduce_add_epi32(n);
 }
 
-enum { EG_BLOCK_ROWS = 4, EG_BLOCK_COLS = 4 };
+enum { EG_BLOCK_ROWS = 4, EG_BLOCK_COLS = 4, EG_HALVES_IN_PLACE = 1 };
 #include "lanes.inc"
 
 /* ---- integers ---------------------------------------------------------------------------------------------------- */

@@ -72,7 +72,7 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
     return sum;
 }
 
-enum { EG_BLOCK_ROWS = 2, EG_BLOCK_COLS = 1 };
+enum { EG_BLOCK_ROWS = 2, EG_BLOCK_COLS = 1, EG_HALVES_IN_PLACE = 0 };
 #include "lanes.inc"
 
 /* One group: the weights are int8 and so are the activations. */
