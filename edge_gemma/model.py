@@ -24,7 +24,7 @@ from .model_files import model_files
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
 
-_PIECE = 64000  # samples: 4 s
+_PIECE = 40960  # samples: 2.56 s, which the engine encodes together
 
 
 @dataclass(frozen=True)
