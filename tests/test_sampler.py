@@ -83,6 +83,31 @@ def test_min_p(session: eg.Session) -> None:
     assert close(counts, {i: np.exp(LOGITS[i]) for i in (20, 21, 22, 23)})
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "cut", [{"top_k": 0, "top_p": 0.9}, {"top_k": 12, "top_p": 0.8}, {"top_k": 0, "top_p": 0.97, "min_p": 0.1}]
+)
+def test_cuts_of_many(session: eg.Session, seed: int, cut: dict[str, float]) -> None:
+    """All cuts, on logits of many tokens in any order: what is left has its share."""
+    rng = np.random.default_rng(seed)
+    ids = rng.choice(np.arange(20, VOCAB), 60, replace=False)
+    wanted = {int(i): float(x) for i, x in zip(ids, rng.normal(0, 1.5, ids.size), strict=True)}
+    best = sorted(wanted, key=lambda i: (-wanted[i], i))[: cut["top_k"] or None]
+    p = np.exp([wanted[i] - wanted[best[0]] for i in best])
+    reached = np.cumsum(p) - p < cut["top_p"] * p.sum()
+    keep = reached & (p >= cut.get("min_p", 0))
+    assert 3 < keep.sum() < len(best)
+    assert close(draw(session, 1500, wanted, **cut), {i: w for i, w, kept in zip(best, p, keep, strict=True) if kept})
+
+
+def test_a_bias_without_bounds(session: eg.Session) -> None:
+    """A token that is infinitely likely is always drawn."""
+    for _ in session.generate(3, logit_bias={33: np.inf}, top_k=0, top_p=1.0):
+        pass
+    assert session.tokens[-3:] == [33] * 3
+    session.rewind(3)
+
+
 def test_greedy_and_suppress(session: eg.Session) -> None:
     """Temperature 0 takes the largest; suppressed ids are never taken."""
     assert set(draw(session, 3, temperature=0)) == {20}

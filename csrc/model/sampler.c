@@ -41,14 +41,17 @@ eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
  * additions so that every machine rounds alike. */
 static double exponential(double x)
 {
+    static const double factor[] = {   /* 1 / n! */
+        1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
+        1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200,
+    };
     if (!(x > -700)) return 0;
-    double k = floor(x * 1.4426950408889634 + 0.5);
-    double r = (x - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10, sum = 1, term = 1;
-    for (int i = 1; i < 15; i++) {
-        term = term * r / i;
-        sum += term;
-    }
-    return ldexp(sum, (int)k);
+    int k = (int)(x * 1.4426950408889634 - 0.5);
+    double r = (x - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10, sum = 0, power;
+    for (int i = 15; i-- > 0;) sum = sum * r + factor[i];
+    uint64_t bits = (uint64_t)(k + 1023) << 52;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
 }
 
 /* splitmix64, as a number in [0, 1) */
@@ -74,8 +77,9 @@ static void sift(eg_candidate *heap, size_t n, size_t at)
     heap[at] = moved;
 }
 
-/* The k best of logits[n] in order into candidates; returns how many there are (those of -infinity and NaN are not). */
-static size_t best(const float *logits, int32_t n, size_t k, eg_candidate *candidates)
+/* The k best of logits[n] into candidates, in no order, or all by their ids; returns how many there are (those of -infinity
+ * and NaN are not). */
+static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *candidates)
 {
     size_t count = 0;
     for (int32_t id = 0; id < n; id++) {
@@ -83,21 +87,70 @@ static size_t best(const float *logits, int32_t n, size_t k, eg_candidate *candi
         if (!(c.logit > -INFINITY)) continue;
         if (count < k) {
             candidates[count++] = c;
-            if (count == k)
+            if (count == k && k < (size_t)n)
                 for (size_t i = k / 2; i-- > 0;) sift(candidates, k, i);
         } else if (before(c, candidates[0])) {
             candidates[0] = c;
             sift(candidates, k, 0);
         }
     }
-    if (count < k)
-        for (size_t i = count / 2; i-- > 0;) sift(candidates, count, i);
-    for (size_t last = count; last-- > 1;) {   /* heap sort: the last one to the end, and again */
-        eg_candidate c = candidates[0];
-        candidates[0] = candidates[last];
-        candidates[last] = c;
-        sift(candidates, last, 0);
+    return count;
+}
+
+/* What candidates weigh: e^((logit - highest) / temperature). */
+typedef struct scale { float highest; double temperature; } scale;
+
+static double weight(scale by, eg_candidate c)
+{
+    return c.logit < by.highest ? exponential((c.logit - by.highest) / by.temperature) : 1;   /* also if both are infinite */
+}
+
+static double weight_of_all(scale by, const eg_candidate *c, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += weight(by, c[i]);
+    return sum;
+}
+
+static void swap(eg_candidate *a, eg_candidate *b)
+{
+    eg_candidate c = *a;
+    *a = *b;
+    *b = c;
+}
+
+/* Moves the fewest candidates that weigh `goal` together, the best, to the front; returns how many, at least one. The last of
+ * them is looked for as quicksort does, without sorting: it is in [begin, end), and those before that weigh `kept`. */
+static size_t move_heaviest(scale by, eg_candidate *c, size_t n, double goal)
+{
+    size_t begin = 0, end = n;
+    double kept = 0;
+    while (begin < end && (kept < goal || !begin)) {
+        size_t cut = begin, last = end - 1;
+        double sum = 0;
+        swap(&c[begin + (end - begin) / 2], &c[last]);
+        for (size_t i = begin; i < last; i++)
+            if (before(c[i], c[last])) {
+                sum += weight(by, c[i]);
+                swap(&c[i], &c[cut++]);
+            }
+        swap(&c[cut], &c[last]);
+        if (cut > begin && kept + sum >= goal) {
+            end = cut;
+        } else {
+            kept += sum + weight(by, c[cut]);
+            begin = cut + 1;
+        }
     }
+    return begin;
+}
+
+/* Moves those that weigh `least` or more to the front; returns how many. */
+static size_t move_heavy(scale by, eg_candidate *c, size_t n, double least)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        if (weight(by, c[i]) >= least) swap(&c[i], &c[count++]);
     return count;
 }
 
@@ -144,22 +197,17 @@ int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *options, const float *
     size_t top_k = o->top_k ? o->top_k : 64;
     double temperature = o->temperature > 0 ? o->temperature : 1, top_p = o->top_p > 0 ? o->top_p : 0.95f;
     eg_candidate *c = s->candidates;
-    size_t count = best(s->logits, s->vocab, top_k < (size_t)s->vocab ? top_k : (size_t)s->vocab, c);
+    size_t count = gather(s->logits, s->vocab, top_k < (size_t)s->vocab ? top_k : (size_t)s->vocab, c);
     if (!count) return argmax(logits, s->vocab);   /* everything was suppressed */
-    double total = 0, kept = 0;
-    for (size_t i = 0; i < count; i++) total += exponential((c[i].logit - c[0].logit) / temperature);
+    scale by = {c[0].logit, temperature};
+    for (size_t i = 1; i < count; i++) by.highest = c[i].logit > by.highest ? c[i].logit : by.highest;
     /* The fewest whose probability reaches top_p, and of these the ones not below min_p times the first. */
-    size_t keep = 0;
-    while (keep < count && (keep == 0 || (top_p >= 1 || kept < top_p * total))) {
-        double p = exponential((c[keep].logit - c[0].logit) / temperature);
-        if (p < o->min_p) break;
-        kept += p;
-        keep++;
-    }
-    double target = uniform(&s->state) * kept;
-    for (size_t i = 0; i + 1 < keep; i++) {
-        target -= exponential((c[i].logit - c[0].logit) / temperature);
+    if (top_p < 1) count = move_heaviest(by, c, count, top_p * weight_of_all(by, c, count));
+    if (o->min_p > 0) count = move_heavy(by, c, count, o->min_p);
+    double target = uniform(&s->state) * weight_of_all(by, c, count);
+    for (size_t i = 0; i + 1 < count; i++) {
+        target -= weight(by, c[i]);
         if (target < 0) return c[i].id;
     }
-    return c[keep - 1].id;
+    return c[count - 1].id;
 }
