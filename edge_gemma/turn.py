@@ -141,6 +141,7 @@ class Answer:
         if self.session.last_stop == "cancelled":
             raise Cancelled
         if self.session.last_stop in _OWN_STOPS:
+            self._add(self._parser.feed(self._letters.finish()))
             self._end(self.session.last_stop)
         else:
             self._take(self.session.tokens[-1])
@@ -177,6 +178,10 @@ class _Letters:
             if token in self._bytes:
                 return self._decoder.decode(bytes([self._bytes[token]]))
         return self._decoder.decode(text.encode())
+
+    def finish(self) -> str:
+        """What stands for a character that the answer has left half, when it ends by itself."""
+        return self._decoder.decode(b"", final=True)
 
 
 class Turn:

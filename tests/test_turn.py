@@ -218,3 +218,30 @@ def test_another_answer_hears_the_same(model: eg.Model) -> None:
     keep = 640 * 60
     turn.finish(keep).close()
     assert same(answered(turn.again()), offline(model, SPEECH[:keep], 30))
+
+
+class Scripted:
+    """A session that says these tokens, then ends its turn."""
+
+    audio = None
+
+    def __init__(self, model: eg.Model, tokens: list[int]) -> None:
+        self.model, self.tokens, self.last_stop, self._left = model, [], "", tokens
+
+    def feed_tokens(self, tokens: list[int]) -> None:
+        self.tokens += tokens
+
+    def generate(self, max_tokens: int, **_: Any) -> Iterator[str]:
+        self.last_stop = "length" if self._left else "turn"
+        self.tokens.append(self._left.pop(0) if self._left else -1)
+        yield ""
+
+
+def test_half_a_character_at_the_end(model: eg.Model, tokenizer: eg.Tokenizer) -> None:
+    """An answer that ends by itself shows that a character was left half, as `Session.generate` does; one that is cut
+    does not."""
+    said = [tokenizer.find("<0xC3>"), tokenizer.find("<0xA4>"), tokenizer.find("<0xC3>")]
+    for limit, text in ((10, "ä\ufffd"), (3, "ä"), (2, "ä"), (1, "")):
+        answer = Answer(Scripted(model, said.copy()), [5], limit)
+        answer.finish()
+        assert answer.text == text and answer.ids == said[:limit]
