@@ -106,14 +106,11 @@ class Target:
             )
         return q, d, sums
 
-    def matmul(
-        self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int, *, fine: bool = False
-    ) -> Float:
+    def matmul(self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int, *, fine: bool = False) -> Float:
         """x (n, cols) float32 times the matrix W (rows, cols) given as raw blocks of `type`: (n, rows) float32.
 
         Quantized types multiply x quantized per 32 values to 8 bits, as the engine's decoder does, or, `fine`, to 16, as its
-        encoders do. Raises ValueError for sizes that do not
-        fit each other.
+        encoders do. Raises ValueError for sizes that do not fit each other.
         """
         values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
         n, cols = values.shape

@@ -24,7 +24,7 @@ from .model_files import model_files
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
 
-_PIECE = 40960  # samples: 2.56 s, which the engine encodes together
+_PIECE = 40960  # samples: 2.56 s, EG_AUDIO_BLOCK tokens, which the engine encodes together
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_quantize_q8_not_finite(target: kernels.Target) -> None:
 
 
 def test_fine_activations(target: kernels.Target) -> None:
-    """Two parts are within half a step of the second."""
+    """Two parts are within a step of the second: half of one, but for the last, which 8 bits do not hold."""
     x = np.random.default_rng(2).normal(0, 3, (3, 256)).astype(F)
     q, d, _ = target.quantize_q8(x, fine=True)
     got = np.repeat(d, 32, 1) * (256 * q[:, 0].astype(np.int32) + q[:, 1])
@@ -205,23 +205,24 @@ def test_matmul_float(target: kernels.Target, name: str) -> None:
         assert same(target.matmul(x, raw, name, rows), want), (n, rows, cols)
 
 
+@pytest.mark.parametrize("fine", [False, True])
 @pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "Q5_1", "Q2_K", "BF16", "F32"])
-def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str) -> None:
+def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str, fine: bool) -> None:
     """Any range of rows, each element once and nothing else; the matrix ends where its buffer ends."""
     rng, kind = np.random.default_rng(5), quants.block_type(name)
     n, rows, cols, ldy = 3, 50, 512, 61
     raw = raw_blocks(rng, name, rows * cols // kind.elements) if kind.unpack else rng.integers(0, 60, rows * cols * kind.bytes)
     raw = np.ascontiguousarray(raw, np.uint8).reshape(-1)
     x = rng.normal(0, 1, (n, cols)).astype(F)
-    whole = target.matmul(x, raw, name, rows)
+    whole = target.matmul(x, raw, name, rows, fine=fine)
     shift = 1 if kind.unpack else kind.bytes  # floats keep the alignment of their type
     buffer = np.empty(raw.size + shift, np.uint8)
     buffer[shift:] = raw
     address = ffi.cast("uint8_t *", buffer.ctypes.data + shift)
     matrix = ffi.new("eg_matrix *", (address, kernels.type_info(name), rows, cols, raw.size // rows))
-    q, d, sums = target.quantize_q8(x)
+    q, d, sums = target.quantize_q8(x, fine)
     cast = lambda a, t: ffi.cast(t, a.ctypes.data)  # noqa: E731
-    q8 = ffi.new("eg_q8 *", (cast(q, "int8_t *"), cast(d, "float *"), cast(sums, "int16_t *")))
+    q8 = ffi.new("eg_q8 *", (cast(q, "int8_t *"), cast(d, "float *"), cast(sums, "int16_t *"), fine))
     scratch = np.empty(lib.eg_matmul_scratch_bytes(cols) + 64, np.uint8)
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     for row0, row1 in ((0, 50), (0, 1), (49, 50), (16, 32), (5, 38), (7, 22), (20, 20), (0, 17)):

@@ -55,7 +55,7 @@ eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stre
     s->encoder.weights = &model->audio;
     s->encoder.multiplier.kernels = eg_kernels_get();
     s->encoder.multiplier.pool = model->pool;
-    s->encoder.multiplier.fine = true;
+    s->encoder.multiplier.q8.fine = true;
     s->encoder.cancel = &s->cancel;
     s->encoder.context = context;
     eg_arena arena = {NULL, 0};

@@ -71,6 +71,12 @@ static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15
 static inline int64_t eg_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t eg_larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* The sum of activations over group g, of 16 or 32. */
+EG_INLINE int eg_group_total(const int16_t *sum, int64_t g, const int group)
+{
+    return group == 32 ? sum[2 * g] + sum[2 * g + 1] : sum[g];
+}
+
 extern const eg_kernels eg_kernels_scalar;
 #if defined(__x86_64__)
 extern const eg_kernels eg_kernels_avx2, eg_kernels_avxvnni, eg_kernels_avxvnni_evex, eg_kernels_avx512vnni;

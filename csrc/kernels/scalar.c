@@ -94,9 +94,8 @@ EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_
         int32_t dot = 0, total = 0;
         for (int part = 0; part < parts; part++) {
             const int64_t at = (t * parts + part) * cols + k + g * group;
-            const int16_t *sum = x->sum + at / 16;
             dot = 256 * dot + dot_i8(row->plain + g * group, x->q + at, group);
-            total = 256 * total + (group == 32 ? sum[0] + sum[1] : sum[0]);
+            total = 256 * total + eg_group_total(x->sum + at / 16, 0, group);
         }
         acc += (float)dot * (row->plain_scale[g] * factor);
         if (has_min)

@@ -26,13 +26,12 @@ static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / 
 
 void eg_multiplier_layout(eg_multiplier *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
 {
-    size_t count = (size_t)values * (m->fine ? 2 : 1);
+    size_t count = (size_t)values * (m->q8.fine ? 2 : 1);
     size_t bytes = eg_matmul_scratch_bytes(widest);
     if (bytes < scratch_bytes) bytes = scratch_bytes;
     m->q8.q = eg_arena_take(arena, 1, count);
     m->q8.d = eg_arena_take(arena, (size_t)values / 32 + 1, sizeof *m->q8.d);
     m->q8.sum = eg_arena_take(arena, count / 16 + 1, sizeof *m->q8.sum);
-    m->q8.fine = m->fine;
     m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};   /* a row has 32 values at least */
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);

@@ -15,8 +15,7 @@
 typedef struct eg_multiplier {
     const eg_kernels *kernels;
     eg_pool *pool;
-    bool fine;                 /* activations */
-    eg_q8 q8;                  /* quantized input of a call */
+    eg_q8 q8;                  /* quantized input of a call, fine for encoders */
     eg_i8 i8;                  /* the same on a fixed step, in the same memory */
     uint8_t *scratch;          /* [threads, scratch_bytes], also for tasks of the owner */
     size_t scratch_bytes;
@@ -33,7 +32,7 @@ typedef struct eg_job {
 } eg_job;
 
 /* Takes room for inputs of `values` numbers in all, of at most `widest` columns, and scratch of at least `scratch_bytes` a
- * thread. The caller sets kernels, pool and fine before. */
+ * thread. The caller sets kernels, pool and q8.fine before. */
 void eg_multiplier_layout(eg_multiplier *multiplier, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
 
 /* All jobs on one input x[n, cols] (row stride ldx), quantized once, or once for each run of jobs with the same step. */
