@@ -44,7 +44,8 @@ def test_address_and_undefined(tmp_path: Path) -> None:
 
 
 def test_threads(tmp_path: Path) -> None:
-    """No data race between the threads of the pool."""
+    """No data race between the threads of the pool, and every piece of work done once."""
+    run(sanitized("pool_check.c", tmp_path, "thread"))
     program = sanitized("use_c.c", tmp_path, "thread")
     for model in MODELS:
         run(program, model)

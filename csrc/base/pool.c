@@ -1,5 +1,5 @@
-/* Thread pool. One run at a time is open; workers join it while it is open and the caller closes it when the counter has
- * run out, so a worker that wakes too late costs nothing. */
+/* Thread pool. One run at a time is open; workers join it while it is open and the caller closes it when all is handed out,
+ * so a worker that wakes too late costs nothing. */
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -13,6 +13,9 @@
 
 enum { SPINS = 4000 };   /* about 50 us of pauses: longer than the gap between two layers' matrices, shorter than a slice */
 
+/* What a worker has left of [begin, end): begin in the upper half, end in the lower one, so that both change at once. */
+typedef struct share { _Alignas(64) atomic_uint_least64_t left; } share;
+
 struct eg_pool {
     unsigned threads, started;
     pthread_t *handles;
@@ -20,12 +23,12 @@ struct eg_pool {
     pthread_cond_t wake;
     atomic_uint sleepers;
     atomic_bool quit;
-    eg_task *task;                   /* these four change only while no run is open and no worker is active */
+    eg_task *task;                   /* these three change only while no run is open and no worker is active */
     void *context;
-    int64_t n, chunk;
+    int64_t chunk;
     _Alignas(64) atomic_uint_fast64_t epoch;   /* odd: a run is open */
     _Alignas(64) atomic_uint active;           /* workers inside a run, or looking whether it is open */
-    _Alignas(64) atomic_int_fast64_t next;
+    share *shares;                             /* [threads] */
 };
 
 typedef struct start { eg_pool *pool; unsigned worker; } start;
@@ -39,19 +42,51 @@ static void relax(void)
 #endif
 }
 
-/* Large pieces first, since a stream through memory costs most where it begins, and small ones towards the end, so that
- * slow cores do not keep the others waiting. */
+static uint64_t packed(int64_t begin, int64_t end) { return (uint64_t)begin << 32 | (uint64_t)end; }
+static int64_t begin_of(uint64_t left) { return (int64_t)(left >> 32); }
+static int64_t end_of(uint64_t left) { return (int64_t)(left & UINT32_MAX); }
+
+/* A part of n, but no less than a chunk unless there is less. */
+static int64_t piece_of(const eg_pool *pool, int64_t n, int64_t parts)
+{
+    int64_t piece = n / parts, least = n < pool->chunk ? n : pool->chunk;
+    return piece < least ? least : piece;
+}
+
+/* The next piece, from the front of the worker's share: one after the other they make a single stream through memory, for
+ * what is fetched ahead of a piece belongs to the one after it. */
+static bool take(eg_pool *pool, unsigned worker, int64_t *begin, int64_t *end)
+{
+    uint64_t left = atomic_load(&pool->shares[worker].left);
+    do {
+        *begin = begin_of(left);
+        *end = *begin + piece_of(pool, end_of(left) - *begin, 4);
+        if (*begin == *end) return false;
+    } while (!atomic_compare_exchange_weak(&pool->shares[worker].left, &left, packed(*end, end_of(left))));
+    return true;
+}
+
+/* Makes the second half of what another worker has left the share of this one, whose own is done. */
+static bool steal(eg_pool *pool, unsigned worker)
+{
+    for (unsigned i = 1; i < pool->threads; i++) {
+        share *other = &pool->shares[(worker + i) % pool->threads];
+        uint64_t left = atomic_load(&other->left);
+        while (begin_of(left) < end_of(left)) {
+            int64_t from = end_of(left) - piece_of(pool, end_of(left) - begin_of(left), 2);
+            if (!atomic_compare_exchange_weak(&other->left, &left, packed(begin_of(left), from))) continue;
+            atomic_store(&pool->shares[worker].left, packed(from, end_of(left)));
+            return true;
+        }
+    }
+    return false;
+}
+
 static void work(eg_pool *pool, unsigned worker)
 {
-    int_fast64_t begin = atomic_load(&pool->next);
-    for (;;) {
-        int64_t left = pool->n - begin, take = left / (2 * (int64_t)pool->threads);
-        if (left <= 0) return;
-        if (take < pool->chunk) take = left < pool->chunk ? left : pool->chunk;
-        if (!atomic_compare_exchange_weak(&pool->next, &begin, begin + take)) continue;
-        pool->task(pool->context, begin, begin + take, worker);
-        begin = atomic_load(&pool->next);
-    }
+    do
+        for (int64_t begin, end; take(pool, worker, &begin, &end);) pool->task(pool->context, begin, end, worker);
+    while (steal(pool, worker));
 }
 
 /* Waits until the epoch differs from `seen`: spins, then sleeps. */
@@ -96,14 +131,15 @@ eg_pool *eg_pool_create(unsigned threads)
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_mutex_init(&pool->caller, NULL);
     pthread_cond_init(&pool->wake, NULL);
+    pool->shares = aligned_alloc(64, pool->threads * sizeof *pool->shares);
     pool->handles = calloc(pool->threads, sizeof *pool->handles);
-    for (; pool->handles && pool->started + 1 < pool->threads; pool->started++) {
+    for (; pool->shares && pool->handles && pool->started + 1 < pool->threads; pool->started++) {
         start *s = malloc(sizeof *s);
         if (!s) break;
         *s = (start){pool, pool->started + 1};
         if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) { free(s); break; }
     }
-    if (!pool->handles || pool->started + 1 < pool->threads) {
+    if (!pool->shares || !pool->handles || pool->started + 1 < pool->threads) {
         eg_pool_destroy(pool);
         return NULL;
     }
@@ -122,6 +158,7 @@ void eg_pool_destroy(eg_pool *pool)
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->caller);
     pthread_mutex_destroy(&pool->mutex);
+    free(pool->shares);
     free(pool->handles);
     free(pool);
 }
@@ -131,15 +168,15 @@ unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk)
 {
     if (n <= 0) return;
-    if (pool->threads == 1 || n <= chunk || pthread_mutex_trylock(&pool->caller)) {
+    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX || pthread_mutex_trylock(&pool->caller)) {
         task(context, 0, n, 0);
         return;
     }
     pool->task = task;
     pool->context = context;
-    pool->n = n;
     pool->chunk = chunk;
-    atomic_store(&pool->next, 0);
+    for (unsigned i = 0; i < pool->threads; i++)
+        atomic_store(&pool->shares[i].left, packed(n * i / pool->threads, n * (i + 1) / pool->threads));
     atomic_fetch_add(&pool->epoch, 1);   /* open */
     if (atomic_load(&pool->sleepers)) {
         pthread_mutex_lock(&pool->mutex);

@@ -1,4 +1,5 @@
-/* Thread pool: hands out ranges of an index from a counter, because phones have unequal cores. */
+/* Thread pool: every thread has an even share of an index and helps others when it is done, because phones have unequal
+ * cores. */
 #ifndef EG_BASE_POOL_H
 #define EG_BASE_POOL_H
 
@@ -14,8 +15,8 @@ eg_pool *eg_pool_create(unsigned threads);
 void eg_pool_destroy(eg_pool *pool);
 unsigned eg_pool_threads(const eg_pool *pool);
 
-/* Calls task for [0, n) in pieces of at least `chunk` (the last one may be smaller) and returns when all are done. Workers
- * spin briefly for the next run and then sleep. May be called from several threads at once: whoever finds the pool busy
+/* Calls task for [0, n) in pieces of at least `chunk` (the last one of a share may be smaller) and returns when all are done.
+ * Worker i begins at n * i / threads. Workers spin briefly for the next run and then sleep. May be called from several threads at once: whoever finds the pool busy
  * does everything itself, as worker 0. */
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk);
 
