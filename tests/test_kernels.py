@@ -41,10 +41,12 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
 
 
-def raw_blocks(rng: np.random.Generator, name: str, count: int) -> np.ndarray:
-    """Random blocks of a type whose scales are finite and of ordinary size."""
+def raw_blocks(rng: np.random.Generator, name: str, count: int, byte: int | None = None) -> np.ndarray:
+    """Random blocks of a type, or blocks of one `byte`, but with scales that are finite and of ordinary size."""
     kind = quants.block_type(name)
     raw = rng.integers(0, 256, (count, kind.bytes), np.uint8)
+    if byte is not None:
+        raw[:] = byte
     if name == "MXFP4":
         raw[:, 0] = rng.integers(118, 132, count)
         return raw
@@ -156,7 +158,8 @@ def test_matmul_q8(target: kernels.Target, name: str, fine: bool) -> None:
     """Every quantized type equals the contract bit for bit."""
     rng = np.random.default_rng(quants.block_type(name).id)
     block = quants.block_type(name).elements
-    for n, rows, blocks in ((1, 16, 3), (2, 1, 1), (3, 17, 5), (9, 33, 2), (5, 40, 9 if block == 256 else 70)):
+    many = 17 if block == 256 else 17 * 256 // block
+    for n, rows, blocks in ((1, 16, 3), (1, 37, many), (2, 1, 1), (3, 17, 5), (9, 33, 2), (5, 40, many // 2)):
         raw = raw_blocks(rng, name, rows * blocks)
         x = rng.normal(0, 1, (n, blocks * block)).astype(F)
         want = matmul_q8(x, raw, name, rows, fine)
@@ -174,7 +177,10 @@ def test_matmul_q8_any_bytes(target: kernels.Target, name: str) -> None:
     scalar = kernels.targets["scalar"]
     assert scalar is not None
     for fine in (False, True):
-        assert same(target.matmul(x, raw, name, rows, fine=fine), scalar.matmul(x, raw, name, rows, fine=fine))
+        want = scalar.matmul(x, raw, name, rows, fine=fine)
+        assert same(target.matmul(x, raw, name, rows, fine=fine), want)
+        for t in (0, 3):
+            assert same(target.matmul(x[t : t + 1], raw, name, rows, fine=fine), want[t : t + 1])
 
 
 def test_extreme_weights(target: kernels.Target) -> None:
@@ -186,6 +192,18 @@ def test_extreme_weights(target: kernels.Target) -> None:
         for fine in (False, True):
             y = target.matmul(np.full((5, 96), value, F), raw, "Q8_0", 32, fine=fine)
             assert same(y, np.full((5, 32), -value * 96 * 128, F))
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_extreme_activations(target: kernels.Target, name: str) -> None:
+    """127 and -127 in every place, and all bits of the weights set or none of them: sums as large as the type allows."""
+    kind, scalar = quants.block_type(name), kernels.targets["scalar"]
+    assert scalar is not None
+    for byte in (0, 255):
+        raw = raw_blocks(np.random.default_rng(1), name, 16 * 1024 // kind.elements, byte)
+        for n, value in ((1, 1.0), (1, -1.0), (5, 1.0)):
+            x = np.full((n, 1024), value, F)
+            assert same(target.matmul(x, raw, name, 16), scalar.matmul(x, raw, name, 16))
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
@@ -205,12 +223,13 @@ def test_matmul_float(target: kernels.Target, name: str) -> None:
         assert same(target.matmul(x, raw, name, rows), want), (n, rows, cols)
 
 
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("fine", [False, True])
 @pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "Q5_1", "Q2_K", "BF16", "F32"])
-def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str, fine: bool) -> None:
+def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str, fine: bool, n: int) -> None:
     """Any range of rows, each element once and nothing else; the matrix ends where its buffer ends."""
     rng, kind = np.random.default_rng(5), quants.block_type(name)
-    n, rows, cols, ldy = 3, 50, 512, 61
+    rows, cols, ldy = 50, 512, 61
     raw = raw_blocks(rng, name, rows * cols // kind.elements) if kind.unpack else rng.integers(0, 60, rows * cols * kind.bytes)
     raw = np.ascontiguousarray(raw, np.uint8).reshape(-1)
     x = rng.normal(0, 1, (n, cols)).astype(F)

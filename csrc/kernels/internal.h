@@ -6,6 +6,7 @@
  *   lanes.inc       float kernels, written once over `vec`
  *   unpack.inc      the common types, unpacked straight into tiles
  *   tiles.inc       matmul_q8, written once over the tiles
+ *   alone512.inc    matmul_q8 for one token and some types, where AVX-512 has a faster way
  *   channels.inc    matmul_i8, the same for types with a scale for a row
  * The .inc files are compiled once per set, inside its target pragma.
  */
