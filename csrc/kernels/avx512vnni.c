@@ -98,18 +98,23 @@ EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool wid
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(eg_int_at(x, c)));
 }
 
+/* 16 bytes each from four places `step` apart. In two halves first: half a register costs half as much. */
+EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
+{
+    __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p));
+    __m256i high = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(p + 2 * step)));
+    low = _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)(p + step)), 1);
+    high = _mm256_inserti128_si256(high, _mm_loadu_si128((const __m128i *)(p + 3 * step)), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
 /* Rows i, i + 4, i + 8, i + 12 in the quarters of in[i]; transposing the quarters puts the rows in order. */
 EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
 {
     __m512i in[4];
     EG_UNROLL
-    for (int i = 0; i < 4; i++) {
-        const uint8_t *row = p + (size_t)i * stride;
-        in[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)row));
-        in[i] = _mm512_inserti32x4(in[i], _mm_loadu_si128((const __m128i *)(row + 4 * stride)), 1);
-        in[i] = _mm512_inserti32x4(in[i], _mm_loadu_si128((const __m128i *)(row + 8 * stride)), 2);
-        in[i] = _mm512_inserti32x4(in[i], _mm_loadu_si128((const __m128i *)(row + 12 * stride)), 3);
-    }
+    for (int i = 0; i < 4; i++)
+        in[i] = quarters_at(p + (size_t)i * stride, 4 * stride);
     __m512i a = _mm512_unpacklo_epi32(in[0], in[1]), b = _mm512_unpackhi_epi32(in[0], in[1]);
     __m512i c = _mm512_unpacklo_epi32(in[2], in[3]), d = _mm512_unpackhi_epi32(in[2], in[3]);
     out[0] = _mm512_unpacklo_epi64(a, c);
