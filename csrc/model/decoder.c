@@ -296,7 +296,7 @@ static void attention(step *p)
     size_t parts = (size_t)p->spans * eg_attention_part_floats(p->s->head_dim, rows);
     if (threads > kv_heads && p->spans > 1 && p->n <= EG_SPAN_QUERIES && parts <= y->parts_size) {
         eg_pool_run(y->pool, span_task, p, p->spans * kv_heads, 1);
-        eg_pool_run(y->pool, merge_task, p, rows, 1);
+        eg_pool_run(y->pool, merge_task, p, rows, 1 + 64 / p->spans);   /* few spans are merged before a thread has come */
         return;
     }
     p->tile = (p->n * kv_heads + threads - 1) / threads;
