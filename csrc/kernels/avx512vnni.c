@@ -123,10 +123,7 @@ EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
     out[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-EG_INLINE ints bytes_gather2(const uint8_t *p, size_t stride)
-{
-    return _mm512_cvtepu16_epi32(eg_gather_16_words(p, stride));
-}
+EG_INLINE vec halves_at(const uint8_t *p, size_t stride) { return _mm512_cvtph_ps(eg_gather_16_words(p, stride)); }
 
 EG_INLINE ints ints_along(ints acc, ints w, ints x) { return _mm512_dpbusd_epi32(acc, w, x); }
 EG_INLINE ints ints_along_wide(ints acc, ints w, ints x) { return ints_along(acc, w, x); }
