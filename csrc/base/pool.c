@@ -19,6 +19,7 @@ typedef struct share { _Alignas(64) atomic_uint_least64_t left; } share;
 struct eg_pool {
     unsigned threads, started;
     pthread_t *handles;
+    share *shares;                   /* [threads] */
     pthread_mutex_t mutex, caller;   /* mutex guards sleeping; caller is held by the thread whose run is open */
     pthread_cond_t wake;
     atomic_uint sleepers;
@@ -28,7 +29,6 @@ struct eg_pool {
     int64_t chunk;
     _Alignas(64) atomic_uint_fast64_t epoch;   /* odd: a run is open */
     _Alignas(64) atomic_uint active;           /* workers inside a run, or looking whether it is open */
-    share *shares;                             /* [threads] */
 };
 
 typedef struct start { eg_pool *pool; unsigned worker; } start;

@@ -16,8 +16,8 @@ void eg_pool_destroy(eg_pool *pool);
 unsigned eg_pool_threads(const eg_pool *pool);
 
 /* Calls task for [0, n) in pieces of at least `chunk` (the last one of a share may be smaller) and returns when all are done.
- * Worker i begins at n * i / threads. Workers spin briefly for the next run and then sleep. May be called from several threads at once: whoever finds the pool busy
- * does everything itself, as worker 0. */
+ * Worker i begins at n * i / threads. Workers spin briefly for the next run and then sleep. May be called from several
+ * threads at once: whoever finds the pool busy does everything itself, as worker 0. */
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk);
 
 /* How many threads suit this process: the fast cores it may run on, one thread each. At least 1. */

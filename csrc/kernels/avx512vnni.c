@@ -131,7 +131,7 @@ EG_INLINE ints ints_along_wide(ints acc, ints w, ints x) { return ints_along(acc
 enum { WIDE_BIAS = 128, SHORT_SUMS = 0, MAX_TOKENS = 8 };
 EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
 EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
-#define EG_MULTIPLIES_ALONE 1
+#define EG_MULTIPLIES_ALONE
 #include "alone512.inc"
 #include "tiles.inc"
 
