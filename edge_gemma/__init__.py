@@ -10,38 +10,38 @@
 import importlib
 from typing import Any
 
-from . import kernels
-from ._native import ffi as _ffi
-from ._native import lib as _lib
 from ._version import __version__
-from .audio import AudioFeed, AudioStream, audio_tokens
-from .chat import Chat
+from .chat.conversation import Chat
+from .chat.reply import ReplyParser, parse_reply
+from .chat.template import render_chat
+from .chat.tools import tool_schema
+from .engine import kernels
+from .engine.audio_stream import AudioFeed, AudioStream, audio_tokens
+from .engine.gguf import GGUFFile
+from .engine.model import Model, ModelConfig
+from .engine.native import ffi as _ffi
+from .engine.native import lib as _lib
+from .engine.session import Session
+from .engine.tokenizer import Tokenizer
 from .errors import Cancelled, EdgeGemmaError
-from .gguf import GGUFFile
-from .model import Model, ModelConfig
-from .reply import ReplyParser, parse_reply
-from .session import Session
-from .template import render_chat
-from .tokenizer import Tokenizer
-from .tools import tool_schema
 
 #: The instruction set whose kernels were chosen for this machine; see `edge_gemma.kernels.targets`.
 isa: str = _ffi.string(_lib.eg_isa()).decode()
 
 # What is needed for sound alone is imported when it is first used.
 _LATER = {
-    "listen": "live",
-    "Listener": "live",
-    "LiveEvent": "live",
-    "open_source": "sound",
-    "transcribe": "speech",
-    "transcribe_segments": "speech",
-    "translate": "speech",
-    "Transcriber": "speech",
-    "Translator": "speech",
-    "Segment": "transcript",
-    "Transcript": "transcript",
-    "TranscriptWriter": "transcript",
+    "listen": "speech.listener",
+    "Listener": "speech.listener",
+    "LiveEvent": "speech.listener",
+    "open_source": "audio.source",
+    "transcribe": "speech.transcriber",
+    "transcribe_segments": "speech.transcriber",
+    "translate": "speech.translator",
+    "Transcriber": "speech.transcriber",
+    "Translator": "speech.translator",
+    "Segment": "speech.transcript",
+    "Transcript": "speech.transcript",
+    "TranscriptWriter": "speech.transcript",
 }
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from support.paths import ROOT
+
 pytest.importorskip("setuptools", minversion="77", reason="needs setuptools 77 to build without downloading it")
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_gemma import kernels
-from edge_gemma._native import ffi, lib, pointer
+from edge_gemma.engine.native import ffi, lib, pointer
 
 COLS = 1536
 FAR = 200_000_000  # bytes of a matrix that no cache holds

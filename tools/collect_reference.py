@@ -16,7 +16,7 @@ from edge_gemma.reference.gguf import Gguf
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
 
-from gguf_writer import Writer  # noqa: E402
+from support.gguf_writer import Writer  # noqa: E402
 
 
 def audio_file(mmproj: Path) -> bytes:

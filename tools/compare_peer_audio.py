@@ -27,7 +27,7 @@ import wave
 from collections.abc import Sequence
 from typing import Any
 
-from edge_gemma.cli.bench_process import cpu_of_others, run_json, summary
+from edge_gemma.cli.bench.process import cpu_of_others, run_json, summary
 
 COMMON = """
 import json, sys, time, wave
@@ -183,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seconds = seconds_of(arguments.wav)
     if arguments.instruction is None:
-        from edge_gemma.speech import asr_prompt
+        from edge_gemma.speech.prompts import asr_prompt
 
         arguments.instruction = asr_prompt("English")
     head, tail = f"<|turn>user\n{arguments.instruction}<|audio>", "<turn|>\n<|turn>model\n"

@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import gguf_writer as gg  # noqa: E402
-from gguf_writer import Writer  # noqa: E402
-from tiny_audio import AudioShape, audio_writer  # noqa: E402
+
+from support.gguf_writer import Writer  # noqa: E402
+from support.tiny_audio import AudioShape, audio_writer  # noqa: E402
 
 
 def every_type() -> Writer:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gemma.gguf_source import GGUFSource, SourceTensor
-from edge_gemma.gguf_writer import GGUFWriter, OutputTensor
+from edge_gemma.files.gguf_source import GGUFSource, SourceTensor
+from edge_gemma.files.gguf_writer import GGUFWriter, OutputTensor
 
 PIECE = 1 << 24  # bytes that are written at once
 SPREAD = {"C2": 1.1, "C4": 4.6, "C8": 74.0}  # of evenly distributed codes

@@ -19,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from weights import CHOOSING, errors, weights  # noqa: E402
+from support.weights import CHOOSING, errors, weights  # noqa: E402
 
 OUT = ROOT / "tests" / "data" / "quantizer-errors.json"
 

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 import edge_gemma as eg
-from edge_gemma.sound import load_audio
+from edge_gemma.audio.source import load_audio
 
 
 def resident_kb() -> int:

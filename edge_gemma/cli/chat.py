@@ -1,6 +1,6 @@
 """`edge-gemma chat`: a conversation at the terminal, or line by line from a pipe.
 
-Owns reading of input and the commands that begin with a slash; the conversation itself is `edge_gemma.chat`.
+Owns reading of input and the commands that begin with a slash; the conversation itself is `edge_gemma.chat.conversation`.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class Conversation:
             self.screen.line("(no tools)")
 
     def _audio(self, text: str) -> None:
-        from ..sound import load_audio
+        from ..audio.source import load_audio
 
         words = text.split(" ")
         # A name may have spaces: the longest beginning that is a file is meant.

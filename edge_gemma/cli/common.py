@@ -11,9 +11,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..memory import MemoryLimit, parse_size
-from ..memory import format_bytes as format_bytes
-from ..model_files import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
+from ..engine.memory import MemoryLimit, parse_size
+from ..engine.memory import format_bytes as format_bytes
+from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
 
 if TYPE_CHECKING:
     from .. import Model

@@ -1,6 +1,6 @@
 """`edge-gemma convert`: a Hugging Face checkpoint becomes GGUF files.
 
-The work is done by `edge_gemma.convert`; this is its command line and what it says.
+The work is done by `edge_gemma.files.convert`; this is its command line and what it says.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Converts and says what was written."""
     if args.mmproj and args.no_mmproj:
         raise UsageError("--mmproj and --no-mmproj contradict each other")
-    from ..convert import convert
+    from ..files.convert import convert
 
     with Bar(Path(args.checkpoint).resolve().name, 0, 1, format_bytes) as bar:
         written = convert(

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--play needs a file: what comes on standard input can be read only once")
     paths = model_paths(args)
     bundled = args.microphone is None and args.audio is None
-    from ..demo import Demo, summary
+    from ..demo.demo import Demo, summary
     from ..errors import Cancelled
 
     utterances = _utterances(args.language) if bundled else []
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _utterances(language: str | None) -> list[Any]:
-    from ..utterances import FOLDER, bundled
+    from ..demo.utterances import FOLDER, bundled
 
     if not (FOLDER / "utterances.json").is_file():
         raise UsageError("this installation has no recorded commands: speak with --microphone, or give --audio FILE")
@@ -118,10 +118,10 @@ def _utterances(language: str | None) -> list[Any]:
 
 def _source(args: argparse.Namespace, play: Callable[[Any], None] | None) -> Any:
     if args.microphone is not None:
-        from ..microphone import Microphone
+        from ..audio.microphone import Microphone
 
         return Microphone(args.microphone or None)
-    from ..sound import Paced, load_audio, open_source
+    from ..audio.source import Paced, load_audio, open_source
 
     source = open_source(args.audio)
     if play:
@@ -132,8 +132,8 @@ def _source(args: argparse.Namespace, play: Callable[[Any], None] | None) -> Any
 @contextlib.contextmanager
 def _loudspeaker() -> Iterator[Callable[[Any], None]]:
     """What plays samples (n,) at 16 kHz without waiting for their end."""
+    from ..audio.source import SAMPLE_RATE
     from ..errors import EdgeGemmaOSError
-    from ..sound import SAMPLE_RATE
 
     try:
         import sounddevice
@@ -153,7 +153,7 @@ def _loudspeaker() -> Iterator[Callable[[Any], None]]:
 
 
 def _screen(args: argparse.Namespace, home: Any, total: int | None, title: str) -> Any:
-    from .demo_screen import JSONLines, Lines, Stage
+    from ..demo.screen import JSONLines, Lines, Stage
 
     if args.json:
         return JSONLines(home)
@@ -170,7 +170,7 @@ def _title(model: Any, paths: tuple[str, str | None]) -> str:
 
 def _size(model: Any, paths: tuple[str, str | None]) -> str:
     """Parameters and bytes, the encoders' included."""
-    from ..gguf import GGUFFile
+    from ..engine.gguf import GGUFFile
 
     parameters, files = model.config.parameters, [path for path in paths if path]
     for path in files[1:]:
@@ -181,7 +181,7 @@ def _size(model: Any, paths: tuple[str, str | None]) -> str:
 
 def _toy(model: Any, paths: tuple[str, str | None]) -> str:
     """What kind of a model this was; "" for one that needs no excuse."""
-    from ..model_files import is_embedded
+    from ..hub.resolve import is_embedded
 
     return is_embedded(paths[0]) * (
         f"This was a toy: {_size(model, paths)}, trained on synthetic commands to a home in English, Spanish and German. It "

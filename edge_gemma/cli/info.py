@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..memory import file_parts
+from ..engine.memory import file_parts
 from . import inspection
 from .common import (
     add_model_options,
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints what the file holds."""
     args.model = args.file or args.model
     path = model_path(args)
-    from ..gguf import GGUFFile
+    from ..engine.gguf import GGUFFile
 
     with GGUFFile(path) as file:
         metadata, rows = file.metadata, tensor_rows(file)

@@ -100,17 +100,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _source(args: argparse.Namespace) -> Any:
     if args.input is None:
-        from ..microphone import Microphone
+        from ..audio.microphone import Microphone
 
         return Microphone(args.device)
-    from ..sound import Paced, open_source
+    from ..audio.source import Paced, open_source
 
     source = open_source(args.input, rate=args.rate, channels=args.channels, encoding=args.encoding)
     return source if source.live else Paced(source)
 
 
 def _list_devices(args: argparse.Namespace) -> int:
-    from ..microphone import devices
+    from ..audio.microphone import devices
 
     found = devices()
     if args.json:

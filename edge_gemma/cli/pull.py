@@ -41,7 +41,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Downloads what is missing."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is told once, at the end
-    from ..hub import CHECKING, pull
+    from ..hub import pull
+    from ..hub.download import CHECKING
 
     shown = _Shown(CHECKING)
     try:

@@ -1,6 +1,6 @@
 """`edge-gemma quantize`: a GGUF file with fewer bits to a weight.
 
-The work is done by `edge_gemma.quantize`; this is its command line and what it says.
+The work is done by `edge_gemma.files.quantize`; this is its command line and what it says.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     pairs = [pair.partition("=") for pair in args.tensor_type]
     if wrong := [pattern for pattern, equals, type in pairs if not (pattern and equals and type)]:
         raise UsageError(f"--tensor-type {wrong[0]!r} is not of the form PATTERN=TYPE")
-    from ..quantize import quantize
+    from ..files.quantize import quantize
 
     with Bar(Path(args.source).name, 0, 1, format_bytes) as bar:
         written = quantize(

@@ -1,7 +1,7 @@
 """Recordings in, transcripts out: what the verbs for recorded speech share.
 
 Owns their options, where a transcript goes and under which name, what is kept of an interrupted run and how it goes on.
-The work itself is `edge_gemma.speech`.
+The work itself is `edge_gemma.speech.transcriber`.
 """
 
 from __future__ import annotations

@@ -157,8 +157,8 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
 
 def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str, Any]:
     """Answers the text and the sound as a user's turn."""
+    from ..audio.source import load_audio
     from ..errors import EdgeGemmaError
-    from ..sound import load_audio
 
     output = _Output(args)
     audio = [load_audio(file) for file in args.audio or ()] or None

@@ -86,7 +86,7 @@ class _Stdin:
 
 def _kind(wanted: str | None, value: str, stdin: _Stdin | None) -> str:
     """What the input is: speech, a document, or a text."""
-    from ..speech import input_kind, is_text
+    from ..speech.translator import input_kind, is_text
 
     if wanted == "speech":
         return "speech"
@@ -100,7 +100,7 @@ def _kind(wanted: str | None, value: str, stdin: _Stdin | None) -> str:
 def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None) -> int:
     """Translates one text; what comes goes to standard output at once, and to a file when it is whole."""
     from ..errors import Cancelled
-    from ..speech import Translator, read_text
+    from ..speech.translator import Translator, read_text
 
     if args.resume:
         raise UsageError("--resume is for recordings")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the demo's model from nothing: records the speech, trains, measures, and writes the files into edge_gemma/data.
+# Makes the demo's model from nothing: records the speech, trains, measures, and writes the files into edge_gemma/demo/data.
 #
 #     tools/demo/build.sh [FOLDER]
 #
@@ -37,5 +37,5 @@ $run clips.py "$folder/clips"
 $run train.py "$folder/clips" "$folder/hf"
 $run export.py "$folder/hf"
 for split in known unknown; do
-    $run evaluate.py "$folder/clips" ../../edge_gemma/data/demo.gguf ../../edge_gemma/data/demo-mmproj.gguf --split $split --count 900
+    $run evaluate.py "$folder/clips" ../../edge_gemma/demo/data/demo.gguf ../../edge_gemma/demo/data/demo-mmproj.gguf --split $split --count 900
 done

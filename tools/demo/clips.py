@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import domain
 import numpy as np
-import voices
 from numpy.typing import NDArray
+
+import domain
+import voices
 from words import LANGUAGES
 
 SHARES = {"en": 0.38, "es": 0.31, "de": 0.31}

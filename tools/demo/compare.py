@@ -17,15 +17,15 @@ import wave
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import torch
-from evaluate import LONGEST, RATE, Speaker, padded
 from numpy.typing import NDArray
-from tasks import Request
 from transformers import Gemma4AudioFeatureExtractor, Gemma4ForConditionalGeneration
 
+import clips
 import edge_gemma as eg
+from evaluate import LONGEST, RATE, Speaker, padded
+from tasks import Request
 
 PEER = """
 import ctypes, json, sys, wave

@@ -17,17 +17,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
-from domain import Sentence
 from numpy.typing import NDArray
+
+import clips
+import edge_gemma as eg
+from domain import Sentence
+from edge_gemma.chat.calls import format_tool_response
+from edge_gemma.chat.reply import parse_reply
+from edge_gemma.speech.prompts import split_translation
 from tasks import Request, Tasks, result_for
 from words import LANGUAGES
-
-import edge_gemma as eg
-from edge_gemma.calls import format_tool_response
-from edge_gemma.reply import parse_reply
-from edge_gemma.speech_prompts import split_translation
 
 BLOCK, RATE = 320, 16000
 LONGEST = 64  # tokens of an answer

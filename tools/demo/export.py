@@ -16,16 +16,16 @@ import tempfile
 import wave
 from pathlib import Path
 
-import domain
 import numpy as np
+
+import domain
 import voices
 from domain import Command, Sentence
+from edge_gemma.files.convert import convert
+from edge_gemma.files.quantize import quantize
 from tasks import result_for
 
-from edge_gemma.convert import convert
-from edge_gemma.quantize import quantize
-
-DATA = Path(__file__).parents[2] / "edge_gemma" / "data"
+DATA = Path(__file__).parents[2] / "edge_gemma" / "demo" / "data"
 LIMIT = 8_000_000  # bytes of both files
 TEXT_TYPE, AUDIO_TYPE = "Q5_K_M", "Q8_0"
 

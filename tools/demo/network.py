@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Gemma4Config, Gemma4ForConditionalGeneration
+
 from vocabulary import Pieces
 
 WIDTH, HEADS, LOCAL_HEAD, GLOBAL_HEAD = 256, 4, 64, 128

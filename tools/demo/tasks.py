@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 import words
 from domain import Sentence
-from words import LANGUAGES
-
-from edge_gemma.calls import format_call, format_tool_response
-from edge_gemma.home import INSTRUCTIONS, Home
-from edge_gemma.prompt import Media, Prompt
-from edge_gemma.speech_prompts import (
+from edge_gemma.chat.calls import format_call, format_tool_response
+from edge_gemma.chat.prompt import Media, Prompt
+from edge_gemma.chat.template import render_chat
+from edge_gemma.chat.tools import Toolbox
+from edge_gemma.demo.home import INSTRUCTIONS, Home
+from edge_gemma.speech.languages import language_name
+from edge_gemma.speech.prompts import (
     asr_prompt,
-    language_name,
     speech_turn,
     text_translation_prompt,
     text_turn,
     translation_prompt,
 )
-from edge_gemma.template import render_chat
-from edge_gemma.tools import Toolbox
+from words import LANGUAGES
 
 SCHEMAS = Toolbox(Home().tools).schemas
 

@@ -26,22 +26,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import augment
-import clips
-import domain
-import network
 import numpy as np
-import tasks
 import torch
 import torch.distributed
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
+
+import augment
+import clips
+import domain
+import network
+import tasks
+from edge_gemma import kernels
 from vocabulary import Pieces
 from words import LANGUAGES
-
-import edge_gemma.kernels
 
 LETTERS = "_ abcdefghijklmnopqrstuvwxyzßáäéíñóöúü"  # of the CTC head; the first is its blank
 BATCH = 32  # on all processors together
@@ -113,10 +113,10 @@ class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
     def _mel(self, clip: clips.Clip, entries: list[clips.Clip], samples: Any, noise: np.random.Generator) -> Any:
         sound = samples[clip.begin : clip.end].astype(np.float32) / 32768
         if not self.wear:
-            return edge_gemma.kernels.log_mel(augment.plain(sound, noise))
+            return kernels.log_mel(augment.plain(sound, noise))
         other = entries[int(noise.integers(len(entries)))]
         sound = augment.worn(sound, samples[other.begin : other.end].astype(np.float32) / 32768, noise)
-        mel = edge_gemma.kernels.log_mel(sound)
+        mel = kernels.log_mel(sound)
         if noise.random() < 0.6:
             mel = augment.other_voice(mel, noise)
         return augment.masked(mel, noise)

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import domain
-from tasks import call_text, prompts, result_for
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
-from words import LANGUAGES
 
-from edge_gemma.calls import format_tool_response
-from edge_gemma.template import BUILTIN_TEMPLATE
+import domain
+from edge_gemma.chat.calls import format_tool_response
+from edge_gemma.chat.template import BUILTIN_TEMPLATE
+from tasks import call_text, prompts, result_for
+from words import LANGUAGES
 
 SPECIAL = (
     "<pad> <eos> <bos> <unk> <mask> <|tool> <tool|> <|tool_call> <tool_call|> <|tool_response> <tool_response|> "

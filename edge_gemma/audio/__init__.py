@@ -1,0 +1,1 @@
+"""Where sound comes from, and where in it somebody speaks."""

@@ -1,0 +1,231 @@
+"""Microphones, through PortAudio (the package sounddevice).
+
+PortAudio calls back with the samples of some 10 to 30 ms; they go into a ring of our own, and `Microphone.read` takes them
+from there. A reader that falls behind by the length of the ring loses the newest samples and is told so; nothing grows.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from .source import SAMPLE_RATE, Converter, Source
+
+_NOTHING = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that records."""
+
+    index: int  #: PortAudio's number
+    name: str
+    channels: int
+    rate: float  #: its own, samples a second
+    default: bool  #: the one used when none is named
+
+
+def devices() -> list[Device]:
+    """The devices that can record, as the system knew them when sound was first used.
+
+    Raises EdgeGemmaOSError "unsupported" when PortAudio is missing, "file" when it fails.
+    """
+    sounddevice = _sounddevice()
+    try:
+        found = list(sounddevice.query_devices())
+        default = sounddevice.default.device[0]
+        if default == -1 and any(info["max_input_channels"] for info in found):
+            default = sounddevice.query_devices(kind="input")["index"]
+    except sounddevice.PortAudioError as error:
+        if not any(info["max_input_channels"] for info in found):
+            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {error}", "file") from error
+        default = -1
+    return [
+        Device(index, info["name"], info["max_input_channels"], info["default_samplerate"], index == default)
+        for index, info in enumerate(found)
+        if info["max_input_channels"] > 0
+    ]
+
+
+class Microphone(Source):
+    """A device that is recording, from its opening to `close()`.
+
+    Attributes:
+        device: the `Device` in use.
+        overruns: how often samples were lost, because the reader or the machine was too slow.
+        lost: seconds of them, as far as that is known.
+    """
+
+    live = True
+
+    def __init__(self, device: str | int | None = None, *, buffer: float = 30.0, patience: float = 2.0) -> None:
+        """Opens a device and starts to record.
+
+        Args:
+            device: its number, its name or a part of it in any case; None for the system's default.
+            buffer: seconds that are kept for a reader who is busy.
+            patience: a device that has been silent for so many seconds (not even zeros) counts as gone.
+
+        Raises:
+            EdgeGemmaValueError: "argument" when no device fits (the message lists those there are).
+            EdgeGemmaOSError: "unsupported" when PortAudio is missing, "file" when there is no microphone or it cannot be
+                opened.
+        """
+        super().__init__()
+        sounddevice = _sounddevice()
+        self.device = _choose(device)
+        self.name = self.device.name
+        self.overruns = 0
+        self._lost = 0
+        self._patience = patience
+        self._state = threading.Condition()  # guards all that the callback writes
+        self._gone = self._closed = False
+        self._heard = 0.0
+        self._stream, self._rate, channels = self._open(sounddevice)
+        self._converter = Converter(self._rate, self.name, "file")
+        self._ring = np.zeros((max(1, round(buffer * self._rate)), channels), np.int16)
+        self._written = self._taken = 0  # frames since the beginning
+        try:
+            self._heard = time.monotonic()
+            self._stream.start()
+        except sounddevice.PortAudioError as error:
+            self._stream.close(ignore_errors=True)
+            raise self._refused(error) from error
+
+    @property
+    def lost(self) -> float:
+        """Seconds of sound that found no room in the buffer."""
+        return self._lost / self._rate
+
+    def _open(self, sounddevice: Any) -> tuple[Any, float, int]:
+        """A stream at 16 kHz if the device can, else at its own rate; with one channel if it can."""
+        failure: Exception | None = None
+        for rate in dict.fromkeys((float(SAMPLE_RATE), self.device.rate)):
+            for channels in dict.fromkeys((1, min(2, self.device.channels), self.device.channels)):
+                try:
+                    stream = sounddevice.RawInputStream(
+                        samplerate=rate, channels=channels, dtype="int16", device=self.device.index,
+                        callback=self._hear, finished_callback=self._finished,
+                    )  # fmt: skip
+                    return stream, rate, channels
+                except sounddevice.PortAudioError as error:
+                    failure = failure or error
+        raise self._refused(failure) from failure
+
+    def _refused(self, error: Exception | None) -> EdgeGemmaOSError:
+        return EdgeGemmaOSError(f"the microphone {self.name} cannot be opened: {error}", "file")
+
+    # ---- PortAudio's thread ----
+
+    def _hear(self, data: Any, count: int, _time: Any, status: Any) -> None:
+        frames = np.frombuffer(data, np.int16).reshape(count, -1)
+        size = len(self._ring)
+        with self._state:
+            self._heard = time.monotonic()
+            room = min(count, size - (self._written - self._taken))
+            at = self._written % size
+            first = min(room, size - at)
+            self._ring[at : at + first] = frames[:first]
+            self._ring[: room - first] = frames[first:room]
+            self._written += room
+            self._lost += count - room
+            self.overruns += bool(room < count or status.input_overflow)
+            self._state.notify_all()
+
+    def _finished(self) -> None:
+        with self._state:
+            self._gone = True
+            self._state.notify_all()
+
+    # ---- the reader's thread ----
+
+    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._state:
+                if not self._wait(deadline):
+                    return _NOTHING
+                if self._closed:
+                    return None
+                span = np.arange(self._taken, self._written) % len(self._ring)
+                frames = self._ring[span]
+                self._taken = self._written
+            block = self._converter.push(frames)
+            if block.size:
+                return block
+
+    def _wait(self, deadline: float | None) -> bool:
+        """Whether there are samples, or the microphone was closed, before the deadline. Raises when the device is gone."""
+        asked_twice = False
+        while self._written == self._taken and not self._closed:
+            now = time.monotonic()
+            silent = now - self._heard > self._patience
+            if self._gone or (silent and asked_twice):
+                raise EdgeGemmaOSError(
+                    f"the microphone {self.name} has stopped: is it still connected, and used by no one else?", "file"
+                )
+            if silent:  # unless this process was stopped for a while: then it is heard again at once
+                asked_twice = True
+                self._state.wait(min(self._patience, 0.5))
+            elif deadline is not None and now >= deadline:
+                return False
+            else:
+                limit = self._heard + self._patience
+                self._state.wait(max(0.0, (limit if deadline is None else min(limit, deadline)) - now) + 1e-3)
+        return True
+
+    def close(self) -> None:
+        """Stops recording."""
+        super().close()
+        with self._state:
+            closed, self._closed = self._closed, True
+            self._state.notify_all()
+        if not closed:  # not while holding the lock: PortAudio waits for a callback that may wait for it
+            self._stream.abort(ignore_errors=True)
+            self._stream.close(ignore_errors=True)
+
+
+def _choose(wanted: str | int | None) -> Device:
+    there = devices()
+    if not there:
+        raise EdgeGemmaOSError(
+            "no microphone was found. Is one connected, and may this program use it? (A container or a remote machine has "
+            "none of its own.)",
+            "file",
+        )
+    if wanted is None:
+        return next((device for device in there if device.default), there[0])
+    if isinstance(wanted, str) and not wanted.strip().isdecimal():
+        name = wanted.strip().lower()
+        fitting = [device for device in there if name in device.name.lower()]
+        fitting.sort(key=lambda device: (device.name.lower() != name, not device.default))
+    else:
+        fitting = [device for device in there if device.index == int(wanted)]
+    if not fitting:
+        listing = ", ".join(f"{device.index}: {device.name}" for device in there)
+        raise EdgeGemmaValueError(f"there is no microphone {wanted!r}. There are {listing}.", "argument")
+    return fitting[0]
+
+
+def _sounddevice() -> Any:
+    """The package, or an EdgeGemmaOSError "unsupported" that says what to install."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise EdgeGemmaOSError("microphones need the package sounddevice: pip install sounddevice.", "unsupported") from error
+    except OSError as error:
+        install = (
+            "install libportaudio2 (Debian, Ubuntu, Raspberry Pi OS: apt install libportaudio2; Fedora: dnf install "
+            "portaudio; Arch: pacman -S portaudio)"
+            if sys.platform.startswith("linux")
+            else "install it (Homebrew: brew install portaudio) or sounddevice anew (pip install --force-reinstall sounddevice)"
+        )
+        raise EdgeGemmaOSError(f"microphones need the library PortAudio: {install}.", "unsupported") from error
+    return sounddevice

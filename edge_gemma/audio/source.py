@@ -1,0 +1,519 @@
+"""Where sound comes from: arrays, files, pipes. All of it becomes 16 kHz mono float32, block by block.
+
+Owns the conversion (`to_mono`, `Converter`) and `Source`, the one shape in which recordings, streams and microphones are
+read. What the bytes of a file mean is known to formats.py, the microphone to microphone.py, and where in the sound
+someone speaks to vad.py and endpointing.py.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import os
+import queue
+import stat
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from .formats import ArrayDecoder, Decoder, Raw, open_decoder
+
+#: Samples a second of everything here.
+SAMPLE_RATE = 16000
+
+_BLOCK = 8192  # frames that are decoded and converted at a time
+_LOUDEST = 64.0  # floats beyond this are no samples of a scale of 1; mp3 and the like overshoot by far less
+_NOTHING = np.zeros(0, np.float32)
+
+
+# ---- conversion ------------------------------------------------------------------------------------------------------
+
+
+def to_mono(samples: ArrayLike, rate: float = SAMPLE_RATE) -> NDArray[np.float32]:
+    """Sound of any kind as 16 kHz mono.
+
+    Args:
+        samples: (n,), (n, channels), or (channels, n) where the first axis is at most 8 and the second larger. Floats are
+            in [-1, 1]; int8, int16 and int32 are divided by 2^7, 2^15, 2^31; unsigned integers have their middle at zero.
+        rate: samples a second, per channel.
+
+    Returns:
+        (round(n * 16000 / rate),) float32, the mean of the channels; it may be `samples` itself.
+
+    Raises:
+        EdgeGemmaValueError: "argument" for another shape or type, or a sample that is not finite (the message has its
+            index); "unsupported" when the rate is to be changed and soxr is missing (extra `voice`).
+    """
+    converter = Converter(rate)
+    head = converter.push(_frames(samples))
+    tail = converter.finish()
+    return np.concatenate([head, tail]) if tail.size else head
+
+
+class Converter:
+    """Makes a stream of blocks 16 kHz mono. How it is cut into blocks makes no difference."""
+
+    def __init__(self, rate: float, name: str = "the sound", code: str = "argument") -> None:
+        """Blocks have `rate` samples a second; `name` and `code` are for errors. Raises as `to_mono`."""
+        if not (isinstance(rate, (int, float, np.integer, np.floating)) and 0 < rate < math.inf):
+            raise EdgeGemmaValueError(f"rate is {rate!r}; it is samples a second, such as 16000.", "argument")
+        self._name, self._code, self._at, self._rate = name, code, 0, rate
+        self._stream = None
+        if rate == SAMPLE_RATE:
+            return
+        try:
+            import soxr
+        except ImportError as error:
+            raise EdgeGemmaValueError(
+                f"{name} has {rate:g} samples a second; changing that to 16000 needs soxr: "
+                "pip install 'edge-gemma[voice]'.",
+                "unsupported",
+            ) from error
+        try:
+            self._stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1)
+        except (RuntimeError, ValueError) as error:
+            raise EdgeGemmaValueError(f"{name}: a rate of {rate:g} Hz cannot be converted.", "argument") from error
+
+    def push(self, frames: NDArray[Any]) -> NDArray[np.float32]:
+        """(n, channels) or (n,) samples as `to_mono` takes them -> (k,) samples that are ready. Raises as `to_mono`."""
+        mono = _mean(_scaled(frames))
+        fine = np.abs(mono) <= _LOUDEST  # false for NaN, too
+        if not fine.all():
+            bad = int(np.argmin(fine))
+            at = self._at + bad
+            raise EdgeGemmaValueError(
+                f"sample {at} of {self._name} ({at / self._rate:.3f} s) is {mono[bad]:g}; samples are finite and in "
+                "[-1, 1] (16-bit values are int16, or divided by 32768).",
+                self._code,
+            )
+        self._at += len(mono)
+        return mono if self._stream is None else self._stream.resample_chunk(mono)
+
+    def finish(self) -> NDArray[np.float32]:
+        """(k,) what is left once the sound has ended. Push nothing more."""
+        return _NOTHING if self._stream is None else self._stream.resample_chunk(_NOTHING, last=True)
+
+
+def _frames(samples: ArrayLike) -> NDArray[Any]:
+    """`samples` as (n, channels) or (n,). Raises EdgeGemmaValueError "argument"."""
+    array = np.asarray(samples)
+    if array.ndim == 2 and array.shape[0] <= 8 < array.shape[1]:
+        array = array.T
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= 64):
+        raise EdgeGemmaValueError(f"samples have the shape {array.shape}; it must be (n,) or (n, channels).", "argument")
+    if not (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize <= 4)):
+        raise EdgeGemmaValueError(
+            f"samples are {array.dtype}; float32 in [-1, 1] or int16 are usual, and 8 and 32 bits are understood.",
+            "argument",
+        )
+    return array
+
+
+def _scaled(frames: NDArray[Any]) -> NDArray[np.float32]:
+    """Any type that `_frames` lets through as float32, full scale 1."""
+    kind, bits = frames.dtype.kind, frames.dtype.itemsize * 8
+    with np.errstate(over="ignore"):  # a float64 out of range becomes inf, which is refused
+        scaled = frames.astype(np.float32 if bits < 32 or kind == "f" else np.float64, copy=False)
+    if kind == "f":
+        return scaled
+    half = 2.0 ** (bits - 1)
+    return ((scaled - half if kind == "u" else scaled) / half).astype(np.float32, copy=False)
+
+
+def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    if frames.ndim == 1:
+        return np.ascontiguousarray(frames)
+    # Channel by channel: the order of additions does not depend on how the array lies in memory.
+    total = frames[:, 0].copy()
+    for channel in range(1, frames.shape[1]):
+        total += frames[:, channel]
+    return total / np.float32(frames.shape[1])
+
+
+# ---- sources ---------------------------------------------------------------------------------------------------------
+
+
+class Source(abc.ABC):
+    """Sound to be read from the beginning to the end, once. Iterating gives blocks of about half a second.
+
+    A context manager: leaving it closes the source. One thread at a time reads.
+
+    Attributes:
+        name: what to call it in messages.
+        duration: seconds, None when unknown.
+        live: the sound may still be coming in, so that reading may have to wait.
+        warning: what was wrong with the sound (a sentence), None if nothing. Known at the end, if not before.
+    """
+
+    name: str = "sound"
+    duration: float | None = None
+    live: bool = False
+    warning: str | None = None
+
+    def __init__(self) -> None:
+        """For subclasses, which define `_more`."""
+        self._held: deque[NDArray[np.float32]] = deque()
+        self._held_size = 0
+        self._ended = False
+        self._failure: EdgeGemmaError | None = None
+        self._at = 0
+
+    def __repr__(self) -> str:
+        """Tells the name and the position."""
+        return f"<{type(self).__name__} {self.name}, {self.position:.2f} s read>"
+
+    @property
+    def position(self) -> float:
+        """Seconds from the beginning of the sound to what is read next."""
+        return self._at / SAMPLE_RATE
+
+    def read(self, seconds: float, timeout: float | None = None) -> NDArray[np.float32] | None:
+        """The next samples, as soon as there are any.
+
+        Args:
+            seconds: at most so much. A recording gives exactly this until its end, a live source what there is.
+            timeout: seconds to wait when there is nothing yet; None for as long as it takes.
+
+        Returns:
+            (n,) float32 at 16 kHz, n > 0. (0,) when nothing came in time. None at the end, and once closed.
+
+        Raises:
+            EdgeGemmaError: "argument" unless seconds > 0; "file" or "format" when reading fails, once what came before
+                the failure has been read. Afterwards the source has ended.
+        """
+        if not seconds > 0:
+            raise EdgeGemmaValueError(f"cannot read {seconds} seconds; it must be more than 0.", "argument")
+        want = max(1, round(seconds * SAMPLE_RATE))
+        while self._held_size < want and not self._ended:
+            try:
+                block = self._more(0 if self._held else timeout)
+            except EdgeGemmaError as error:
+                block, self._failure = None, error
+            if block is None:
+                self._ended = True
+            elif not block.size:
+                break
+            else:
+                self._held.append(block)
+                self._held_size += block.size
+        if self._held:
+            return self._take(want)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return None if self._ended else _NOTHING
+
+    def _take(self, want: int) -> NDArray[np.float32]:
+        taken: list[NDArray[np.float32]] = []
+        while want and self._held:
+            block = self._held.popleft()
+            if block.size > want:
+                self._held.appendleft(block[want:])
+                block = block[:want]
+            taken.append(block)
+            want -= block.size
+        samples = taken[0] if len(taken) == 1 else np.concatenate(taken)
+        self._held_size -= samples.size
+        self._at += samples.size
+        return samples
+
+    @abc.abstractmethod
+    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+        """The next block of any size; (0,) when none came in time; None at the end."""
+
+    def seek(self, seconds: float) -> None:
+        """Goes on reading at `seconds`, for recordings in files and arrays; beyond the end there is nothing more.
+
+        Raises EdgeGemmaValueError: "unsupported" for streams and microphones, "argument" for a negative position.
+        """
+        raise EdgeGemmaValueError(f"{self.name} comes as a stream: it has no other positions to go to.", "unsupported")
+
+    def _restart(self, seconds: float) -> None:
+        """Forgets what is held; `seconds` is where reading goes on."""
+        if not 0 <= seconds < math.inf:
+            raise EdgeGemmaValueError(f"cannot go to {seconds} s: a position is at least 0.", "argument")
+        self._forget()
+        self._ended, self._at = False, round(seconds * SAMPLE_RATE)
+
+    def _forget(self) -> None:
+        self._held.clear()
+        self._held_size, self._failure = 0, None
+
+    def close(self) -> None:
+        """Lets go of files and devices; what was not read is lost. Closing twice is fine."""
+        self._forget()
+        self._ended = True
+
+    def __enter__(self) -> Source:
+        """Returns the source."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yields (n,) samples until the end."""
+        while (block := self.read(0.5)) is not None:
+            yield block
+
+
+class _Recording(Source):
+    """A decoder's samples, converted. Reading waits for the decoder."""
+
+    def __init__(self, decoder: Decoder, name: str, file: IO[bytes] | None = None, code: str = "format") -> None:
+        """`file` is closed with the recording; `code` is that of errors about samples."""
+        super().__init__()
+        self.name = name
+        self._decoder, self._file, self._code = decoder, file, code
+        self._converter: Converter | None = Converter(decoder.rate, name, code)
+        if decoder.frames is not None:
+            self.duration = decoder.frames / decoder.rate
+
+    @property
+    def warning(self) -> str | None:  # type: ignore[override]
+        """What was wrong with the sound."""
+        return self._decoder.warning
+
+    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+        while self._converter is not None:
+            frames = self._decoder.read(_BLOCK)
+            if len(frames):
+                block = self._converter.push(frames)
+            else:
+                block, self._converter = self._converter.finish(), None
+            if block.size:
+                return block
+        return None
+
+    def seek(self, seconds: float) -> None:
+        """Goes on reading at `seconds`."""
+        if self._file is not None and self._file.closed:
+            raise EdgeGemmaValueError(f"{self.name} is closed.", "state")
+        self._restart(seconds)
+        self._decoder.seek(round(seconds * self._decoder.rate))
+        self._converter = Converter(self._decoder.rate, self.name, self._code)
+
+    def close(self) -> None:
+        """Closes the file, if it was opened here."""
+        super().close()
+        self._decoder.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class _Pipe(Source):
+    """A stream that may keep its reader waiting: a thread reads and converts it, so that `read` can give up in time."""
+
+    live = True
+
+    def __init__(self, opening: Callable[[], _Recording], name: str) -> None:
+        """`opening` is called in the thread, and the recording that it returns is read there."""
+        super().__init__()
+        self.name = name
+        # Bounded, so that a fast writer waits for us as it would without the thread.
+        self._queue: queue.Queue[NDArray[np.float32] | EdgeGemmaError | None] = queue.Queue(maxsize=16)
+        self._closed = False
+        threading.Thread(target=self._run, args=(opening,), name="edge_gemma-sound", daemon=True).start()
+
+    def _run(self, opening: Callable[[], _Recording]) -> None:
+        try:
+            with opening() as recording:
+                while not self._closed and (block := recording._more(None)) is not None:
+                    self._queue.put(block)
+                self.warning = recording.warning
+            self._queue.put(None)
+        except EdgeGemmaError as error:
+            self._queue.put(error)
+        except Exception as error:  # whatever a file object may raise
+            failure = EdgeGemmaOSError(f"cannot read {self.name}: {error}", "file")
+            failure.__cause__ = error
+            self._queue.put(failure)
+
+    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+        try:
+            item = self._queue.get(block=timeout is None or timeout > 0, timeout=timeout)
+        except queue.Empty:
+            return _NOTHING
+        if isinstance(item, EdgeGemmaError):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stops reading. The thread ends with the next bytes of the stream, and closes it if it was opened here."""
+        super().close()
+        self._closed = True
+        while True:  # makes room for a thread that waits to put something
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._queue.put(None)  # and wakes a reader
+
+
+class Paced(Source):
+    """Gives out another source at the speed of speech, as if it were spoken now. For demonstrations and measurements."""
+
+    live = True
+
+    def __init__(
+        self,
+        source: Source,
+        speed: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`speed`: seconds of sound per second. Time runs from the first `read`. Closing it closes `source`."""
+        super().__init__()
+        if not speed > 0:
+            raise EdgeGemmaValueError(f"speed is {speed}; it must be more than 0.", "argument")
+        self.name, self.duration, self._source = source.name, source.duration, source
+        self._clock, self._sleep, self._speed = clock, sleep, speed
+        self._began: float | None = None
+        self._given = 0
+
+    @property
+    def warning(self) -> str | None:  # type: ignore[override]
+        """What was wrong with the sound."""
+        return self._source.warning
+
+    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+        if self._began is None:
+            self._began = self._clock()
+        per_second = SAMPLE_RATE * self._speed
+        portion = SAMPLE_RATE // 50  # a device, too, delivers some at a time
+        wait = self._began + (self._given + portion) / per_second - self._clock()
+        if timeout is not None and timeout < wait:
+            if timeout > 0:
+                self._sleep(timeout)
+            return _NOTHING
+        if wait > 0:
+            self._sleep(wait)
+        due = int((self._clock() - self._began) * per_second) - self._given
+        block = self._source.read(max(due, portion) / SAMPLE_RATE, timeout)
+        self._given += 0 if block is None else block.size
+        return block
+
+    def seek(self, seconds: float) -> None:
+        """Goes on at `seconds`, now."""
+        self._source.seek(seconds)
+        self._restart(seconds)
+        self._began, self._given = None, 0
+
+    def close(self) -> None:
+        """Closes the source within."""
+        super().close()
+        self._source.close()
+
+
+# ---- opening ---------------------------------------------------------------------------------------------------------
+
+
+def open_source(
+    source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le"
+) -> Source:
+    """Whatever holds sound, as a `Source`.
+
+    Args:
+        source: a path (wav; flac, ogg, mp3 and more with the extra `voice`); "-" for standard input; a binary file
+            object, which stays open; an array as `to_mono` takes it, alone or as (array, rate); a `Source`, which is
+            returned as it is.
+        rate: of an array (default 16000), or of raw samples. A pipe without the header of a known kind of file holds
+            raw samples; a file does if `rate` or `channels` is given.
+        channels: of raw samples, default 1.
+        encoding: of raw samples: u8, s8, s16le, s24le, s32le, f32le, f64le, or a big-endian "...be".
+
+    Files are read as they are used, in constant memory. A recording without samples is fine: it has ended at once. One
+    that is cut short gives what is there and sets `warning`.
+
+    Raises:
+        EdgeGemmaOSError: "file" for what cannot be opened or read.
+        EdgeGemmaValueError: "format" for an empty file, a damaged one, or one without sound; "unsupported" when an extra
+            is missing; "argument" for unusable arguments.
+        A pipe raises them from `read`.
+    """
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, tuple) and len(source) == 2:
+        source, rate = source
+    if isinstance(source, np.ndarray):
+        frames = _frames(source)
+        return _Recording(ArrayDecoder(frames, SAMPLE_RATE if rate is None else rate), "the array", code="argument")
+    file: IO[bytes] | None = None
+    if isinstance(source, str) and source == "-":
+        file, name = _standard_input(), "standard input"
+        seekable = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    elif isinstance(source, (str, os.PathLike)):
+        name = str(source)
+        seekable = os.path.isfile(name) or os.path.isdir(name) or not os.path.exists(name)  # else a named pipe or such
+    elif hasattr(source, "read"):
+        file, name = source, getattr(source, "name", None)
+        name = name if isinstance(name, str) else "the file object"
+        seekable = hasattr(source, "seekable") and source.seekable()
+    else:
+        raise EdgeGemmaValueError(
+            f"sound cannot come from a {type(source).__name__}: give a path, an array or a file object.", "argument"
+        )
+
+    stated = rate is not None or channels is not None
+    raw = Raw(SAMPLE_RATE if rate is None else rate, 1 if channels is None else channels, encoding, stated)
+    guess = not seekable or source == "-"  # else it is a file, and should say what it is
+
+    def opening() -> _Recording:
+        opened = _open_path(name) if file is None else file
+        try:
+            decoder = open_decoder(opened, name, raw if stated or guess else None, seekable)
+            return _Recording(decoder, name, opened if file is None else None)
+        except BaseException:
+            if file is None:
+                opened.close()
+            raise
+
+    return opening() if seekable else _Pipe(opening, name)
+
+
+def _standard_input() -> IO[bytes]:
+    try:
+        number = sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError) as error:
+        raise EdgeGemmaOSError("there is no standard input to read sound from.", "file") from error
+    if os.isatty(number):
+        raise EdgeGemmaOSError(
+            "standard input is a terminal: pipe a sound file into it, or 16-bit samples at 16 kHz.", "file"
+        )
+    return open(number, "rb", buffering=0, closefd=False)
+
+
+def _open_path(path: str) -> IO[bytes]:
+    if os.path.isdir(path):
+        raise EdgeGemmaOSError(f"{path} is a directory; give a sound file.", "file")
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise EdgeGemmaOSError(f"cannot open {path}: {getattr(error, 'strerror', None) or error}", "file") from error
+
+
+def load_audio(
+    source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le"
+) -> NDArray[np.float32]:
+    """All of a sound: (n,) float32, 16 kHz mono. Arguments and errors as in `open_source`.
+
+    What is wrong with a recording that can be used all the same is told by a Python warning.
+    """
+    opened = open_source(source, rate, channels, encoding)
+    try:
+        blocks = list(opened)
+        if opened.warning:
+            warnings.warn(opened.warning, stacklevel=2)
+    finally:
+        if opened is not source:
+            opened.close()
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

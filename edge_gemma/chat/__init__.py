@@ -1,0 +1,1 @@
+"""Conversations: messages, the chat template, tools and replies."""

@@ -1,0 +1,292 @@
+"""From a conversation to what a session is fed: token ids, and recordings and pictures in their places.
+
+Owns two things. First, that nothing which came from outside can pose as a control token: the template is rendered with
+every "<" of such text replaced by a character that occurs nowhere else in the conversation, so whatever still looks like a
+marker afterwards was written by the template; markers are then encoded as tokens, and all else as plain text. Second, that a
+model's turn with tool calls is written as it was generated, calls, responses and text in one turn, whichever way a
+template would put them: the template places the turn, and its body is put in afterwards.
+
+Does not know sessions, nor what is already in their caches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..errors import EdgeGemmaValueError
+from .calls import MARKERS, format_call, format_tool_response
+from .template import render_chat
+
+__all__ = ["Media", "Prompt", "TokenizerLike", "Unit"]
+
+
+class TokenizerLike(Protocol):
+    """What is needed of a tokenizer."""
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids; without `special` no control token among them."""
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Text of ids."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Media:
+    """A recording or a picture in a prompt; equal to another with the same content.
+
+    Attributes:
+        kind: "audio" or "image".
+        key: digest of the content.
+        data: float32 samples (n,), or a picture (h, w, 3) uint8.
+    """
+
+    kind: str
+    key: bytes
+    data: Any = dataclasses.field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, kind: str, array: Any) -> Media:
+        """Takes a NumPy array."""
+        digest = hashlib.blake2b(array.tobytes(), digest_size=16, person=repr(array.shape).encode()[:16])
+        return cls(kind, digest.digest(), array)
+
+
+Unit = int | Media
+"""One element of a prompt: a token id, or media that becomes many soft tokens."""
+
+_MARKER = re.compile("|".join(map(re.escape, MARKERS)))
+_HEAD = re.compile(r"(?:\w+\n+)?")
+_THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
+_PRIVATE = [chr(code) for code in range(0x10FF00, 0x10FFFE)]
+_MEDIA = {"<|audio|>": "audio", "<|image|>": "image", "<|video|>": "video"}
+_MODEL_ROLES = ("assistant", "model", "tool")
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+class _Escape:
+    """Replaces "<" in all text of a conversation by a character that the conversation does not use."""
+
+    def __init__(self, *values: Any) -> None:
+        used: set[str] = set()
+        for value in values:
+            self._collect(value, used)
+        free = [char for char in _PRIVATE if char not in used]
+        if len(free) < 2:
+            raise EdgeGemmaValueError("the conversation uses every private character of Unicode", code="argument")
+        self.less, self.place = free[0], free[1]
+
+    def _collect(self, value: Any, used: set[str]) -> None:
+        if isinstance(value, str):
+            if not value.isascii():
+                used.update(value)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self._collect(key, used)
+                self._collect(item, used)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                self._collect(item, used)
+
+    def hide(self, value: Any) -> Any:
+        """`value` with "<" replaced, in keys too."""
+        if isinstance(value, str):
+            return value.replace("<", self.less)
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.hide(item) for item in value]
+        return value
+
+    def show(self, text: str) -> str:
+        """The text as it was."""
+        return text.replace(self.less, "<")
+
+
+class Prompt:
+    """Writes conversations for one model.
+
+    Args:
+        tokenizer: encodes text; `special=False` must make no control tokens.
+        template: the file's Jinja text; None for the built-in one.
+        tools: schemas to declare.
+        options: variables of the template, such as enable_thinking.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerLike,
+        template: str | None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.template, self.tools = tokenizer, template, list(tools)
+        self.options = dict(options or {})
+        self._ids: dict[str, list[int]] = {}
+        self._spellings: dict[str, list[int]] = {}
+
+    # ---- conversations -----------------------------------------------------------------------------------------------
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Unit]:
+        """The whole prompt up to the place where the model goes on.
+
+        Args:
+            messages: roles system, developer, user, assistant (or model) and tool. The last is the user's, or a tool's
+                result, after which the model's turn stays open. Parts of a user's content are {"type": "text", "text"},
+                {"type": "audio", "audio": samples} and {"type": "image", "image": pixels}.
+
+        Raises:
+            EdgeGemmaValueError: with code "template" when the template fails or loses something, "argument" for
+                messages that are no conversation.
+        """
+        escape = _Escape([m.get("content") for m in messages], [m.get("tool_calls") for m in messages], self.tools)
+        media: list[Media] = []
+        bodies: list[str] = []
+        turns: list[dict[str, Any]] = []
+        tail = ""
+        at = 0
+        while at < len(messages):
+            end = at
+            while end < len(messages) and messages[end].get("role") in _MODEL_ROLES:
+                end += 1
+            if end == at:
+                turns.append(self._other_turn(messages[at], escape, media))
+                at += 1
+            elif end == len(messages):
+                tail = self._body(messages[at:], escape, keep_thoughts=True)
+                at = end
+            else:
+                body = self._body(messages[at:end], escape, keep_thoughts=False)
+                if body:  # an answer that was interrupted in its thoughts has none
+                    # It goes in afterwards: templates strip, reorder or reject what a model's turn can hold.
+                    mark = f"{escape.place}{len(bodies)}{escape.place}"
+                    bodies.append(body)
+                    turns.append({"role": "assistant", "content": mark})
+                at = end
+        text = render_chat(turns, self.template, tools=escape.hide(self.tools) or None, **self.options)
+        for number, body in enumerate(bodies):
+            mark = f"{escape.place}{number}{escape.place}"
+            if text.count(mark) != 1:
+                raise EdgeGemmaValueError("the chat template does not print the model's turns", code="template")
+            text = text.replace(mark, body)
+        return self._encode(text + tail, escape, media)
+
+    def _other_turn(self, message: Mapping[str, Any], escape: _Escape, media: list[Media]) -> dict[str, Any]:
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "developer", "user"):
+            raise EdgeGemmaValueError(f"a message has the role {role!r}", code="argument")
+        if isinstance(content, str):
+            return {"role": role, "content": escape.hide(content)}
+        parts: list[dict[str, Any]] = []
+        for part in content or ():
+            kind = part.get("type")
+            if kind == "text":
+                parts.append({"type": "text", "text": escape.hide(part["text"])})
+            elif kind in ("audio", "image"):
+                media.append(Media.of(kind, part[kind]))
+                parts.append({"type": kind})
+            else:
+                raise EdgeGemmaValueError(f"a message has a part of type {kind!r}", code="argument")
+        return {"role": role, "content": parts}
+
+    def _body(self, messages: Sequence[Mapping[str, Any]], escape: _Escape, keep_thoughts: bool) -> str:
+        """What stands between the head of a model's turn and its end."""
+        written = []
+        names: dict[str, str] = {}
+        for message in messages:
+            content = message.get("content")
+            if message["role"] == "tool":
+                name = message.get("name") or names.get(message.get("tool_call_id", ""), "unknown")
+                written.append(format_tool_response(escape.hide(name), escape.hide(content)))
+                continue
+            calls = message.get("tool_calls") or ()
+            thought = message.get("reasoning_content")
+            if keep_thoughts and calls and thought:
+                written.append(f"<|channel>thought\n{escape.hide(thought.strip())}\n<channel|>")
+            if not isinstance(content, str):
+                content = "".join(part.get("text", "") for part in content or ())
+            written.append(escape.hide(_THOUGHT.sub("", content).strip()))
+            for call in calls:
+                function = call.get("function", call)
+                arguments = function.get("arguments") or {}
+                names[call.get("id", "")] = function["name"]
+                if isinstance(arguments, str):
+                    arguments = _from_json(arguments)
+                written.append(format_call(escape.hide(function["name"]), escape.hide(arguments)))
+        return "".join(written)
+
+    # ---- tokens ------------------------------------------------------------------------------------------------------
+
+    def responses(self, results: Sequence[tuple[str, Any]]) -> list[Unit]:
+        """The response blocks of tools, as (name, plain data): what goes on with a turn that stopped for its calls."""
+        escape = _Escape(list(results))
+        text = "".join(format_tool_response(escape.hide(name), escape.hide(result)) for name, result in results)
+        return self._encode(text, escape, [])
+
+    def token(self, marker: str) -> int | None:
+        """The id of a control token; None when the vocabulary does not have it."""
+        ids = self._marker(marker)
+        return ids[0] if len(ids) == 1 else None
+
+    def _marker(self, marker: str) -> list[int]:
+        if marker not in self._ids:
+            self._ids[marker] = self.tokenizer.encode(marker, special=True)
+        return self._ids[marker]
+
+    def _encode(self, text: str, escape: _Escape, media: list[Media]) -> list[Unit]:
+        units: list[Unit] = []
+        waiting = iter(media)
+        at = 0
+        for found in [*_MARKER.finditer(text), None]:
+            plain = escape.show(text[at : found.start() if found else len(text)])
+            # The head of a turn by itself, so that the words after it are found among the known spellings. No token
+            # joins a newline with anything else, so this cut changes nothing.
+            head = _HEAD.match(plain).end()  # type: ignore[union-attr]
+            for part in (plain[:head], plain[head:]):
+                if part:
+                    units.extend(self._spellings.get(part) or self.tokenizer.encode(part, special=False))
+            if found is None:
+                break
+            at = found.end()
+            if found[0] in _MEDIA:
+                item = next(waiting, None)
+                if item is None or item.kind != _MEDIA[found[0]]:
+                    raise EdgeGemmaValueError(f"the chat template prints {found[0]} out of place", code="template")
+                units.append(item)
+            else:
+                units.extend(self._marker(found[0]))
+        if next(waiting, None) is not None:
+            raise EdgeGemmaValueError("the chat template has no place for audio or images", code="template")
+        return units
+
+    def learn(self, ids: Sequence[int], generated: int) -> None:
+        """Remembers how the model itself spelled its words, so that the same text is later the same tokens.
+
+        A text can be cut into tokens in several ways and a model need not choose the tokenizer's; encoding its words anew
+        would differ from what the cache holds.
+
+        Args:
+            ids: the timeline, soft tokens as -1.
+            generated: where in it the generated part begins.
+        """
+        markers = {self.token(marker) for marker in MARKERS} | {-1}
+        run: list[int] = []
+        for number in [*ids[generated:], -1]:
+            if number not in markers:
+                run.append(number)
+            elif run:
+                self._spellings[self.tokenizer.decode(run)] = run
+                run = []
+        while len(self._spellings) > 256:
+            del self._spellings[next(iter(self._spellings))]

@@ -1,0 +1,464 @@
+"""Tools that the model may call: their schemas, the conversion of arguments, and the calls themselves.
+
+Owns the way from a Python function to a JSON schema and from a model's arguments to that function's. Does not read the
+model's text (reply.py) nor drive the conversation (conversation.py). A call never raises for what the model wrote or for what
+the tool did: the model gets a result {"error": ...} and can correct itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Union
+
+from ..errors import EdgeGemmaValueError
+
+__all__ = ["Tool", "Toolbox", "as_schema", "tool_schema"]
+
+_SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_NAME = re.compile(r"[A-Za-z_][\w.\-]*\Z")
+
+
+# ---- schemas of functions --------------------------------------------------------------------------------------------
+
+
+def _schema_of_values(values: Sequence[Any]) -> dict[str, Any]:
+    first = next((v for v in values if v is not None), "")
+    schema: dict[str, Any] = {"type": _SCALARS.get(type(first), "string"), "enum": [v for v in values if v is not None]}
+    return {**schema, "nullable": True} if None in values else schema
+
+
+def _schema_of_fields(fields: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": {}}
+    required = []
+    for name, hint, needed in fields:
+        schema["properties"][name] = _schema_of_hint(hint)
+        if needed:
+            required.append(name)
+    return {**schema, "required": required} if required else schema
+
+
+def _dataclass_fields(hint: Any) -> list[tuple[str, Any, bool]]:
+    hints = typing.get_type_hints(hint)
+    missing = dataclasses.MISSING
+    return [
+        (f.name, hints[f.name], f.default is missing and f.default_factory is missing)
+        for f in dataclasses.fields(hint)
+        if f.init
+    ]
+
+
+def _schema_of_union(members: Sequence[Any]) -> dict[str, Any]:
+    schemas = [_schema_of_hint(member) for member in members if member is not type(None)]
+    # The prompt format has one type per argument: it shows the first; a call may use any.
+    schema = dict(schemas[0]) if len(schemas) == 1 else {**schemas[0], "anyOf": schemas}
+    return {**schema, "nullable": True} if type(None) in members else schema
+
+
+def _schema_of_hint(hint: Any) -> dict[str, Any]:
+    """JSON schema of a type hint; what JSON has no word for is described as a string."""
+    if hint in _SCALARS:
+        return {"type": _SCALARS[hint]}
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        schema = _schema_of_hint(arguments[0])
+        notes = [note for note in arguments[1:] if isinstance(note, str)]
+        return {**schema, "description": notes[0]} if notes else schema
+    if origin is Union or origin is types.UnionType:
+        return _schema_of_union(arguments)
+    if origin is Literal:
+        return _schema_of_values(arguments)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _schema_of_values([member.value for member in hint])
+    if dataclasses.is_dataclass(hint):
+        return _schema_of_fields(_dataclass_fields(hint))
+    if typing.is_typeddict(hint):
+        hints = typing.get_type_hints(hint)
+        return _schema_of_fields((name, kind, name in hint.__required_keys__) for name, kind in hints.items())
+    base = origin or hint
+    if isinstance(base, type) and issubclass(base, (list, tuple, set, frozenset, Sequence)) and base is not bytes:
+        members = [a for a in arguments if a is not Ellipsis]
+        return {"type": "array", "items": _schema_of_hint(members[0])} if members else {"type": "array"}
+    if isinstance(base, type) and issubclass(base, Mapping):
+        schema = {"type": "object"}
+        return {**schema, "additionalProperties": _schema_of_hint(arguments[1])} if len(arguments) == 2 else schema
+    return {"type": "string"}
+
+
+_SECTION = re.compile(
+    r"(args|arguments|parameters|params|keyword args|keyword arguments|other parameters)\s*:?\s*\Z", re.IGNORECASE
+)
+_OTHER_SECTION = re.compile(
+    r"(returns?|yields?|raises?|examples?|notes?|warnings?|references|see also|attributes|warns|todo)\s*:?\s*\Z",
+    re.IGNORECASE,
+)
+_FIELD = re.compile(r":(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)")
+_ENTRY = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+
+
+def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """Splits a docstring into its description and the descriptions of arguments, in Google, NumPy or Sphinx style."""
+    lines = inspect.cleandoc(text).splitlines() + [""]
+    description: list[str] = []
+    arguments: dict[str, list[str]] = {}
+    section, current, entry_indent, numpy_style = "text", "", 0, False
+    for number, line in enumerate(lines):
+        stripped, indent = line.strip(), len(line) - len(line.lstrip())
+        underlined = number + 1 < len(lines) and re.fullmatch(r"\s*-{3,}\s*", lines[number + 1]) is not None
+        if number and numpy_style and re.fullmatch(r"-{3,}", stripped):
+            continue
+        heading = underlined or (stripped.endswith(":") and indent == 0)
+        if heading and (_SECTION.match(stripped) or _OTHER_SECTION.match(stripped)):
+            section, current, numpy_style = "args" if _SECTION.match(stripped) else "other", "", underlined
+            entry_indent = -1
+            continue
+        if field := _FIELD.match(stripped):
+            section, current, entry_indent, numpy_style = "sphinx", field[1], indent, False
+            arguments[current] = [field[2]]
+        elif stripped.startswith(":") and re.match(r":\w+[^:]*:", stripped):
+            section, current = "sphinx", ""  # :returns:, :type x: and the like
+        elif section == "text":
+            description.append(line)
+        elif section == "sphinx":
+            if stripped and current and indent > entry_indent:
+                arguments[current].append(stripped)
+            elif stripped:
+                current = ""
+        elif section == "args" and stripped:
+            entry_indent = indent if entry_indent < 0 else entry_indent
+            if indent > entry_indent:
+                if current:
+                    arguments[current].append(stripped)
+            elif numpy_style:
+                names = re.split(r"\s*:", stripped, maxsplit=1)[0]
+                current = names.split(",")[0].strip().lstrip("*")
+                arguments[current] = []
+            elif entry := _ENTRY.match(stripped):
+                current = entry[1]
+                arguments[current] = [entry[2]]
+            else:
+                current = ""
+    joined = {name: " ".join(part for part in parts if part) for name, parts in arguments.items()}
+    return " ".join(" ".join(description).split()), {name: text for name, text in joined.items() if text}
+
+
+def _callable_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except (NameError, TypeError, AttributeError):  # hints that name something only a type checker sees
+        return {}
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that a model can give by name: not *args, **kwargs, nor an unbound method's receiver."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = list(inspect.signature(function).parameters.values())
+    if found and found[0].name in ("self", "cls") and found[0].annotation is inspect.Parameter.empty:
+        found = found[1:]
+    if any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in found):
+        name = getattr(function, "__name__", "function")
+        raise EdgeGemmaValueError(f"tool {name}: positional-only parameters can not be given by name", code="tool")
+    return [p for p in found if p.kind in kinds]
+
+
+def tool_schema(function: Callable[..., Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """Describes a Python function as a tool.
+
+    Args:
+        function: a function, bound method or callable object. Its signature and type hints give names and types (str,
+            int, float, bool, list, tuple, dict, Optional, unions, Literal, Enum, dataclasses, TypedDict, Annotated with
+            a description), its docstring the descriptions, in Google, NumPy or Sphinx style. A ready schema is also
+            taken: a function's dict, alone or under "function".
+
+    Returns:
+        {"type": "function", "function": {"name", "description", "parameters"}}. Gemma's own prompt format skips
+        arguments called description, type, properties, required or nullable: choose other names.
+
+    Raises:
+        EdgeGemmaValueError: with code "tool" when it is neither a callable nor a schema with a usable name.
+    """
+    if isinstance(function, Mapping):
+        inner = function.get("function", function)
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+            raise EdgeGemmaValueError('a tool schema needs a "name", alone or under "function"', code="tool")
+        schema: dict[str, Any] = {"type": "function", "function": dict(inner)}
+        schema["function"].setdefault("description", "")
+    elif callable(function):
+        schema = {"type": "function", "function": _describe(function)}
+    else:
+        raise EdgeGemmaValueError(f"a tool is a function or a JSON schema, not {type(function).__name__}", code="tool")
+    if not _NAME.match(schema["function"]["name"]):
+        raise EdgeGemmaValueError(f"tool name {schema['function']['name']!r} is not a plain identifier", code="tool")
+    return schema
+
+
+def _describe(function: Callable[..., Any]) -> dict[str, Any]:
+    name = getattr(function, "__name__", None) or type(function).__name__
+    try:
+        parameters = _parameters(function)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, EdgeGemmaValueError):
+            raise
+        raise EdgeGemmaValueError(f"tool {name}: its signature can not be read: {error}", code="tool") from error
+    description, notes = _read_docstring(inspect.getdoc(function) or "")
+    hints = _callable_hints(function)
+    properties: dict[str, Any] = {}
+    for parameter in parameters:
+        hint = hints.get(parameter.name)
+        if hint is None:
+            no_default = parameter.default in (inspect.Parameter.empty, None)
+            hint = str if no_default else type(parameter.default)
+        schema = _schema_of_hint(hint)
+        if parameter.name in notes:
+            schema = {**schema, "description": notes[parameter.name]}
+        properties[parameter.name] = schema
+    required = [p.name for p in parameters if p.default is inspect.Parameter.empty]
+    schema = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    return {"name": name, "description": description, "parameters": schema}
+
+
+def as_schema(tool: Any) -> Any:
+    """The form in which templates are given `tool`: mappings untouched, `Tool`s by their schema, callables described."""
+    if isinstance(tool, Mapping):
+        return tool
+    return tool.schema if isinstance(tool, Tool) else tool_schema(tool)
+
+
+# ---- conversion of arguments -----------------------------------------------------------------------------------------
+
+
+def _convert_scalar(value: Any, kind: str, where: str) -> Any:
+    if kind == "string":
+        if isinstance(value, str):
+            return value
+        # The model lost the quotes around a number or a word.
+        return json.dumps(value, ensure_ascii=False)
+    if kind == "boolean":
+        if isinstance(value, bool):
+            return value
+        if str(value).strip().lower() in ("true", "1", "yes", "on", "false", "0", "no", "off"):
+            return str(value).strip().lower() in ("true", "1", "yes", "on")
+        raise ValueError(f"{where} must be true or false, not {value!r}")
+    try:
+        number = float(value) if not isinstance(value, (bool, list, dict, type(None))) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if kind == "integer" and math.isfinite(number) and number.is_integer():
+        # Straight from the digits where there are only digits: a float has no room for 2**53 + 1.
+        return int(value) if re.fullmatch(r"\s*[-+]?\d+\s*", str(value)) else int(number)
+    if kind == "number" and math.isfinite(number):
+        return value if isinstance(value, (int, float)) else number
+    raise ValueError(f"{where} must be {'a whole number' if kind == 'integer' else 'a number'}, not {value!r}")
+
+
+def _convert_any_of(value: Any, schemas: Sequence[Mapping[str, Any]], where: str) -> Any:
+    exact = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    kind = exact.get(type(value))
+    # The member of the value's own type first, so that 3 stays a number under "string or integer".
+    ordered = sorted(schemas, key=lambda s: s.get("type") != kind)
+    problems = []
+    for schema in ordered:
+        try:
+            return _convert(value, schema, where)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError("; or ".join(problems))
+
+
+def _convert(value: Any, schema: Mapping[str, Any], where: str) -> Any:
+    """`value` as `schema` wants it. Raises ValueError with a sentence for the model."""
+    kind = schema.get("type")
+    if isinstance(kind, (list, tuple)):
+        if value is None and "null" in kind:
+            return None
+        return _convert_any_of(value, [{**schema, "type": k} for k in kind if k != "null"], where)
+    if value is None and (schema.get("nullable") or kind in (None, "null")):
+        return None
+    if isinstance(schema.get("anyOf"), (list, tuple)) and schema["anyOf"]:
+        return _convert_any_of(value, schema["anyOf"], where)
+    kind = kind.lower() if isinstance(kind, str) else None
+    if kind is not None and value is None:
+        raise ValueError(f"{where} must not be null")
+    if kind in ("string", "boolean", "integer", "number"):
+        value = _convert_scalar(value, kind, where)
+    elif kind in ("array", "object") and isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            if kind == "object":
+                raise ValueError(f"{where} must be an object, not {value!r}") from None
+    if kind == "array":
+        items = value if isinstance(value, (list, tuple)) else [value]
+        member = schema.get("items")
+        if isinstance(member, Mapping):
+            items = [_convert(item, member, f"{where}[{i}]") for i, item in enumerate(items)]
+        value = list(items)
+    elif kind == "object":
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be an object, not {value!r}")
+        value = _convert_object(value, schema, where)
+    choices = schema.get("enum")
+    if choices and value not in choices:
+        same = [c for c in choices if str(c).casefold() == str(value).strip().casefold()]
+        if not same:
+            raise ValueError(f"{where} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        value = same[0]
+    return value
+
+
+def _convert_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> dict[str, Any]:
+    properties = schema.get("properties") or {}
+    extra = schema.get("additionalProperties", not properties)
+    converted = {}
+    for name, item in value.items():
+        label = f"{where}.{name}" if where else str(name)
+        if name in properties:
+            optional = name not in (schema.get("required") or ())
+            # null for an argument that may be left out means that it is left out
+            if item is None and optional and not properties[name].get("nullable"):
+                continue
+            converted[name] = _convert(item, properties[name], label)
+        elif extra:
+            converted[name] = _convert(item, extra, label) if isinstance(extra, Mapping) else item
+        else:
+            known = ", ".join(properties) or "none"
+            raise ValueError(f"there is no argument {label}; the arguments are: {known}")
+    missing = [name for name in schema.get("required") or () if name not in converted]
+    if missing:
+        raise ValueError(f"missing argument{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+    return converted
+
+
+def _revive(value: Any, hint: Any) -> Any:
+    """Turns plain data into what the function's hint names: enums, dataclasses, tuples, sets."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
+    if origin is typing.Annotated:
+        return _revive(value, arguments[0])
+    if origin is Union or origin is types.UnionType:
+        members = [a for a in arguments if a is not type(None)]
+        return _revive(value, members[0]) if len(members) == 1 else value
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _revive(item, hints.get(name)) for name, item in value.items()})
+    if origin in (list, tuple, set, frozenset) and isinstance(value, list):
+        member = arguments[0] if arguments else None
+        return origin(_revive(item, member) for item in value)
+    if hint in (tuple, set, frozenset) and isinstance(value, list):
+        return hint(value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value
+
+
+# ---- tools -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """One tool: its schema and, unless the caller runs it elsewhere, the function behind it.
+
+    Attributes:
+        schema: {"type": "function", "function": {...}}.
+        function: called with the converted arguments by name; None when only the schema is known.
+    """
+
+    schema: dict[str, Any]
+    function: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, tool: Any) -> Tool:
+        """Makes a Tool of a function, a schema, or a Tool. Raises EdgeGemmaValueError with code "tool"."""
+        if isinstance(tool, Tool):
+            return tool
+        return cls(tool_schema(tool), None if isinstance(tool, Mapping) else tool)
+
+    @property
+    def name(self) -> str:
+        """The name by which the model calls it."""
+        return self.schema["function"]["name"]
+
+    def convert(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks `arguments` against the schema and converts them for the function.
+
+        Raises:
+            EdgeGemmaValueError: with code "tool" and a sentence that tells the model what to change.
+        """
+        parameters = self.schema["function"].get("parameters") or {}
+        try:
+            converted = _convert_object(arguments, parameters, "")
+            if self.function is not None:
+                hints = _callable_hints(self.function)
+                converted = {name: _revive(item, hints.get(name)) for name, item in converted.items()}
+        except (ValueError, TypeError) as error:
+            raise EdgeGemmaValueError(str(error), code="tool") from error
+        return converted
+
+
+class Toolbox:
+    """The tools of one conversation, by name.
+
+    Args:
+        tools: functions, JSON schemas or `Tool`s, with distinct names.
+
+    Raises:
+        EdgeGemmaValueError: with code "tool" for something else, or for two tools of one name.
+    """
+
+    def __init__(self, tools: Iterable[Any] = ()) -> None:
+        self._tools: dict[str, Tool] = {}
+        for tool in map(Tool.of, tools):
+            if tool.name in self._tools:
+                raise EdgeGemmaValueError(f"two tools are called {tool.name}", code="tool")
+            self._tools[tool.name] = tool
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def __iter__(self) -> typing.Iterator[Tool]:
+        return iter(self._tools.values())
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """The schemas in the order given, as templates take them."""
+        return [tool.schema for tool in self]
+
+    def can_call(self, name: str) -> bool:
+        """False when only the schema of the tool is known. An unknown name can be called: it gives an error result."""
+        return name not in self._tools or self._tools[name].function is not None
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Runs a tool.
+
+        Args:
+            name: the tool.
+            arguments: as the model wrote them; checked and converted first.
+
+        Returns:
+            What the function returned, or {"error": sentence} for an unknown tool, unusable arguments, a schema without
+            a function, or an exception in the function. Only KeyboardInterrupt and its like pass through.
+        """
+        tool = self._tools.get(name)
+        if tool is None:
+            return {"error": f"there is no tool {name}; the tools are: {', '.join(self._tools) or 'none'}"}
+        if tool.function is None:
+            return {"error": f"the tool {name} is not available here"}
+        try:
+            return tool.function(**tool.convert(arguments))
+        except EdgeGemmaValueError as error:
+            return {"error": str(error)}
+        except Exception as error:  # the tool is the caller's code, and its failure is the model's to read
+            return {"error": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}

@@ -1,0 +1,1 @@
+"""The demonstration: a simulated home that obeys spoken commands, and its screen."""

@@ -1,0 +1,1 @@
+"""Models, sessions and tokens: NumPy arrays over the C engine."""

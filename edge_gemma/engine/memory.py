@@ -1,0 +1,207 @@
+"""How much memory a session needs, and which cache and context stay within a limit.
+
+What is resident while a model answers: the process as it is, every weight but the table of per-layer embeddings (of which
+single rows are read), the audio encoder where it is used, the session's K/V cache and its work space. The engine tells the
+last two exactly (`Model.estimate`), so a plan is made before anything is allocated. It reads directories of files only.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import EdgeGemmaMemoryError, EdgeGemmaValueError
+
+__all__ = ["MemoryLimit", "MemoryNeed", "Plan", "check_fits", "file_parts", "fit", "format_bytes", "memory_need", "parse_size"]
+
+CACHES = ("f16", "q8")  # from the best to the smallest
+STEP = 256  # a smaller context is a multiple of this many tokens
+_PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.", "mm."), "image"))
+# 128 rows of that table between two cleanings, 64 KB of the file around each.
+_ROWS = 128 * 65536
+# Modules that are imported later, buffers of texts, the logits that Python sees.
+_SPARE = 24_000_000
+_ENCODER_WORK = 12_000_000  # of a stream of sound
+_PROCESS = 64_000_000  # an interpreter with NumPy, where the system does not tell
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "1.5GB", "900 MB" or "2GiB"; no unit means bytes. Raises EdgeGemmaValueError "argument"."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
+    if not match or match[2].lower() not in _UNITS or not 0 < (size := float(match[1]) * _UNITS[match[2].lower()]) < 2**60:
+        raise EdgeGemmaValueError(f"{text!r} is not a size: write 1.5GB, 900MB or 2GiB.", "argument")
+    return round(size)
+
+
+def format_bytes(n: float) -> str:
+    """Decimal units, three digits: 915968 -> '916 kB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:,.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """A limit in bytes, and what is known about the session that must stay within it.
+
+    `least`: the smallest context that is of use. `sessions`: how many of them are alive at once, forks included.
+    `audio`: whether sound will be heard; None if the model can.
+    """
+
+    bytes: int
+    least: int = STEP
+    sessions: int = 1
+    audio: bool | None = None
+
+    @classmethod
+    def of(cls, limit: int | str | MemoryLimit, **known: Any) -> MemoryLimit:
+        """A limit given as bytes or text, with what is `known`; one that is complete already stays as it is."""
+        if isinstance(limit, cls):
+            return limit
+        size = parse_size(limit) if isinstance(limit, str) else int(limit)  # type: ignore[call-overload]
+        if size <= 0:
+            raise EdgeGemmaValueError(f"memory_limit is {size}; it must be above 0.", "argument")
+        return cls(size, **known)
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that are resident at once when everything has been used, by purpose."""
+
+    process: int  #: the interpreter, its libraries, tables of the model, and some to spare
+    weights: int  #: what every token reads
+    encoder: int  #: the audio encoder; 0 where it is not used
+    kv: int  #: caches of all sessions
+    scratch: int  #: work space of all sessions
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.process + self.weights + self.encoder + self.kv + self.scratch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A session that stays within a limit."""
+
+    context: int
+    kv: str
+    need: MemoryNeed
+
+
+def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
+    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, a table of which it reads
+    single rows; `encoder`, for sound; `image`, for pictures."""
+    parts = {"weights": 0, "rows": 0, "encoder": 0, "image": 0}
+    for tensor in tensors:
+        parts[next((part for names, part in _PARTS if tensor.name.startswith(names)), "weights")] += tensor.bytes
+    return parts
+
+
+def memory_need(model: Any, context: int, kv: str = "f16", *, sessions: int = 1, audio: bool | None = None) -> MemoryNeed:
+    """What `sessions` of that size take together with the process as it is now. `audio` as in `MemoryLimit`.
+
+    An upper bound while nothing else in the process grows. Raises as `Model.estimate`.
+    """
+    estimate = model.estimate(context, kv)
+    hears = model.has_audio if audio is None else audio and model.has_audio
+    parts = model.parts()
+    rows = min(_ROWS, parts["rows"])
+    return MemoryNeed(
+        process=_process(model) + parts["vocabulary"] + _SPARE,
+        weights=parts["weights"] + rows,
+        encoder=parts["encoder"] + sessions * _ENCODER_WORK if hears else 0,
+        kv=sessions * estimate["kv"],
+        scratch=sessions * estimate["scratch"],
+    )
+
+
+def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, kv: str | None = None) -> Plan:
+    """The best session within a limit: the wanted context with an f16 cache, else with a q8 one, else a smaller context.
+
+    Args:
+        model: an open model.
+        limit: bytes, a size such as "1.5GB", or all that is known.
+        context: tokens wanted; None for as many as the model can have.
+        kv: the type of the cache, if there is no choice.
+
+    Raises:
+        EdgeGemmaMemoryError: "memory" when nothing fits; the message says what would.
+    """
+    limit = MemoryLimit.of(limit)
+    wanted = context or model.config.context_length
+    least = min(limit.least, wanted)
+    caches = (kv,) if kv else CACHES
+    needs: dict[tuple[int, str], MemoryNeed] = {}
+    fixed = memory_need(model, wanted, caches[0], sessions=limit.sessions, audio=limit.audio)
+
+    def need(tokens: int, cache: str) -> MemoryNeed:
+        """As `memory_need`, with one look at the process for all."""
+        if (tokens, cache) not in needs:
+            size = {name: limit.sessions * value for name, value in model.estimate(tokens, cache).items()}
+            needs[tokens, cache] = MemoryNeed(fixed.process, fixed.weights, fixed.encoder, **size)
+        return needs[tokens, cache]
+
+    for cache in caches:
+        if need(wanted, cache).total <= limit.bytes:
+            return Plan(wanted, cache, need(wanted, cache))
+    cache = caches[-1]
+    if need(least, cache).total > limit.bytes:
+        raise EdgeGemmaMemoryError(_refusal(limit, {key: need(*key) for key in ((wanted, cache), (least, cache))}), "memory")
+    smaller = [least, *range(least // STEP * STEP + STEP, wanted, STEP)]
+    first = bisect.bisect_left(smaller, True, lo=1, key=lambda tokens: need(tokens, cache).total > limit.bytes)
+    return Plan(smaller[first - 1], cache, need(smaller[first - 1], cache))
+
+
+def check_fits(session: Any, limit: int | str | MemoryLimit) -> None:
+    """Raises EdgeGemmaMemoryError "memory" when an open session goes beyond the limit once it is used."""
+    limit, model, sizes = MemoryLimit.of(limit), session.model, session.memory()
+    need = memory_need(model, 1, sessions=limit.sessions, audio=limit.audio)
+    # What it has touched by now counts as part of the process already; so this is never too little.
+    total = need.total - need.kv - need.scratch + limit.sessions * (sizes["kv"] + sizes["scratch"])
+    if total > limit.bytes:
+        raise EdgeGemmaMemoryError(
+            f"The session takes {format_bytes(total)} in all with its {session.context} tokens, more than the memory limit of "
+            f"{format_bytes(limit.bytes)}: allow that, or begin a new one.",
+            "memory",
+        )
+
+
+def _refusal(limit: MemoryLimit, needs: dict[tuple[int, str], MemoryNeed]) -> str:
+    sizes = [
+        f"{format_bytes(need.total)} at {tokens} tokens" + (f" with a {kv} cache" if not at else "")
+        for at, ((tokens, kv), need) in enumerate(needs.items())
+    ]
+    need = list(needs.values())[-1]
+    parts = f"{format_bytes(need.weights)} are weights, {format_bytes(need.process)} the process"
+    if need.encoder:
+        parts += f", {format_bytes(need.encoder)} the audio encoder"
+    return (
+        f"The memory limit of {format_bytes(limit.bytes)} is too small: the model needs {'; '.join(sizes)} ({parts}). "
+        "Allow that, or take a smaller quantization."
+    )
+
+
+def _process(model: Any) -> int:
+    """Bytes of this process that are resident now, without the model's files."""
+    rss = resident()
+    return _PROCESS + model.memory()["tables"] if rss is None else max(rss - model.memory()["resident"], 0)
+
+
+def resident(key: str = "VmRSS") -> int | None:
+    """Bytes of this process in memory now, or the most there have been ("VmHWM"); None where the system does not tell."""
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith(key + ":"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

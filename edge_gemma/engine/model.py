@@ -1,0 +1,224 @@
+"""`Model`: an open GGUF file, shared by any number of sessions and chats."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import EdgeGemmaValueError
+from ..hub.cache import locate
+from ..hub.resolve import model_files
+from .audio_stream import AudioStream, sound_array
+from .gguf import GGUFFile, TensorInfo
+from .memory import MemoryLimit, check_fits, file_parts, fit
+from .native import Handle, check, ffi, lib, new_struct
+from .session import Session, kv_type
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..chat.conversation import Chat
+
+_PIECE = 40960  # samples: 2.56 s, EG_AUDIO_BLOCK tokens, which the engine encodes together
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model, under Hugging Face's names where they exist."""
+
+    name: str
+    layers: int
+    kv_layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    heads: int
+    sliding_window: int
+    per_layer_input: int
+    experts: int
+    experts_used: int
+    audio: bool
+    parameters: int
+    decode_bytes: int
+
+
+class Model(Handle):
+    """An open model. Immutable, and safe to share between threads; sessions are what holds state.
+
+    Open with `Model.load(path)`; close with `close()` or a `with` block (or leave it to the garbage collector).
+    """
+
+    kind = "model"
+
+    def __init__(self, pointer: Any, path: Path, mmproj: Path | None = None) -> None:
+        """Takes over an `eg_model *`. Internal: use `load`."""
+        super().__init__(pointer, lib.eg_model_close)
+        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self.path, self.mmproj = path, mmproj
+        self._parts: dict[str, int] = {}
+        # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
+        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
+        info, err = new_struct("eg_model_info"), ffi.new("eg_error *")
+        check(lib.eg_model_get_info(self._pointer, info, err), err)
+        self.threads: int = info.threads
+        numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
+        self.config = ModelConfig(name=ffi.string(info.name).decode("utf-8", "replace"), **numbers)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        mmproj: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+    ) -> Model:
+        """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders.
+
+        "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included. Without a path it is the model of
+        EDGE_GEMMA_MODEL, else the small one that comes with the package: a toy that knows commands to a home, no more.
+
+        Weights stay in the file and are mapped, so this takes milliseconds. `threads`: None for the fast cores that this
+        process may use. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
+        """
+        if threads is not None and threads < 1:
+            raise EdgeGemmaValueError("threads must be at least 1.", "argument")
+        path, mmproj = model_files(None, mmproj) if path is None else locate(path, mmproj)
+        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
+        name = ffi.new("char[]", os.fsencode(path))
+        params.path = name
+        encoders = ffi.NULL if mmproj is None else ffi.new("char[]", os.fsencode(mmproj))
+        params.mmproj = encoders
+        params.threads = threads or 0
+        check(lib.eg_model_open(params, out, err), err)
+        return cls(out[0], Path(os.fspath(path)), None if mmproj is None else Path(os.fspath(mmproj)))
+
+    def close(self) -> None:
+        """Closes the model, its sessions and streams. Further calls do nothing."""
+        for child in list(self._children):
+            child.close()
+        self.tokenizer.detach()
+        super().close()
+
+    def __repr__(self) -> str:
+        """Names the file."""
+        return f"<Model {self.config.name or self.path.name}: {self.config.parameters / 1e6:,.0f} M parameters>"
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: `mapped` of the file, `resident` of these in memory now, `tables` on the heap."""
+        out, err = new_struct("eg_memory"), ffi.new("eg_error *")
+        check(lib.eg_model_get_memory(self.pointer, out, err), err)
+        return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
+
+    def parts(self) -> dict[str, int]:
+        """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,
+        read where sound is heard; `image`; `vocabulary`, with all that is no tensor. Raises EdgeGemmaError."""
+        if not self._parts:
+            tensors: list[TensorInfo] = []
+            for path in filter(None, (self.path, self.mmproj)):
+                with GGUFFile(path) as file:
+                    tensors += file.tensors
+            parts = file_parts(tensors)
+            self._parts = {**parts, "vocabulary": max(self.memory()["mapped"] - sum(parts.values()), 0)}
+        return dict(self._parts)
+
+    def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
+        """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""
+        params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), ffi.new("eg_error *")
+        params.context = self._context(context)
+        params.kv = kv_type(kv)
+        check(lib.eg_session_estimate(self.pointer, params, out, err), err)
+        return {"kv": out.kv, "scratch": out.scratch}
+
+    def session(
+        self,
+        context: int | None = None,
+        kv: str | None = None,
+        restore: str | os.PathLike[str] | None = None,
+        memory_limit: int | str | MemoryLimit | None = None,
+    ) -> Session:
+        """Opens a session: an empty timeline of up to `context` tokens, or the one saved in the file `restore`.
+
+        `context`: None for 4096 (the model's own length if that is shorter), or for the saved one. `kv`: type of the
+        cache, f32, f16 or q8; None for f16; a restored session keeps its own.
+
+        `memory_limit`: bytes, or a size such as "1.5GB", which the process stays within, weights and all: then `context`
+        (None: the model's own length) is what is wanted, and the session gets a q8 cache, or less of it, where it must.
+        What is restored is not made smaller. Raises EdgeGemmaError: "memory" when nothing fits the limit.
+        """
+        if memory_limit is not None and restore is None:
+            plan = fit(self, memory_limit, None if context is None else self._context(context), kv)
+            context, kv = plan.context, plan.kv
+        out, err = ffi.new("eg_session **"), ffi.new("eg_error *")
+        length = self._context(context) if context is not None else 0
+        if restore is not None:
+            check(lib.eg_session_restore(self.pointer, os.fsencode(restore), length, out, err), err)
+        else:
+            params = new_struct("eg_session_params")
+            params.context = length
+            params.kv = kv_type(kv or "f16")
+            check(lib.eg_session_open(self.pointer, params, out, err), err)
+        session = self._adopt(out[0])
+        if memory_limit is not None and restore is not None:
+            with contextlib.ExitStack() as failed:
+                failed.callback(session.close)
+                check_fits(session, memory_limit)
+                failed.pop_all()
+        return session
+
+    def _adopt(self, pointer: Any) -> Session:
+        """A Session around an `eg_session *`, closed with the model at the latest."""
+        session = Session(self, pointer)
+        self._children.add(session)
+        return session
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the model was opened with an audio encoder."""
+        return self.config.audio
+
+    def encode_audio(self, samples: ArrayLike, left_context: int = 12) -> NDArray[np.float32]:
+        """Soft tokens of a whole recording: 16 kHz mono samples (n,) in [-1, 1] -> (ceil(frames / 4), hidden_size) float32.
+
+        `left_context`: tokens that a token sees, itself included, 12 or 13. Raises EdgeGemmaError: "unsupported" without an
+        audio encoder, "argument" for less than 161 samples, one that is not finite, or another shape.
+        """
+        sound = sound_array(samples)
+        with self.audio_stream(left_context) as stream:
+            if sound.size <= 160:
+                raise EdgeGemmaValueError(
+                    f"the recording has {sound.size} samples: it takes 161 (10 ms) at least.", "argument"
+                )
+            # In pieces, so that Python sees Ctrl-C in between.
+            rows = [stream.push(sound[start : start + _PIECE]) for start in range(0, sound.size, _PIECE)]
+            return np.concatenate([*rows, stream.finish()])
+
+    def audio_stream(self, left_context: int = 12) -> AudioStream:
+        """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""
+        stream = AudioStream(self, left_context)
+        self._children.add(stream)
+        return stream
+
+    def _context(self, context: int) -> int:
+        if not 1 <= context <= self.config.context_length:
+            raise EdgeGemmaValueError(
+                f"context is {context}; this model takes 1 to {self.config.context_length} tokens.", "argument"
+            )
+        return context
+
+    def chat(
+        self,
+        system: str | None = None,
+        tools: Sequence[Callable[..., Any] | dict[str, Any]] | None = None,
+        thinking: bool = False,
+        **options: Any,
+    ) -> Chat:
+        """Opens a conversation; see `Chat` for `options`, such as `context` and `memory_limit`."""
+        from ..chat.conversation import Chat
+
+        return Chat(self, system=system, tools=tools, thinking=thinking, **options)

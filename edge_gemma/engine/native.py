@@ -1,0 +1,125 @@
+"""The only importer of the C extension: hands out `ffi` and `lib`, turns status codes into exceptions, checks arrays."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._engine import ffi, lib
+from .._version import __version__
+from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
+
+__all__ = ["Handle", "check", "ffi", "float_array", "int_array", "lib", "new_struct", "pointer", "text_of"]
+
+_built = ffi.string(lib.eg_version()).decode()
+if _built != __version__:
+    raise ImportError(
+        f"edge_gemma {__version__} found an engine of version {_built}: "
+        "remove the old build and install the package again (pip install --force-reinstall edge-gemma)."
+    )
+
+_ERRORS: dict[int, tuple[type[EdgeGemmaError], str]] = {
+    lib.EG_ERROR_ARGUMENT: (EdgeGemmaValueError, "argument"),
+    lib.EG_ERROR_FILE: (EdgeGemmaOSError, "file"),
+    lib.EG_ERROR_FORMAT: (EdgeGemmaValueError, "format"),
+    lib.EG_ERROR_UNSUPPORTED: (EdgeGemmaValueError, "unsupported"),
+    lib.EG_ERROR_MEMORY: (EdgeGemmaMemoryError, "memory"),
+    lib.EG_ERROR_CONTEXT: (EdgeGemmaValueError, "context"),
+    lib.EG_ERROR_STATE: (EdgeGemmaError, "state"),
+    lib.EG_CANCELLED: (Cancelled, "cancelled"),
+}
+
+
+def check(status: int, err: Any) -> None:
+    """Raises the exception that stands for `status` with the text of the `eg_error *`; nothing for EG_OK."""
+    if status == lib.EG_OK:
+        return
+    kind, code = _ERRORS.get(status, (EdgeGemmaError, "invalid"))
+    raise kind(ffi.string(err.message).decode("utf-8", "replace"), code)
+
+
+Self = TypeVar("Self", bound="Handle")
+
+
+class Handle:
+    """Owns one object of the engine; the base of what can be closed.
+
+    Closed by `close()`, at the end of a `with` block, or by the garbage collector.
+    """
+
+    #: What error messages call the object.
+    kind = "object"
+
+    def __init__(self, raw: Any, close: Any) -> None:
+        """Takes over the pointer `raw`, which the function `close` frees."""
+        self._pointer: Any = ffi.gc(raw, close)
+
+    @property
+    def pointer(self) -> Any:
+        """The engine's pointer. Raises ValueError after `close()`."""
+        if self._pointer is None:
+            raise EdgeGemmaValueError(f"The {self.kind} is closed.", "state")
+        return self._pointer
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._pointer is None
+
+    def close(self) -> None:
+        """Frees the object. Further calls do nothing."""
+        if self._pointer is not None:
+            ffi.release(self._pointer)
+            self._pointer = None
+
+    def __enter__(self: Self) -> Self:
+        """The object itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+
+def new_struct(name: str) -> Any:
+    """A zeroed struct of the public header, with its struct_size set. Returns the pointer."""
+    struct = ffi.new(f"{name} *")
+    struct.struct_size = ffi.sizeof(name)
+    return struct
+
+
+def text_of(chars: Any, length: int) -> str:
+    """A Python string from `length` bytes of UTF-8 owned by the engine."""
+    return ffi.buffer(chars, length)[:].decode("utf-8", "replace") if length else ""
+
+
+def float_array(values: ArrayLike, shape: tuple[int | None, ...], name: str) -> NDArray[np.float32]:
+    """`values` as C-contiguous float32 of the given shape (None: any length). Raises ValueError naming the argument."""
+    array = np.ascontiguousarray(values, np.float32)
+    if array.ndim != len(shape) or any(want not in (None, have) for have, want in zip(array.shape, shape, strict=True)):
+        wanted = "x".join("any" if n is None else str(n) for n in shape)
+        raise EdgeGemmaValueError(f"{name} has shape {array.shape}; expected {wanted}.", "argument")
+    return array
+
+
+def int_array(values: ArrayLike, name: str) -> NDArray[np.int32]:
+    """`values` as a C-contiguous vector of int32. Raises ValueError for other shapes, kinds, or numbers too large."""
+    array = np.asarray(values)
+    if array.size == 0:
+        array = array.astype(np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise EdgeGemmaValueError(f"{name} must be a list of whole numbers.", "argument")
+    narrow = np.ascontiguousarray(array, np.int32)
+    if not np.array_equal(narrow, array):
+        raise EdgeGemmaValueError(f"{name} has numbers that do not fit 32 bits.", "argument")
+    return narrow
+
+
+def pointer(array: NDArray[Any], ctype: str) -> Any:
+    """A cffi pointer to the first element of a contiguous array, which the caller keeps alive during the call."""
+    return ffi.cast(ctype, array.ctypes.data)

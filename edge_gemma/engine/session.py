@@ -1,0 +1,325 @@
+"""`Session`: one timeline of tokens, fed and continued."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import Cancelled, EdgeGemmaValueError
+from .audio_stream import AudioFeed, audio_params, sound_array
+from .native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
+
+if TYPE_CHECKING:
+    from .model import Model
+
+_KV = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
+_STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
+# A prompt goes to the engine in pieces, so that Python sees Ctrl-C in between; results do not depend on the cut.
+_PIECE = 128
+
+
+def kv_type(name: str) -> int:
+    """The engine's number of a KV cache type. Raises ValueError."""
+    if name not in _KV:
+        raise EdgeGemmaValueError(f"kv is {name!r}; choose f32, f16 or q8.", "argument")
+    return _KV[name]
+
+
+class Session(Handle):
+    """One timeline: what was fed and generated, its KV cache, and the random sequence. Open with `Model.session`.
+
+    Use a session from one thread at a time; `cancel()` alone may come from another.
+    """
+
+    kind = "session"
+
+    def __init__(self, model: Model, session: Any) -> None:
+        """Takes over an `eg_session *`. Internal: use `Model.session`."""
+        super().__init__(session, lib.eg_session_close)
+        self.model = model
+        self._err = ffi.new("eg_error *")
+        #: Why the last `generate` ended: eos, turn, tool_response, length, stop, cancelled; "" before.
+        self.last_stop = ""
+
+    def __repr__(self) -> str:
+        """Tells the position."""
+        return "<Session, closed>" if self.closed else f"<Session at position {self.position}>"
+
+    # ---- feeding ----
+
+    def feed_tokens(self, ids: ArrayLike) -> None:
+        """Appends token ids. Raises EdgeGemmaError: code "context" when they do not fit (nothing was added), "argument"
+        for an id outside the vocabulary, "cancelled" (the position tells what was kept)."""
+        tokens = int_array(ids, "ids")
+        if tokens.size <= _PIECE:
+            return self._feed(tokens)
+        # What could fail is checked before the first piece, so that a failure adds nothing.
+        size = self.model.config.vocab_size
+        if tokens.min() < 0 or tokens.max() >= size:
+            raise EdgeGemmaValueError(f"ids has a number outside the vocabulary of {size} tokens.", "argument")
+        room = self.context - self.position
+        if tokens.size > room:
+            raise EdgeGemmaValueError(
+                f"{tokens.size} more tokens do not fit: {self.position} of the session's {self.context} are in use. "
+                "Open a session with a larger context, rewind, or start a new one.",
+                "context",
+            )
+        for start in range(0, tokens.size, _PIECE):
+            self._feed(tokens[start : start + _PIECE])
+
+    def _feed(self, tokens: NDArray[np.int32]) -> None:
+        check(
+            lib.eg_session_feed_tokens(self.pointer, pointer(tokens, "int32_t *"), tokens.size, self._err), self._err
+        )
+
+    def feed_text(self, text: str, special: bool = True, bos: bool = False) -> None:
+        """Appends text. `special` and `bos` as in `Tokenizer.encode`; errors as in `feed_tokens`."""
+        self.feed_tokens(self.model.tokenizer.encode(text, special=special, bos=bos))
+
+    def feed_embeddings(self, embeddings: ArrayLike) -> None:
+        """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
+        rows = float_array(embeddings, (None, self.model.config.hidden_size), "embeddings")
+        check(lib.eg_session_feed_embeddings(self.pointer, pointer(rows, "float *"), len(rows), self._err), self._err)
+
+    def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
+        """Appends a whole recording: 16 kHz mono samples (n,) in [-1, 1], between <|audio> and <audio|> unless `markers` is
+        False. Raises EdgeGemmaError: "unsupported" without an audio encoder; "argument" for less than 161 samples or one
+        that is not finite, "context" when it does not fit (then nothing was added); "cancelled"."""
+        sound, params = sound_array(samples), audio_params(left_context, markers)
+        check(
+            lib.eg_session_feed_audio(self.pointer, pointer(sound, "float *"), sound.size, params, self._err), self._err
+        )
+
+    def stream_audio(self, markers: bool = True, left_context: int = 12) -> AudioFeed:
+        """Begins audio that is encoded and fed while it comes:
+
+            with session.stream_audio() as audio:
+                for samples in microphone:
+                    audio.push(samples)
+
+        Options and errors as in `feed_audio`. Until it is finished nothing else can be fed; `fork` copies it too.
+        """
+        check(
+            lib.eg_session_audio_begin(self.pointer, audio_params(left_context, markers), self._err), self._err
+        )
+        return AudioFeed(self)
+
+    @property
+    def audio(self) -> AudioFeed | None:
+        """The audio that is being fed; None when there is none."""
+        return AudioFeed(self) if lib.eg_session_audio_is_open(self.pointer) else None
+
+    # ---- results ----
+
+    def logits(self) -> NDArray[np.float32]:
+        """(vocab,) float32: the logits that follow the last token. Raises EdgeGemmaError "state" when nothing was fed."""
+        out = np.empty(self.model.config.vocab_size, np.float32)
+        check(lib.eg_session_logits(self.pointer, pointer(out, "float *"), self._err), self._err)
+        return out
+
+    def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Appends ids and returns the logits of every position: (n, vocab) float32."""
+        return self._forward(ids, logits=True, hidden=False)[0]
+
+    def hidden_states(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Appends ids and returns (layers + 1, n, hidden_size) float32: the scaled embeddings, then the output of each
+        layer, the last one after the final norm (the convention of Hugging Face)."""
+        return self._forward(ids, logits=False, hidden=True)[1]
+
+    def _forward(self, ids: ArrayLike, logits: bool, hidden: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        tokens, config = int_array(ids, "ids"), self.model.config
+        n = tokens.size
+        out = np.empty((n if logits else 0, config.vocab_size), np.float32)
+        states = np.empty((config.layers + 1, n if hidden else 0, config.hidden_size), np.float32)
+        status = lib.eg_session_forward(
+            self.pointer,
+            pointer(tokens, "int32_t *"),
+            n,
+            pointer(out, "float *") if logits else ffi.NULL,
+            pointer(states, "float *") if hidden else ffi.NULL,
+            self._err,
+        )
+        check(status, self._err)
+        return out, states
+
+    def generate(
+        self,
+        max_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 0.95,
+        top_k: int = 64,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        *,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_window: int = 64,
+        logit_bias: Mapping[int, float] | None = None,
+        suppress: Sequence[int] | None = None,
+        special: bool = False,
+    ) -> Iterator[str]:
+        """Continues the timeline; yields pieces of text as they come, whole characters only.
+
+        Ends at <eos>, <turn|> or <|tool_response> (which is appended, but not yielded), at a string of `stop` (neither
+        yielded), after `max_tokens`, or by `cancel()`; `last_stop` tells which. `temperature` 0 is greedy, `top_k` 0 and
+        `top_p` 1 are off. `seed`: the same seed, tokens and options give the same text on every machine; None goes on
+        with the session's own sequence. `special`: control tokens are written out. Raises EdgeGemmaError: "argument" for
+        an option out of range, "context" when the session is full.
+        """
+        sampling, keep = _sampling(
+            temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, penalty_window,
+            logit_bias, suppress, special,
+        )  # fmt: skip
+        stops = [stop] if isinstance(stop, str) else list(stop or [])
+        if not all(stops):
+            raise EdgeGemmaValueError("stop has an empty string.", "argument")
+        if seed is not None:
+            lib.eg_session_seed(self.pointer, seed & (2**64 - 1))
+        return self._generate(max_tokens, sampling, keep, stops)
+
+    def _generate(self, max_tokens: int, sampling: Any, keep: list[Any], stops: list[str]) -> Iterator[str]:
+        token, held = ffi.new("eg_token *"), ""
+        self.last_stop = "length"
+        for _ in range(max_tokens):
+            try:
+                check(lib.eg_session_next(self.pointer, sampling, token, self._err), self._err)
+            except Cancelled:
+                self.last_stop = "cancelled"
+                break
+            held += text_of(token.text, token.text_length)
+            if token.stop:
+                self.last_stop = _STOPS[token.stop]
+                break
+            found = [at for at in map(held.find, stops) if at >= 0]
+            if found:
+                held = held[: min(found)]
+                self.last_stop = "stop"
+                break
+            ready = len(held) - _possible_stop(held, stops)
+            if ready:
+                yield held[:ready]
+                held = held[ready:]
+        keep.clear()
+        if held:
+            yield held
+
+    # ---- timeline ----
+
+    @property
+    def position(self) -> int:
+        """How many tokens the timeline has."""
+        return lib.eg_session_position(self.pointer)
+
+    @property
+    def context(self) -> int:
+        """How many tokens it can have."""
+        return lib.eg_session_context(self.pointer)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids of the timeline; soft tokens are -1."""
+        n = self.position
+        ids = ffi.new("int32_t[]", n or 1)
+        return ffi.unpack(ids, lib.eg_session_tokens(self.pointer, 0, ids, n)) if n else []
+
+    def rewind(self, n: int) -> None:
+        """Goes back by n tokens. Raises EdgeGemmaError "argument" when there are fewer, "state" when soft tokens would
+        have to be evaluated again (then nothing changes)."""
+        if n < 0:
+            raise EdgeGemmaValueError("n must not be negative.", "argument")
+        check(lib.eg_session_rewind(self.pointer, n, self._err), self._err)
+
+    def fork(self) -> Session:
+        """A second session with the same timeline, independent from now on. Raises MemoryError."""
+        out = ffi.new("eg_session **")
+        check(lib.eg_session_fork(self.pointer, out, self._err), self._err)
+        return self.model._adopt(out[0])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError."""
+        check(lib.eg_session_save(self.pointer, os.fsencode(path), self._err), self._err)
+
+    def cancel(self) -> None:
+        """Stops the call that runs in another thread, if any, within one layer: it raises `Cancelled`."""
+        lib.eg_session_cancel(self.pointer)
+
+    # ---- reports ----
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """prefill_tokens and decode_tokens; audio_tokens, those that the audio encoder made; the seconds spent in each."""
+        out = new_struct("eg_stats")
+        check(lib.eg_session_get_stats(self.pointer, out, self._err), self._err)
+        return {
+            "prefill_tokens": out.prefill_tokens,
+            "decode_tokens": out.decode_tokens,
+            "prefill_seconds": out.prefill_seconds,
+            "decode_seconds": out.decode_seconds,
+            "audio_tokens": out.audio_tokens,
+            "audio_seconds": out.audio_seconds,
+        }
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: those of `Model.memory`, the session's `kv` cache, and its `scratch`."""
+        out = new_struct("eg_memory")
+        check(lib.eg_session_get_memory(self.pointer, out, self._err), self._err)
+        return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "kv", "scratch")}
+
+
+def _sampling(
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    repetition_penalty: float,
+    presence_penalty: float,
+    frequency_penalty: float,
+    penalty_window: int,
+    logit_bias: Mapping[int, float] | None,
+    suppress: Sequence[int] | None,
+    special: bool,
+) -> tuple[Any, list[Any]]:
+    """The engine's struct, in which zero means the default, and the arrays that it points to."""
+    for name, value, low, high in (
+        ("temperature", temperature, 0, 1e6),
+        ("top_p", top_p, 0, 1),
+        ("top_k", top_k, 0, 2**32 - 2),
+        ("min_p", min_p, 0, 1),
+        ("repetition_penalty", repetition_penalty, 1e-6, 1e6),
+        ("penalty_window", penalty_window, 0, 2**32 - 1),
+    ):
+        if not (math.isfinite(value) and low <= value <= high):
+            raise EdgeGemmaValueError(f"{name} is {value}; it must be within {low:g} and {high:g}.", "argument")
+    sampling = new_struct("eg_sampling")
+    sampling.greedy = temperature == 0
+    sampling.temperature = temperature
+    sampling.top_k = top_k or 2**32 - 1
+    sampling.top_p = max(top_p, 1e-9)
+    sampling.min_p = min_p
+    penalties = penalty_window > 0
+    sampling.repetition_penalty = repetition_penalty if penalties else 1
+    sampling.presence_penalty = presence_penalty if penalties else 0
+    sampling.frequency_penalty = frequency_penalty if penalties else 0
+    sampling.penalty_window = penalty_window
+    biases = ffi.new("eg_logit_bias[]", [(int(i), float(b)) for i, b in (logit_bias or {}).items()])
+    never = ffi.new("int32_t[]", [int(i) for i in suppress or []])
+    sampling.biases, sampling.n_biases = biases, len(biases)
+    sampling.suppress, sampling.n_suppress = never, len(never)
+    sampling.text_flags = lib.EG_TEXT_SPECIAL if special else 0
+    return sampling, [biases, never]
+
+
+def _possible_stop(text: str, stops: list[str]) -> int:
+    """Length of the longest end of `text` that begins one of `stops`."""
+    longest = max((len(s) - 1 for s in stops), default=0)
+    for n in range(min(longest, len(text)), 0, -1):
+        if any(s.startswith(text[-n:]) for s in stops):
+            return n
+    return 0

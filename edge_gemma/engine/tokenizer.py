@@ -1,0 +1,119 @@
+"""Text to tokens and back, over the vocabulary in a GGUF file.
+
+Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. The algorithm is in csrc/text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import EdgeGemmaValueError
+from .native import check, ffi, lib, text_of
+
+
+class Tokenizer:
+    """Gemma 4's tokenizer. Immutable, and safe to share between threads.
+
+    From a file of its own with `Tokenizer.load(path)`, or a model's: `model.tokenizer`.
+    """
+
+    def __init__(self, pointer: Any, owner: object) -> None:
+        """Wraps an `eg_tokenizer *` that lives as long as `owner` does. Internal: use `load`."""
+        self._pointer = pointer
+        self._owner = owner
+
+    @property
+    def pointer(self) -> Any:
+        """The `const eg_tokenizer *`. Raises ValueError once its model is closed."""
+        if self._pointer is None:
+            raise EdgeGemmaValueError("The tokenizer's model is closed.", "state")
+        return self._pointer
+
+    def detach(self) -> None:
+        """Forgets the engine's tokenizer, whose owner is about to free it."""
+        self._pointer = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Opens the tokenizer of any Gemma 4 GGUF file, with or without weights.
+
+        Takes some tens of milliseconds. Raises EdgeGemmaError (an OSError or a ValueError) for a file that is missing,
+        damaged, or has another kind of vocabulary.
+        """
+        out, err = ffi.new("eg_tokenizer **"), ffi.new("eg_error *")
+        check(lib.eg_tokenizer_open(os.fsencode(path), out, err), err)
+        return cls(ffi.gc(out[0], lib.eg_tokenizer_close), None)
+
+    def encode(self, text: str, special: bool = True, bos: bool = False) -> list[int]:
+        """The token ids of `text`.
+
+        `special`: texts of control tokens, such as "<|turn>", become these tokens. Pass False for text that came from
+        outside, so that nobody can write a turn marker into a prompt. `bos`: put <bos> first unless it is there.
+        Raises ValueError for a lone surrogate (which is no text: decode with errors="replace" where it arose).
+        """
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            where = f"U+{ord(text[error.start]):04X}, at {error.start}"
+            raise EdgeGemmaValueError(f"The text has a lone surrogate, {where}.", "argument") from None
+        flags = (lib.EG_TEXT_SPECIAL if special else 0) | (lib.EG_TEXT_BOS if bos else 0)
+        n, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        capacity = len(data) + 1
+        while True:
+            ids = ffi.new("int32_t[]", capacity)
+            check(lib.eg_tokenizer_encode(self.pointer, data, len(data), flags, ids, capacity, n, err), err)
+            if n[0] <= capacity:
+                found: list[int] = ffi.unpack(ids, n[0])
+                return found
+            capacity = n[0]
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of `ids`; bytes that form no character become U+FFFD.
+
+        `special`: control tokens are written out instead of skipped. Raises ValueError for an id that is not below
+        `vocab_size`.
+        """
+        numbers = [int(i) for i in ids]
+        size = len(self)
+        for number in numbers:
+            if not 0 <= number < size:
+                raise EdgeGemmaValueError(f"Token id {number} is outside the vocabulary of {size} tokens.", "argument")
+        tokens = ffi.new("int32_t[]", numbers)
+        flags = lib.EG_TEXT_SPECIAL if special else 0
+        length, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        capacity = 8 * len(numbers) + 64
+        while True:
+            text = ffi.new("char[]", capacity)
+            status = lib.eg_tokenizer_decode(self.pointer, tokens, len(numbers), flags, text, capacity, length, err)
+            check(status, err)
+            if length[0] <= capacity:
+                return text_of(text, length[0])
+            capacity = length[0]
+
+    def find(self, text: str) -> int | None:
+        """The id of the token written exactly so, such as "<|turn>" or "▁the"; None if there is none."""
+        data = text.encode("utf-8", "surrogatepass")
+        found = lib.eg_tokenizer_find(self.pointer, data, len(data))
+        return None if found < 0 else found
+
+    @property
+    def chat_template(self) -> str | None:
+        """The file's Jinja chat template, if it has one."""
+        length = ffi.new("size_t *")
+        text = lib.eg_tokenizer_chat_template(self.pointer, length)
+        return None if text == ffi.NULL else text_of(text, length[0])
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens; ids are below it."""
+        return int(lib.eg_tokenizer_vocab_size(self.pointer))
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        """Tells the size."""
+        return f"<Tokenizer of {self.vocab_size:,} tokens>"

@@ -1,0 +1,206 @@
+"""GGUF files, written front to back: the directory first, then tensor after tensor, never a whole model in memory.
+
+Owns the container's bytes and that no half of a file is ever seen under its name: data goes to a file beside it that is
+renamed at the end and removed after any failure. It does not own what keys and tensors mean.
+
+    with GGUFWriter("out.gguf", {"general.architecture": text("gemma4")}, [OutputTensor("x", "F32", (32,))]) as writer:
+        writer.tensor("x", [np.zeros(32, np.float32)])
+
+Metadata values are the file's bytes, type number included: `u32(35)`, or what another file has, copied.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..engine.kernels import type_info
+from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+
+__all__ = ["GGUFWriter", "OutputTensor", "boolean", "f32", "numbers", "refuse_existing", "text", "texts", "u32"]
+
+VERSION, ALIGNMENT = 3, 32
+_U32, _F32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
+_ELEMENTS = {np.dtype(np.int32): 5, np.dtype(np.float32): _F32, np.dtype(np.bool_): _BOOL}
+
+
+# ---- metadata values --------------------------------------------------------------------------------------------
+
+
+def u32(value: int) -> bytes:
+    """A whole number below 2^32."""
+    return struct.pack("<II", _U32, value)
+
+
+def f32(value: float) -> bytes:
+    """A number."""
+    return struct.pack("<If", _F32, value)
+
+
+def boolean(value: bool) -> bytes:
+    """True or false."""
+    return struct.pack("<I?", _BOOL, value)
+
+
+def text(value: str) -> bytes:
+    """A string."""
+    return struct.pack("<I", _STRING) + _string(value)
+
+
+def numbers(values: ArrayLike, dtype: type[np.generic]) -> bytes:
+    """An array of int32, float32 or bool."""
+    array = np.ascontiguousarray(values, dtype)
+    return struct.pack("<IIQ", _ARRAY, _ELEMENTS[array.dtype], array.size) + array.tobytes()
+
+
+def texts(values: Sequence[str]) -> bytes:
+    """An array of strings."""
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(values)) + b"".join(map(_string, values))
+
+
+def _string(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(data)) + data
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+class OutputTensor(NamedTuple):
+    """A row of the directory to be written."""
+
+    name: str
+    type: str  #: "Q4_0"
+    shape: tuple[int, ...]  #: as GGUF orders it: fastest axis first
+
+    @property
+    def bytes(self) -> int:
+        """Size of its data."""
+        info = type_info(self.type)
+        return math.prod(self.shape) // int(info.block) * int(info.bytes)
+
+
+def refuse_existing(paths: Iterable[Path], force: bool) -> None:
+    """Raises the error for an output that is there already, unless it may be replaced."""
+    for path in paths:
+        if path.is_dir():
+            raise EdgeGemmaOSError(f"{path} is a directory: give the name of a file.", "file")
+        if path.exists() and not force:
+            raise EdgeGemmaOSError(f"{path} is already there: --force (in Python: force=True) replaces it.", "file")
+
+
+class GGUFWriter:
+    """One file being written. It takes its name at the end of the `with` block; a failure leaves nothing behind."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, bytes],
+        tensors: Sequence[OutputTensor],
+    ) -> None:
+        """Plans the file; nothing is written before the `with` block."""
+        self.path = Path(path)
+        self._tensors, self._done = list(tensors), 0
+        head = struct.pack("<4sIQQ", b"GGUF", VERSION, len(tensors), len(metadata))
+        head += b"".join(_string(key) + value for key, value in metadata.items())
+        offset = 0
+        for tensor in tensors:
+            if tensor.shape[0] % type_info(tensor.type).block:
+                raise EdgeGemmaValueError(
+                    f"tensor {tensor.name}: rows of {tensor.shape[0]} are no whole blocks of {tensor.type}.", "argument"
+                )
+            shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+            head += _string(tensor.name) + shape + struct.pack("<IQ", type_info(tensor.type).id, offset)
+            offset += tensor.bytes + _padding(tensor.bytes)
+        self._head = head + bytes(_padding(len(head)))
+        #: Size of the file when it is complete.
+        self.size = len(self._head) + offset
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> GGUFWriter:
+        """Writes the directory. Raises OSError where the disk has no room for the whole file."""
+        folder = self.path.parent
+        try:
+            free = shutil.disk_usage(folder).free
+            if free < self.size:
+                raise EdgeGemmaOSError(
+                    f"{folder} has {free / 1e9:.2f} GB left; {self.path.name} needs {self.size / 1e9:.2f} GB.", "file"
+                )
+            self._file = open(self._partial, "wb")  # noqa: SIM115: closed by __exit__
+        except EdgeGemmaOSError:
+            raise
+        except OSError as error:
+            raise EdgeGemmaOSError(f"cannot write {self.path}: {error.strerror}.", "file") from error
+        try:
+            self._write(self._head)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Gives the file its name, or removes what there is of it after an exception."""
+        try:
+            if kind is None:
+                if self._done != len(self._tensors):
+                    missing = self._tensors[self._done].name
+                    raise EdgeGemmaValueError(f"{self.path}: tensor {missing} was not written.", "state")
+                try:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    self._file.close()
+                    os.replace(self._partial, self.path)
+                except OSError as failure:
+                    raise self._failed(failure) from failure
+        finally:
+            self._discard()
+
+    def tensor(self, name: str, pieces: Iterable[bytes | NDArray[np.generic]]) -> None:
+        """Writes the data of the next tensor. Raises ValueError for another order or size than was planned, OSError."""
+        planned = self._tensors[self._done]
+        if name != planned.name:
+            raise EdgeGemmaValueError(f"tensor {planned.name} is next, not {name}.", "state")
+        written = 0
+        for piece in pieces:
+            data = (
+                memoryview(piece).cast("B")
+                if isinstance(piece, bytes)
+                else memoryview(piece.reshape(-1).view(np.uint8))
+            )
+            self._write(data)
+            written += len(data)
+        if written != planned.bytes:
+            raise EdgeGemmaValueError(f"tensor {name} has {written} bytes; {planned.bytes} were planned.", "state")
+        self._write(bytes(_padding(written)))
+        self._done += 1
+
+    def _write(self, data: bytes | memoryview) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> EdgeGemmaOSError:
+        return EdgeGemmaOSError(f"writing {self.path} failed: {error.strerror}; nothing was left behind.", "file")
+
+    def _discard(self) -> None:
+        try:
+            self._file.close()
+        except OSError:  # the last buffer does not fit the disk either
+            pass
+        self._partial.unlink(missing_ok=True)
+
+
+def _padding(size: int) -> int:
+    return -size % ALIGNMENT

@@ -1,0 +1,192 @@
+"""Models by name: which repositories have them, which of their files to take, and where downloaded ones are.
+
+`e2b` is Gemma 4 E2B as it was last downloaded, `e2b:Q8_0` one of its quantizations, `OWNER/REPO` any other repository.
+Looks into the cache that Hugging Face's tools share, as their documentation describes it:
+
+    CACHE/models--OWNER--REPO/snapshots/COMMIT/FILE -> ../../blobs/CHECKSUM
+
+Needs neither the network nor huggingface_hub, since every command that opens a model comes through here; downloading is
+the job of `hub`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from ..errors import EdgeGemmaOSError
+
+__all__ = [
+    "ENCODER_ORDER",
+    "NAMES",
+    "Weights",
+    "cache_folder",
+    "locate",
+    "pick",
+    "repositories",
+    "repository_folder",
+    "sort_out",
+]
+
+Path = str | os.PathLike[str]
+
+# Most wanted first: ggml-org has the smallest files, also of the encoders; Google has its Q4_0 alone; the others have
+# every quantization. The names are those that published programs download from; they were not opened from here.
+_SOURCES = (
+    "ggml-org/gemma-4-{}-it-GGUF",
+    "google/gemma-4-{}-it-qat-q4_0-gguf",
+    "unsloth/gemma-4-{}-it-GGUF",
+    "bartowski/google_gemma-4-{}-it-GGUF",
+)
+_REPOSITORIES = {
+    name: tuple(source.format(size) for source in _SOURCES)
+    for name, size in (("e2b", "E2B"), ("e4b", "E4B"), ("26b", "26B-A4B"), ("31b", "31B"))
+}
+NAMES = ", ".join(_REPOSITORIES)
+
+MODEL_ORDER = ("Q4_0", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
+"""Which quantization to take when nobody says."""
+ENCODER_ORDER = ("Q8_0", "BF16", "F16", "F32")
+
+# google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf. Q4_0_4_4 and such are other types.
+_QUANT = re.compile(
+    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s))?|nl|xxs|xs|m|s)|mxfp4|bf16|f16|f32)(?![0-9a-z]|_\d)",
+    re.IGNORECASE,
+)
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+# Drafters, adapters and calibration data lie beside the models, with the quantization in their names as well.
+_ASIDE = {"mtp", "dflash", "eagle", "eagle3", "draft", "assistant", "lora", "imatrix"}
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_WORD = re.compile(r"[\w-]+(:[\w-]+)?")
+
+
+class Weights(NamedTuple):
+    """A GGUF file of a listing, or all parts of a split one, the first part first."""
+
+    parts: tuple[str, ...]
+    quant: str | None  #: as its name has it, in capitals: "Q4_0", "UD-Q4_K_XL"
+
+
+def repositories(name: str) -> tuple[str, ...]:
+    """Where to look for a model: those of a known name, the one that is named itself, or none at all."""
+    return _REPOSITORIES.get(name.lower()) or ((name,) if _REPOSITORY.fullmatch(name) else ())
+
+
+def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
+    """The models and the encoders (mmproj) among the files of a repository; split ones only if no part is missing."""
+    found: dict[tuple[str, int], dict[int, str]] = {}
+    for name in names:
+        if not name.endswith(".gguf") or _ASIDE & set(re.split(r"[-_./]", name.lower())):
+            continue
+        part = _PART.search(name)
+        stem, number, count = (name[: part.start()], int(part[1]), int(part[2])) if part else (name[:-5], 1, 1)
+        found.setdefault((stem, count), {})[number] = name
+    models: list[Weights] = []
+    encoders: list[Weights] = []
+    for (stem, count), parts in sorted(found.items()):
+        if set(parts) == set(range(1, count + 1)):
+            quants = _QUANT.findall(stem.rpartition("/")[2]) or _QUANT.findall(stem) or [None]
+            weights = Weights(tuple(parts[number] for number in sorted(parts)), quants[-1] and quants[-1].upper())
+            (encoders if "mmproj" in stem.lower() else models).append(weights)
+    return models, encoders
+
+
+def pick(found: Iterable[Weights], quant: str | None = None, order: tuple[str, ...] = MODEL_ORDER) -> Weights | None:
+    """The one of a quantization, or the first by `order`; among equals the one with the shortest name."""
+    found = list(found)
+    if quant:
+        order = (quant.upper(), f"UD-{quant.upper()}")
+        found = [weights for weights in found if weights.quant in order]
+
+    def rank(weights: Weights) -> tuple[int, int, str]:
+        place = order.index(weights.quant) if weights.quant in order else len(order)
+        return place, len(weights.parts[0]), weights.parts[0]
+
+    return min(found, key=rank, default=None)
+
+
+def cache_folder() -> str:
+    """The folder of the Hugging Face cache, from HF_HUB_CACHE or HF_HOME."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    home = os.environ.get("HF_HOME") or os.path.join(home, "huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return os.path.expandvars(os.path.expanduser(cache))
+
+
+def repository_folder(repository: str) -> str:
+    """The folder of a repository in the cache."""
+    return os.path.join(cache_folder(), "models--" + repository.replace("/", "--"))
+
+
+def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
+    """The files of a model that is given by name, `mmproj` where nobody gave one; anything else comes back as it is.
+
+    A file of that name wins; so does everything that looks like a path, unless a repository of that name is in the cache.
+    Raises EdgeGemmaOSError with code "file" for a name whose model was not downloaded.
+    """
+    if not isinstance(model, str) or os.path.isfile(model):
+        return model, mmproj
+    name, _, quant = model.partition(":")
+    places = repositories(name)
+    if not places and _WORD.fullmatch(model) and not os.path.exists(model):
+        raise EdgeGemmaOSError(f"there is no file {model}; models that have a name are {NAMES}.", "file")
+    folders = list(_downloaded(places))
+    if not folders and name.lower() not in _REPOSITORIES:
+        return model, mmproj
+    found = _newest_first(folders)
+    for snapshot, weights in found:
+        if not quant or pick([weights], quant):
+            return os.path.join(snapshot, weights.parts[0]), mmproj or _encoders(snapshot)
+    if found:
+        have = ", ".join(sorted({weights.quant or "?" for _, weights in found}))
+        raise EdgeGemmaOSError(
+            f"{name} was downloaded as {have}, not as {quant}: run `edge-gemma pull {name} --quant {quant}`.", "file"
+        )
+    wanted = f"{name} --quant {quant}" if quant else name
+    raise EdgeGemmaOSError(f"{name} is not in {cache_folder()} yet: run `edge-gemma pull {wanted}`.", "file")
+
+
+def _downloaded(places: tuple[str, ...]) -> Iterator[str]:
+    """The folders of repositories as far as the cache has them; the Hub does not mind capitals."""
+    wanted = {os.path.basename(repository_folder(place)).lower() for place in places}
+    for entry in _entries(cache_folder()):
+        if os.path.basename(entry).lower() in wanted:
+            yield entry
+
+
+def _newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
+    """The models in these folders with their snapshots, by when they were put there."""
+    found = [
+        (max(os.lstat(os.path.join(snapshot, part)).st_mtime_ns for part in weights.parts), snapshot, weights)
+        for folder in folders
+        for snapshot in _entries(os.path.join(folder, "snapshots"))
+        for weights in sort_out(_files(snapshot))[0]
+    ]
+    found.sort(key=lambda item: item[0], reverse=True)
+    return [(snapshot, weights) for _, snapshot, weights in found]
+
+
+def _encoders(snapshot: str) -> str | None:
+    """The encoders beside a model, or those of another revision of its repository."""
+    for place in (snapshot, *_entries(os.path.dirname(snapshot))):
+        if weights := pick(sort_out(_files(place))[1], order=ENCODER_ORDER):
+            return os.path.join(place, weights.parts[0])
+    return None
+
+
+def _files(snapshot: str) -> Iterator[str]:
+    """Paths of the files that are complete: a link whose blob was deleted is none."""
+    for folder, _, names in os.walk(snapshot):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                yield os.path.relpath(path, snapshot).replace(os.sep, "/")
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    except OSError:
+        return []

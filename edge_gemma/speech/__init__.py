@@ -1,0 +1,1 @@
+"""Transcription, translation, one spoken turn, and live listening."""

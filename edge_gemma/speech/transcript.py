@@ -1,0 +1,213 @@
+"""What was said, and when: segments, transcripts, and their text, subtitle and JSON forms.
+
+Owns the notation of these forms, written as a whole or segment by segment. Knows neither models nor sound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+from ..errors import EdgeGemmaValueError
+
+__all__ = ["FORMATS", "Segment", "Transcript", "TranscriptWriter"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A stretch of speech.
+
+    Attributes:
+        start, end: seconds since the recording began.
+        text: what was said, on one line.
+        translation: the same in another language, if that was asked for and understood.
+        language: name of the language that `text` was asked for in; None when the model was to find out.
+    """
+
+    start: float
+    end: float
+    text: str
+    translation: str | None = None
+    language: str | None = None
+
+
+class Transcript(Sequence[Segment]):
+    """The segments of a recording, in order.
+
+    Attributes:
+        segments: they, as a tuple. Segments in which nothing was said are among them, with an empty text.
+        info: what else is known, for the JSON form: file, duration, language, to, ...
+    """
+
+    def __init__(self, segments: Iterable[Segment], **info: Any) -> None:
+        """Takes the segments."""
+        self.segments = tuple(segments)
+        self.info = info
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Segment, ...]: ...
+    def __getitem__(self, index: int | slice) -> Segment | tuple[Segment, ...]:
+        """A segment, or several."""
+        return self.segments[index]
+
+    def __len__(self) -> int:
+        """How many segments there are."""
+        return len(self.segments)
+
+    @property
+    def text(self) -> str:
+        """Everything that was said."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def translation(self) -> str | None:
+        """Its translation; None when there is none."""
+        return " ".join(s.translation for s in self.segments if s.translation) or None
+
+    def __str__(self) -> str:
+        """The text."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """Tells the number of segments and the beginning of the text."""
+        return f"<Transcript of {len(self)} segments: {textwrap.shorten(self.text, 60, placeholder='...')!r}>"
+
+    def to(self, format: str, bilingual: bool = False) -> str:
+        """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles) or "json".
+
+        Text and subtitles show the translation where there is one, with `bilingual` below what it translates. Subtitles
+        are cut into pieces that can be read; their times within a segment are estimated from the length of the text.
+        """
+        writer = TranscriptWriter(format, bilingual, **self.info)
+        return writer.head() + "".join(map(writer.segment, self.segments)) + writer.tail()
+
+
+class TranscriptWriter:
+    """Writes a transcript piece by piece: `head`, `segment` for each, `tail`. Raises EdgeGemmaValueError for a format."""
+
+    def __init__(self, format: str, bilingual: bool = False, **info: Any) -> None:
+        """`format` and `bilingual` as in `Transcript.to`; `info` goes into the JSON form."""
+        if format not in FORMATS:
+            raise EdgeGemmaValueError(f"format is {format!r}; choose {', '.join(FORMATS)}.", "argument")
+        self._form = FORMATS[format](bilingual, info)
+
+    def head(self) -> str:
+        """What stands before the first segment."""
+        return self._form.head()
+
+    def segment(self, segment: Segment) -> str:
+        """One segment; "" when nothing was said."""
+        return "".join(self._form.segment(segment)) if segment.text or segment.translation else ""
+
+    def tail(self, complete: bool = True, **info: Any) -> str:
+        """What stands after the last one; `complete`: the recording was transcribed to its end."""
+        return self._form.tail({**info, "complete": complete})
+
+
+class _Text:
+    def __init__(self, bilingual: bool, info: dict[str, Any]) -> None:
+        self.bilingual, self.info, self.count = bilingual, info, 0
+
+    def head(self) -> str:
+        return ""
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        yield "".join(f"{line}\n" for line in self.lines(segment))
+
+    def tail(self, _: dict[str, Any]) -> str:
+        return ""
+
+    def lines(self, segment: Segment) -> list[str]:
+        """What is shown of a segment."""
+        if not segment.translation:
+            return [segment.text]
+        return [segment.text, segment.translation] if self.bilingual and segment.text else [segment.translation]
+
+
+# Two lines of this length are what people can read while they watch.
+_LINE, _LINES = 42, 2
+
+
+class _Subtitles(_Text):
+    comma = ","
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        wrapped = [textwrap.wrap(text, _LINE) for text in self.lines(segment)]
+        # Two languages stay together in one piece: their words do not come in the same order.
+        lines = [line for text in wrapped for line in text]
+        step = _LINES if len(wrapped) == 1 else len(lines)
+        pieces = ["\n".join(lines[at : at + step]) for at in range(0, len(lines), step)]
+        whole, at = sum(map(len, pieces)), 0
+        for piece in pieces:
+            start, at = at, at + len(piece)
+            times = [segment.start + (segment.end - segment.start) * x / whole for x in (start, at)]
+            self.count += 1
+            yield f"{self.label()}{self.clock(times[0])} --> {self.clock(times[1])}\n{self.escape(piece)}\n\n"
+
+    def label(self) -> str:
+        return f"{self.count}\n"
+
+    def clock(self, seconds: float) -> str:
+        whole, thousandths = divmod(round(seconds * 1000), 1000)
+        return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{self.comma}{thousandths:03}"
+
+    def escape(self, text: str) -> str:
+        return text.replace("-->", "→")
+
+
+class _WebVTT(_Subtitles):
+    comma = "."
+
+    def head(self) -> str:
+        return "WEBVTT\n\n"
+
+    def label(self) -> str:
+        return ""
+
+    def escape(self, text: str) -> str:
+        return html.escape(super().escape(text), quote=False)
+
+
+class _JSON(_Text):
+    """One document; it can be written while the segments come, and is whole also when they end early."""
+
+    def __init__(self, bilingual: bool, info: dict[str, Any]) -> None:
+        super().__init__(bilingual, info)
+        self.text: list[str] = []
+        self.translation: list[str] = []
+
+    def head(self) -> str:
+        return "{\n" + "".join(f"  {self.pair(item)},\n" for item in self.info.items()) + '  "segments": ['
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        comma = "," if self.text else ""
+        self.text.append(segment.text)
+        self.translation.append(segment.translation or "")
+        values = {key: value for key, value in dataclasses.asdict(segment).items() if value is not None}
+        values |= {"start": round(segment.start, 3), "end": round(segment.end, 3)}
+        yield f"{comma}\n    {json.dumps(values, ensure_ascii=False)}"
+
+    def tail(self, info: dict[str, Any]) -> str:
+        whole = {"text": self.join(self.text)}
+        if any(self.translation):
+            whole["translation"] = self.join(self.translation)
+        end = "\n  ]" if self.text else "]"
+        return end + "".join(f",\n  {self.pair(item)}" for item in {**whole, **info}.items()) + "\n}\n"
+
+    @staticmethod
+    def join(texts: list[str]) -> str:
+        return " ".join(filter(None, texts))
+
+    @staticmethod
+    def pair(item: tuple[str, Any]) -> str:
+        return f"{json.dumps(item[0])}: {json.dumps(item[1], ensure_ascii=False)}"
+
+
+FORMATS: dict[str, type[_Text]] = {"txt": _Text, "srt": _Subtitles, "vtt": _WebVTT, "json": _JSON}
+"""The forms that a transcript can have."""

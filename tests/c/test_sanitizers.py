@@ -1,0 +1,53 @@
+"""The whole engine under the address, undefined-behaviour and thread sanitizers, on models of three shapes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.c_build import DATA, build
+
+GCC = shutil.which("gcc")
+MODELS = [DATA / f"{name}-Q4_0.gguf" for name in ("e2b", "moe", "dense")]
+HEARING = [DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"]
+pytestmark = pytest.mark.skipif(not GCC, reason="no gcc")
+
+
+def run(program: Path, *arguments: Path) -> None:
+    """A report of a sanitizer makes the program fail. Thread sanitizers need a fixed address layout."""
+    command = [str(program), *map(str, arguments)]
+    if setarch := shutil.which("setarch"):
+        command = [setarch, "-R", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def sanitized(program: str, folder: Path, kind: str) -> Path:
+    """Builds with a sanitizer; skips where its run-time library is missing."""
+    assert GCC
+    probe = folder / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    flag = f"-fsanitize={kind}"
+    if subprocess.run([GCC, flag, str(probe), "-o", str(folder / "probe")], capture_output=True).returncode:
+        pytest.skip(f"gcc has no {kind} sanitizer here")
+    return build(GCC, program, folder, "-O1", "-g", flag, "-fno-sanitize-recover=all", "-Wno-error")
+
+
+def test_address_and_undefined(tmp_path: Path) -> None:
+    """No bad access, leak or undefined operation from opening to closing."""
+    program = sanitized("use_c.c", tmp_path, "address,undefined")
+    for model in MODELS:
+        run(program, model)
+    run(sanitized("use_audio.c", tmp_path, "address,undefined"), *HEARING)
+
+
+def test_threads(tmp_path: Path) -> None:
+    """No data race between the threads of the pool, and every piece of work done once."""
+    run(sanitized("pool_check.c", tmp_path, "thread"))
+    program = sanitized("use_c.c", tmp_path, "thread")
+    for model in MODELS:
+        run(program, model)
+    run(sanitized("use_audio.c", tmp_path, "thread"), *HEARING)

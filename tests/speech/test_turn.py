@@ -1,0 +1,247 @@
+"""Spoken turns: heard in pieces, answered early, cut or dropped, they end in the tokens and logits of a recording that is heard
+as a whole, to the bit. The model has random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edge_gemma as eg
+from edge_gemma.speech.turn import Answer, Turn
+from support.listening import MMPROJ, MODEL, Players, base_and_closing, sound
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[eg.Model]:
+    with eg.Model.load(MODEL, mmproj=MMPROJ, threads=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> eg.Tokenizer:
+    return eg.Tokenizer.load(MODEL)
+
+
+SPEECH = sound((0.3, 1.4), (1.8, 2.9), seconds=3.2)
+Said = tuple[list[int], np.ndarray, str]
+
+
+def offline(model: eg.Model, samples: np.ndarray, max_tokens: int) -> Said:
+    """What a session says about a recording that is heard as a whole: tokens, logits after them, and text."""
+    base, after = base_and_closing(model)
+    with base, base.fork() as session:
+        session.feed_audio(samples)
+        session.feed_tokens(after)
+        start = session.position
+        text = "".join(session.generate(max_tokens=max_tokens, temperature=0, special=True))
+        return session.tokens[start:], session.logits(), text
+
+
+def same(answer: Answer, expected: Sequence[Any]) -> bool:
+    """Whether tokens and logits are those, to the bit."""
+    return answer.ids == expected[0] and np.array_equal(answer.session.logits(), expected[1])
+
+
+@pytest.fixture(scope="module")
+def expected(model: eg.Model) -> Said:
+    return offline(model, SPEECH, 30)
+
+
+def spoken_turn(model: eg.Model, samples: np.ndarray, block: int = 700, **options: Any) -> Turn:
+    base, after = base_and_closing(model)
+    turn = Turn(base, after, lambda seconds: 30, **options)
+    for at in range(0, len(samples), block):
+        turn.push(samples[at : at + block])
+    return turn
+
+
+def answered(answer: Answer) -> Answer:
+    answer.finish()
+    return answer
+
+
+def test_an_answer_is_that_to_the_whole_recording(model: eg.Model, expected: Said) -> None:
+    turn = spoken_turn(model, SPEECH)
+    answer = answered(turn.finish())
+    assert same(answer, expected) and answer.stop == "length" and len(answer.ids) == 30
+    assert answer.text.strip() == eg.parse_reply(expected[2]).content
+    assert turn.kept == turn.heard == len(SPEECH)
+
+
+def test_a_pause_that_was_the_end_begins_the_answer(model: eg.Model, expected: Said) -> None:
+    turn = spoken_turn(model, SPEECH)
+    early = turn.pause()
+    for _ in range(5):
+        assert early.step()
+    found = list(early.ids)
+    turn.push(sound(seconds=0.5, seed=1))  # the silence that follows is no part of the answer
+    answer = turn.finish(len(SPEECH) + 200)
+    assert answer is early and found == answer.ids == expected[0][: len(found)] and len(found) == 4
+    assert same(answered(answer), expected) and turn.kept == len(SPEECH)
+
+
+def test_a_pause_that_was_not_the_end_leaves_no_trace(model: eg.Model, expected: Said) -> None:
+    at = len(SPEECH) // 2
+    turn = spoken_turn(model, SPEECH[:at])
+    for steps in (0, 1, 7):
+        early = turn.pause()
+        for _ in range(steps):
+            early.step()
+            turn.push(SPEECH[at : at + 300])
+            at += 300
+        turn.resume()
+        assert early.session.closed and turn.early is None
+    turn.push(SPEECH[at:])
+    assert same(answered(turn.finish()), expected)
+
+
+def test_a_turn_leaves_its_beginning_as_it_was(model: eg.Model) -> None:
+    base, after = base_and_closing(model)
+    before, logits = base.tokens, base.logits()
+    turn = Turn(base, after, lambda seconds: 5)
+    turn.push(SPEECH)
+    turn.pause().finish()
+    turn.close()
+    turn.close()
+    assert base.tokens == before and np.array_equal(base.logits(), logits)
+
+
+def test_a_conversation_goes_on_where_the_answer_ends(model: eg.Model) -> None:
+    turn = spoken_turn(model, SPEECH)
+    turn.pause().finish()
+    session = turn.finish().session
+    base, after = base_and_closing(model)
+    base.feed_audio(SPEECH)
+    base.feed_tokens(after)
+    list(base.generate(max_tokens=30, temperature=0))
+    for other in (session, base):
+        other.feed_text("<turn|>\n<|turn>user\nAnd then?<turn|>\n<|turn>model\n")
+        with other.stream_audio() as audio:
+            audio.push(SPEECH[:9000])
+    assert session.tokens == base.tokens
+    for other in (session, base):
+        other.feed_tokens(after)
+    assert np.array_equal(session.logits(), base.logits())
+
+
+def test_drafts_make_it_quicker_and_no_other(model: eg.Model, expected: Said) -> None:
+    ids = expected[0]
+    turn = spoken_turn(model, SPEECH)
+    text = answered(turn.guess()).text
+
+    def steps(draft: Sequence[int]) -> int:
+        answer, count = turn.guess(draft=draft), 0
+        while answer.step():
+            count += 1
+        assert same(answer, expected) and answer.text == text, draft
+        answer.close()
+        return count
+
+    alone = steps([])
+    assert steps(ids) < alone / 4
+    rng = np.random.default_rng(0)
+    for wrong in (0, 1, 7, 8, 9, 29):
+        draft = list(ids)
+        draft[wrong] = (draft[wrong] + int(rng.integers(1, 400))) % 500
+        assert steps(draft) <= alone + 2
+        assert steps(ids[:wrong]) <= alone + 1
+    assert steps([*ids, *ids]) < alone / 4  # one that is longer than the answer may be
+
+
+def test_drafts_of_answers_that_are_drawn_are_left_alone(model: eg.Model, expected: Said) -> None:
+    drawn = {"temperature": 1.5, "seed": 3}
+    turn = spoken_turn(model, SPEECH, **drawn)
+    turn.suggest(expected[0])
+    base, after = base_and_closing(model)
+    base.feed_audio(SPEECH)
+    base.feed_tokens(after)
+    start = base.position
+    list(base.generate(max_tokens=30, **drawn))
+    assert answered(turn.finish()).ids == base.tokens[start:] != expected[0]
+
+
+def test_answers_in_circles_end(tokenizer: Any) -> None:
+    players = Players(tokenizer, lambda seconds: "I said: " + "thank you for watching. " * 50)
+    base = players.session()
+    base.feed_tokens([5])
+    turn = Turn(base, players.closing, lambda seconds: 5000)
+    turn.push(SPEECH)
+    answer = answered(turn.finish())
+    assert answer.stop == "loop" and 72 < len(answer.text) < 200
+    for draft in (answer.ids, players.lines(0)):
+        assert answered(Answer(turn.again().session, players.closing, 5000, sound=SPEECH, draft=draft)).ids == answer.ids
+
+
+def test_trusted_tokens_are_not_checked(model: eg.Model, expected: Said) -> None:
+    turn = spoken_turn(model, SPEECH)
+    odd = [(expected[0][0] + 1) % 500, *expected[0][1:]]
+    answer = answered(turn.guess(draft=odd, trusted=1))
+    assert answer.ids[0] == odd[0] and len(answer.ids) == 30
+
+
+# ---- turns that are cut -----------------------------------------------------------------------------------------
+
+
+def test_a_cut_keeps_the_soft_tokens_before_it(model: eg.Model) -> None:
+    """Of the last soft token it knows what follows within 30 ms, so the recording that is compared goes on a bit."""
+    keep = 640 * 60
+    turn = spoken_turn(model, SPEECH[: keep + 700])
+    turn.pause()  # has heard too much by then
+    turn.push(SPEECH[keep + 700 :])
+    answer = answered(turn.finish(keep))
+    base, after = base_and_closing(model)
+    base.feed_audio(SPEECH[: keep + 1000])
+    surplus = eg.audio_tokens(keep + 1000) - eg.audio_tokens(keep)
+    assert surplus == 2
+    end = base.tokens[-1]
+    base.rewind(surplus + 1)
+    base.feed_tokens([end, *after])
+    start = base.position
+    list(base.generate(max_tokens=30, temperature=0))
+    assert same(answer, (base.tokens[start:], base.logits()))
+    assert turn.kept == keep and not turn.early
+
+
+def test_a_cut_beyond_the_memory_of_the_windows_is_heard_anew(model: eg.Model) -> None:
+    samples = sound((0, 9), seconds=9)
+    keep = 640 * 50
+    turn = spoken_turn(model, samples)
+    answer = answered(turn.finish(keep))
+    assert same(answer, offline(model, samples[:keep], 30))
+
+
+def test_another_answer_hears_the_same(model: eg.Model) -> None:
+    turn = spoken_turn(model, SPEECH)
+    keep = 640 * 60
+    turn.finish(keep).close()
+    assert same(answered(turn.again()), offline(model, SPEECH[:keep], 30))
+
+
+class Scripted:
+    """A session that says these tokens, then ends its turn."""
+
+    audio = None
+
+    def __init__(self, model: eg.Model, tokens: list[int]) -> None:
+        self.model, self.tokens, self.last_stop, self._left = model, [], "", tokens
+
+    def feed_tokens(self, tokens: list[int]) -> None:
+        self.tokens += tokens
+
+    def generate(self, max_tokens: int, **_: Any) -> Iterator[str]:
+        self.last_stop = "length" if self._left else "turn"
+        self.tokens.append(self._left.pop(0) if self._left else -1)
+        yield ""
+
+
+def test_half_a_character_at_the_end(model: eg.Model, tokenizer: eg.Tokenizer) -> None:
+    """An answer that ends by itself shows that a character was left half, as `Session.generate` does; one that is cut
+    does not."""
+    said = [tokenizer.find("<0xC3>"), tokenizer.find("<0xA4>"), tokenizer.find("<0xC3>")]
+    for limit, text in ((10, "ä\ufffd"), (3, "ä"), (2, "ä"), (1, "")):
+        answer = Answer(Scripted(model, said.copy()), [5], limit)
+        answer.finish()
+        assert answer.text == text and answer.ids == said[:limit]

@@ -1,0 +1,54 @@
+"""Builds programs of tests/c with all of the engine: its objects once for each compiler and set of flags, side by side."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from support.paths import ROOT
+
+CSRC = ROOT / "csrc"
+DATA = ROOT / "tests" / "data"
+FLAGS = ["-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread", f"-I{CSRC}"]
+CROSS, QEMU = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static")
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _compile(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@functools.cache
+def _objects(compiler: str, flags: tuple[str, ...]) -> list[str]:
+    _kept.append(tempfile.TemporaryDirectory())
+    folder = Path(_kept[-1].name)
+    sources = (CSRC / "sources.txt").read_text().split()
+    objects = [str(folder / source.replace("/", "-")) + ".o" for source in sources]
+    commands = [
+        [compiler, *FLAGS, *flags, "-c", str(CSRC / source), "-o", target]
+        for source, target in zip(sources, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_compile, commands))
+    return objects
+
+
+def build(compiler: str, program: str, folder: Path, *flags: str) -> Path:
+    """Compiles tests/c/`program` and links it into `folder`."""
+    out = folder / f"{Path(program).stem}-{Path(compiler).name}"
+    source = str(ROOT / "tests" / "c" / program)
+    _compile([compiler, *FLAGS, *flags, source, *_objects(compiler, flags), "-o", str(out), "-lm"])
+    return out
+
+
+def run(*command: str | Path) -> str:
+    """Output of a program that must succeed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
