@@ -52,11 +52,13 @@ enum {
 #endif
 
 /* A set of what its file has included. */
+/* clang-format off: a list in rows, not in columns */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name, quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention, \
-        attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
+        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul, softcap, \
+        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
     }
+/* clang-format on */
 
 /* Scratch of matmul_q8. */
 typedef struct eg_tile {
@@ -86,9 +88,9 @@ extern const eg_kernels eg_kernels_neon_dotprod, eg_kernels_neon_i8mm;
 #endif
 
 /* The plain form, also for fewer rows than a tile. */
-void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0,
-                         int64_t row1, void *scratch);
-void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0,
-                         int64_t row1, void *scratch);
+void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                         void *scratch);
+void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                         void *scratch);
 
 #endif

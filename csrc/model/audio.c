@@ -51,8 +51,7 @@ void eg_audio_reset(eg_audio *a)
     a->position = 0;
     memset(a->frames, 0, (size_t)c->features * sizeof *a->frames);
     memset(a->rows, 0, (size_t)row_width(c) * sizeof *a->rows);
-    for (int32_t l = 0; l < c->layers; l++)
-        memset(a->state[l].g, 0, (EG_AUDIO_KERNEL - 1) * (size_t)c->width * sizeof(float));
+    for (int32_t l = 0; l < c->layers; l++) memset(a->state[l].g, 0, (EG_AUDIO_KERNEL - 1) * (size_t)c->width * sizeof(float));
 }
 
 /* out[l, delta] = W_rel S(delta), S(delta) = sin(delta c_j) for the first half and cos(delta c_j) for the second */
@@ -187,7 +186,10 @@ static void convolve(const eg_audio *a, int i, const float *in, int64_t height, 
     layer_norm_relu(out, positions, w->rows, a->weights->conv_norm[i]);
 }
 
-typedef struct subsampling { eg_audio *a; int64_t frames; } subsampling;
+typedef struct subsampling {
+    eg_audio *a;
+    int64_t frames;
+} subsampling;
 
 /* Rows [begin, end) of the first convolution: row s is centred on frame 2s; beyond the last frame rows are zero. */
 static void first_convolution_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -323,8 +325,11 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         int64_t first = unit / c->heads * QUERIES, offset = unit % c->heads * D;
         int64_t n = p->n - first < QUERIES ? p->n - first : QUERIES, keys = n + history;
         const float *q = p->a->q + first * w + offset;
-        eg_matrix k = {.data = (const uint8_t *)(p->s->k + first * w + offset), .type = eg_type_find(EG_TYPE_F32),
-                       .rows = keys, .cols = D, .row_bytes = (size_t)w * sizeof(float)};
+        eg_matrix k = {.data = (const uint8_t *)(p->s->k + first * w + offset),
+                       .type = eg_type_find(EG_TYPE_F32),
+                       .rows = keys,
+                       .cols = D,
+                       .row_bytes = (size_t)w * sizeof(float)};
         eg_matrix r = k;
         r.data = (const uint8_t *)(p->relative + offset);
         r.rows = p->a->context;

@@ -16,7 +16,11 @@
 
 enum { EG_TENSOR_NAME = 96 };
 
-typedef struct eg_owned { void **items; size_t n; uint64_t bytes; } eg_owned;
+typedef struct eg_owned {
+    void **items;
+    size_t n;
+    uint64_t bytes;
+} eg_owned;
 
 void eg_owned_free(eg_owned *owned);
 

@@ -153,12 +153,12 @@ void eg_decoder_per_layer_inputs(eg_decoder *y, const int32_t *ids, int64_t n, i
                           EG_ADVICE_WILLNEED);
     y->ple_from = from;
     y->ple_layers = to - from;
-    eg_matrix w = eg_matrix_part(&y->weights->per_layer_model_proj, from * c->per_layer,
-                                 (int64_t)(to - from) * c->per_layer);
+    eg_matrix w = eg_matrix_part(&y->weights->per_layer_model_proj, from * c->per_layer, (int64_t)(to - from) * c->per_layer);
     eg_multiply_one(&y->multiplier, &w, y->x, n, y->ple);
     input p = {y, ids, NULL, from, to};
     eg_decoder_for_tokens(y, per_layer_task, &p, n);
-    /* Each row read leaves up to 64 KB of the table in the process, which over a long prompt adds up to half a gigabyte. */
+    /* Each row read leaves up to 64 KB of the table in the process, which over a long prompt adds up to half a
+     * gigabyte. */
     y->ple_rows += n;
     if (y->ple_rows >= EG_BLOCK) {
         eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_DONTNEED);
@@ -242,8 +242,8 @@ static queries queries_of(const step *p, int64_t first, int64_t n, int64_t kv_he
 {
     int64_t D = p->s->head_dim, share = p->s->heads / p->s->kv_heads, width = p->s->heads * D;
     int64_t offset = first * width + kv_head * share * D;
-    return (queries){p->y->q + offset, p->y->o + offset, n, share, width,
-                     eg_cache_view(&p->y->cache, p->s->kv_source, (int32_t)kv_head)};
+    return (queries){
+        p->y->q + offset, p->y->o + offset, n, share, width, eg_cache_view(&p->y->cache, p->s->kv_source, (int32_t)kv_head)};
 }
 
 /* Unit of work: a tile of queries and one KV head. */
@@ -433,15 +433,17 @@ bool eg_decoder_run(eg_decoder *y, int64_t n, int64_t position, int32_t from, in
     angles(y, n, position);
     for (int32_t l = from; l < to; l++) {
         if (atomic_load_explicit(y->cancel, memory_order_relaxed)) return false;
-        step p = {.y = y, .w = &y->weights->layer[l], .s = &c->layer[l], .n = n, .position = position,
-                  .layer = l};
+        step p = {.y = y, .w = &y->weights->layer[l], .s = &c->layer[l], .n = n, .position = position, .layer = l};
         run_layer(&p, l == from ? first_mode : l == to - 1 ? last_mode : EG_LAYER_FULL);
         if (hidden) memcpy(hidden + (size_t)(l + 1) * hidden_stride, y->x, (size_t)(n * c->hidden) * sizeof(float));
     }
     return true;
 }
 
-typedef struct head { eg_decoder *y; float *logits; } head;
+typedef struct head {
+    eg_decoder *y;
+    float *logits;
+} head;
 
 static void output_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {

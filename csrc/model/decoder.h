@@ -29,7 +29,7 @@ typedef struct eg_decoder {
     float *t;                  /* [B, d] output of a matrix */
     float *q, *o;              /* [B, H*D] */
     float *k, *v;              /* [B, K*D] */
-    float *parts;              /* [parts_size] attention of few queries over spans of keys; room for one query in any context */
+    float *parts;              /* [parts_size] attention of few queries over spans of keys; one query fits in any context */
     size_t parts_size;
     float *gate, *up;          /* [B, F] */
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
@@ -47,7 +47,7 @@ typedef struct eg_decoder {
         float *weight;         /* [B, experts_used] */
         int32_t *expert, *row; /* [B, experts_used]: chosen expert, and its row in x */
         int32_t *first;        /* [E + 1]: where an expert's rows begin */
-        eg_job *jobs;   /* [2 * E] */
+        eg_job *jobs;          /* [2 * E] */
     } moe;
 } eg_decoder;
 

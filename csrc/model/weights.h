@@ -9,7 +9,10 @@
 #include "config.h"
 
 /* One matrix per expert: `first` is expert 0, the next ones lie `stride` bytes apart. */
-typedef struct eg_experts { eg_matrix first; size_t stride; } eg_experts;
+typedef struct eg_experts {
+    eg_matrix first;
+    size_t stride;
+} eg_experts;
 
 typedef struct eg_layer {
     const float *attn_norm;            /* [d] */

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUIRE(condition) do { if (!(condition)) abort(); } while (0)
+#define REQUIRE(condition) \
+    do { \
+        if (!(condition)) abort(); \
+    } while (0)
 
 enum { HIDDEN = 8 };
 
