@@ -4,7 +4,7 @@ VENV ?= .venv
 # Such as --no-build-isolation, to build without a package index once .venv is complete.
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
-C_FILES = $(shell find csrc tests/c tests/fuzz examples tools -name '*.[ch]' -o -name '*.inc')
+C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc')
 LINT = { $(BIN)/ruff check --quiet . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 

@@ -15,7 +15,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "edge_gemma"
 C_FILES = sorted(path for path in CSRC.rglob("*.*") if path.suffix in {".c", ".h", ".inc"} and path.parent != CSRC)
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom to the top; a directory may use its own files and those of lower ranks, not of its neighbours.
-RANKS = {"base": 0, "format": 1, "kernels": 2, "model": 3, "text": 3, "media": 3, "api": 4}
+RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 4, "audio": 4, "api": 5}
 INTRINSICS = re.compile(r"(imm|intrin|arm_neon|arm_sve|arm_acle|wasm_simd128|cpuid)\w*\.h")
 LONGEST = 800
 TEXT = {".c", ".h", ".inc", ".cpp", ".py", ".sh", ".md", ".toml", ".in"}

@@ -2,10 +2,10 @@
 #ifndef EG_API_OBJECTS_H
 #define EG_API_OBJECTS_H
 
-#include "../media/mel.h"
-#include "../model/audio.h"
-#include "../model/decoder.h"
-#include "../model/sampler.h"
+#include "../audio/encoder.h"
+#include "../audio/mel.h"
+#include "../decoder/decoder.h"
+#include "../decoder/sampler.h"
 #include "../text/tokenizer.h"
 
 struct eg_model {

@@ -36,7 +36,7 @@ enum {
     EG_TYPE_TQ1_0 = 34,
     EG_TYPE_TQ2_0 = 35,
     EG_TYPE_MXFP4 = 39,
-    /* Not GGML's: 2, 4 and 8 bits with one scale for a whole row, which is a tensor of its own (model/binder.h). */
+    /* Not GGML's: 2, 4 and 8 bits with one scale for a whole row, which is a tensor of its own (nn/binder.h). */
     EG_TYPE_C2 = 0x45470002,
     EG_TYPE_C4 = 0x45470004,
     EG_TYPE_C8 = 0x45470008

@@ -2,7 +2,7 @@
  * with a whole sentence. */
 #include "memory_map.h"
 
-#include "model/audio.h"
+#include "audio/encoder.h"
 
 #include <stdlib.h>
 #include <string.h>

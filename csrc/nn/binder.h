@@ -8,8 +8,8 @@
  * [scales, rows], fastest first; X.input_scale and X.output_scale [1], the steps of its input and output, where they are
  * known beforehand.
  */
-#ifndef EG_MODEL_BINDER_H
-#define EG_MODEL_BINDER_H
+#ifndef EG_NN_BINDER_H
+#define EG_NN_BINDER_H
 
 #include "../format/gguf.h"
 #include "../kernels/kernels.h"

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "../base/map.h"
-#include "audio.h"
-#include "keys.h"
+#include "../nn/keys.h"
+#include "encoder.h"
 
 enum { MAX_FEATURES = 1024 };
 

@@ -5,13 +5,13 @@
  *            but logits, so it is left out (exact) until somebody wants them.
  *   finish:  the rest of the layers for the rows whose logits are wanted.
  */
-#ifndef EG_MODEL_DECODER_H
-#define EG_MODEL_DECODER_H
+#ifndef EG_DECODER_DECODER_H
+#define EG_DECODER_DECODER_H
 
 #include <stdatomic.h>
 
+#include "../nn/multiply.h"
 #include "cache.h"
-#include "multiply.h"
 #include "weights.h"
 
 enum { EG_BLOCK = 128 };       /* tokens evaluated together */

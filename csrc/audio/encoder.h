@@ -8,13 +8,13 @@
  *
  * Owns its buffers (in the owner's arenas); knows nothing of samples, models or timelines.
  */
-#ifndef EG_MODEL_AUDIO_H
-#define EG_MODEL_AUDIO_H
+#ifndef EG_AUDIO_ENCODER_H
+#define EG_AUDIO_ENCODER_H
 
 #include <stdatomic.h>
 
-#include "binder.h"
-#include "multiply.h"
+#include "../nn/binder.h"
+#include "../nn/multiply.h"
 
 enum {
     EG_AUDIO_BLOCK = 64,       /* tokens encoded together */

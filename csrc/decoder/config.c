@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "keys.h"
+#include "../nn/keys.h"
 
 enum { MAX_EXPERTS = 4096 };
 

@@ -1,8 +1,8 @@
 /* Sampler: draws a token from logits. The same seed and options give the same token on every machine: the exponential is
  * our own, and nothing depends on the library's rounding or on the order of equal logits.
  */
-#ifndef EG_MODEL_SAMPLER_H
-#define EG_MODEL_SAMPLER_H
+#ifndef EG_DECODER_SAMPLER_H
+#define EG_DECODER_SAMPLER_H
 
 #include "../base/arena.h"
 #include "../base/status.h"

@@ -1,7 +1,7 @@
 /* The encoder's stages, in their order:
  *   two convolutions, a projection; for each layer: feed-forward, attention, light convolution, feed-forward, norm; output
  */
-#include "audio.h"
+#include "encoder.h"
 
 #include <math.h>
 #include <string.h>
