@@ -6,11 +6,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/numbers.h"
+
 enum { QUERIES = 8 };          /* tokens whose scores are computed together */
 
 static const float EPS = 1e-6f, LN2 = 0.693147180559945309f, E_LN = 1.31326168751822283f;   /* the last one: ln(1 + e) */
-
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -34,14 +34,14 @@ void eg_audio_layout(eg_audio *a, eg_arena *arena)
     a->frames = floats(arena, 1 + EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, c->features);
     a->rows = floats(arena, 1 + EG_AUDIO_BLOCK * 2, row_width(c));
 
-    int64_t wide = max64(max64(c->ffn, 2 * w), max64((int64_t)c->rows[1] * c->channels[1], c->output));
+    int64_t wide = eg_larger(eg_larger(c->ffn, 2 * w), eg_larger((int64_t)c->rows[1] * c->channels[1], c->output));
     a->x = floats(arena, EG_AUDIO_BLOCK, w);
     a->h = floats(arena, EG_AUDIO_BLOCK, w);
     a->t = floats(arena, EG_AUDIO_BLOCK, w);
     a->q = floats(arena, EG_AUDIO_BLOCK, w);
     a->wide = floats(arena, EG_AUDIO_BLOCK, wide);
-    int64_t patches = max64(c->rows[0] * a->weights->conv[0].cols, c->rows[1] * a->weights->conv[1].cols);
-    int64_t scratch = max64(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
+    int64_t patches = eg_larger(c->rows[0] * a->weights->conv[0].cols, c->rows[1] * a->weights->conv[1].cols);
+    int64_t scratch = eg_larger(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
     eg_multiplier_layout(&a->multiplier, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
 }
 

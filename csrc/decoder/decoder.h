@@ -78,14 +78,4 @@ bool eg_decoder_run(eg_decoder *decoder, int64_t n, int64_t position, int32_t fr
 /* logits[n, V] of x[n]; normed[n, d], unless NULL, receives the normalised rows. */
 void eg_decoder_head(eg_decoder *decoder, int64_t n, float *logits, float *normed);
 
-/* ---- for the parts of the decoder ---- */
-
-/* Calls task over tokens [0, n). */
-void eg_decoder_for_tokens(eg_decoder *decoder, eg_task *task, void *context, int64_t n);
-
-/* f = m1 + m2 of the experts' feed-forward, from x[n] into t[n]. */
-void eg_decoder_experts(eg_decoder *decoder, const eg_layer *layer, const eg_layer_shape *shape, int64_t n);
-/* t[n] := FFN(h[n]), dense. */
-void eg_decoder_ffn(eg_decoder *decoder, const eg_layer *layer, const eg_layer_shape *shape, int64_t n);
-
 #endif

@@ -16,6 +16,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/numbers.h"
 #include "kernels.h"
 
 #if defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
@@ -71,8 +72,6 @@ typedef struct eg_tile {
 } eg_tile;
 
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
-static inline int64_t eg_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t eg_larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* The sum of activations over group g, of 16 or 32. */
 EG_INLINE int eg_group_total(const int16_t *sum, int64_t g, const int group)
