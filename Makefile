@@ -4,13 +4,15 @@ VENV ?= .venv
 # Such as --no-build-isolation, to build without a package index once .venv is complete.
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
+C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc')
+LINT = { $(BIN)/ruff check --quiet . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
-.PHONY: test demo lint build fuzz clean
+.PHONY: test demo lint format build fuzz clean
 
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
-	@lint=0; $(BIN)/ruff check --quiet . || lint=1; \
+	@lint=0; $(LINT) || lint=1; \
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
 
 # Spoken commands to a little home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
@@ -18,7 +20,10 @@ demo: $(VENV)/.ready
 	@$(BIN)/edge-gemma demo $(ARGS)
 
 lint: build
-	@$(BIN)/ruff check --quiet .
+	@$(LINT)
+
+format: build
+	@$(BIN)/clang-format -i $(C_FILES)
 
 build: $(VENV)/.built
 

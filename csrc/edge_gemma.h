@@ -82,8 +82,19 @@ typedef struct eg_file eg_file;   /* an open, fully checked GGUF file, split or 
 
 /* Value types of GGUF metadata, by their number in the format. */
 enum {
-    EG_GGUF_U8 = 0, EG_GGUF_I8 = 1, EG_GGUF_U16 = 2, EG_GGUF_I16 = 3, EG_GGUF_U32 = 4, EG_GGUF_I32 = 5, EG_GGUF_F32 = 6,
-    EG_GGUF_BOOL = 7, EG_GGUF_STRING = 8, EG_GGUF_ARRAY = 9, EG_GGUF_U64 = 10, EG_GGUF_I64 = 11, EG_GGUF_F64 = 12
+    EG_GGUF_U8 = 0,
+    EG_GGUF_I8 = 1,
+    EG_GGUF_U16 = 2,
+    EG_GGUF_I16 = 3,
+    EG_GGUF_U32 = 4,
+    EG_GGUF_I32 = 5,
+    EG_GGUF_F32 = 6,
+    EG_GGUF_BOOL = 7,
+    EG_GGUF_STRING = 8,
+    EG_GGUF_ARRAY = 9,
+    EG_GGUF_U64 = 10,
+    EG_GGUF_I64 = 11,
+    EG_GGUF_F64 = 12
 };
 
 typedef struct eg_file_entry {
@@ -118,17 +129,18 @@ EG_API eg_status eg_file_get_tensor(const eg_file *file, uint64_t index, eg_file
  * EG_ERROR_UNSUPPORTED for an array of arrays. */
 EG_API eg_status eg_file_get_number(const eg_file *file, uint64_t index, uint64_t element, double *out, eg_error *err);
 /* Element of a string entry: a pointer into the file, not zero-terminated. Reading an array in order is cheap. */
-EG_API eg_status eg_file_get_string(const eg_file *file, uint64_t index, uint64_t element, const char **text,
-                                    size_t *length, eg_error *err);
+EG_API eg_status eg_file_get_string(const eg_file *file, uint64_t index, uint64_t element, const char **text, size_t *length,
+                                    eg_error *err);
 
 /* ---- tokenizer --------------------------------------------------------------------------------------------------- */
 
 typedef struct eg_tokenizer eg_tokenizer;   /* immutable; any thread */
 
 enum {
-    EG_TEXT_SPECIAL = 1,       /* encode: the texts of control tokens become these tokens; decode: control tokens are
-                                  written out instead of skipped */
-    EG_TEXT_BOS = 2            /* encode: put <bos> first unless the text begins with it */
+    /* Encode: the texts of control tokens become these tokens. Decode: control tokens are written out, not skipped. */
+    EG_TEXT_SPECIAL = 1,
+    /* Encode: put <bos> first unless the text begins with it. */
+    EG_TEXT_BOS = 2
 };
 
 /* A tokenizer alone, from any Gemma 4 GGUF file (a vocabulary-only one too). Close it with eg_tokenizer_close. */
@@ -144,8 +156,8 @@ EG_API eg_status eg_tokenizer_encode(const eg_tokenizer *tokenizer, const char *
 
 /* Decodes ids[n] to bytes (they form UTF-8 if the tokens do; nothing is repaired). As with encode, *length is the full
  * length and at most `capacity` bytes are written. EG_ERROR_ARGUMENT names an id outside the vocabulary. */
-EG_API eg_status eg_tokenizer_decode(const eg_tokenizer *tokenizer, const int32_t *ids, size_t n, uint32_t flags,
-                                     char *text, size_t capacity, size_t *length, eg_error *err);
+EG_API eg_status eg_tokenizer_decode(const eg_tokenizer *tokenizer, const int32_t *ids, size_t n, uint32_t flags, char *text,
+                                     size_t capacity, size_t *length, eg_error *err);
 
 /* The id of the token written exactly so, such as "<|turn>"; -1 if there is none. */
 EG_API int32_t eg_tokenizer_find(const eg_tokenizer *tokenizer, const char *text, size_t length);
@@ -212,7 +224,8 @@ typedef struct eg_memory {
     uint64_t scratch;          /* activations and work space of the session */
 } eg_memory;
 
-/* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read, copied or repacked. */
+/* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read,
+ * copied or repacked. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 EG_API void eg_model_close(eg_model *model);
 EG_API eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err);
@@ -231,7 +244,10 @@ typedef struct eg_session_params {
     eg_kv_type kv;
 } eg_session_params;
 
-typedef struct eg_logit_bias { int32_t id; float bias; } eg_logit_bias;   /* -INFINITY: never */
+typedef struct eg_logit_bias {
+    int32_t id;
+    float bias;                /* -INFINITY: never */
+} eg_logit_bias;
 
 typedef struct eg_sampling {
     uint32_t struct_size;
@@ -251,14 +267,18 @@ typedef struct eg_sampling {
 } eg_sampling;
 
 typedef enum eg_stop {
-    EG_STOP_NONE = 0, EG_STOP_EOS = 1, EG_STOP_TURN = 2, EG_STOP_TOOL_RESPONSE = 3   /* <eos>, <turn|>, <|tool_response> */
+    EG_STOP_NONE = 0,
+    EG_STOP_EOS = 1,           /* <eos> */
+    EG_STOP_TURN = 2,          /* <turn|> */
+    EG_STOP_TOOL_RESPONSE = 3  /* <|tool_response> */
 } eg_stop;
 
 typedef struct eg_token {
     int32_t id;
     eg_stop stop;              /* why the answer ends with this token, which then has no text of its own */
-    const char *text;          /* what this token adds, whole UTF-8 characters only, not zero-terminated; it may be empty
-                                  while a character is incomplete. Owned by the session, valid until its next call */
+    /* What this token adds, whole UTF-8 characters only, not zero-terminated; it may be empty while a character is
+     * incomplete. Owned by the session, valid until its next call. */
+    const char *text;
     size_t text_length;
 } eg_token;
 
@@ -271,8 +291,7 @@ typedef struct eg_stats {
 } eg_stats;
 
 /* What a session would take, before it is opened: fills kv and scratch; the rest is the model's. */
-EG_API eg_status eg_session_estimate(const eg_model *model, const eg_session_params *params, eg_memory *out,
-                                     eg_error *err);
+EG_API eg_status eg_session_estimate(const eg_model *model, const eg_session_params *params, eg_memory *out, eg_error *err);
 
 /* Opens a session at position 0. All of its memory is taken here; evaluating and decoding allocate nothing. */
 EG_API eg_status eg_session_open(eg_model *model, const eg_session_params *params, eg_session **out, eg_error *err);
@@ -282,8 +301,7 @@ EG_API void eg_session_close(eg_session *session);
  * layers that write K/V are run; the others wait until logits are wanted, and then run for the last position alone.
  * EG_ERROR_CONTEXT: nothing was added. EG_CANCELLED: eg_session_position tells how many tokens were kept. */
 EG_API eg_status eg_session_feed_tokens(eg_session *session, const int32_t *ids, size_t n, eg_error *err);
-EG_API eg_status eg_session_feed_text(eg_session *session, const char *text, size_t length, uint32_t flags,
-                                      eg_error *err);
+EG_API eg_status eg_session_feed_text(eg_session *session, const char *text, size_t length, uint32_t flags, eg_error *err);
 EG_API eg_status eg_session_feed_embeddings(eg_session *session, const float *embeddings, size_t n, eg_error *err);
 
 /* Appends ids[n] and computes every position in full: logits[n, vocab_size] and, unless NULL,
@@ -319,8 +337,7 @@ EG_API eg_status eg_session_fork(const eg_session *session, eg_session **out, eg
 /* Write the timeline to a file, and open a session from one: it goes on exactly as the saved one would have.
  * Restoring refuses files of another model (EG_ERROR_FORMAT) and damaged ones. `context` 0: as saved. */
 EG_API eg_status eg_session_save(eg_session *session, const char *path, eg_error *err);
-EG_API eg_status eg_session_restore(eg_model *model, const char *path, uint32_t context, eg_session **out,
-                                    eg_error *err);
+EG_API eg_status eg_session_restore(eg_model *model, const char *path, uint32_t context, eg_session **out, eg_error *err);
 
 /* Makes the call that runs now, if any, return EG_CANCELLED within one layer. From any thread, also a signal handler.
  * Without a running call it has no effect. */

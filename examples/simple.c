@@ -25,13 +25,11 @@ static eg_status feed(const char *text, uint32_t flags, eg_error *err)
 /* One turn of each side. Only our own markers may become control tokens, so what the user typed goes in without the flag. */
 static eg_status turn(const char *opening, const char *text, eg_error *err)
 {
-    if (feed(opening, EG_TEXT_SPECIAL, err) || feed(text, 0, err) ||
-        feed("<turn|>\n<|turn>model\n", EG_TEXT_SPECIAL, err))
+    if (feed(opening, EG_TEXT_SPECIAL, err) || feed(text, 0, err) || feed("<turn|>\n<|turn>model\n", EG_TEXT_SPECIAL, err))
         return err->status;
     eg_token token;
     do {
-        if (eg_session_next(session, NULL, &token, err))
-            return err->status;
+        if (eg_session_next(session, NULL, &token, err)) return err->status;
         fwrite(token.text, 1, token.text_length, stdout);
         fflush(stdout);
     } while (!token.stop);
@@ -53,8 +51,7 @@ int main(int argc, char **argv)
     }
     eg_session_params session_params = {.struct_size = sizeof session_params};
     eg_status status = eg_session_open(model, &session_params, &session, &err);
-    if (!status)
-        signal(SIGINT, interrupt);
+    if (!status) signal(SIGINT, interrupt);
 
     const char *opening = "<bos><|turn>user\n";
     char line[4096];
@@ -68,8 +65,7 @@ int main(int argc, char **argv)
         }
         putchar('\n');
     }
-    if (status)
-        fprintf(stderr, "%s\n", err.message);
+    if (status) fprintf(stderr, "%s\n", err.message);
     eg_session_close(session);
     eg_model_close(model);
     return status != EG_OK;

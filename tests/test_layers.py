@@ -16,7 +16,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "edge_gemma"
 C_FILES = sorted(path for path in CSRC.rglob("*.*") if path.suffix in {".c", ".h", ".inc"} and path.parent != CSRC)
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom to the top; a directory may use its own files and those of lower ranks, not of its neighbours.
-C_RANKS = {"base": 0, "format": 1, "kernels": 2, "model": 3, "text": 3, "media": 3, "api": 4}
+C_RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 4, "audio": 4, "api": 5}
 PYTHON_RANKS = {
     "_version": 0, "errors": 1, "audio": 2, "hub": 2, "engine": 3, "files": 4, "chat": 5, "speech": 6, "demo": 8, "cli": 9,
     "_build": 9, "__init__": 10, "__main__": 10,

@@ -15,8 +15,7 @@ eg_status eg_audio_check_samples(const float *samples, size_t n, eg_error *err)
 {
     if (n && !samples) return eg_fail(err, EG_ERROR_ARGUMENT, "samples is NULL.");
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(samples[i]))
-            return eg_fail(err, EG_ERROR_ARGUMENT, "samples[%zu] is not a finite number.", i);
+        if (!isfinite(samples[i])) return eg_fail(err, EG_ERROR_ARGUMENT, "samples[%zu] is not a finite number.", i);
     return EG_OK;
 }
 
@@ -84,9 +83,10 @@ eg_status eg_audio_check_params(const eg_model *model, const eg_audio_params *pa
     if (params && params->struct_size != sizeof *params)
         return eg_fail(err, EG_ERROR_ARGUMENT, "eg_audio_params needs struct_size = sizeof(eg_audio_params).");
     if (!model->has_audio)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, model->mmproj
-                       ? "%s: the file of encoders has none for audio." : "%s: this model was opened without an audio encoder: "
-                       "open it together with the file of its encoders (mmproj).",
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       model->mmproj ? "%s: the file of encoders has none for audio."
+                                     : "%s: this model was opened without an audio encoder: "
+                                       "open it together with the file of its encoders (mmproj).",
                        eg_gguf_name(model->mmproj ? model->mmproj : model->file));
     uint32_t wanted = params && params->left_context ? params->left_context : EG_AUDIO_CONTEXT;
     if (wanted != EG_AUDIO_CONTEXT && wanted != EG_AUDIO_REACH)

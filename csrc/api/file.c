@@ -25,24 +25,20 @@ static eg_status null_argument(eg_error *err, const char *function)
 static bool make_marks(eg_file *file)
 {
     size_t n_values = (size_t)eg_gguf_value_count(file->gguf), n_marks = 0, bytes;
-    if (!eg_mul_size(n_values + 1, sizeof *file->first_mark, &bytes) || !(file->first_mark = malloc(bytes)))
-        return false;
+    if (!eg_mul_size(n_values + 1, sizeof *file->first_mark, &bytes) || !(file->first_mark = malloc(bytes))) return false;
     for (size_t i = 0; i < n_values; i++) {
         const eg_gguf_value *value = eg_gguf_value_at(file->gguf, i);
         file->first_mark[i] = n_marks;
         if (value->type == EG_GGUF_STRING)   /* cannot overflow: every string took 8 bytes of address space */
             n_marks += (size_t)(value->count / MARK_STEP + 1);
     }
-    if (!eg_mul_size(n_marks + 1, sizeof *file->marks, &bytes) || !(file->marks = malloc(bytes)))
-        return false;
+    if (!eg_mul_size(n_marks + 1, sizeof *file->marks, &bytes) || !(file->marks = malloc(bytes))) return false;
     for (size_t i = 0; i < n_values; i++) {
         const eg_gguf_value *value = eg_gguf_value_at(file->gguf, i);
-        if (value->type != EG_GGUF_STRING)
-            continue;
+        if (value->type != EG_GGUF_STRING) continue;
         const uint8_t *cursor = value->data, **mark = file->marks + file->first_mark[i];
         for (uint64_t element = 0; element < value->count; element++) {
-            if (element % MARK_STEP == 0)
-                *mark++ = cursor;
+            if (element % MARK_STEP == 0) *mark++ = cursor;
             eg_gguf_next_string(value, &cursor);
         }
     }
@@ -51,40 +47,29 @@ static bool make_marks(eg_file *file)
 
 eg_status eg_file_open(const char *path, eg_file **out, eg_error *err)
 {
-    if (!path || !out)
-        return null_argument(err, "eg_file_open");
+    if (!path || !out) return null_argument(err, "eg_file_open");
     eg_file *file = calloc(1, sizeof *file);
-    if (!file)
-        return eg_fail(err, EG_ERROR_MEMORY, "Out of memory while opening a file.");
+    if (!file) return eg_fail(err, EG_ERROR_MEMORY, "Out of memory while opening a file.");
     eg_status status = eg_gguf_open(path, -1, 0, 0, &file->gguf, err);
     if (!status && !make_marks(file))
         status = eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory for the index of the file.", eg_gguf_name(file->gguf));
-    if (status)
-        eg_file_close(file);
-    else
-        *out = file;
+    if (status) eg_file_close(file);
+    else *out = file;
     return status;
 }
 
 void eg_file_close(eg_file *file)
 {
-    if (!file)
-        return;
+    if (!file) return;
     eg_gguf_close(file->gguf);
     free(file->first_mark);
     free((void *)file->marks);
     free(file);
 }
 
-uint64_t eg_file_entry_count(const eg_file *file)
-{
-    return file ? eg_gguf_value_count(file->gguf) : 0;
-}
+uint64_t eg_file_entry_count(const eg_file *file) { return file ? eg_gguf_value_count(file->gguf) : 0; }
 
-uint64_t eg_file_tensor_count(const eg_file *file)
-{
-    return file ? eg_gguf_tensor_count(file->gguf) : 0;
-}
+uint64_t eg_file_tensor_count(const eg_file *file) { return file ? eg_gguf_tensor_count(file->gguf) : 0; }
 
 /* The entry, or NULL with the error written. */
 static const eg_gguf_value *entry_at(const eg_file *file, uint64_t index, eg_error *err)
@@ -92,15 +77,11 @@ static const eg_gguf_value *entry_at(const eg_file *file, uint64_t index, eg_err
     const eg_gguf_value *value = eg_gguf_value_at(file->gguf, index);
     if (!value)
         eg_fail(err, EG_ERROR_ARGUMENT, "%s: metadata entry %llu was asked for, but there are only %llu.",
-                eg_gguf_name(file->gguf), (unsigned long long)index,
-                (unsigned long long)eg_gguf_value_count(file->gguf));
+                eg_gguf_name(file->gguf), (unsigned long long)index, (unsigned long long)eg_gguf_value_count(file->gguf));
     return value;
 }
 
-static int shown(eg_span name)
-{
-    return (int)(name.length < 120 ? name.length : 120);
-}
+static int shown(eg_span name) { return (int)(name.length < 120 ? name.length : 120); }
 
 static eg_status check_element(const eg_file *file, const eg_gguf_value *value, uint64_t element, eg_error *err)
 {
@@ -116,43 +97,43 @@ static eg_status check_element(const eg_file *file, const eg_gguf_value *value, 
 
 eg_status eg_file_get_entry(const eg_file *file, uint64_t index, eg_file_entry *out, eg_error *err)
 {
-    if (!file || !out)
-        return null_argument(err, "eg_file_get_entry");
+    if (!file || !out) return null_argument(err, "eg_file_get_entry");
     const eg_gguf_value *value = entry_at(file, index, err);
-    if (!value)
-        return EG_ERROR_ARGUMENT;
-    *out = (eg_file_entry){.key = value->key.data, .key_length = value->key.length, .type = value->type,
-                           .is_array = value->is_array, .count = value->count};
+    if (!value) return EG_ERROR_ARGUMENT;
+    *out = (eg_file_entry){.key = value->key.data,
+                           .key_length = value->key.length,
+                           .type = value->type,
+                           .is_array = value->is_array,
+                           .count = value->count};
     return EG_OK;
 }
 
 eg_status eg_file_get_tensor(const eg_file *file, uint64_t index, eg_file_tensor *out, eg_error *err)
 {
-    if (!file || !out)
-        return null_argument(err, "eg_file_get_tensor");
+    if (!file || !out) return null_argument(err, "eg_file_get_tensor");
     const eg_gguf_tensor *tensor = eg_gguf_tensor_at(file->gguf, index);
     if (!tensor)
         return eg_fail(err, EG_ERROR_ARGUMENT, "%s: tensor %llu was asked for, but there are only %llu.",
                        eg_gguf_name(file->gguf), (unsigned long long)index,
                        (unsigned long long)eg_gguf_tensor_count(file->gguf));
-    *out = (eg_file_tensor){.name = tensor->name.data, .name_length = tensor->name.length,
-                            .type_name = tensor->type ? tensor->type->name : NULL, .type = tensor->type_id,
-                            .n_dims = tensor->n_dims, .data = tensor->data, .bytes = tensor->bytes};
-    for (int i = 0; i < 4; i++)
-        out->dims[i] = (uint64_t)tensor->dims[i];
+    *out = (eg_file_tensor){.name = tensor->name.data,
+                            .name_length = tensor->name.length,
+                            .type_name = tensor->type ? tensor->type->name : NULL,
+                            .type = tensor->type_id,
+                            .n_dims = tensor->n_dims,
+                            .data = tensor->data,
+                            .bytes = tensor->bytes};
+    for (int i = 0; i < 4; i++) out->dims[i] = (uint64_t)tensor->dims[i];
     return EG_OK;
 }
 
 eg_status eg_file_get_number(const eg_file *file, uint64_t index, uint64_t element, double *out, eg_error *err)
 {
-    if (!file || !out)
-        return null_argument(err, "eg_file_get_number");
+    if (!file || !out) return null_argument(err, "eg_file_get_number");
     const eg_gguf_value *value = entry_at(file, index, err);
-    if (!value)
-        return EG_ERROR_ARGUMENT;
+    if (!value) return EG_ERROR_ARGUMENT;
     eg_status status = check_element(file, value, element, err);
-    if (status)
-        return status;
+    if (status) return status;
     if (value->type == EG_GGUF_STRING)
         return eg_fail(err, EG_ERROR_ARGUMENT, "%s: key '%.*s' is a string and not a number.", eg_gguf_name(file->gguf),
                        shown(value->key), value->key.data);
@@ -163,21 +144,17 @@ eg_status eg_file_get_number(const eg_file *file, uint64_t index, uint64_t eleme
 eg_status eg_file_get_string(const eg_file *file, uint64_t index, uint64_t element, const char **text, size_t *length,
                              eg_error *err)
 {
-    if (!file || !text || !length)
-        return null_argument(err, "eg_file_get_string");
+    if (!file || !text || !length) return null_argument(err, "eg_file_get_string");
     const eg_gguf_value *value = entry_at(file, index, err);
-    if (!value)
-        return EG_ERROR_ARGUMENT;
+    if (!value) return EG_ERROR_ARGUMENT;
     eg_status status = check_element(file, value, element, err);
-    if (status)
-        return status;
+    if (status) return status;
     if (value->type != EG_GGUF_STRING)
         return eg_fail(err, EG_ERROR_ARGUMENT, "%s: key '%.*s' is a number and not a string.", eg_gguf_name(file->gguf),
                        shown(value->key), value->key.data);
     const uint8_t *cursor = file->marks[file->first_mark[index] + (size_t)(element / MARK_STEP)];
     eg_span string = eg_gguf_next_string(value, &cursor);
-    for (uint64_t i = element / MARK_STEP * MARK_STEP; i < element; i++)
-        string = eg_gguf_next_string(value, &cursor);
+    for (uint64_t i = element / MARK_STEP * MARK_STEP; i < element; i++) string = eg_gguf_next_string(value, &cursor);
     *text = string.data;
     *length = string.length;
     return EG_OK;

@@ -81,7 +81,8 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
     if (!status) status = eg_weights_bind(model->file, &model->config, &model->weights, err);
     if (!status) status = eg_tokenizer_create(model->file, &model->tokenizer, err);
     if (!status && eg_tokenizer_vocab_size(model->tokenizer) != (uint32_t)model->config.vocab)
-        status = eg_fail(err, EG_ERROR_FORMAT, "%s: 'tokenizer.ggml.tokens' has %u tokens, but 'token_embd.weight' has %d rows.",
+        status = eg_fail(err, EG_ERROR_FORMAT,
+                         "%s: 'tokenizer.ggml.tokens' has %u tokens, but 'token_embd.weight' has %d rows.",
                          eg_gguf_name(model->file), eg_tokenizer_vocab_size(model->tokenizer), model->config.vocab);
     if (!status && (params->mmproj || params->mmproj_length))
         status = eg_gguf_open(params->mmproj, params->mmproj_fd, params->mmproj_offset, params->mmproj_length, &model->mmproj,
@@ -128,11 +129,19 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
     const eg_config *c = &model->config;
     *out = (eg_model_info){
         .struct_size = sizeof *out,
-        .layers = (uint32_t)c->layers, .kv_layers = (uint32_t)c->kv_layers, .hidden_size = (uint32_t)c->hidden,
-        .vocab_size = (uint32_t)c->vocab, .context_length = (uint32_t)c->context, .heads = (uint32_t)c->layer[0].heads,
-        .sliding_window = (uint32_t)c->window, .per_layer_input = (uint32_t)c->per_layer,
-        .experts = (uint32_t)c->experts, .experts_used = (uint32_t)c->experts_used,
-        .threads = eg_pool_threads(model->pool), .audio = model->has_audio, .parameters = model->parameters,
+        .layers = (uint32_t)c->layers,
+        .kv_layers = (uint32_t)c->kv_layers,
+        .hidden_size = (uint32_t)c->hidden,
+        .vocab_size = (uint32_t)c->vocab,
+        .context_length = (uint32_t)c->context,
+        .heads = (uint32_t)c->layer[0].heads,
+        .sliding_window = (uint32_t)c->window,
+        .per_layer_input = (uint32_t)c->per_layer,
+        .experts = (uint32_t)c->experts,
+        .experts_used = (uint32_t)c->experts_used,
+        .threads = eg_pool_threads(model->pool),
+        .audio = model->has_audio,
+        .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
     };
     memcpy(out->name, model->name, sizeof out->name);

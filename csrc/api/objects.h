@@ -2,10 +2,10 @@
 #ifndef EG_API_OBJECTS_H
 #define EG_API_OBJECTS_H
 
-#include "../media/mel.h"
-#include "../model/audio.h"
-#include "../model/decoder.h"
-#include "../model/sampler.h"
+#include "../audio/encoder.h"
+#include "../audio/mel.h"
+#include "../decoder/decoder.h"
+#include "../decoder/sampler.h"
 #include "../text/tokenizer.h"
 
 struct eg_model {
@@ -43,8 +43,9 @@ enum { EG_TOKEN_SAMPLES = EG_AUDIO_FRAMES * EG_MEL_HOP };   /* 640: 40 ms */
 typedef struct eg_session_audio {
     eg_audio_stream *stream;   /* opened with the first audio, kept until the session is closed */
     bool open, markers;
-    int recording;             /* it counts in model->recordings: while open, and for so many draws after the end, since giving
-                                  the encoder's pages back would delay the first one by 10 ms */
+    /* It counts in model->recordings: while open, and for so many draws after the end, since giving the encoder's pages
+     * back would delay the first one by 10 ms. */
+    int recording;
     int64_t start;             /* position before the begin marker */
     float *samples;            /* [EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES] */
     int64_t n_samples;

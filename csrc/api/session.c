@@ -65,8 +65,7 @@ eg_status eg_session_estimate(const eg_model *model, const eg_session_params *pa
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
     attach(s, (eg_model *)model);   /* only measured: nothing of it is written */
     status = measure(s, context, params->kv, err);
-    if (!status)
-        *out = (eg_memory){.struct_size = sizeof *out, .kv = s->cache_bytes, .scratch = s->work_bytes + sizeof *s};
+    if (!status) *out = (eg_memory){.struct_size = sizeof *out, .kv = s->cache_bytes, .scratch = s->work_bytes + sizeof *s};
     free(s);
     return status;
 }
@@ -90,8 +89,9 @@ eg_status eg_session_create(eg_model *model, int64_t context, eg_kv_type kv, eg_
         eg_arena cache = {cleared(s->cache_bytes, &s->cache_memory), 0};
         eg_arena work = {cleared(s->work_bytes, &s->work_memory), 0};
         if (cache.base && work.base) layout(s, context, kv, &cache, &work);
-        else status = eg_fail(err, EG_ERROR_MEMORY, "no memory for a context of %lld tokens (%zu MB); open a smaller one.",
-                              (long long)context, (s->cache_bytes + s->work_bytes) >> 20);
+        else
+            status = eg_fail(err, EG_ERROR_MEMORY, "no memory for a context of %lld tokens (%zu MB); open a smaller one.",
+                             (long long)context, (s->cache_bytes + s->work_bytes) >> 20);
     }
     if (status) {
         eg_session_close(s);
@@ -196,8 +196,9 @@ static eg_status finish(eg_session *s, eg_error *err)
     eg_status status = eg_session_settle(s, err);
     if (status || s->has_logits) return status;
     if (!s->has_last)
-        return eg_fail(err, EG_ERROR_STATE, s->length ? "the last token is soft and was rewound to: feed a token first."
-                                                      : "there are no logits before the first token: feed something.");
+        return eg_fail(err, EG_ERROR_STATE,
+                       s->length ? "the last token is soft and was rewound to: feed a token first."
+                                 : "there are no logits before the first token: feed something.");
     int32_t first = c->kv_layers - 1;
     memcpy(y->x, s->last_embedding, (size_t)c->hidden * sizeof(float));
     eg_decoder_per_layer_inputs(y, s->tokens + s->evaluated - 1, 1, first, c->layers);
@@ -214,7 +215,8 @@ eg_status eg_session_check_room(const eg_session *s, size_t n, eg_error *err)
     if (n <= (size_t)(s->context - s->length)) return EG_OK;
     return eg_fail(err, EG_ERROR_CONTEXT,
                    "%zu more tokens do not fit: %lld of the session's %lld are in use. Open a session with a larger context, "
-                   "rewind, or start a new one.", n, (long long)s->length, (long long)s->context);
+                   "rewind, or start a new one.",
+                   n, (long long)s->length, (long long)s->context);
 }
 
 static eg_status check_ids(const eg_session *s, const int32_t *ids, size_t n, eg_error *err)
@@ -343,8 +345,10 @@ eg_status eg_session_logits(eg_session *s, float *logits, eg_error *err)
 static eg_stop stop_of(const eg_tokenizer *tokenizer, int32_t id)
 {
     eg_stop_ids stops = eg_tokenizer_stop_ids(tokenizer);
-    return id == stops.eos ? EG_STOP_EOS : id == stops.turn ? EG_STOP_TURN
-         : id == stops.tool_response ? EG_STOP_TOOL_RESPONSE : EG_STOP_NONE;
+    return id == stops.eos             ? EG_STOP_EOS
+           : id == stops.turn          ? EG_STOP_TURN
+           : id == stops.tool_response ? EG_STOP_TOOL_RESPONSE
+                                       : EG_STOP_NONE;
 }
 
 eg_status eg_session_next(eg_session *s, const eg_sampling *sampling, eg_token *out, eg_error *err)
@@ -397,14 +401,16 @@ eg_status eg_session_rewind(eg_session *s, size_t n, eg_error *err)
         return eg_fail(err, EG_ERROR_ARGUMENT, "cannot go back by %zu tokens: the session has %lld.", n, (long long)s->length);
     int64_t target = s->length - (int64_t)n;
     if (target < s->evaluated) {
-        /* The last kept token is evaluated again when logits are wanted (what it leaves in the cache is the same); a soft
-         * one cannot be, so something must be fed after it. */
+        /* The last kept token is evaluated again when logits are wanted (what it leaves in the cache is the same); a
+         * soft one cannot be, so something must be fed after it. */
         int64_t resume = target && s->tokens[target - 1] >= 0 ? target - 1 : target;
         if (!target || !eg_cache_can_resume(&s->decoder.cache, &s->model->config, resume, s->high)) {
             for (int64_t i = 0; i < target; i++)
                 if (s->tokens[i] < 0)
-                    return eg_fail(err, EG_ERROR_STATE, "going back by %zu tokens would evaluate the prompt again, but it "
-                                   "holds soft tokens (audio or images): restore a snapshot or feed it anew.", n);
+                    return eg_fail(err, EG_ERROR_STATE,
+                                   "going back by %zu tokens would evaluate the prompt again, but it "
+                                   "holds soft tokens (audio or images): restore a snapshot or feed it anew.",
+                                   n);
             resume = s->high = 0;
         }
         s->evaluated = resume;

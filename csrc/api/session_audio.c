@@ -10,7 +10,8 @@
 #include "objects.h"
 
 enum {
-    FEWEST = 4, MOST = 12      /* tokens to gather: 160 to 480 ms */
+    FEWEST = 4,                /* tokens to gather: 160 ms */
+    MOST = 12                  /* 480 ms */
 };
 
 eg_status eg_session_audio_check_closed(const eg_session *s, eg_error *err)

@@ -69,8 +69,7 @@ static void transfer_body(stream *f, eg_session *s, const int64_t *first_of)
 
 static void oldest_of(const eg_session *s, int64_t high, int64_t *first_of)
 {
-    for (int32_t l = 0; l < s->model->config.kv_layers; l++)
-        first_of[l] = oldest(high, s->decoder.cache.layer[l].capacity);
+    for (int32_t l = 0; l < s->model->config.kv_layers; l++) first_of[l] = oldest(high, s->decoder.cache.layer[l].capacity);
 }
 
 eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
@@ -88,9 +87,15 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
     snprintf(temporary, n, "%s.part", path);
     stream f = {.file = fopen(temporary, "wb"), .writing = true};
     f.failed = !f.file;
-    header h = {.fingerprint = eg_model_fingerprint(s->model), .kv = s->decoder.cache.format, .has_last = s->has_last,
-                .context = s->context, .length = s->length, .evaluated = s->evaluated, .high = s->high,
-                .random = s->sampler.state, .detokenizer = s->detokenizer};
+    header h = {.fingerprint = eg_model_fingerprint(s->model),
+                .kv = s->decoder.cache.format,
+                .has_last = s->has_last,
+                .context = s->context,
+                .length = s->length,
+                .evaluated = s->evaluated,
+                .high = s->high,
+                .random = s->sampler.state,
+                .detokenizer = s->detokenizer};
     memcpy(h.magic, MAGIC, sizeof h.magic);
     int64_t first_of[EG_MAX_LAYERS];
     oldest_of(s, s->high, first_of);
@@ -113,10 +118,11 @@ static eg_status check_header(const eg_model *model, const header *h, const char
     if (memcmp(h->magic, MAGIC, sizeof h->magic))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: not a session snapshot of this version.", path);
     if (h->fingerprint != eg_model_fingerprint(model))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: saved with another model file; open it with the one it was saved with.", path);
-    if (h->kv > EG_KV_Q8 || h->context < 1 || h->context > model->config.context || h->length < 0 ||
-        h->length > h->context || h->evaluated < 0 || h->evaluated > h->length || h->high < h->evaluated ||
-        h->high > h->context || h->detokenizer.n_held >= sizeof h->detokenizer.held)
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: saved with another model file; open it with the one it was saved with.",
+                       path);
+    if (h->kv > EG_KV_Q8 || h->context < 1 || h->context > model->config.context || h->length < 0 || h->length > h->context ||
+        h->evaluated < 0 || h->evaluated > h->length || h->high < h->evaluated || h->high > h->context ||
+        h->detokenizer.n_held >= sizeof h->detokenizer.held)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged.", path);
     return EG_OK;
 }

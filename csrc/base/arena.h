@@ -6,7 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct eg_arena { uint8_t *base; size_t used; } eg_arena;
+typedef struct eg_arena {
+    uint8_t *base;
+    size_t used;
+} eg_arena;
 
 enum { EG_ARENA_ALIGNMENT = 64 };
 

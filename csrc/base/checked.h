@@ -9,46 +9,38 @@
 /* *out = a op b and true; false (and *out untouched) when that does not fit. out may point to a or b's variable. */
 static inline bool eg_add_u64(uint64_t a, uint64_t b, uint64_t *out)
 {
-    if (a > UINT64_MAX - b)
-        return false;
+    if (a > UINT64_MAX - b) return false;
     *out = a + b;
     return true;
 }
 
 static inline bool eg_mul_u64(uint64_t a, uint64_t b, uint64_t *out)
 {
-    if (b && a > UINT64_MAX / b)
-        return false;
+    if (b && a > UINT64_MAX / b) return false;
     *out = a * b;
     return true;
 }
 
 static inline bool eg_add_size(size_t a, size_t b, size_t *out)
 {
-    if (a > SIZE_MAX - b)
-        return false;
+    if (a > SIZE_MAX - b) return false;
     *out = a + b;
     return true;
 }
 
 static inline bool eg_mul_size(size_t a, size_t b, size_t *out)
 {
-    if (b && a > SIZE_MAX / b)
-        return false;
+    if (b && a > SIZE_MAX / b) return false;
     *out = a * b;
     return true;
 }
 
-static inline bool eg_is_power_of_two(uint64_t n)
-{
-    return n && (n & (n - 1)) == 0;
-}
+static inline bool eg_is_power_of_two(uint64_t n) { return n && (n & (n - 1)) == 0; }
 
 /* *out = the next multiple of `alignment`, a power of two, at or above n. */
 static inline bool eg_align_u64(uint64_t n, uint64_t alignment, uint64_t *out)
 {
-    if (n > UINT64_MAX - (alignment - 1))
-        return false;
+    if (n > UINT64_MAX - (alignment - 1)) return false;
     *out = (n + alignment - 1) & ~(alignment - 1);
     return true;
 }

@@ -12,14 +12,13 @@
 /* Bounds [*offset, *offset + *length) to a file of `size` bytes; the part that both systems share. */
 static eg_status check_range(uint64_t size, uint64_t offset, uint64_t *length, const char *name, eg_error *err)
 {
-    if (size == 0)
-        return eg_fail(err, EG_ERROR_FILE, "%s: the file is empty.", name);
+    if (size == 0) return eg_fail(err, EG_ERROR_FILE, "%s: the file is empty.", name);
     if (offset >= size || *length > size - offset)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "%s: %llu bytes from byte %llu on were asked for, but the file has only "
-                       "%llu bytes.", name, (unsigned long long)*length, (unsigned long long)offset,
-                       (unsigned long long)size);
-    if (*length == 0)
-        *length = size - offset;
+        return eg_fail(err, EG_ERROR_ARGUMENT,
+                       "%s: %llu bytes from byte %llu on were asked for, but the file has only "
+                       "%llu bytes.",
+                       name, (unsigned long long)*length, (unsigned long long)offset, (unsigned long long)size);
+    if (*length == 0) *length = size - offset;
     return EG_OK;
 }
 
@@ -41,8 +40,7 @@ static eg_status too_large(uint64_t length, const char *name, eg_error *err)
 static eg_status system_fail(eg_error *err, const char *name, const char *what, int code)
 {
     char text[128] = "";
-    if (strerror_r(code, text, sizeof text) != 0 || !text[0])
-        snprintf(text, sizeof text, "error %d", code);
+    if (strerror_r(code, text, sizeof text) != 0 || !text[0]) snprintf(text, sizeof text, "error %d", code);
     return eg_fail(err, code == ENOMEM ? EG_ERROR_MEMORY : EG_ERROR_FILE, "%s: cannot %s: %s.", name, what, text);
 }
 
@@ -55,26 +53,24 @@ static size_t page_size(void)
 eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, eg_map *out, eg_error *err)
 {
     struct stat info;
-    if (fstat(fd, &info) != 0)
-        return system_fail(err, name, "look at the file", errno);
-    if (S_ISDIR(info.st_mode))
-        return system_fail(err, name, "map the file", EISDIR);
+    if (fstat(fd, &info) != 0) return system_fail(err, name, "look at the file", errno);
+    if (S_ISDIR(info.st_mode)) return system_fail(err, name, "map the file", EISDIR);
     if (!S_ISREG(info.st_mode))
         return eg_fail(err, EG_ERROR_FILE, "%s: this is a %s; only a regular file can be mapped.", name,
-                       S_ISFIFO(info.st_mode) ? "pipe" : S_ISSOCK(info.st_mode) ? "socket" : "device");
+                       S_ISFIFO(info.st_mode)   ? "pipe"
+                       : S_ISSOCK(info.st_mode) ? "socket"
+                                                : "device");
     eg_status status = check_range((uint64_t)info.st_size, offset, &length, name, err);
-    if (status)
-        return status;
+    if (status) return status;
     size_t before = (size_t)(offset % page_size());
-    if (length > SIZE_MAX - before)
-        return too_large(length, name, err);
+    if (length > SIZE_MAX - before) return too_large(length, name, err);
     size_t base_length = (size_t)length + before;
     void *base = mmap(NULL, base_length, PROT_READ, MAP_SHARED, fd, (off_t)(offset - before));
-    if (base == MAP_FAILED)
-        return system_fail(err, name, "map the file", errno);
+    if (base == MAP_FAILED) return system_fail(err, name, "map the file", errno);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     int saved = errno;
-    (void)madvise(base, base_length, MADV_HUGEPAGE);   /* what is read from now on: in the largest pages the file system has */
+    /* What is read from now on: in the largest pages the file system has. */
+    (void)madvise(base, base_length, MADV_HUGEPAGE);
     errno = saved;
 #endif
     *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
@@ -87,8 +83,7 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
     do {
         fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* NONBLOCK: a pipe must not wait for its writer */
     } while (fd < 0 && errno == EINTR);
-    if (fd < 0)
-        return system_fail(err, name, "open the file", errno);
+    if (fd < 0) return system_fail(err, name, "open the file", errno);
     eg_status status = eg_map_fd(fd, 0, 0, name, out, err);
     close(fd);
     return status;
@@ -96,8 +91,7 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
 
 void eg_map_close(eg_map *map)
 {
-    if (map->base)
-        munmap(map->base, map->base_length);
+    if (map->base) munmap(map->base, map->base_length);
     memset(map, 0, sizeof *map);
 }
 
@@ -110,12 +104,13 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
     } else {
         begin = begin / page * page;
     }
-    if (length == 0 || end <= begin)
-        return;
+    if (length == 0 || end <= begin) return;
     int saved = errno;
     (void)madvise((void *)begin, end - begin,
-                  advice == EG_ADVICE_RANDOM ? MADV_RANDOM : advice == EG_ADVICE_WILLNEED ? MADV_WILLNEED :
-                  advice == EG_ADVICE_DONTNEED ? MADV_DONTNEED : MADV_NORMAL);
+                  advice == EG_ADVICE_RANDOM     ? MADV_RANDOM
+                  : advice == EG_ADVICE_WILLNEED ? MADV_WILLNEED
+                  : advice == EG_ADVICE_DONTNEED ? MADV_DONTNEED
+                                                 : MADV_NORMAL);
 #ifdef MADV_NOHUGEPAGE
     if (advice == EG_ADVICE_RANDOM)   /* where the page cache has huge pages, a row of a table would bring 2 MB of it */
         (void)madvise((void *)begin, end - begin, MADV_NOHUGEPAGE);
@@ -127,8 +122,7 @@ uint64_t eg_map_resident(const eg_map *map)
 {
 #ifdef __linux__
     FILE *file = map->base ? fopen("/proc/self/smaps", "re") : NULL;
-    if (!file)
-        return 0;
+    if (!file) return 0;
     uint64_t begin = (uintptr_t)map->base, end = begin + map->base_length, overlap = 0, total = 0;
     char line[512];
     bool at_start = true;      /* the rest of a long line is not a line, whatever a file's name makes it look like */
@@ -165,17 +159,13 @@ static eg_status system_fail(eg_error *err, const char *name, const char *what, 
 {
     wchar_t wide[200];
     char text[600];
-    DWORD n = FormatMessageW(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, code, 0, wide, 200,
-                             NULL);
-    while (n && (wide[n - 1] == L'\r' || wide[n - 1] == L'\n' || wide[n - 1] == L'.' || wide[n - 1] == L' '))
-        n--;
+    DWORD n = FormatMessageW(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, code, 0, wide, 200, NULL);
+    while (n && (wide[n - 1] == L'\r' || wide[n - 1] == L'\n' || wide[n - 1] == L'.' || wide[n - 1] == L' ')) n--;
     int bytes = n ? WideCharToMultiByte(CP_UTF8, 0, wide, (int)n, text, sizeof text - 1, NULL, NULL) : 0;
-    if (bytes > 0)
-        text[bytes] = 0;
-    else
-        snprintf(text, sizeof text, "error %lu", (unsigned long)code);
-    return eg_fail(err, code == ERROR_NOT_ENOUGH_MEMORY ? EG_ERROR_MEMORY : EG_ERROR_FILE, "%s: cannot %s: %s.", name,
-                   what, text);
+    if (bytes > 0) text[bytes] = 0;
+    else snprintf(text, sizeof text, "error %lu", (unsigned long)code);
+    return eg_fail(err, code == ERROR_NOT_ENOUGH_MEMORY ? EG_ERROR_MEMORY : EG_ERROR_FILE, "%s: cannot %s: %s.", name, what,
+                   text);
 }
 
 static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const char *name, eg_map *out, eg_error *err)
@@ -183,26 +173,21 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
     LARGE_INTEGER size;
     if (GetFileType(file) != FILE_TYPE_DISK)
         return eg_fail(err, EG_ERROR_FILE, "%s: this is a pipe or a device; only a regular file can be mapped.", name);
-    if (!GetFileSizeEx(file, &size))
-        return system_fail(err, name, "look at the file", GetLastError());
+    if (!GetFileSizeEx(file, &size)) return system_fail(err, name, "look at the file", GetLastError());
     eg_status status = check_range((uint64_t)size.QuadPart, offset, &length, name, err);
-    if (status)
-        return status;
+    if (status) return status;
     SYSTEM_INFO system;
     GetSystemInfo(&system);
     size_t before = (size_t)(offset % system.dwAllocationGranularity);
-    if (length > SIZE_MAX - before)
-        return too_large(length, name, err);
+    if (length > SIZE_MAX - before) return too_large(length, name, err);
     size_t base_length = (size_t)length + before;
     uint64_t start = offset - before;
     HANDLE section = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL);
-    if (!section)
-        return system_fail(err, name, "map the file", GetLastError());
+    if (!section) return system_fail(err, name, "map the file", GetLastError());
     void *base = MapViewOfFile(section, FILE_MAP_READ, (DWORD)(start >> 32), (DWORD)start, base_length);
     DWORD code = GetLastError();
     CloseHandle(section);      /* the view keeps it alive */
-    if (!base)
-        return system_fail(err, name, "map the file", code);
+    if (!base) return system_fail(err, name, "map the file", code);
     *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
     return EG_OK;
 }
@@ -210,8 +195,7 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
 eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, eg_map *out, eg_error *err)
 {
     intptr_t handle = fd < 0 ? -1 : _get_osfhandle(fd);
-    if (handle == -1 || handle == -2)
-        return system_fail(err, name, "look at the file", ERROR_INVALID_HANDLE);
+    if (handle == -1 || handle == -2) return system_fail(err, name, "look at the file", ERROR_INVALID_HANDLE);
     return map_handle((HANDLE)handle, offset, length, name, out, err);
 }
 
@@ -219,20 +203,17 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
 {
     int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
     wchar_t *wide = units > 0 ? malloc((size_t)units * sizeof *wide) : NULL;
-    if (!wide)
-        return system_fail(err, name, "open the file", units > 0 ? ERROR_NOT_ENOUGH_MEMORY : GetLastError());
+    if (!wide) return system_fail(err, name, "open the file", units > 0 ? ERROR_NOT_ENOUGH_MEMORY : GetLastError());
     MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
     DWORD attributes = GetFileAttributesW(wide);
     bool directory = attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
-    HANDLE file = directory ? INVALID_HANDLE_VALUE :
-        CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL,
-                    NULL);
+    HANDLE file = directory ? INVALID_HANDLE_VALUE
+                            : CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                                          FILE_ATTRIBUTE_NORMAL, NULL);
     DWORD code = directory ? ERROR_SUCCESS : GetLastError();
     free(wide);
-    if (directory)
-        return eg_fail(err, EG_ERROR_FILE, "%s: cannot map the file: Is a directory.", name);
-    if (file == INVALID_HANDLE_VALUE)
-        return system_fail(err, name, "open the file", code);
+    if (directory) return eg_fail(err, EG_ERROR_FILE, "%s: cannot map the file: Is a directory.", name);
+    if (file == INVALID_HANDLE_VALUE) return system_fail(err, name, "open the file", code);
     eg_status status = map_handle(file, 0, 0, name, out, err);
     CloseHandle(file);
     return status;
@@ -240,15 +221,13 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
 
 void eg_map_close(eg_map *map)
 {
-    if (map->base)
-        UnmapViewOfFile(map->base);
+    if (map->base) UnmapViewOfFile(map->base);
     memset(map, 0, sizeof *map);
 }
 
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
 {
-    if (length == 0)
-        return;
+    if (length == 0) return;
     if (advice == EG_ADVICE_WILLNEED) {
         WIN32_MEMORY_RANGE_ENTRY range = {(void *)(uintptr_t)data, (SIZE_T)length};
         PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0);

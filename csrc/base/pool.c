@@ -14,7 +14,9 @@
 enum { SPINS = 4000 };   /* about 50 us of pauses: longer than the gap between two layers' matrices, shorter than a slice */
 
 /* What a worker has left of [begin, end): begin in the upper half, end in the lower one, so that both change at once. */
-typedef struct share { _Alignas(64) atomic_uint_least64_t left; } share;
+typedef struct share {
+    _Alignas(64) atomic_uint_least64_t left;
+} share;
 
 struct eg_pool {
     unsigned threads, started;
@@ -31,7 +33,10 @@ struct eg_pool {
     _Alignas(64) atomic_uint active;           /* workers inside a run, or looking whether it is open */
 };
 
-typedef struct start { eg_pool *pool; unsigned worker; } start;
+typedef struct start {
+    eg_pool *pool;
+    unsigned worker;
+} start;
 
 static void relax(void)
 {
@@ -114,7 +119,8 @@ static void *worker_main(void *argument)
         uint64_t now = wait_for_change(s.pool, seen);
         if (now & 1) {
             atomic_fetch_add(&s.pool->active, 1);
-            /* Joined for certain only if the run is still open now: the caller closes first, then waits for active == 0. */
+            /* Joined for certain only if the run is still open now: the caller closes first, then waits for
+             * active == 0. */
             if (atomic_load(&s.pool->epoch) == now) work(s.pool, s.worker);
             atomic_fetch_sub(&s.pool->active, 1);
         }
@@ -137,7 +143,10 @@ eg_pool *eg_pool_create(unsigned threads)
         start *s = malloc(sizeof *s);
         if (!s) break;
         *s = (start){pool, pool->started + 1};
-        if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) { free(s); break; }
+        if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) {
+            free(s);
+            break;
+        }
     }
     if (!pool->shares || !pool->handles || pool->started + 1 < pool->threads) {
         eg_pool_destroy(pool);
@@ -219,8 +228,8 @@ unsigned eg_pool_fast_cores(void)
     unsigned cores = 0;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &set)) continue;
-        /* Little cores (below half of the fastest) slow every layer down; a second hardware thread adds nothing to code
-         * that is bound by memory or by the vector units. The list of siblings begins with the lowest of them. */
+        /* Little cores (below half of the fastest) slow every layer down; a second hardware thread adds nothing to
+         * code that is bound by memory or by the vector units. The list of siblings begins with the lowest of them. */
         if (fastest > 0 && cpu_number(cpu, "cpu_capacity") * 2 < fastest) continue;
         long first = cpu_number(cpu, "topology/thread_siblings_list");
         if (first >= 0 && first != cpu && first < CPU_SETSIZE && CPU_ISSET((int)first, &set)) continue;

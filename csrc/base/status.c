@@ -11,15 +11,12 @@
 static size_t printable(const unsigned char *text, size_t length)
 {
     unsigned c = text[0];
-    if (c >= 0x20 && c < 0x7f)
-        return 1;
+    if (c >= 0x20 && c < 0x7f) return 1;
     size_t n = c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
-    if (n == 0 || n > length)
-        return 0;
+    if (n == 0 || n > length) return 0;
     uint32_t code = c & (0x7fu >> n);
     for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
+        if ((text[i] & 0xc0) != 0x80) return 0;
         code = code << 6 | (text[i] & 0x3fu);
     }
     static const uint32_t least[5] = {0, 0, 0xa0, 0x800, 0x10000};
@@ -28,26 +25,21 @@ static size_t printable(const unsigned char *text, size_t length)
 
 eg_status eg_fail(eg_error *err, eg_status status, const char *format, ...)
 {
-    if (!err)
-        return status;
+    if (!err) return status;
     /* Longer than the message, so that a character cut at its end can be told from a damaged one. */
     char text[sizeof err->message + 4];
     va_list args;
     va_start(args, format);
     int written = vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (written < 0)
-        memcpy(text, "?", 2);
+    if (written < 0) memcpy(text, "?", 2);
 
     size_t length = strlen(text), out = 0;
     for (size_t i = 0; i < length;) {
         size_t n = printable((const unsigned char *)text + i, length - i);
-        if (out + (n ? n : 1) >= sizeof err->message)
-            break;
-        if (n)
-            memcpy(err->message + out, text + i, n);
-        else
-            err->message[out] = '?';
+        if (out + (n ? n : 1) >= sizeof err->message) break;
+        if (n) memcpy(err->message + out, text + i, n);
+        else err->message[out] = '?';
         out += n ? n : 1;
         i += n ? n : 1;
     }

@@ -18,13 +18,12 @@ enum { REFINEMENTS = 1 };
 static const float iq4_first = -127.0f;
 static const float iq4_step[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
 static const float iq4_middle[15] = {-115.5f, -93.5f, -74.0f, -57.0f, -42.0f, -28.5f, -16.0f, -4.5f,
-                                     7.0f, 19.0f, 31.5f, 45.5f, 61.0f, 79.0f, 101.0f};
+                                     7.0f,    19.0f,  31.5f,  45.5f,  61.0f,  79.0f,  101.0f};
 
 static inline float nearest_code(float t)
 {
     float q = iq4_first;
-    for (int k = 0; k < 15; k++)
-        q += t > iq4_middle[k] ? iq4_step[k] : 0.0f;
+    for (int k = 0; k < 15; k++) q += t > iq4_middle[k] ? iq4_step[k] : 0.0f;
     return q;
 }
 
@@ -46,11 +45,9 @@ static inline float inverse(float scale)
 void eg_weigh(const float *x, int n, float *w)
 {
     float sum = 0.0f;
-    for (int i = 0; i < n; i++)
-        sum += x[i] * x[i];
+    for (int i = 0; i < n; i++) sum += x[i] * x[i];
     float unit = inverse(2.0f * sum / (float)n);
-    for (int i = 0; i < n; i++)
-        w[i] = 1.0f + x[i] * x[i] * unit;
+    for (int i = 0; i < n; i++) w[i] = 1.0f + x[i] * x[i] * unit;
 }
 
 eg_sums eg_sum(eg_group g, eg_fit fit, eg_levels levels)
@@ -72,22 +69,18 @@ eg_sums eg_sum(eg_group g, eg_fit fit, eg_levels levels)
 void eg_misfits(eg_group g, const eg_fits *fits, eg_levels levels, float *error)
 {
     float inv[EG_TRIES], sum[EG_TRIES] = {0};
-    FOR_EACH_TRY(l)
-        inv[l] = inverse(fits->scale[l]);
+    FOR_EACH_TRY(l) inv[l] = inverse(fits->scale[l]);
     for (int i = 0; i < g.n; i++) {
         float x = g.x[i], w = g.w[i], off[EG_TRIES];
         if (levels.iq4)
-            FOR_EACH_TRY(l)
-                off[l] = x - fits->scale[l] * nearest_code(x * inv[l]);
+            FOR_EACH_TRY(l) off[l] = x - fits->scale[l] * nearest_code(x * inv[l]);
         else
             FOR_EACH_TRY(l)
-                off[l] = x - (fits->scale[l] * nearest_whole((x + fits->min[l]) * inv[l], levels.low, levels.high) -
-                              fits->min[l]);
-        FOR_EACH_TRY(l)
-            sum[l] += w * off[l] * off[l];
+                off[l] = x -
+                         (fits->scale[l] * nearest_whole((x + fits->min[l]) * inv[l], levels.low, levels.high) - fits->min[l]);
+        FOR_EACH_TRY(l) sum[l] += w * off[l] * off[l];
     }
-    FOR_EACH_TRY(l)
-        error[l] = sum[l];
+    FOR_EACH_TRY(l) error[l] = sum[l];
 }
 
 void eg_nearest(const float *x, int n, eg_fit fit, eg_levels levels, int8_t *q)
@@ -97,8 +90,7 @@ void eg_nearest(const float *x, int n, eg_fit fit, eg_levels levels, int8_t *q)
         float t = (x[i] + fit.min) * inv;
         int index = 0;
         if (levels.iq4)
-            for (int k = 0; k < 15; k++)
-                index += t > iq4_middle[k] ? 1 : 0;
+            for (int k = 0; k < 15; k++) index += t > iq4_middle[k] ? 1 : 0;
         q[i] = (int8_t)(levels.iq4 ? index : (int)nearest_whole(t, levels.low, levels.high));
     }
 }
@@ -115,11 +107,9 @@ static void scan(eg_group g, const float *inv, eg_levels levels, candidate *best
     for (int i = 0; i < g.n; i++) {
         float x = g.x[i], w = g.w[i], q[EG_TRIES];
         if (levels.iq4)
-            FOR_EACH_TRY(l)
-                q[l] = nearest_code(x * inv[l]);
+            FOR_EACH_TRY(l) q[l] = nearest_code(x * inv[l]);
         else
-            FOR_EACH_TRY(l)
-                q[l] = nearest_whole(x * inv[l], levels.low, levels.high);
+            FOR_EACH_TRY(l) q[l] = nearest_whole(x * inv[l], levels.low, levels.high);
         FOR_EACH_TRY(l) {
             float wq = w * q[l];
             xq[l] += wq * x;
@@ -127,22 +117,18 @@ static void scan(eg_group g, const float *inv, eg_levels levels, candidate *best
         }
     }
     FOR_EACH_TRY(l)
-        if (qq[l] > 0.0f && xq[l] * xq[l] > best->gain * qq[l])
-            *best = (candidate){xq[l] / qq[l], xq[l] * xq[l] / qq[l]};
+        if (qq[l] > 0.0f && xq[l] * xq[l] > best->gain * qq[l]) *best = (candidate){xq[l] / qq[l], xq[l] * xq[l] / qq[l]};
 }
 
 float eg_fit_scale(eg_group g, eg_levels levels)
 {
     float peak = 0.0f, inv[EG_TRIES];
-    for (int i = 0; i < g.n; i++)
-        peak = fabsf(g.x[i]) > fabsf(peak) ? g.x[i] : peak;
-    if (inverse(peak) == 0.0f)
-        return 0.0f;
+    for (int i = 0; i < g.n; i++) peak = fabsf(g.x[i]) > fabsf(peak) ? g.x[i] : peak;
+    if (inverse(peak) == 0.0f) return 0.0f;
     candidate best = {0.0f, 0.0f};
     for (int side = 0; side < 2; side++) {   /* the largest value at either end of the levels, or a bit beyond */
         float edge = side ? levels.high : levels.low;
-        FOR_EACH_TRY(l)
-            inv[l] = edge * (1.0f + (float)(l - 5) / 16.0f) / peak;
+        FOR_EACH_TRY(l) inv[l] = edge * (1.0f + (float)(l - 5) / 16.0f) / peak;
         scan(g, inv, levels, &best);
     }
     FOR_EACH_TRY(l)   /* finer, around the best */
@@ -150,8 +136,7 @@ float eg_fit_scale(eg_group g, eg_levels levels)
     scan(g, inv, levels, &best);
     for (int round = 0; round < REFINEMENTS; round++) {
         eg_sums s = eg_sum(g, (eg_fit){best.scale, 0.0f}, levels);
-        if (!(s.qq > 0.0f) || s.xq * s.xq <= best.gain * s.qq)
-            break;
+        if (!(s.qq > 0.0f) || s.xq * s.xq <= best.gain * s.qq) break;
         best = (candidate){s.xq / s.qq, s.xq * s.xq / s.qq};
     }
     return best.scale;
@@ -176,8 +161,7 @@ static eg_fit solve(eg_sums s, bool positive, float *gain)
 }
 
 /* Tries eight pairs of scale (by its inverse) and min; keeps the best after least squares if it is better than *best. */
-static void scan_affine(eg_group g, const float *inv, const float *min, float high, bool positive, eg_fit *best,
-                        float *gain)
+static void scan_affine(eg_group g, const float *inv, const float *min, float high, bool positive, eg_fit *best, float *gain)
 {
     float q[EG_TRIES] = {0}, qq[EG_TRIES] = {0}, xq[EG_TRIES] = {0}, sw = 0.0f, sx = 0.0f;
     for (int i = 0; i < g.n; i++) {
@@ -209,8 +193,7 @@ eg_fit eg_fit_affine(eg_group g, float high, bool positive)
         top = g.x[i] > top ? g.x[i] : top;
     }
     low = positive && low > 0.0f ? 0.0f : low;
-    if (top <= low || inverse(top - low) == 0.0f)
-        return (eg_fit){0.0f, -low};
+    if (top <= low || inverse(top - low) == 0.0f) return (eg_fit){0.0f, -low};
     eg_fit best = {(top - low) / high, -low};
     float gain = -HUGE_VALF, inv[EG_TRIES], min[EG_TRIES];
     for (int shift = -1; shift <= 1; shift++) {   /* the smallest value at the first level, a third below or above */
@@ -223,8 +206,7 @@ eg_fit eg_fit_affine(eg_group g, float high, bool positive)
     for (int round = 0; round < REFINEMENTS; round++) {
         float found;
         eg_fit fit = solve(eg_sum(g, best, (eg_levels){0.0f, high, false}), positive, &found);
-        if (!(found > gain) || fit.scale < 0.0f)
-            break;
+        if (!(found > gain) || fit.scale < 0.0f) break;
         gain = found;
         best = fit;
     }

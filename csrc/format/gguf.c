@@ -23,7 +23,8 @@ enum {
     MAX_TENSOR_NAME = 1024,    /* writers stop at 64 or 128 */
     MAX_DEPTH = 8,             /* of arrays in arrays, which are checked and skipped */
     MAX_NAME_SHOWN = 120,      /* bytes of a key or a path in a message: its end must stay readable */
-    MIN_KEY_BYTES = 8 + 4 + 1, MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
+    MIN_KEY_BYTES = 8 + 4 + 1,
+    MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
 };
 #define MAX_ALIGNMENT (1u << 20)
 #define DEFAULT_ALIGNMENT 32u
@@ -54,15 +55,11 @@ struct eg_gguf {
 static uint64_t load(const uint8_t *at, size_t bytes)
 {
     uint64_t value = 0;
-    for (size_t i = 0; i < bytes; i++)
-        value |= (uint64_t)at[i] << (8 * i);
+    for (size_t i = 0; i < bytes; i++) value |= (uint64_t)at[i] << (8 * i);
     return value;
 }
 
-static uint64_t load_u64(const uint8_t *at)
-{
-    return load(at, 8);
-}
+static uint64_t load_u64(const uint8_t *at) { return load(at, 8); }
 
 /* Bytes of a number of this type; 0 for strings, arrays and unknown types. */
 static size_t number_size(uint32_t type)
@@ -72,18 +69,18 @@ static size_t number_size(uint32_t type)
 }
 
 /* The forward-only view of one part; `name` is the file's, for messages. */
-typedef struct reader { const char *name; const uint8_t *begin, *at, *end; eg_error *err; } reader;
+typedef struct reader {
+    const char *name;
+    const uint8_t *begin, *at, *end;
+    eg_error *err;
+} reader;
 
-static uint64_t left(const reader *r)
-{
-    return (uint64_t)(r->end - r->at);
-}
+static uint64_t left(const reader *r) { return (uint64_t)(r->end - r->at); }
 
 /* The next n bytes, or NULL if they are not there. */
 static const uint8_t *take(reader *r, uint64_t n)
 {
-    if (n > left(r))
-        return NULL;
+    if (n > left(r)) return NULL;
     const uint8_t *at = r->at;
     r->at += n;
     return at;
@@ -92,32 +89,26 @@ static const uint8_t *take(reader *r, uint64_t n)
 static bool take_u32(reader *r, uint32_t *out)
 {
     const uint8_t *at = take(r, 4);
-    if (at)
-        *out = (uint32_t)load(at, 4);
+    if (at) *out = (uint32_t)load(at, 4);
     return at != NULL;
 }
 
 static bool take_u64(reader *r, uint64_t *out)
 {
     const uint8_t *at = take(r, 8);
-    if (at)
-        *out = load_u64(at);
+    if (at) *out = load_u64(at);
     return at != NULL;
 }
 
 static bool take_string(reader *r, eg_span *out)
 {
     uint64_t length;
-    if (!take_u64(r, &length) || length > left(r))
-        return false;
+    if (!take_u64(r, &length) || length > left(r)) return false;
     *out = (eg_span){(const char *)take(r, length), (size_t)length};
     return true;
 }
 
-static int shown(eg_span name)
-{
-    return (int)(name.length < MAX_NAME_SHOWN ? name.length : MAX_NAME_SHOWN);
-}
+static int shown(eg_span name) { return (int)(name.length < MAX_NAME_SHOWN ? name.length : MAX_NAME_SHOWN); }
 
 static eg_status no_memory(const char *name, eg_error *err)
 {
@@ -155,10 +146,8 @@ static void sort(const void **items, size_t n, int (*compare)(const void *, cons
         }
         size_t root = start, child;
         while ((child = 2 * root + 1) < end) {
-            if (child + 1 < end && compare(items[child], items[child + 1]) < 0)
-                child++;
-            if (compare(moving, items[child]) >= 0)
-                break;
+            if (child + 1 < end && compare(items[child], items[child + 1]) < 0) child++;
+            if (compare(moving, items[child]) >= 0) break;
             items[root] = items[child];
             root = child;
         }
@@ -167,17 +156,13 @@ static void sort(const void **items, size_t n, int (*compare)(const void *, cons
 }
 
 /* A sorted array of pointers to the n items; NULL without memory. Never of zero size. */
-static const void **make_index(const void *items, size_t n, size_t item_size,
-                               int (*compare)(const void *, const void *))
+static const void **make_index(const void *items, size_t n, size_t item_size, int (*compare)(const void *, const void *))
 {
     size_t bytes;
-    if (!eg_mul_size(n ? n : 1, sizeof(void *), &bytes))
-        return NULL;
+    if (!eg_mul_size(n ? n : 1, sizeof(void *), &bytes)) return NULL;
     const void **index = malloc(bytes);
-    if (!index)
-        return NULL;
-    for (size_t i = 0; i < n; i++)
-        index[i] = (const char *)items + i * item_size;
+    if (!index) return NULL;
+    for (size_t i = 0; i < n; i++) index[i] = (const char *)items + i * item_size;
     sort(index, n, compare);
     return index;
 }
@@ -188,12 +173,9 @@ static const void *find(const void *const *index, size_t n, const char *name)
     for (size_t low = 0, high = n; low < high;) {
         size_t middle = low + (high - low) / 2;
         int order = compare_names(&key, index[middle]);
-        if (order == 0)
-            return index[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
+        if (order == 0) return index[middle];
+        if (order < 0) high = middle;
+        else low = middle + 1;
     }
     return NULL;
 }
@@ -201,14 +183,11 @@ static const void *find(const void *const *index, size_t n, const char *name)
 /* Items with room for one more; NULL without memory, and then the old ones stay valid. */
 static void *grow(void *items, size_t count, size_t *capacity, size_t item_size)
 {
-    if (count < *capacity)
-        return items;
+    if (count < *capacity) return items;
     size_t more = *capacity ? *capacity : 32, bytes;
-    if (!eg_add_size(*capacity, more, &more) || !eg_mul_size(more, item_size, &bytes))
-        return NULL;
+    if (!eg_add_size(*capacity, more, &more) || !eg_mul_size(more, item_size, &bytes)) return NULL;
     void *moved = realloc(items, bytes);
-    if (moved)
-        *capacity = more;
+    if (moved) *capacity = more;
     return moved;
 }
 
@@ -230,27 +209,22 @@ static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uin
     if (type == EG_GGUF_STRING) {
         eg_span text;
         for (uint64_t i = 0; i < count; i++)
-            if (!take_string(r, &text))
-                return ENDED;
+            if (!take_string(r, &text)) return ENDED;
         return SKIPPED;
     }
     if (type == EG_GGUF_ARRAY) {
-        if (depth == MAX_DEPTH)
-            return TOO_DEEP;
+        if (depth == MAX_DEPTH) return TOO_DEEP;
         for (uint64_t i = 0; i < count; i++) {
             uint32_t inner;
             uint64_t n;
-            if (!take_u32(r, &inner) || !take_u64(r, &n))
-                return ENDED;
+            if (!take_u32(r, &inner) || !take_u64(r, &n)) return ENDED;
             skip_result result = skip(r, inner, n, depth + 1, seen);
-            if (result)
-                return result;
+            if (result) return result;
         }
         return SKIPPED;
     }
     uint64_t bytes;
-    if (!number_size(type))
-        return BAD_TYPE;
+    if (!number_size(type)) return BAD_TYPE;
     return eg_mul_u64(count, number_size(type), &bytes) && take(r, bytes) ? SKIPPED : ENDED;
 }
 
@@ -259,13 +233,16 @@ static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_v
     eg_gguf_value value = {.count = 1};
     bool here = take_string(r, &value.key);
     if (here && value.key.length > MAX_KEY)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the name of metadata key %llu of %llu is %llu bytes long; at most "
-                       "%d are allowed.", r->name, (unsigned long long)index + 1, (unsigned long long)count,
-                       (unsigned long long)value.key.length, MAX_KEY);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the name of metadata key %llu of %llu is %llu bytes long; at most "
+                       "%d are allowed.",
+                       r->name, (unsigned long long)index + 1, (unsigned long long)count, (unsigned long long)value.key.length,
+                       MAX_KEY);
     if (!here)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the file ends inside metadata key %llu of %llu, which begins "
-                       "before byte %llu: it is truncated or damaged; download it again.", r->name,
-                       (unsigned long long)index + 1, (unsigned long long)count,
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the file ends inside metadata key %llu of %llu, which begins "
+                       "before byte %llu: it is truncated or damaged; download it again.",
+                       r->name, (unsigned long long)index + 1, (unsigned long long)count,
                        (unsigned long long)(r->at - r->begin));
     here = take_u32(r, &value.type);
     if (here && value.type == EG_GGUF_ARRAY) {
@@ -277,12 +254,15 @@ static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_v
     skip_result result = here ? skip(r, value.type, value.count, value.is_array, &seen) : ENDED;
     value.end = r->at;
     if (result == ENDED)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the file ends inside the value of key '%.*s': it is truncated or "
-                       "damaged; download it again.", r->name, shown(value.key), value.key.data);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the file ends inside the value of key '%.*s': it is truncated or "
+                       "damaged; download it again.",
+                       r->name, shown(value.key), value.key.data);
     if (result == BAD_TYPE)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: key '%.*s' has values of type %lu, which GGUF does not define: "
-                       "the file is damaged; download it again.", r->name, shown(value.key), value.key.data,
-                       (unsigned long)seen);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: key '%.*s' has values of type %lu, which GGUF does not define: "
+                       "the file is damaged; download it again.",
+                       r->name, shown(value.key), value.key.data, (unsigned long)seen);
     if (result == TOO_DEEP)
         return eg_fail(r->err, EG_ERROR_UNSUPPORTED, "%s: key '%.*s' nests arrays more than %d deep.", r->name,
                        shown(value.key), value.key.data, MAX_DEPTH);
@@ -293,22 +273,20 @@ static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_v
 static eg_status read_values(reader *r, uint64_t count, value_list *list)
 {
     if (count > left(r) / MIN_KEY_BYTES)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the header promises %llu metadata keys, more than the file's %llu "
-                       "bytes can hold: it is truncated or damaged; download it again.", r->name,
-                       (unsigned long long)count, (unsigned long long)(r->end - r->begin));
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the header promises %llu metadata keys, more than the file's %llu "
+                       "bytes can hold: it is truncated or damaged; download it again.",
+                       r->name, (unsigned long long)count, (unsigned long long)(r->end - r->begin));
     for (uint64_t i = 0; i < count; i++) {
         eg_gguf_value *items = grow(list->items, list->count, &list->capacity, sizeof *items);
-        if (!items)
-            return no_memory(r->name, r->err);
+        if (!items) return no_memory(r->name, r->err);
         list->items = items;
         eg_status status = read_value(r, i, count, &list->items[list->count]);
-        if (status)
-            return status;
+        if (status) return status;
         list->count++;
     }
     list->by_key = (const eg_gguf_value **)make_index(list->items, list->count, sizeof *list->items, compare_names);
-    if (!list->by_key)
-        return no_memory(r->name, r->err);
+    if (!list->by_key) return no_memory(r->name, r->err);
     for (size_t i = 1; i < list->count; i++) {
         const eg_gguf_value *value = list->by_key[i];
         if (compare_names(value, list->by_key[i - 1]) == 0)
@@ -329,8 +307,7 @@ static eg_status read_integer(const char *name, const value_list *list, const ch
 {
     const eg_gguf_value *value = find_value(list, key);
     *present = value != NULL;
-    if (!value)
-        return EG_OK;
+    if (!value) return EG_OK;
     bool is_signed = value->type == EG_GGUF_I8 || value->type == EG_GGUF_I16 || value->type == EG_GGUF_I32 ||
                      value->type == EG_GGUF_I64;
     bool is_unsigned = value->type == EG_GGUF_U8 || value->type == EG_GGUF_U16 || value->type == EG_GGUF_U32 ||
@@ -351,8 +328,10 @@ static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t
     eg_gguf_tensor tensor = {.dims = {1, 1, 1, 1}};
     bool here = take_string(r, &tensor.name);
     if (here && tensor.name.length > MAX_TENSOR_NAME)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the name of tensor %llu of %llu is %llu bytes long; at most %d "
-                       "are allowed.", r->name, (unsigned long long)index + 1, (unsigned long long)count,
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the name of tensor %llu of %llu is %llu bytes long; at most %d "
+                       "are allowed.",
+                       r->name, (unsigned long long)index + 1, (unsigned long long)count,
                        (unsigned long long)tensor.name.length, MAX_TENSOR_NAME);
     here = here && take_u32(r, &tensor.n_dims);
     if (here && tensor.n_dims > 4)
@@ -369,23 +348,29 @@ static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t
     }
     here = here && take_u32(r, &tensor.type_id) && take_u64(r, offset);
     if (!here)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the file ends inside the directory entry of tensor %llu of %llu: "
-                       "it is truncated or damaged; download it again.", r->name, (unsigned long long)index + 1,
-                       (unsigned long long)count);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the file ends inside the directory entry of tensor %llu of %llu: "
+                       "it is truncated or damaged; download it again.",
+                       r->name, (unsigned long long)index + 1, (unsigned long long)count);
     tensor.type = eg_type_find(tensor.type_id);
     if (tensor.type && tensor.dims[0] % tensor.type->block)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensor '%.*s' has rows of %lld values, but %s comes in blocks of "
-                       "%d: the file is damaged.", r->name, shown(tensor.name), tensor.name.data,
-                       (long long)tensor.dims[0], tensor.type->name, tensor.type->block);
-    if (tensor.type && fits)
-        fits = eg_mul_u64(elements / tensor.type->block, tensor.type->bytes, &tensor.bytes);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: tensor '%.*s' has rows of %lld values, but %s comes in blocks of "
+                       "%d: the file is damaged.",
+                       r->name, shown(tensor.name), tensor.name.data, (long long)tensor.dims[0], tensor.type->name,
+                       tensor.type->block);
+    if (tensor.type && fits) fits = eg_mul_u64(elements / tensor.type->block, tensor.type->bytes, &tensor.bytes);
     if (!fits)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the dimensions of tensor '%.*s' are too large to multiply: the "
-                       "file is damaged.", r->name, shown(tensor.name), tensor.name.data);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the dimensions of tensor '%.*s' are too large to multiply: the "
+                       "file is damaged.",
+                       r->name, shown(tensor.name), tensor.name.data);
     if (*offset & (alignment - 1))
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensor '%.*s' begins at byte %llu of the data, which is not a "
-                       "multiple of the file's alignment, %llu: the file is damaged.", r->name, shown(tensor.name),
-                       tensor.name.data, (unsigned long long)*offset, (unsigned long long)alignment);
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: tensor '%.*s' begins at byte %llu of the data, which is not a "
+                       "multiple of the file's alignment, %llu: the file is damaged.",
+                       r->name, shown(tensor.name), tensor.name.data, (unsigned long long)*offset,
+                       (unsigned long long)alignment);
     *out = tensor;
     return EG_OK;
 }
@@ -394,66 +379,59 @@ static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t
 static eg_status check_overlap(const reader *r, const tensor_list *list, size_t first)
 {
     size_t n = list->count - first;
-    if (n == 0)
-        return EG_OK;
+    if (n == 0) return EG_OK;
     const void **index = make_index(list->items + first, n, sizeof *list->items, compare_data);
-    if (!index)
-        return no_memory(r->name, r->err);
+    if (!index) return no_memory(r->name, r->err);
     const eg_gguf_tensor *before = NULL, *clash = NULL;
     for (size_t i = 0; i < n && !clash; i++) {
         const eg_gguf_tensor *tensor = index[i];
-        if (!tensor->bytes)
-            continue;          /* empty, or of unknown size */
-        if (before && before->bytes > (uint64_t)(tensor->data - before->data))
-            clash = tensor;
-        else
-            before = tensor;
+        if (!tensor->bytes) continue;          /* empty, or of unknown size */
+        if (before && before->bytes > (uint64_t)(tensor->data - before->data)) clash = tensor;
+        else before = tensor;
     }
     free((void *)index);
-    if (!clash)
-        return EG_OK;
-    return eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensors '%.*s' and '%.*s' overlap in the data: the file is damaged.",
-                   r->name, shown(before->name), before->name.data, shown(clash->name), clash->name.data);
+    if (!clash) return EG_OK;
+    return eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensors '%.*s' and '%.*s' overlap in the data: the file is damaged.", r->name,
+                   shown(before->name), before->name.data, shown(clash->name), clash->name.data);
 }
 
 static eg_status read_tensors(reader *r, uint64_t count, uint64_t alignment, tensor_list *list)
 {
     if (count > left(r) / MIN_TENSOR_BYTES)
-        return eg_fail(r->err, EG_ERROR_FORMAT, "%s: the header promises %llu tensors, more than the file's %llu bytes "
-                       "can hold: it is truncated or damaged; download it again.", r->name, (unsigned long long)count,
-                       (unsigned long long)(r->end - r->begin));
+        return eg_fail(r->err, EG_ERROR_FORMAT,
+                       "%s: the header promises %llu tensors, more than the file's %llu bytes "
+                       "can hold: it is truncated or damaged; download it again.",
+                       r->name, (unsigned long long)count, (unsigned long long)(r->end - r->begin));
     size_t first = list->count;
     uint64_t *offsets = NULL;
     size_t n_offsets = 0, capacity = 0;
     eg_status status = EG_OK;
     for (uint64_t i = 0; i < count && !status; i++) {
         eg_gguf_tensor *items = grow(list->items, list->count, &list->capacity, sizeof *items);
-        if (items)
-            list->items = items;
+        if (items) list->items = items;
         uint64_t *more_offsets = grow(offsets, n_offsets, &capacity, sizeof *offsets);
-        if (more_offsets)
-            offsets = more_offsets;
-        if (!items || !more_offsets)
-            status = no_memory(r->name, r->err);
-        else
-            status = read_tensor(r, i, count, alignment, &list->items[list->count], &offsets[n_offsets]);
-        if (!status)
-            list->count++, n_offsets++;
+        if (more_offsets) offsets = more_offsets;
+        if (!items || !more_offsets) status = no_memory(r->name, r->err);
+        else status = read_tensor(r, i, count, alignment, &list->items[list->count], &offsets[n_offsets]);
+        if (!status) list->count++, n_offsets++;
     }
     uint64_t size = (uint64_t)(r->end - r->begin), start = 0;
-    if (!status && !eg_align_u64((uint64_t)(r->at - r->begin), alignment, &start))
-        status = no_memory(r->name, r->err);
+    if (!status && !eg_align_u64((uint64_t)(r->at - r->begin), alignment, &start)) status = no_memory(r->name, r->err);
     for (size_t i = 0; i < n_offsets && !status; i++) {
         eg_gguf_tensor *tensor = &list->items[first + i];
         uint64_t begin, end;
         bool fits = eg_add_u64(start, offsets[i], &begin) && eg_add_u64(begin, tensor->bytes, &end);
         if (!fits)
-            status = eg_fail(r->err, EG_ERROR_FORMAT, "%s: the offset of tensor '%.*s' is beyond any file: the file is "
-                             "damaged.", r->name, shown(tensor->name), tensor->name.data);
+            status = eg_fail(r->err, EG_ERROR_FORMAT,
+                             "%s: the offset of tensor '%.*s' is beyond any file: the file is "
+                             "damaged.",
+                             r->name, shown(tensor->name), tensor->name.data);
         else if (end > size && (tensor->bytes || tensor->type == NULL))
-            status = eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensor '%.*s' ends at byte %llu but the file has only %llu: "
-                             "it is truncated; download it again.", r->name, shown(tensor->name), tensor->name.data,
-                             (unsigned long long)end, (unsigned long long)size);
+            status = eg_fail(r->err, EG_ERROR_FORMAT,
+                             "%s: tensor '%.*s' ends at byte %llu but the file has only %llu: "
+                             "it is truncated; download it again.",
+                             r->name, shown(tensor->name), tensor->name.data, (unsigned long long)end,
+                             (unsigned long long)size);
         else if (tensor->type)
             tensor->data = r->begin + (begin < size ? begin : size);   /* at the end only if it has no values */
     }
@@ -472,25 +450,29 @@ static bool begins_with(const eg_map *map, const char *text)
 static eg_status check_magic(const eg_map *map, const char *name, eg_error *err)
 {
     if (begins_with(map, "version https://git-lfs"))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: this is a Git LFS pointer and not the model itself; fetch it with "
-                       "'git lfs pull'.", name);
+        return eg_fail(err, EG_ERROR_FORMAT,
+                       "%s: this is a Git LFS pointer and not the model itself; fetch it with "
+                       "'git lfs pull'.",
+                       name);
     if (begins_with(map, "<"))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: this is a web page and not a GGUF file; download it again.", name);
     if (!begins_with(map, "GGUF"))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: this is not a GGUF file: it does not begin with 'GGUF'.", name);
     if (map->length < 24)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: the file ends inside its header: it is truncated; download it again.",
-                       name);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: the file ends inside its header: it is truncated; download it again.", name);
     uint32_t version = (uint32_t)load(map->data + 4, 4);
     if (version && !(version & 0xffff))
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: this is a big-endian GGUF file; convert it to little-endian.",
-                       name);
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: this is a big-endian GGUF file; convert it to little-endian.", name);
     if (version == 1)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: this is a GGUF file of version 1, which is no longer read; "
-                       "convert the model anew.", name);
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       "%s: this is a GGUF file of version 1, which is no longer read; "
+                       "convert the model anew.",
+                       name);
     if (version != 2 && version != 3)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: this is a GGUF file of version %lu; this program reads versions "
-                       "2 and 3.", name, (unsigned long)version);
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       "%s: this is a GGUF file of version %lu; this program reads versions "
+                       "2 and 3.",
+                       name, (unsigned long)version);
     return EG_OK;
 }
 
@@ -498,8 +480,7 @@ static eg_status check_magic(const eg_map *map, const char *name, eg_error *err)
 static eg_status read_part(const eg_map *map, const char *name, value_list *values, tensor_list *tensors, eg_error *err)
 {
     eg_status status = check_magic(map, name, err);
-    if (status)
-        return status;
+    if (status) return status;
     reader r = {.name = name, .begin = map->data, .at = map->data + 8, .end = map->data + map->length, .err = err};
     uint64_t n_tensors = 0, n_values = 0, alignment = DEFAULT_ALIGNMENT;
     bool present;
@@ -509,8 +490,10 @@ static eg_status read_part(const eg_map *map, const char *name, value_list *valu
         (status = read_integer(name, values, "general.alignment", &alignment, &present, err)))
         return status;
     if (!eg_is_power_of_two(alignment) || alignment > MAX_ALIGNMENT)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: key 'general.alignment' is %llu; it must be a power of two and at "
-                       "most %u.", name, (unsigned long long)alignment, MAX_ALIGNMENT);
+        return eg_fail(err, EG_ERROR_FORMAT,
+                       "%s: key 'general.alignment' is %llu; it must be a power of two and at "
+                       "most %u.",
+                       name, (unsigned long long)alignment, MAX_ALIGNMENT);
     return read_tensors(&r, n_tensors, alignment, tensors);
 }
 
@@ -518,8 +501,7 @@ static eg_status read_part(const eg_map *map, const char *name, value_list *valu
 static char *display_name(const char *path)
 {
     size_t length = strlen(path), from = length > MAX_NAME_SHOWN ? length - MAX_NAME_SHOWN : 0;
-    while (from && ((unsigned char)path[from] & 0xc0) == 0x80)
-        from++;                /* not from the middle of a character */
+    while (from && ((unsigned char)path[from] & 0xc0) == 0x80) from++;                /* not from the middle of a character */
     char *name = malloc(length - from + 4);
     if (name) {
         memcpy(name, "...", 3);
@@ -540,16 +522,17 @@ static bool ends_with(const char *text, const char *suffix)
 }
 
 /* What a part says of itself: whether it belongs to a split file, which part it is (from 0), of how many. */
-typedef struct split { uint64_t number, count, tensors; bool has_number, has_count, has_tensors; } split;
+typedef struct split {
+    uint64_t number, count, tensors;
+    bool has_number, has_count, has_tensors;
+} split;
 
 static eg_status read_split(const char *name, const value_list *values, split *out, eg_error *err)
 {
     memset(out, 0, sizeof *out);
     eg_status status = read_integer(name, values, "split.count", &out->count, &out->has_count, err);
-    if (!status)
-        status = read_integer(name, values, "split.no", &out->number, &out->has_number, err);
-    if (!status)
-        status = read_integer(name, values, "split.tensors.count", &out->tensors, &out->has_tensors, err);
+    if (!status) status = read_integer(name, values, "split.no", &out->number, &out->has_number, err);
+    if (!status) status = read_integer(name, values, "split.tensors.count", &out->tensors, &out->has_tensors, err);
     return status;
 }
 
@@ -567,8 +550,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
         name = display_name(part_path);
     }
     eg_map *maps = realloc(file->maps, (file->n_maps + 1) * sizeof *maps);
-    if (maps)
-        file->maps = maps;
+    if (maps) file->maps = maps;
     value_list values = {0};
     eg_status status;
     eg_error local;
@@ -577,17 +559,19 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
         status = no_memory(file->name, err);
     } else if ((status = eg_map_path(part_path, name, &maps[file->n_maps], &local))) {
         size_t length = strlen(local.message);
-        status = eg_fail(err, status, "%.*s; it is part %u of %u of a split file, whose parts must all be in one "
-                         "folder.", (int)(length && local.message[length - 1] == '.' ? length - 1 : length),
-                         local.message, part, count);
+        status = eg_fail(err, status,
+                         "%.*s; it is part %u of %u of a split file, whose parts must all be in one "
+                         "folder.",
+                         (int)(length && local.message[length - 1] == '.' ? length - 1 : length), local.message, part, count);
     } else {
         file->n_maps++;
         status = read_part(&maps[file->n_maps - 1], name, &values, &file->tensors, err);
-        if (!status)
-            status = read_split(name, &values, &place, err);
+        if (!status) status = read_split(name, &values, &place, err);
         if (!status && (!place.has_number || !place.has_count || place.number != part - 1 || place.count != count))
-            status = eg_fail(err, EG_ERROR_FORMAT, "%s: by its name this is part %u of %u, but its keys 'split.no' and "
-                             "'split.count' say otherwise: the parts are mixed up.", name, part, count);
+            status = eg_fail(err, EG_ERROR_FORMAT,
+                             "%s: by its name this is part %u of %u, but its keys 'split.no' and "
+                             "'split.count' say otherwise: the parts are mixed up.",
+                             name, part, count);
     }
     free_values(&values);
     free(name);
@@ -600,30 +584,36 @@ static eg_status open_further_parts(eg_gguf *file, const char *path, eg_error *e
     split place;
     char suffix[PART_SUFFIX_LENGTH + 1];
     eg_status status = read_split(file->name, &file->values, &place, err);
-    if (status || place.count <= 1)
-        return status;
+    if (status || place.count <= 1) return status;
     if (place.count > 99999 || place.number >= place.count || !place.has_number)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: keys 'split.no' and 'split.count' do not name a part of a split "
-                       "file: the file is damaged.", file->name);
+        return eg_fail(err, EG_ERROR_FORMAT,
+                       "%s: keys 'split.no' and 'split.count' do not name a part of a split "
+                       "file: the file is damaged.",
+                       file->name);
     unsigned count = (unsigned)place.count, number = (unsigned)place.number + 1;
     part_suffix(suffix, 1, count);
     if (number != 1)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "%s: this is part %u of %u of a split file; open the first part, whose "
-                       "name ends in '%s'.", file->name, number, count, suffix);
+        return eg_fail(err, EG_ERROR_ARGUMENT,
+                       "%s: this is part %u of %u of a split file; open the first part, whose "
+                       "name ends in '%s'.",
+                       file->name, number, count, suffix);
     if (!path)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: this is a split file of %u parts, which cannot be opened by a "
-                       "descriptor; open it by its path, or merge the parts.", file->name, count);
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       "%s: this is a split file of %u parts, which cannot be opened by a "
+                       "descriptor; open it by its path, or merge the parts.",
+                       file->name, count);
     if (!ends_with(path, suffix))
-        return eg_fail(err, EG_ERROR_FILE, "%s: this is the first of %u parts of a split file, but its name does not "
-                       "end in '%s', so the others cannot be found; give the parts their names back.", file->name,
-                       count, suffix);
+        return eg_fail(err, EG_ERROR_FILE,
+                       "%s: this is the first of %u parts of a split file, but its name does not "
+                       "end in '%s', so the others cannot be found; give the parts their names back.",
+                       file->name, count, suffix);
     for (unsigned part = 2; part <= count; part++)
-        if ((status = open_part(file, path, part, count, err)))
-            return status;
+        if ((status = open_part(file, path, part, count, err))) return status;
     if (place.has_tensors && place.tensors != file->tensors.count)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: key 'split.tensors.count' promises %llu tensors, but the %u parts "
-                       "have %llu together: the parts do not belong to one model.", file->name,
-                       (unsigned long long)place.tensors, count, (unsigned long long)file->tensors.count);
+        return eg_fail(err, EG_ERROR_FORMAT,
+                       "%s: key 'split.tensors.count' promises %llu tensors, but the %u parts "
+                       "have %llu together: the parts do not belong to one model.",
+                       file->name, (unsigned long long)place.tensors, count, (unsigned long long)file->tensors.count);
     return EG_OK;
 }
 
@@ -631,8 +621,7 @@ static eg_status index_tensors(eg_gguf *file, eg_error *err)
 {
     tensor_list *list = &file->tensors;
     list->by_name = (const eg_gguf_tensor **)make_index(list->items, list->count, sizeof *list->items, compare_names);
-    if (!list->by_name)
-        return no_memory(file->name, err);
+    if (!list->by_name) return no_memory(file->name, err);
     for (size_t i = 1; i < list->count; i++) {
         const eg_gguf_tensor *tensor = list->by_name[i];
         if (compare_names(tensor, list->by_name[i - 1]) == 0)
@@ -652,33 +641,24 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
         file->maps = calloc(1, sizeof *file->maps);
     }
     eg_status status;
-    if (!file || !file->name || !file->maps)
-        status = no_memory(path ? path : fd_name, err);
-    else if (path)
-        status = eg_map_path(path, file->name, file->maps, err);
-    else
-        status = eg_map_fd(fd, offset, length, file->name, file->maps, err);
+    if (!file || !file->name || !file->maps) status = no_memory(path ? path : fd_name, err);
+    else if (path) status = eg_map_path(path, file->name, file->maps, err);
+    else status = eg_map_fd(fd, offset, length, file->name, file->maps, err);
     if (!status) {
         file->n_maps = 1;
         status = read_part(file->maps, file->name, &file->values, &file->tensors, err);
     }
-    if (!status)
-        status = open_further_parts(file, path, err);
-    if (!status)
-        status = index_tensors(file, err);
-    if (status)
-        eg_gguf_close(file);
-    else
-        *out = file;
+    if (!status) status = open_further_parts(file, path, err);
+    if (!status) status = index_tensors(file, err);
+    if (status) eg_gguf_close(file);
+    else *out = file;
     return status;
 }
 
 void eg_gguf_close(eg_gguf *file)
 {
-    if (!file)
-        return;
-    for (size_t i = 0; i < file->n_maps; i++)
-        eg_map_close(&file->maps[i]);
+    if (!file) return;
+    for (size_t i = 0; i < file->n_maps; i++) eg_map_close(&file->maps[i]);
     free(file->maps);
     free(file->name);
     free_values(&file->values);
@@ -689,24 +669,19 @@ void eg_gguf_close(eg_gguf *file)
 
 /* ---- what is in it ----------------------------------------------------------------------------------------------- */
 
-const char *eg_gguf_name(const eg_gguf *file)
-{
-    return file->name;
-}
+const char *eg_gguf_name(const eg_gguf *file) { return file->name; }
 
 uint64_t eg_gguf_mapped_bytes(const eg_gguf *file)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < file->n_maps; i++)
-        total += file->maps[i].length;
+    for (size_t i = 0; i < file->n_maps; i++) total += file->maps[i].length;
     return total;
 }
 
 uint64_t eg_gguf_resident_bytes(const eg_gguf *file)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < file->n_maps; i++)
-        total += eg_map_resident(&file->maps[i]);
+    for (size_t i = 0; i < file->n_maps; i++) total += eg_map_resident(&file->maps[i]);
     return total;
 }
 
@@ -717,30 +692,21 @@ uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
            file->tensors.capacity * sizeof *file->tensors.items + file->tensors.count * sizeof *file->tensors.by_name;
 }
 
-uint64_t eg_gguf_value_count(const eg_gguf *file)
-{
-    return file->values.count;
-}
+uint64_t eg_gguf_value_count(const eg_gguf *file) { return file->values.count; }
 
 const eg_gguf_value *eg_gguf_value_at(const eg_gguf *file, uint64_t index)
 {
     return index < file->values.count ? &file->values.items[index] : NULL;
 }
 
-uint64_t eg_gguf_tensor_count(const eg_gguf *file)
-{
-    return file->tensors.count;
-}
+uint64_t eg_gguf_tensor_count(const eg_gguf *file) { return file->tensors.count; }
 
 const eg_gguf_tensor *eg_gguf_tensor_at(const eg_gguf *file, uint64_t index)
 {
     return index < file->tensors.count ? &file->tensors.items[index] : NULL;
 }
 
-const eg_gguf_value *eg_gguf_find(const eg_gguf *file, const char *key)
-{
-    return find_value(&file->values, key);
-}
+const eg_gguf_value *eg_gguf_find(const eg_gguf *file, const char *key) { return find_value(&file->values, key); }
 
 const eg_gguf_tensor *eg_gguf_find_tensor(const eg_gguf *file, const char *name)
 {
@@ -750,8 +716,7 @@ const eg_gguf_tensor *eg_gguf_find_tensor(const eg_gguf *file, const char *name)
 double eg_gguf_number(const eg_gguf_value *value, uint64_t index)
 {
     size_t size = number_size(value->type);
-    if (!size)
-        return 0;
+    if (!size) return 0;
     uint64_t bits = load(value->data + index * size, size);
     switch (value->type) {
     case EG_GGUF_F32: {
@@ -765,8 +730,7 @@ double eg_gguf_number(const eg_gguf_value *value, uint64_t index)
         memcpy(&number, &bits, sizeof number);
         return number;
     }
-    case EG_GGUF_BOOL:
-        return bits != 0;
+    case EG_GGUF_BOOL: return bits != 0;
     case EG_GGUF_I8:
     case EG_GGUF_I16:
     case EG_GGUF_I32:
@@ -774,8 +738,7 @@ double eg_gguf_number(const eg_gguf_value *value, uint64_t index)
         if (bits >> (8 * size - 1))   /* negative: minus the complement, which needs no wider type */
             return -(double)((~bits & (UINT64_MAX >> (64 - 8 * size)))) - 1.0;
         return (double)bits;
-    default:
-        return (double)bits;
+    default: return (double)bits;
     }
 }
 

@@ -12,12 +12,16 @@
 typedef struct eg_gguf eg_gguf;
 
 /* A bounded run of bytes of the file; not zero-terminated. */
-typedef struct eg_span { const char *data; size_t length; } eg_span;
+typedef struct eg_span {
+    const char *data;
+    size_t length;
+} eg_span;
 
 typedef struct eg_gguf_value {
     eg_span key;
-    uint32_t type;             /* EG_GGUF_...; of the elements for an array: EG_GGUF_ARRAY if they are arrays, which
-                                  are checked and skipped but cannot be read */
+    /* EG_GGUF_...; of the elements for an array: EG_GGUF_ARRAY if they are arrays, which are checked and skipped but
+     * cannot be read. */
+    uint32_t type;
     bool is_array;
     uint64_t count;            /* 1 for a scalar */
     const uint8_t *data;       /* first element: number (unaligned, little endian) or string (u64 length, bytes) */
@@ -30,8 +34,9 @@ typedef struct eg_gguf_tensor {
     uint32_t type_id;
     uint32_t n_dims;
     int64_t dims[4];           /* fastest first; 1 beyond n_dims */
-    const uint8_t *data;       /* aligned to general.alignment (32 unless the file says otherwise, and it may say 1) from
-                                  where the GGUF begins, which by descriptor is any byte: readers must not assume more */
+    /* Aligned to general.alignment (32 unless the file says otherwise, and it may say 1) from where the GGUF begins, which
+     * by descriptor is any byte: readers must not assume more. */
+    const uint8_t *data;
     uint64_t bytes;
 } eg_gguf_tensor;
 

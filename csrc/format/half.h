@@ -26,10 +26,7 @@ static inline uint32_t eg_float_to_bits(float f)
 }
 
 /* The little-endian 16-bit word at p, any alignment. */
-static inline uint16_t eg_load_u16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | (uint32_t)p[1] << 8);
-}
+static inline uint16_t eg_load_u16(const uint8_t *p) { return (uint16_t)(p[0] | (uint32_t)p[1] << 8); }
 
 static inline float eg_half_bits_to_float(uint16_t h)
 {

@@ -13,16 +13,12 @@
 
 enum { BLOCK = 32 };
 
-void eg_pack_f32(const float *x, int64_t n, void *blocks)
-{
-    memcpy(blocks, x, (size_t)n * sizeof *x);
-}
+void eg_pack_f32(const float *x, int64_t n, void *blocks) { memcpy(blocks, x, (size_t)n * sizeof *x); }
 
 void eg_pack_f16(const float *x, int64_t n, void *blocks)
 {
     uint8_t *b = blocks;
-    for (int64_t i = 0; i < n; i++)
-        eg_store_u16(b + 2 * i, eg_float_bits_to_half(x[i]));
+    for (int64_t i = 0; i < n; i++) eg_store_u16(b + 2 * i, eg_float_bits_to_half(x[i]));
 }
 
 /* The upper half of the float, rounded to the nearest, ties to even. */
@@ -41,8 +37,7 @@ void eg_pack_q8_0(const float *restrict x, int64_t n, void *restrict blocks)
     uint8_t *b = blocks;
     for (; n > 0; n -= BLOCK, x += BLOCK, b += 34) {
         float peak = 0.0f;
-        for (int i = 0; i < BLOCK; i++)
-            peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
+        for (int i = 0; i < BLOCK; i++) peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
         float d = peak / 127.0f, inverse = d != 0.0f ? 1.0f / d : 0.0f;
         inverse = isfinite(inverse) ? inverse : 0.0f;
         eg_store_u16(b, eg_float_bits_to_half(d));
@@ -60,18 +55,15 @@ void eg_pack_q8_0(const float *restrict x, int64_t n, void *restrict blocks)
 /* q[32] of 4 bits, the first half in the low nibbles. */
 static void store_nibbles(const int8_t *q, uint8_t *qs)
 {
-    for (int i = 0; i < 16; i++)
-        qs[i] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
+    for (int i = 0; i < 16; i++) qs[i] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
 }
 
 /* The fifth bits of q[32]. */
 static void store_fifth_bits(const int8_t *q, uint8_t *qh)
 {
     uint32_t bits = 0;
-    for (int i = 0; i < BLOCK; i++)
-        bits |= (uint32_t)(q[i] >> 4 & 1) << i;
-    for (int i = 0; i < 4; i++)
-        qh[i] = (uint8_t)(bits >> 8 * i);
+    for (int i = 0; i < BLOCK; i++) bits |= (uint32_t)(q[i] >> 4 & 1) << i;
+    for (int i = 0; i < 4; i++) qh[i] = (uint8_t)(bits >> 8 * i);
 }
 
 /* One block with a scale alone: q[32] counted from 0, d to b. */
@@ -82,8 +74,7 @@ static void symmetric(const float *x, eg_levels levels, uint8_t *b, int8_t *q)
     uint16_t d = eg_half_scale(eg_fit_scale((eg_group){x, w, BLOCK}, levels));
     eg_store_u16(b, d);
     eg_nearest(x, BLOCK, (eg_fit){eg_half_bits_to_float(d), 0.0f}, levels, q);
-    for (int i = 0; i < BLOCK && !levels.iq4; i++)
-        q[i] = (int8_t)(q[i] - (int)levels.low);
+    for (int i = 0; i < BLOCK && !levels.iq4; i++) q[i] = (int8_t)(q[i] - (int)levels.low);
 }
 
 /* One block with scale and min: q[32], d and m (added, not subtracted) to b. */

@@ -25,10 +25,7 @@ typedef struct block {
 } block;
 
 /* The half float nearest to a scale, as a float. */
-static float half_near(float scale)
-{
-    return eg_half_bits_to_float(eg_half_scale(scale));
-}
+static float half_near(float scale) { return eg_half_bits_to_float(eg_half_scale(scale)); }
 
 /* The nearest whole number from low to high. */
 static inline int nearest(float t, int low, int high)
@@ -61,8 +58,7 @@ static float choose(const float *x, const float *w, const layout *l, const float
             fits.scale[t] = d * (float)tried[t];
         }
         eg_misfits(group_of(x, w, j, size), &fits, l->levels, error);
-        for (int t = 1; t < EG_TRIES; t++)
-            best = error[t] < error[best] ? t : best;
+        for (int t = 1; t < EG_TRIES; t++) best = error[t] < error[best] ? t : best;
         scale[j] = (int8_t)tried[best];
         total += error[best];
     }
@@ -96,14 +92,11 @@ static float first_scale(const float *x, const float *w, const layout *l, const 
     for (int j = 0; j < l->groups; j++) {
         eg_fits fits = {{0}, {0}};
         for (int t = 0; t < EG_TRIES; t++)
-            if (d[t] != 0.0f)
-                fits.scale[t] = d[t] * (float)nearest(wish[j] / d[t], l->scale_low, l->scale_high);
+            if (d[t] != 0.0f) fits.scale[t] = d[t] * (float)nearest(wish[j] / d[t], l->scale_low, l->scale_high);
         eg_misfits(group_of(x, w, j, size), &fits, l->levels, error);
-        for (int t = 0; t < EG_TRIES; t++)
-            total[t] += error[t];
+        for (int t = 0; t < EG_TRIES; t++) total[t] += error[t];
     }
-    for (int t = 1; t < EG_TRIES; t++)
-        best = total[t] < total[best] ? t : best;
+    for (int t = 1; t < EG_TRIES; t++) best = total[t] < total[best] ? t : best;
     return d[best];
 }
 
@@ -126,8 +119,7 @@ static void fit_symmetric(const float *x, const layout *l, block *out)
             best = d;
             memcpy(out->scale, scale, sizeof scale);
         }
-        if (round + 1 < ROUNDS)
-            d = half_near(refit(x, w, l, d, scale));
+        if (round + 1 < ROUNDS) d = half_near(refit(x, w, l, d, scale));
     }
     out->d = eg_float_bits_to_half(best);
     for (int j = 0; j < l->groups; j++)
@@ -154,8 +146,7 @@ static float choose_affine(const float *x, const float *w, const layout *l, cons
             fits.min[t] = dmin * (float)tried[t][1];
         }
         eg_misfits(group_of(x, w, j, size), &fits, l->levels, error);
-        for (int t = 1; t < EG_TRIES; t++)
-            best = error[t] < error[best] ? t : best;
+        for (int t = 1; t < EG_TRIES; t++) best = error[t] < error[best] ? t : best;
         scale[j] = tried[best][0];
         min[j] = tried[best][1];
         total += error[best];
@@ -164,8 +155,8 @@ static float choose_affine(const float *x, const float *w, const layout *l, cons
 }
 
 /* d and dmin by least squares, for the levels that their multiples give now. */
-static void refit_affine(const float *x, const float *w, const layout *l, const int8_t *scale, const int8_t *min,
-                         float *d, float *dmin)
+static void refit_affine(const float *x, const float *w, const layout *l, const int8_t *scale, const int8_t *min, float *d,
+                         float *dmin)
 {
     int size = BLOCK / l->groups;
     float ss = 0.0f, sm = 0.0f, mm = 0.0f, sx = 0.0f, mx = 0.0f;
@@ -214,8 +205,7 @@ static void fit_affine(const float *x, const layout *l, block *out)
             memcpy(out->scale, scale, sizeof scale);
             memcpy(out->min, min, sizeof min);
         }
-        if (round + 1 < ROUNDS)
-            refit_affine(x, w, l, scale, min, &d, &dmin);
+        if (round + 1 < ROUNDS) refit_affine(x, w, l, scale, min, &d, &dmin);
     }
     out->d = eg_float_bits_to_half(best);
     out->dmin = eg_float_bits_to_half(best_min);
@@ -243,8 +233,7 @@ void eg_pack_q2_k(const float *x, int64_t n, void *blocks)
     for (; n > 0; n -= BLOCK, x += BLOCK, b += 84) {
         block fitted;
         fit_affine(x, &l, &fitted);
-        for (int j = 0; j < 16; j++)
-            b[j] = (uint8_t)(fitted.scale[j] | fitted.min[j] << 4);
+        for (int j = 0; j < 16; j++) b[j] = (uint8_t)(fitted.scale[j] | fitted.min[j] << 4);
         store_pairs(fitted.q, b + 16);
         eg_store_u16(b + 80, fitted.d);
         eg_store_u16(b + 82, fitted.dmin);
@@ -291,8 +280,7 @@ static void store_head(const block *fitted, uint8_t *b)
 static void store_nibbles(const int8_t *q, uint8_t *qs)
 {
     for (int h = 0; h < 4; h++)
-        for (int l = 0; l < 32; l++)
-            qs[32 * h + l] = (uint8_t)((q[64 * h + l] & 15) | (q[64 * h + l + 32] & 15) << 4);
+        for (int l = 0; l < 32; l++) qs[32 * h + l] = (uint8_t)((q[64 * h + l] & 15) | (q[64 * h + l + 32] & 15) << 4);
 }
 
 void eg_pack_q4_k(const float *x, int64_t n, void *blocks)
@@ -316,8 +304,7 @@ void eg_pack_q5_k(const float *x, int64_t n, void *blocks)
         fit_affine(x, &l, &fitted);
         store_head(&fitted, b);
         memset(b + 16, 0, 32);
-        for (int i = 0; i < BLOCK; i++)
-            b[16 + i % 32] = (uint8_t)(b[16 + i % 32] | (fitted.q[i] >> 4) << i / 32);
+        for (int i = 0; i < BLOCK; i++) b[16 + i % 32] = (uint8_t)(b[16 + i % 32] | (fitted.q[i] >> 4) << i / 32);
         store_nibbles(fitted.q, b + 48);
     }
 }
@@ -329,15 +316,13 @@ void eg_pack_q6_k(const float *x, int64_t n, void *blocks)
     for (; n > 0; n -= BLOCK, x += BLOCK, b += 210) {
         block fitted;
         fit_symmetric(x, &l, &fitted);
-        for (int i = 0; i < BLOCK; i++)
-            fitted.q[i] = (int8_t)(fitted.q[i] + 32);
+        for (int i = 0; i < BLOCK; i++) fitted.q[i] = (int8_t)(fitted.q[i] + 32);
         for (int h = 0; h < 2; h++) {
             const int8_t *q = fitted.q + 128 * h;
-            for (int i = 0; i < 64; i++)
-                b[64 * h + i] = (uint8_t)((q[i] & 15) | (q[i + 64] & 15) << 4);
+            for (int i = 0; i < 64; i++) b[64 * h + i] = (uint8_t)((q[i] & 15) | (q[i + 64] & 15) << 4);
             for (int i = 0; i < 32; i++)
-                b[128 + 32 * h + i] =
-                    (uint8_t)(q[i] >> 4 | (q[i + 32] >> 4) << 2 | (q[i + 64] >> 4) << 4 | (q[i + 96] >> 4) << 6);
+                b[128 + 32 * h + i] = (uint8_t)(q[i] >> 4 | (q[i + 32] >> 4) << 2 | (q[i + 64] >> 4) << 4 |
+                                                (q[i + 96] >> 4) << 6);
         }
         memcpy(b + 192, fitted.scale, 16);
         eg_store_u16(b + 208, fitted.d);
@@ -358,8 +343,7 @@ void eg_pack_iq4_xs(const float *x, int64_t n, void *blocks)
             int s = fitted.scale[j] + 32;
             b[4 + j / 2] = (uint8_t)(b[4 + j / 2] | (s & 15) << 4 * (j % 2));
             high |= (uint32_t)(s >> 4) << 2 * j;
-            for (int i = 0; i < 16; i++)
-                b[8 + 16 * j + i] = (uint8_t)(fitted.q[32 * j + i] | fitted.q[32 * j + 16 + i] << 4);
+            for (int i = 0; i < 16; i++) b[8 + 16 * j + i] = (uint8_t)(fitted.q[32 * j + i] | fitted.q[32 * j + 16 + i] << 4);
         }
         eg_store_u16(b + 2, (uint16_t)high);
     }

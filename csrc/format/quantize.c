@@ -35,15 +35,11 @@ enum { N_ROWS = sizeof rows / sizeof rows[0] };
 static int find(const eg_type_info *type)
 {
     int i = 0;
-    while (i < N_ROWS && rows[i].id != type->id)
-        i++;
+    while (i < N_ROWS && rows[i].id != type->id) i++;
     return i;
 }
 
-bool eg_type_writable(const eg_type_info *type)
-{
-    return find(type) < N_ROWS;
-}
+bool eg_type_writable(const eg_type_info *type) { return find(type) < N_ROWS; }
 
 int64_t eg_type_from_float(const eg_type_info *type, const float *x, int64_t n, void *blocks)
 {

@@ -44,8 +44,7 @@ enum { CHUNK = 256 };
 const eg_type_info *eg_type_find(uint32_t id)
 {
     for (size_t i = 0; i < N_TYPES; i++)
-        if (types[i].id == id)
-            return &types[i];
+        if (types[i].id == id) return &types[i];
     return NULL;
 }
 
@@ -54,22 +53,17 @@ bool eg_type_by_channel(const eg_type_info *type)
     return type->id == EG_TYPE_C2 || type->id == EG_TYPE_C4 || type->id == EG_TYPE_C8;
 }
 
-const eg_type_info *eg_type_at(size_t index)
-{
-    return index < N_TYPES ? &types[index] : NULL;
-}
+const eg_type_info *eg_type_at(size_t index) { return index < N_TYPES ? &types[index] : NULL; }
 
 /* out[n] from q[n] with one scale per `group` values, and one min unless it is NULL. */
-static inline void evaluate(const int8_t *restrict q, const float *restrict scale, const float *restrict min,
-                            int64_t n, int group, float *restrict out)
+static inline void evaluate(const int8_t *restrict q, const float *restrict scale, const float *restrict min, int64_t n,
+                            int group, float *restrict out)
 {
     for (int64_t g = 0; g < n / group; g++, q += group, out += group) {
         if (min)
-            for (int i = 0; i < group; i++)
-                out[i] = scale[g] * (float)q[i] - min[g];
+            for (int i = 0; i < group; i++) out[i] = scale[g] * (float)q[i] - min[g];
         else
-            for (int i = 0; i < group; i++)
-                out[i] = scale[g] * (float)q[i];
+            for (int i = 0; i < group; i++) out[i] = scale[g] * (float)q[i];
     }
 }
 
@@ -77,18 +71,15 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
 {
     const uint8_t *b = blocks;
     if (type->id == EG_TYPE_F32) {
-        if (n > 0)
-            memcpy(out, b, (size_t)n * sizeof *out);
+        if (n > 0) memcpy(out, b, (size_t)n * sizeof *out);
         return;
     }
     if (type->id == EG_TYPE_F16) {
-        for (int64_t i = 0; i < n; i++)
-            out[i] = eg_half_bits_to_float(eg_load_u16(b + 2 * i));
+        for (int64_t i = 0; i < n; i++) out[i] = eg_half_bits_to_float(eg_load_u16(b + 2 * i));
         return;
     }
     if (type->id == EG_TYPE_BF16) {
-        for (int64_t i = 0; i < n; i++)
-            out[i] = eg_bits_to_float((uint32_t)eg_load_u16(b + 2 * i) << 16);
+        for (int64_t i = 0; i < n; i++) out[i] = eg_bits_to_float((uint32_t)eg_load_u16(b + 2 * i) << 16);
         return;
     }
     int8_t q[CHUNK];
@@ -99,8 +90,7 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
         const float *m = type->has_min ? min : NULL;
         if (type->group == 16)   /* constants, so that the inner loops have a known length */
             evaluate(q, scale, m, count, 16, out + done);
-        else
-            evaluate(q, scale, m, count, 32, out + done);
+        else evaluate(q, scale, m, count, 32, out + done);
         b += CHUNK / type->block * type->bytes;
     }
 }

@@ -11,14 +11,35 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {   /* numbers as in the format */
-    EG_TYPE_F32 = 0, EG_TYPE_F16 = 1, EG_TYPE_Q4_0 = 2, EG_TYPE_Q4_1 = 3, EG_TYPE_Q5_0 = 6, EG_TYPE_Q5_1 = 7,
-    EG_TYPE_Q8_0 = 8, EG_TYPE_Q2_K = 10, EG_TYPE_Q3_K = 11, EG_TYPE_Q4_K = 12, EG_TYPE_Q5_K = 13, EG_TYPE_Q6_K = 14,
-    EG_TYPE_IQ2_XXS = 16, EG_TYPE_IQ2_XS = 17, EG_TYPE_IQ3_XXS = 18, EG_TYPE_IQ4_NL = 20, EG_TYPE_IQ3_S = 21,
-    EG_TYPE_IQ2_S = 22, EG_TYPE_IQ4_XS = 23, EG_TYPE_BF16 = 30, EG_TYPE_TQ1_0 = 34, EG_TYPE_TQ2_0 = 35,
+/* Numbers as in the format. */
+enum {
+    EG_TYPE_F32 = 0,
+    EG_TYPE_F16 = 1,
+    EG_TYPE_Q4_0 = 2,
+    EG_TYPE_Q4_1 = 3,
+    EG_TYPE_Q5_0 = 6,
+    EG_TYPE_Q5_1 = 7,
+    EG_TYPE_Q8_0 = 8,
+    EG_TYPE_Q2_K = 10,
+    EG_TYPE_Q3_K = 11,
+    EG_TYPE_Q4_K = 12,
+    EG_TYPE_Q5_K = 13,
+    EG_TYPE_Q6_K = 14,
+    EG_TYPE_IQ2_XXS = 16,
+    EG_TYPE_IQ2_XS = 17,
+    EG_TYPE_IQ3_XXS = 18,
+    EG_TYPE_IQ4_NL = 20,
+    EG_TYPE_IQ3_S = 21,
+    EG_TYPE_IQ2_S = 22,
+    EG_TYPE_IQ4_XS = 23,
+    EG_TYPE_BF16 = 30,
+    EG_TYPE_TQ1_0 = 34,
+    EG_TYPE_TQ2_0 = 35,
     EG_TYPE_MXFP4 = 39,
-    /* Not GGML's: 2, 4 and 8 bits with one scale for a whole row, which is a tensor of its own (model/binder.h). */
-    EG_TYPE_C2 = 0x45470002, EG_TYPE_C4 = 0x45470004, EG_TYPE_C8 = 0x45470008
+    /* Not GGML's: 2, 4 and 8 bits with one scale for a whole row, which is a tensor of its own (nn/binder.h). */
+    EG_TYPE_C2 = 0x45470002,
+    EG_TYPE_C4 = 0x45470004,
+    EG_TYPE_C8 = 0x45470008
 };
 
 /* n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group], and min[n / group] if the

@@ -21,8 +21,7 @@ static inline void nibbles(const uint8_t *restrict qs, int offset, int8_t *restr
 }
 
 /* Q5: the same with a fifth bit from qh[4], bit i of the 32 for value i. */
-static inline void nibbles_and_bit(const uint8_t *restrict qs, const uint8_t *restrict qh, int offset,
-                                   int8_t *restrict q)
+static inline void nibbles_and_bit(const uint8_t *restrict qs, const uint8_t *restrict qh, int offset, int8_t *restrict q)
 {
     static const uint8_t first[16] = {1, 2, 4, 8, 16, 32, 64, 128}, second[16] = {[8] = 1, 2, 4, 8, 16, 32, 64, 128};
     uint8_t a = qh[0], b = qh[1], c = qh[2], d = qh[3];
@@ -34,8 +33,7 @@ static inline void nibbles_and_bit(const uint8_t *restrict qs, const uint8_t *re
 }
 
 /* d f16, qs[16]: d * (n - 8) */
-void eg_unpack_q4_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q4_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -46,8 +44,7 @@ void eg_unpack_q4_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 }
 
 /* d, m f16, qs[16]: d * n + m */
-void eg_unpack_q4_1(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q4_1(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 20, q += 32) {
@@ -58,8 +55,7 @@ void eg_unpack_q4_1(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 }
 
 /* d f16, qh[4], qs[16]: d * (n - 16) */
-void eg_unpack_q5_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q5_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -70,8 +66,7 @@ void eg_unpack_q5_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 }
 
 /* d, m f16, qh[4], qs[16]: d * n + m */
-void eg_unpack_q5_1(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q5_1(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 24, q += 32) {
@@ -82,8 +77,7 @@ void eg_unpack_q5_1(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 }
 
 /* d f16, int8 qs[32]: d * n */
-void eg_unpack_q8_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q8_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -95,8 +89,7 @@ void eg_unpack_q8_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 
 /* s[16], qs[64], d, dmin f16: d * (s & 15) * n - dmin * (s >> 4), one s per 16 values.
  * 32 bytes of qs hold four runs of 32 values, two bits each. */
-void eg_unpack_q2_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q2_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 84, scale += 16, min += 16) {
@@ -120,8 +113,7 @@ void eg_unpack_q2_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 /* hmask[32], qs[64], s[12], d f16: d * (S - 32) * (n + 4 * bit - 4), one 6-bit S per 16 values.
  * qs as in Q2_K; bit j of hmask[l] belongs to value 32 j + l. S: low nibbles of s[0..7], then their high nibbles; the
  * upper two bits lie in s[8..11], one shift per four values of S. */
-void eg_unpack_q3_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q3_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -161,8 +153,7 @@ static inline void scales_and_mins(const uint8_t *restrict b, float *restrict sc
 }
 
 /* d, dmin f16, s[12], qs[128]: scale * n - min; 32 bytes of qs hold two runs of 32 values. */
-void eg_unpack_q4_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q4_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 144, scale += 8, min += 8) {
@@ -178,8 +169,7 @@ void eg_unpack_q4_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 }
 
 /* d, dmin f16, s[12], qh[32], qs[128]: as Q4_K; bit j of qh[l] is the fifth bit of value 32 j + l. */
-void eg_unpack_q5_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q5_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 176, scale += 8, min += 8) {
@@ -197,8 +187,7 @@ void eg_unpack_q5_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 
 /* ql[128], qh[64], int8 s[16], d f16: d * s * (n - 32), one s per 16 values. For each 128 values, 64 bytes of ql hold
  * the low nibbles (two runs of 64) and 32 bytes of qh the upper two bits (four runs of 32). */
-void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                    float *restrict min)
+void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -206,8 +195,7 @@ void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
         float d = eg_half_bits_to_float(eg_load_u16(b + 208));
         int8_t s[16];
         memcpy(s, b + 192, 16);
-        for (int j = 0; j < 16; j++)
-            scale[j] = d * (float)s[j];
+        for (int j = 0; j < 16; j++) scale[j] = d * (float)s[j];
         const uint8_t *ql = b, *qh = b + 128;
         for (int h = 0; h < 2; h++, ql += 64, qh += 32, q += 128) {
             for (int l = 0; l < 32; l++) {
@@ -227,10 +215,8 @@ static void unpack_runs(const uint8_t *restrict b, int64_t n, const int bits, in
     const int offset = 1 << (bits - 1), mask = (1 << bits) - 1, runs = 8 / bits;
     for (int64_t k = 0; k < n / (64 * runs); k++, b += 64)
         for (int r = 0; r < runs; r++, q += 64)
-            for (int i = 0; i < 64; i++)
-                q[i] = (int8_t)((b[i] >> bits * r & mask) - offset);
-    for (int64_t g = 0; g < n / 32; g++)
-        scale[g] = 1;
+            for (int i = 0; i < 64; i++) q[i] = (int8_t)((b[i] >> bits * r & mask) - offset);
+    for (int64_t g = 0; g < n / 32; g++) scale[g] = 1;
 }
 
 void eg_unpack_c2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
@@ -249,8 +235,6 @@ void eg_unpack_c4(const void *restrict blocks, int64_t n, int8_t *restrict q, fl
 void eg_unpack_c8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
-    if (n > 0)
-        memcpy(q, blocks, (size_t)n);
-    for (int64_t g = 0; g < n / 32; g++)
-        scale[g] = 1;
+    if (n > 0) memcpy(q, blocks, (size_t)n);
+    for (int64_t g = 0; g < n / 32; g++) scale[g] = 1;
 }

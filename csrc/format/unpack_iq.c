@@ -16,8 +16,7 @@
 static inline void iq4_values(const uint8_t *restrict qs, int8_t *restrict q)
 {
     int8_t pairs[32];
-    for (int i = 0; i < 16; i++)
-        memcpy(pairs + 2 * i, eg_iq4_pairs[qs[i]], 2);
+    for (int i = 0; i < 16; i++) memcpy(pairs + 2 * i, eg_iq4_pairs[qs[i]], 2);
     for (int i = 0; i < 16; i++) {
         q[i] = pairs[2 * i];
         q[i + 16] = pairs[2 * i + 1];
@@ -34,8 +33,7 @@ static inline int8_t fp4_value(uint8_t code)
 }
 
 /* d f16, qs[16]: d * value */
-void eg_unpack_iq4_nl(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                      float *restrict min)
+void eg_unpack_iq4_nl(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -46,8 +44,7 @@ void eg_unpack_iq4_nl(const void *restrict blocks, int64_t n, int8_t *restrict q
 }
 
 /* d f16, sh u16, sl[4], qs[128]: d * (S - 32) * value, one 6-bit S per 32 values: nibble j of sl, two bits of sh. */
-void eg_unpack_iq4_xs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                      float *restrict min)
+void eg_unpack_iq4_xs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -63,8 +60,7 @@ void eg_unpack_iq4_xs(const void *restrict blocks, int64_t n, int8_t *restrict q
 }
 
 /* e u8, qs[16]: 2^(e - 128) * doubled value. The two smallest powers are subnormal floats; e = 255 is not special. */
-void eg_unpack_mxfp4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                     float *restrict min)
+void eg_unpack_mxfp4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -83,24 +79,20 @@ void eg_unpack_mxfp4(const void *restrict blocks, int64_t n, int8_t *restrict q,
 static inline void apply_signs(const uint8_t *restrict magnitude, const uint8_t *restrict signs, int8_t *restrict q)
 {
     uint8_t mask[256];
-    for (int k = 0; k < 32; k++)
-        memcpy(mask + 8 * k, eg_bit_masks[signs[k]], 8);
-    for (int i = 0; i < 256; i++)
-        q[i] = (int8_t)(uint8_t)((magnitude[i] ^ mask[i]) - mask[i]);
+    for (int k = 0; k < 32; k++) memcpy(mask + 8 * k, eg_bit_masks[signs[k]], 8);
+    for (int i = 0; i < 256; i++) q[i] = (int8_t)(uint8_t)((magnitude[i] ^ mask[i]) - mask[i]);
 }
 
 /* Sign bits of 32 values from a word with four 7-bit sign indices; what is left of it, four bits, is their scale. */
 static inline int signs_and_scale(const uint8_t *restrict p, uint8_t *restrict signs)
 {
     uint32_t word = eg_load_u16(p) | (uint32_t)eg_load_u16(p + 2) << 16;
-    for (int k = 0; k < 4; k++)
-        signs[k] = eg_even_signs[word >> 7 * k & 127];
+    for (int k = 0; k < 4; k++) signs[k] = eg_even_signs[word >> 7 * k & 127];
     return (int)(word >> 28);
 }
 
 /* d f16, then per 32 values: four row numbers u8, one word of signs and scale: d * (0.5 + s) / 4 * (+-row) */
-void eg_unpack_iq2_xxs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                       float *restrict min)
+void eg_unpack_iq2_xxs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -111,8 +103,7 @@ void eg_unpack_iq2_xxs(const void *restrict blocks, int64_t n, int8_t *restrict 
             const uint8_t *p = b + 2 + 8 * j;
             int s = signs_and_scale(p + 4, signs + 4 * j);
             scale[j] = d * (0.5f + (float)s) * 0.25f;
-            for (int i = 0; i < 4; i++)
-                memcpy(magnitude + 32 * j + 8 * i, eg_grid_iq2_xxs[p[i]], 8);
+            for (int i = 0; i < 4; i++) memcpy(magnitude + 32 * j + 8 * i, eg_grid_iq2_xxs[p[i]], 8);
         }
         apply_signs(magnitude, signs, q);
     }
@@ -120,16 +111,14 @@ void eg_unpack_iq2_xxs(const void *restrict blocks, int64_t n, int8_t *restrict 
 
 /* d f16, qs u16[32], sc[8]: d * (0.5 + s) / 4 * (+-row), s a nibble of sc per 16 values; a code has 9 bits of row
  * number and 7 of sign index. */
-void eg_unpack_iq2_xs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                      float *restrict min)
+void eg_unpack_iq2_xs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 74, q += 256, scale += 16) {
         float d = eg_half_bits_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
-        for (int j = 0; j < 16; j++)
-            scale[j] = d * (0.5f + (float)(b[66 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
+        for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + (float)(b[66 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
         for (int i = 0; i < 32; i++) {
             uint32_t code = eg_load_u16(b + 2 + 2 * i);
             memcpy(magnitude + 8 * i, eg_grid_iq2_xs[code & 511], 8);
@@ -141,8 +130,7 @@ void eg_unpack_iq2_xs(const void *restrict blocks, int64_t n, int8_t *restrict q
 
 /* d f16, qs[32], signs[32], qh[8], sc[8]: as IQ2_XS, with sign bits as they are; qh has the upper two bits of the row
  * numbers. */
-void eg_unpack_iq2_s(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                     float *restrict min)
+void eg_unpack_iq2_s(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -150,35 +138,29 @@ void eg_unpack_iq2_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
         float d = eg_half_bits_to_float(eg_load_u16(b));
         const uint8_t *qs = b + 2, *qh = b + 66;
         uint8_t magnitude[256];
-        for (int j = 0; j < 16; j++)
-            scale[j] = d * (0.5f + (float)(b[74 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
-        for (int i = 0; i < 32; i++)
-            memcpy(magnitude + 8 * i, eg_grid_iq2_s[qs[i] | (qh[i / 4] >> 2 * (i % 4) & 3) << 8], 8);
+        for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + (float)(b[74 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
+        for (int i = 0; i < 32; i++) memcpy(magnitude + 8 * i, eg_grid_iq2_s[qs[i] | (qh[i / 4] >> 2 * (i % 4) & 3) << 8], 8);
         apply_signs(magnitude, b + 34, q);
     }
 }
 
 /* d f16, qs[64], words u32[8]: d * (0.5 + s) / 2 * (+-row), rows of four values, signs and scale as in IQ2_XXS. */
-void eg_unpack_iq3_xxs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                       float *restrict min)
+void eg_unpack_iq3_xxs(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 98, q += 256, scale += 8) {
         float d = eg_half_bits_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
-        for (int j = 0; j < 8; j++)
-            scale[j] = d * (0.5f + (float)signs_and_scale(b + 66 + 4 * j, signs + 4 * j)) * 0.5f;
-        for (int i = 0; i < 64; i++)
-            memcpy(magnitude + 4 * i, eg_grid_iq3_xxs[b[2 + i]], 4);
+        for (int j = 0; j < 8; j++) scale[j] = d * (0.5f + (float)signs_and_scale(b + 66 + 4 * j, signs + 4 * j)) * 0.5f;
+        for (int i = 0; i < 64; i++) memcpy(magnitude + 4 * i, eg_grid_iq3_xxs[b[2 + i]], 4);
         apply_signs(magnitude, signs, q);
     }
 }
 
 /* d f16, qs[64], qh[8], signs[32], sc[4]: d * (1 + 2 s) * (+-row), s a nibble of sc per 32 values; qh has the ninth
  * bit of the row numbers. */
-void eg_unpack_iq3_s(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                     float *restrict min)
+void eg_unpack_iq3_s(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
@@ -186,10 +168,8 @@ void eg_unpack_iq3_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
         float d = eg_half_bits_to_float(eg_load_u16(b));
         const uint8_t *qs = b + 2, *qh = b + 66;
         uint8_t magnitude[256];
-        for (int j = 0; j < 8; j++)
-            scale[j] = d * (float)(1 + 2 * (b[106 + j / 2] >> 4 * (j % 2) & 15));
-        for (int i = 0; i < 64; i++)
-            memcpy(magnitude + 4 * i, eg_grid_iq3_s[qs[i] | (qh[i / 8] >> i % 8 & 1) << 8], 4);
+        for (int j = 0; j < 8; j++) scale[j] = d * (float)(1 + 2 * (b[106 + j / 2] >> 4 * (j % 2) & 15));
+        for (int i = 0; i < 64; i++) memcpy(magnitude + 4 * i, eg_grid_iq3_s[qs[i] | (qh[i / 8] >> i % 8 & 1) << 8], 4);
         apply_signs(magnitude, b + 74, q);
     }
 }
@@ -200,22 +180,19 @@ static inline int8_t *digits(const uint8_t *restrict p, int run, int count, int8
 {
     static const uint8_t powers[5] = {1, 3, 9, 27, 81};
     for (int k = 0; k < count; k++, q += run)
-        for (int i = 0; i < run; i++)
-            q[i] = (int8_t)(((uint8_t)(p[i] * powers[k]) * 3 >> 8) - 1);
+        for (int i = 0; i < run; i++) q[i] = (int8_t)(((uint8_t)(p[i] * powers[k]) * 3 >> 8) - 1);
     return q;
 }
 
 /* qs[48], qh[4], d f16: d * (digit - 1); five digits in each byte of qs, in runs of 32 and of 16, four in those of
  * qh. */
-void eg_unpack_tq1_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                     float *restrict min)
+void eg_unpack_tq1_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 54, scale += 8) {
         float d = eg_half_bits_to_float(eg_load_u16(b + 52));
-        for (int j = 0; j < 8; j++)
-            scale[j] = d;
+        for (int j = 0; j < 8; j++) scale[j] = d;
         q = digits(b, 32, 5, q);
         q = digits(b + 32, 16, 5, q);
         q = digits(b + 48, 4, 4, q);
@@ -223,15 +200,13 @@ void eg_unpack_tq1_0(const void *restrict blocks, int64_t n, int8_t *restrict q,
 }
 
 /* qs[64], d f16: d * (n - 1); 32 bytes hold four runs of 32 values, two bits each. */
-void eg_unpack_tq2_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale,
-                     float *restrict min)
+void eg_unpack_tq2_0(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 66, scale += 8) {
         float d = eg_half_bits_to_float(eg_load_u16(b + 64));
-        for (int j = 0; j < 8; j++)
-            scale[j] = d;
+        for (int j = 0; j < 8; j++) scale[j] = d;
         const uint8_t *qs = b;
         for (int h = 0; h < 2; h++, qs += 32, q += 128) {
             for (int l = 0; l < 32; l++) {

@@ -35,10 +35,7 @@ EG_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 EG_INLINE vec vec_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 EG_INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
 EG_INLINE vec vec_min(vec a, vec b) { return _mm512_min_ps(a, b); }
-EG_INLINE vec vec_if_gt(vec a, vec b, vec x, vec y)
-{
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
-}
+EG_INLINE vec vec_if_gt(vec a, vec b, vec x, vec y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x); }
 EG_INLINE vec vec_power(vec k)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(k), _mm512_set1_epi32(126)), 23));
@@ -113,8 +110,7 @@ EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
 {
     __m512i in[4];
     EG_UNROLL
-    for (int i = 0; i < 4; i++)
-        in[i] = quarters_at(p + (size_t)i * stride, 4 * stride);
+    for (int i = 0; i < 4; i++) in[i] = quarters_at(p + (size_t)i * stride, 4 * stride);
     __m512i a = _mm512_unpacklo_epi32(in[0], in[1]), b = _mm512_unpackhi_epi32(in[0], in[1]);
     __m512i c = _mm512_unpacklo_epi32(in[2], in[3]), d = _mm512_unpackhi_epi32(in[2], in[3]);
     out[0] = _mm512_unpacklo_epi64(a, c);
@@ -130,7 +126,11 @@ EG_INLINE ints ints_along_wide(ints acc, ints w, ints x) { return ints_along(acc
 
 enum { WIDE_BIAS = 128, SHORT_SUMS = 0, MAX_TOKENS = 8 };
 EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
-EG_INLINE ints ints_widen(ints acc, ints pairs) { (void)pairs; return acc; }
+EG_INLINE ints ints_widen(ints acc, ints pairs)
+{
+    (void)pairs;
+    return acc;
+}
 #define EG_MULTIPLIES_ALONE
 #include "alone512.inc"
 #include "tiles.inc"

@@ -32,10 +32,8 @@ size_t eg_attention_part_floats(int64_t head_dim, int64_t rows)
 size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim)
 {
     size_t n = (size_t)head_dim;
-    if (format == EG_KV_F32)
-        return 4 * n;
-    if (format == EG_KV_F16)
-        return 2 * n;
+    if (format == EG_KV_F32) return 4 * n;
+    if (format == EG_KV_F16) return 2 * n;
     return ((n + 3) & ~(size_t)3) + (n + 31) / 32 * sizeof(float);
 }
 
@@ -47,8 +45,7 @@ static bool always(void) { return true; }
 static bool registers_saved(uint32_t mask)
 {
     uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX))
-        return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX)) return false;
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (low & mask) == mask;
@@ -57,16 +54,14 @@ static bool registers_saved(uint32_t mask)
 static bool has_avx2(void)
 {
     uint32_t a, b, c, d;
-    if (!registers_saved(0x6) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C) || !(c & bit_FMA))
-        return false;
+    if (!registers_saved(0x6) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C) || !(c & bit_FMA)) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
 static bool has_avx512vnni(void)
 {
     uint32_t a, b, c, d, want = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
-    if (!has_avx2() || !registers_saved(0xe6) || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
-        return false;
+    if (!has_avx2() || !registers_saved(0xe6) || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     return (b & want) == want && (c & bit_AVX512VNNI);
 }
 
@@ -136,12 +131,10 @@ enum { N_SETS = sizeof sets / sizeof sets[0] };
 
 const eg_kernels *eg_kernels_at(size_t index, bool *supported)
 {
-    if (index >= N_SETS)
-        return NULL;
+    if (index >= N_SETS) return NULL;
     const struct set *set = &sets[index];
     *supported = set->supported();
-    if (*supported || !set->twin)
-        return set->kernels;
+    if (*supported || !set->twin) return set->kernels;
     *supported = set->twin_supported();
     return set->twin;
 }
@@ -152,11 +145,9 @@ static const eg_kernels *choose(void)
     const char *wanted = getenv("EDGE_GEMMA_ISA");
     bool supported;
     for (size_t i = 0; (kernels = eg_kernels_at(i, &supported)); i++) {
-        if (!supported)
-            continue;
+        if (!supported) continue;
         best = kernels;
-        if (wanted && strcmp(wanted, best->name) == 0)
-            break;
+        if (wanted && strcmp(wanted, best->name) == 0) break;
     }
     return best;
 }

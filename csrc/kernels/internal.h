@@ -16,6 +16,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/numbers.h"
 #include "kernels.h"
 
 #if defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
@@ -52,11 +53,13 @@ enum {
 #endif
 
 /* A set of what its file has included. */
+/* clang-format off: a list in rows, not in columns */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name, quantize_q8, matmul_q8, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention, \
-        attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
+        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul, softcap, \
+        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
     }
+/* clang-format on */
 
 /* Scratch of matmul_q8. */
 typedef struct eg_tile {
@@ -69,8 +72,6 @@ typedef struct eg_tile {
 } eg_tile;
 
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
-static inline int64_t eg_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t eg_larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* The sum of activations over group g, of 16 or 32. */
 EG_INLINE int eg_group_total(const int16_t *sum, int64_t g, const int group)
@@ -86,9 +87,9 @@ extern const eg_kernels eg_kernels_neon_dotprod, eg_kernels_neon_i8mm;
 #endif
 
 /* The plain form, also for fewer rows than a tile. */
-void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0,
-                         int64_t row1, void *scratch);
-void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0,
-                         int64_t row1, void *scratch);
+void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                         void *scratch);
+void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                         void *scratch);
 
 #endif

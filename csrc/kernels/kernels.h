@@ -114,8 +114,8 @@ typedef struct eg_kernels {
      * part, eg_attention_part_floats(head_dim, n * heads), for at most EG_SPAN_QUERIES queries; then, for each row (query
      * t, head h: row t * heads + h), all spans from the first query's first to the last one's last, in parts one after the
      * other, into o[head_dim]. Merging writes to the first part. */
-    void (*attention_span)(float *part, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
-                           int64_t head_dim, const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
+    void (*attention_span)(float *part, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads, int64_t head_dim,
+                           const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
     void (*attention_merge)(float *o, float *parts, int64_t n_parts, int64_t rows, int64_t row, int64_t head_dim);
 
     /* One row on a fixed step > 0: x[n] -> q[n] = round-half-even(x / step) within -128 .. 127, *sum = sum of q; n is a

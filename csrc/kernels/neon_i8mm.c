@@ -31,7 +31,8 @@ EG_INLINE void tile_gather(const uint8_t *p, size_t stride, ints out[4])
 EG_INLINE void tile_store(uint8_t *q, ints first, ints second)
 {
     EG_UNROLL
-    EACH {
+    EACH
+    {
         uint32x4_t a = vreinterpretq_u32_u8(first.v[i]), b = vreinterpretq_u32_u8(second.v[i]);
         vst1q_u8(q + 32 * i, vreinterpretq_u8_u32(vzip1q_u32(a, b)));
         vst1q_u8(q + 32 * i + 16, vreinterpretq_u8_u32(vzip2q_u32(a, b)));
@@ -43,23 +44,23 @@ EG_INLINE void add_dots_alone(ints *dot, const uint8_t *w, const int8_t *q, cons
 {
     int32x4_t halves[8];                                     /* of two rows each */
     EG_UNROLL
-    for (int j = 0; j < 8; j++)
-        halves[j] = vdupq_n_s32(0);
+    for (int j = 0; j < 8; j++) halves[j] = vdupq_n_s32(0);
     EG_UNROLL
     for (int c = 0; c < group / 8; c++) {
         int8x16_t x = vcombine_s8(vld1_s8(q + 8 * c), vld1_s8(q + 8 * c));
         EG_UNROLL
-        for (int j = 0; j < 8; j++)
-            halves[j] = vdotq_s32(halves[j], vreinterpretq_s8_u8(vld1q_u8(w + c * 128 + j * 16)), x);
+        for (int j = 0; j < 8; j++) halves[j] = vdotq_s32(halves[j], vreinterpretq_s8_u8(vld1q_u8(w + c * 128 + j * 16)), x);
     }
     EG_UNROLL
-    EACH {
+    EACH
+    {
         int32x4_t rows = vpaddq_s32(halves[2 * i], halves[2 * i + 1]);
         dot->v[i] = vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(dot->v[i]), rows));
     }
 }
 
-/* An even number of tokens, in pairs: the lanes of a product are row 0 token 0, row 0 token 1, row 1 token 0, row 1 token 1. */
+/* An even number of tokens, in pairs: the lanes of a product are row 0 token 0, row 0 token 1, row 1 token 0 and row 1
+ * token 1. */
 EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, const int8_t *const *q, int64_t k,
                                  const int group)
 {
@@ -68,7 +69,8 @@ EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, 
     EG_UNROLL
     for (int t = 0; t < tokens / 2; t++) {
         EG_UNROLL
-        EACH {
+        EACH
+        {
             int32x4_t a = vreinterpretq_s32_u8(dot[2 * t].v[i]), b = vreinterpretq_s32_u8(dot[2 * t + 1].v[i]);
             product[t][2 * i] = vzip1q_s32(a, b);
             product[t][2 * i + 1] = vzip2q_s32(a, b);
@@ -88,14 +90,14 @@ EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, 
         for (int j = 0; j < 16; j++) {
             int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(w + c * 128 + j * 16));
             EG_UNROLL
-            for (int t = 0; t < tokens / 2; t++)
-                product[t][j % 8] = vmmlaq_s32(product[t][j % 8], rows, x[t][j / 8]);
+            for (int t = 0; t < tokens / 2; t++) product[t][j % 8] = vmmlaq_s32(product[t][j % 8], rows, x[t][j / 8]);
         }
     }
     EG_UNROLL
     for (int t = 0; t < tokens / 2; t++) {
         EG_UNROLL
-        EACH {
+        EACH
+        {
             int32x4_t a = product[t][2 * i], b = product[t][2 * i + 1];
             dot[2 * t].v[i] = vreinterpretq_u8_s32(vuzp1q_s32(a, b));
             dot[2 * t + 1].v[i] = vreinterpretq_u8_s32(vuzp2q_s32(a, b));
@@ -108,10 +110,8 @@ EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int
                         const bool wide)
 {
     (void)wide;
-    if (tokens == 1)
-        add_dots_alone(dot, w, q[0] + k, group);
-    else
-        add_dots_in_pairs(dot, tokens, w, q, k, group);
+    if (tokens == 1) add_dots_alone(dot, w, q[0] + k, group);
+    else add_dots_in_pairs(dot, tokens, w, q, k, group);
 }
 
 #define EG_OWN_TILES

@@ -3,12 +3,13 @@
 
 #include "../format/half.h"
 
-typedef struct vec { float v[16]; } vec;
+typedef struct vec {
+    float v[16];
+} vec;
 
 #define EACH(expression) \
     vec y; \
-    for (int i = 0; i < 16; i++) \
-        y.v[i] = (expression); \
+    for (int i = 0; i < 16; i++) y.v[i] = (expression); \
     return y
 
 EG_INLINE vec vec_load(const void *p)
@@ -19,18 +20,14 @@ EG_INLINE vec vec_load(const void *p)
 }
 
 EG_INLINE vec vec_load_half(const void *p) { EACH(eg_half_bits_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
-EG_INLINE vec vec_load_bf16(const void *p)
-{
-    EACH(eg_bits_to_float((uint32_t)eg_load_u16((const uint8_t *)p + 2 * i) << 16));
-}
+EG_INLINE vec vec_load_bf16(const void *p) { EACH(eg_bits_to_float((uint32_t)eg_load_u16((const uint8_t *)p + 2 * i) << 16)); }
 EG_INLINE vec vec_load_i8(const void *p) { EACH((float)((const int8_t *)p)[i]); }
 EG_INLINE void vec_store(void *p, vec a) { memcpy(p, &a, sizeof a); }
 
 EG_INLINE void vec_store_half(void *p, vec a)
 {
     uint16_t half[16];
-    for (int i = 0; i < 16; i++)
-        half[i] = eg_float_bits_to_half(a.v[i]);
+    for (int i = 0; i < 16; i++) half[i] = eg_float_bits_to_half(a.v[i]);
     memcpy(p, half, sizeof half);
 }
 
@@ -48,16 +45,14 @@ EG_INLINE vec vec_power(vec k) { EACH(eg_bits_to_float((eg_float_to_bits(k.v[i])
 EG_INLINE float vec_sum(vec a)
 {
     for (int half = 8; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            a.v[i] += a.v[i + half];
+        for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
     return a.v[0];
 }
 
 EG_INLINE float vec_max_across(vec a)
 {
     for (int half = 8; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+        for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
     return a.v[0];
 }
 
@@ -79,8 +74,7 @@ enum { EG_BLOCK_ROWS = 2, EG_BLOCK_COLS = 1, EG_HALVES_IN_PLACE = 0 };
 EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
 {
     int32_t sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += (int32_t)a[i] * b[i];
+    for (int i = 0; i < n; i++) sum += (int32_t)a[i] * b[i];
     return sum;
 }
 
@@ -98,28 +92,25 @@ EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_
             total = 256 * total + eg_group_total(x->sum + at / 16, 0, group);
         }
         acc += (float)dot * (row->plain_scale[g] * factor);
-        if (has_min)
-            acc -= (float)total * (row->plain_min[g] * factor);
+        if (has_min) acc -= (float)total * (row->plain_min[g] * factor);
     }
     return acc;
 }
 
-void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0,
-                         int64_t row1, void *scratch)
+void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                         void *scratch)
 {
     const eg_type_info *type = w->type;
     eg_tile *row = scratch;
     for (int64_t r = row0; r < row1; r++) {
         for (int64_t k = 0; k < w->cols; k += EG_SEGMENT) {
             int64_t count = eg_smaller(EG_SEGMENT, w->cols - k);
-            type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count,
-                         row->plain, row->plain_scale, row->plain_min);
+            type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count, row->plain,
+                         row->plain_scale, row->plain_min);
             for (int64_t t = 0; t < n; t++) {
                 float acc = k ? y[t * ldy + r] : 0.0f;
-                if (type->group == 16)
-                    acc = add_groups(acc, row, x, t, w->cols, k, count, 16, type->has_min);
-                else
-                    acc = add_groups(acc, row, x, t, w->cols, k, count, 32, type->has_min);
+                if (type->group == 16) acc = add_groups(acc, row, x, t, w->cols, k, count, 16, type->has_min);
+                else acc = add_groups(acc, row, x, t, w->cols, k, count, 32, type->has_min);
                 y[t * ldy + r] = acc;
             }
         }
@@ -127,32 +118,31 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
 }
 
 /* The sums so far lie in y, as the bits of integers, between the pieces of a row. */
-void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0,
-                         int64_t row1, void *scratch)
+void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                         void *scratch)
 {
     const eg_type_info *type = w->type;
     eg_tile *row = scratch;
     for (int64_t r = row0; r < row1; r++) {
         for (int64_t k = 0; k < w->cols; k += EG_SEGMENT) {
             int64_t count = eg_smaller(EG_SEGMENT, w->cols - k);
-            type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count,
-                         row->plain, row->plain_scale, NULL);
+            type->unpack(w->data + (size_t)r * w->row_bytes + (size_t)(k / type->block) * type->bytes, count, row->plain,
+                         row->plain_scale, NULL);
             for (int64_t t = 0; t < n; t++) {
                 int32_t sum = 0;
-                if (k)
-                    memcpy(&sum, &y[t * ldy + r], sizeof sum);
-                for (int64_t i = 0; i < count; i += 32)
-                    sum += dot_i8(row->plain + i, x->q + t * w->cols + k + i, 32);
-                if (k + count < w->cols)
-                    memcpy(&y[t * ldy + r], &sum, sizeof sum);
-                else
-                    y[t * ldy + r] = (float)sum * (w->scale[r] * x->d[t]);
+                if (k) memcpy(&sum, &y[t * ldy + r], sizeof sum);
+                for (int64_t i = 0; i < count; i += 32) sum += dot_i8(row->plain + i, x->q + t * w->cols + k + i, 32);
+                if (k + count < w->cols) memcpy(&y[t * ldy + r], &sum, sizeof sum);
+                else y[t * ldy + r] = (float)sum * (w->scale[r] * x->d[t]);
             }
         }
     }
 }
 
+/* clang-format off: a list in rows, not in columns */
 const eg_kernels eg_kernels_scalar = {
-    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float, rms_norm, gelu_mul, sigmoid_mul, softcap, kv_store, attention,
-    attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar, snap_i8,
+    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
+    softcap,  kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
+    snap_i8,
 };
+/* clang-format on */

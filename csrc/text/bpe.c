@@ -112,7 +112,10 @@ typedef struct work {
     uint32_t n_heap;
 } work;
 
-typedef struct output { int32_t *ids; size_t capacity, n; } output;
+typedef struct output {
+    int32_t *ids;
+    size_t capacity, n;
+} output;
 
 static void emit(output *out, int32_t id)
 {
@@ -147,8 +150,7 @@ static void sift_up(candidate *heap, uint32_t i)
 static bool candidate_at(const eg_tokenizer *t, const work *w, uint32_t left, candidate *out)
 {
     const symbol *a = &w->symbols[left], *b = &w->symbols[a->next];
-    out->rank = eg_vocab_rank(t, w->text + a->begin, a->length, w->text + b->begin, b->length,
-                              eg_hash_pair(a->hash, b->hash));
+    out->rank = eg_vocab_rank(t, w->text + a->begin, a->length, w->text + b->begin, b->length, eg_hash_pair(a->hash, b->hash));
     out->left = left;
     out->length = a->length + b->length;
     return out->rank != EG_NO_RANK;
@@ -261,8 +263,7 @@ eg_status eg_tokenizer_encode(const eg_tokenizer *t, const char *text, size_t le
     work w = {NULL, NULL, NULL, 0};
     for (int pass = 0; pass < 2; pass++) {
         if (pass && (arena.used > SIZE_MAX / 2 || !(arena.base = malloc(arena.used))))
-            return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a text of %llu bytes",
-                           (unsigned long long)length);
+            return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a text of %llu bytes", (unsigned long long)length);
         if (pass) arena.used = 0;
         w.symbols = eg_arena_take(&arena, most_symbols, sizeof *w.symbols);
         w.heap = eg_arena_take(&arena, most_symbols, 2 * sizeof *w.heap);

@@ -27,25 +27,18 @@ static void put(writer *w, const char *bytes, size_t n)
         size_t room = w->capacity - w->length;
         memcpy(w->text + w->length, bytes, n < room ? n : room);
     }
-    if (!eg_add_size(w->length, n, &w->length))
-        w->overflow = true;
+    if (!eg_add_size(w->length, n, &w->length)) w->overflow = true;
 }
 
-static void put_text(writer *w, const char *text)
-{
-    put(w, text, strlen(text));
-}
+static void put_text(writer *w, const char *text) { put(w, text, strlen(text)); }
 
 /* Whether the character text[n], n from eg_utf8_character, is white space: Unicode's White_Space and the four ASCII
  * separators, which is what Python strips. */
 static bool is_space(const uint8_t *text, uint32_t n)
 {
-    if (n == 1)
-        return (text[0] >= 0x09 && text[0] <= 0x0D) || (text[0] >= 0x1C && text[0] <= 0x20);
-    if (n == 2)
-        return text[0] == 0xC2 && (text[1] == 0x85 || text[1] == 0xA0);
-    if (n != 3)
-        return false;
+    if (n == 1) return (text[0] >= 0x09 && text[0] <= 0x0D) || (text[0] >= 0x1C && text[0] <= 0x20);
+    if (n == 2) return text[0] == 0xC2 && (text[1] == 0x85 || text[1] == 0xA0);
+    if (n != 3) return false;
     uint32_t code = (text[0] & 0x0Fu) << 12 | (text[1] & 0x3Fu) << 6 | (text[2] & 0x3Fu);
     return code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F ||
            code == 0x205F || code == 0x3000;
@@ -56,8 +49,7 @@ static bool is_space(const uint8_t *text, uint32_t n)
 static bool next_kept(const char **at, bool is_model, const char **begin, const char **end)
 {
     const char *from = *at;
-    if (!from)
-        return false;
+    if (!from) return false;
     *begin = from;
     *end = from + strlen(from);
     *at = NULL;
@@ -68,8 +60,7 @@ static bool next_kept(const char **at, bool is_model, const char **begin, const 
             *at = close + strlen(THOUGHT_END);
         }
         const char *open = strstr(from, THOUGHT_BEGIN);
-        if (open && open < *end)
-            *end = open;
+        if (open && open < *end) *end = open;
     }
     return true;
 }
@@ -83,8 +74,7 @@ static void put_content(writer *w, const char *content, bool is_model)
         for (const char *c = begin; c < end;) {
             uint32_t n = eg_utf8_character((const uint8_t *)c, (size_t)(end - c));
             if (!is_space((const uint8_t *)c, n)) {
-                if (!first)
-                    first = c;
+                if (!first) first = c;
                 last = c + (n ? n : 1);
             }
             c += n ? n : 1;
@@ -93,8 +83,7 @@ static void put_content(writer *w, const char *content, bool is_model)
     at = content;
     while (first && next_kept(&at, is_model, &begin, &end)) {
         const char *from = begin > first ? begin : first, *to = end < last ? end : last;
-        if (from < to)
-            put(w, from, (size_t)(to - from));
+        if (from < to) put(w, from, (size_t)(to - from));
     }
 }
 
@@ -102,13 +91,12 @@ static bool is_role(const char *role)
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant", "model"};
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-        if (!strcmp(role, roles[i]))
-            return true;
+        if (!strcmp(role, roles[i])) return true;
     return false;
 }
 
-eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t flags, char *text, size_t capacity,
-                         size_t *length, eg_error *err)
+eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t flags, char *text, size_t capacity, size_t *length,
+                         eg_error *err)
 {
     const uint32_t known = EG_CHAT_GENERATION | EG_CHAT_THINKING | EG_CHAT_EMPTY_THOUGHT;
     if ((n && !messages) || !length || (capacity && !text))
@@ -130,10 +118,8 @@ eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t fla
     put_text(&w, "<bos>");
     if (thinking || has_system) {
         put_text(&w, "<|turn>system\n");
-        if (thinking)
-            put_text(&w, "<|think|>\n");
-        if (has_system)
-            put_content(&w, messages[0].content, false);
+        if (thinking) put_text(&w, "<|think|>\n");
+        if (has_system) put_content(&w, messages[0].content, false);
         put_text(&w, "<turn|>\n");
     }
     for (size_t i = has_system ? 1 : 0; i < n; i++) {
@@ -147,13 +133,10 @@ eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t fla
     }
     if (flags & EG_CHAT_GENERATION) {
         put_text(&w, "<|turn>model\n");
-        if ((flags & EG_CHAT_EMPTY_THOUGHT) && !thinking)
-            put_text(&w, THOUGHT_BEGIN "thought\n" THOUGHT_END);
+        if ((flags & EG_CHAT_EMPTY_THOUGHT) && !thinking) put_text(&w, THOUGHT_BEGIN "thought\n" THOUGHT_END);
     }
-    if (w.overflow)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "The conversation is longer than this machine can address.");
-    if (w.length < capacity)
-        text[w.length] = '\0';
+    if (w.overflow) return eg_fail(err, EG_ERROR_ARGUMENT, "The conversation is longer than this machine can address.");
+    if (w.length < capacity) text[w.length] = '\0';
     *length = w.length;
     return EG_OK;
 }

@@ -13,9 +13,7 @@ static size_t token_bytes(const eg_tokenizer *t, int32_t id, uint32_t flags, uin
     case EG_KIND_USER:
         if (text.length) memcpy(out, text.data, text.length);
         return text.length;
-    case EG_KIND_BYTE:
-        out[0] = (uint8_t)eg_vocab_byte(text);
-        return 1;
+    case EG_KIND_BYTE: out[0] = (uint8_t)eg_vocab_byte(text); return 1;
     default:
         for (size_t i = 0; i < text.length;) {
             if (text.length - i >= 3 && !memcmp(text.data + i, EG_UTF8_SPACE, 3)) {
@@ -29,8 +27,8 @@ static size_t token_bytes(const eg_tokenizer *t, int32_t id, uint32_t flags, uin
     }
 }
 
-eg_status eg_tokenizer_decode(const eg_tokenizer *t, const int32_t *ids, size_t n, uint32_t flags, char *text,
-                              size_t capacity, size_t *length, eg_error *err)
+eg_status eg_tokenizer_decode(const eg_tokenizer *t, const int32_t *ids, size_t n, uint32_t flags, char *text, size_t capacity,
+                              size_t *length, eg_error *err)
 {
     uint8_t bytes[EG_TOKEN_MAX];
     size_t total = 0;

@@ -17,14 +17,19 @@ uint64_t eg_tokenizer_heap_bytes(const eg_tokenizer *tokenizer);
 
 /* Stop tokens by their text; -1 where the vocabulary has none. `eos` is the file's own end of sequence unless that
  * names one of the other two, as some converters do; then it is the token written "<eos>". */
-typedef struct eg_stop_ids { int32_t eos, turn, tool_response; } eg_stop_ids;
+typedef struct eg_stop_ids {
+    int32_t eos, turn, tool_response;
+} eg_stop_ids;
 eg_stop_ids eg_tokenizer_stop_ids(const eg_tokenizer *tokenizer);
 
 /* The ids [*n] that the file says must never be drawn, all inside the vocabulary; NULL and 0 if there are none. */
 const int32_t *eg_tokenizer_suppressed(const eg_tokenizer *tokenizer, size_t *n);
 
 /* Streaming detokenizer: bytes of an incomplete character wait in `held`. Zero-initialise; copy freely. */
-typedef struct eg_detokenizer { uint8_t held[4]; uint32_t n_held; } eg_detokenizer;
+typedef struct eg_detokenizer {
+    uint8_t held[4];
+    uint32_t n_held;
+} eg_detokenizer;
 
 /* Appends token `id`; writes the whole characters now complete to out (capacity eg_tokenizer_piece_capacity) and
  * returns how many bytes. Invalid bytes come out as U+FFFD, one for each longest run that begins a character (as

@@ -16,16 +16,17 @@ enum {
 };
 
 /* Gemma 4's own markers and what they are. Some converters type them as normal tokens; then the text decides. */
-static const struct { const char *text; eg_kind kind; } markers[] = {
-    {"<pad>", EG_KIND_CONTROL}, {"<eos>", EG_KIND_CONTROL}, {"<bos>", EG_KIND_CONTROL}, {"<unk>", EG_KIND_CONTROL},
-    {"<mask>", EG_KIND_CONTROL}, {"<|turn>", EG_KIND_CONTROL}, {"<turn|>", EG_KIND_CONTROL},
-    {"<|think|>", EG_KIND_CONTROL}, {"<|tool>", EG_KIND_CONTROL}, {"<tool|>", EG_KIND_CONTROL},
-    {"<|tool_call>", EG_KIND_USER}, {"<tool_call|>", EG_KIND_USER}, {"<|tool_response>", EG_KIND_USER},
-    {"<tool_response|>", EG_KIND_USER}, {"<|\"|>", EG_KIND_USER}, {"<|channel>", EG_KIND_USER},
-    {"<channel|>", EG_KIND_USER}, {"<|image>", EG_KIND_CONTROL}, {"<image|>", EG_KIND_CONTROL},
-    {"<|image|>", EG_KIND_CONTROL}, {"<|audio>", EG_KIND_CONTROL}, {"<audio|>", EG_KIND_CONTROL},
-    {"<|audio|>", EG_KIND_CONTROL}, {"<|video|>", EG_KIND_CONTROL}
-};
+static const struct {
+    const char *text;
+    eg_kind kind;
+} markers[] = {{"<pad>", EG_KIND_CONTROL},         {"<eos>", EG_KIND_CONTROL},         {"<bos>", EG_KIND_CONTROL},
+               {"<unk>", EG_KIND_CONTROL},         {"<mask>", EG_KIND_CONTROL},        {"<|turn>", EG_KIND_CONTROL},
+               {"<turn|>", EG_KIND_CONTROL},       {"<|think|>", EG_KIND_CONTROL},     {"<|tool>", EG_KIND_CONTROL},
+               {"<tool|>", EG_KIND_CONTROL},       {"<|tool_call>", EG_KIND_USER},     {"<tool_call|>", EG_KIND_USER},
+               {"<|tool_response>", EG_KIND_USER}, {"<tool_response|>", EG_KIND_USER}, {"<|\"|>", EG_KIND_USER},
+               {"<|channel>", EG_KIND_USER},       {"<channel|>", EG_KIND_USER},       {"<|image>", EG_KIND_CONTROL},
+               {"<image|>", EG_KIND_CONTROL},      {"<|image|>", EG_KIND_CONTROL},     {"<|audio>", EG_KIND_CONTROL},
+               {"<audio|>", EG_KIND_CONTROL},      {"<|audio|>", EG_KIND_CONTROL},     {"<|video|>", EG_KIND_CONTROL}};
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -34,8 +35,7 @@ static void *take(eg_tokenizer *t, size_t count, size_t size, eg_error *err)
 {
     void *memory = calloc(count ? count : 1, size);
     if (memory) t->heap_bytes += (uint64_t)count * size;
-    else eg_fail(err, EG_ERROR_MEMORY, "no memory for a vocabulary table of %llu bytes",
-                 (unsigned long long)count * size);
+    else eg_fail(err, EG_ERROR_MEMORY, "no memory for a vocabulary table of %llu bytes", (unsigned long long)count * size);
     return memory;
 }
 
@@ -55,10 +55,7 @@ void eg_tokenizer_close(eg_tokenizer *t)
 
 /* ---- values of the file ------------------------------------------------------------------------------------------ */
 
-static bool is_integer(uint32_t type)
-{
-    return type <= EG_GGUF_I32 || type == EG_GGUF_U64 || type == EG_GGUF_I64;
-}
+static bool is_integer(uint32_t type) { return type <= EG_GGUF_I32 || type == EG_GGUF_U64 || type == EG_GGUF_I64; }
 
 /* An id under `key`; *out is untouched when the key is absent. */
 static eg_status read_id(const eg_gguf *file, const char *key, uint32_t n_tokens, int32_t *out, eg_error *err)
@@ -69,8 +66,8 @@ static eg_status read_id(const eg_gguf *file, const char *key, uint32_t n_tokens
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an integer", eg_gguf_name(file), key);
     double id = eg_gguf_number(value, 0);
     if (!(id >= 0 && id < n_tokens))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is %.0f, outside the vocabulary of %u tokens", eg_gguf_name(file),
-                       key, id, n_tokens);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is %.0f, outside the vocabulary of %u tokens", eg_gguf_name(file), key, id,
+                       n_tokens);
     *out = (int32_t)id;
     return EG_OK;
 }
@@ -79,21 +76,19 @@ static eg_status check_model(const eg_gguf *file, eg_error *err)
 {
     const char *key = "tokenizer.ggml.model";
     const eg_gguf_value *value = eg_gguf_find(file, key);
-    if (!value)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: has no %s, so no vocabulary", eg_gguf_name(file), key);
+    if (!value) return eg_fail(err, EG_ERROR_FORMAT, "%s: has no %s, so no vocabulary", eg_gguf_name(file), key);
     if (value->is_array || value->type != EG_GGUF_STRING)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string", eg_gguf_name(file), key);
     const uint8_t *cursor = value->data;
     eg_span model = eg_gguf_next_string(value, &cursor);
     if (model.length != 6 || memcmp(model.data, "gemma4", 6))
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s is \"%.*s\"; only \"gemma4\" is supported",
-                       eg_gguf_name(file), key, model.length < 64 ? (int)model.length : 64, model.data);
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s is \"%.*s\"; only \"gemma4\" is supported", eg_gguf_name(file), key,
+                       model.length < 64 ? (int)model.length : 64, model.data);
     return EG_OK;
 }
 
 /* A string array of at most `limit` elements whose offsets fit 32 bits; *out NULL when it is absent. */
-static eg_status find_strings(const eg_gguf *file, const char *key, uint32_t limit, const eg_gguf_value **out,
-                              eg_error *err)
+static eg_status find_strings(const eg_gguf *file, const char *key, uint32_t limit, const eg_gguf_value **out, eg_error *err)
 {
     const eg_gguf_value *value = *out = eg_gguf_find(file, key);
     if (!value) return EG_OK;
@@ -126,7 +121,10 @@ typedef struct filler {
     const eg_table *table;
     const eg_gguf_value *array;
     const uint32_t *at;        /* offset of each string */
-    struct { uint64_t hash; uint32_t index; } queue[QUEUE];
+    struct {
+        uint64_t hash;
+        uint32_t index;
+    } queue[QUEUE];
     uint32_t n_added, n_inserted;
 } filler;
 
@@ -183,8 +181,7 @@ static eg_status read_tokens(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     if (!t->tokens || !t->tokens->count)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is absent or empty", eg_gguf_name(file), key);
     t->n_tokens = (uint32_t)t->tokens->count;
-    if (!(t->token_at = take(t, t->n_tokens, sizeof *t->token_at, err)) ||
-        !table_create(t, &t->token_table, t->n_tokens, err))
+    if (!(t->token_at = take(t, t->n_tokens, sizeof *t->token_at, err)) || !table_create(t, &t->token_table, t->n_tokens, err))
         return EG_ERROR_MEMORY;
     filler fill = {.table = &t->token_table, .array = t->tokens, .at = t->token_at};
     const uint8_t *cursor = t->tokens->data;
@@ -192,8 +189,8 @@ static eg_status read_tokens(const eg_gguf *file, eg_tokenizer *t, eg_error *err
         t->token_at[id] = (uint32_t)(cursor - t->tokens->data);
         eg_span text = eg_gguf_next_string(t->tokens, &cursor);
         if (text.length > EG_TOKEN_MAX)
-            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] has %llu bytes; at most %d are supported",
-                           eg_gguf_name(file), key, id, (unsigned long long)text.length, EG_TOKEN_MAX);
+            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] has %llu bytes; at most %d are supported", eg_gguf_name(file),
+                           key, id, (unsigned long long)text.length, EG_TOKEN_MAX);
         if (text.length > t->longest) t->longest = (uint32_t)text.length;
         if (!add(&fill, eg_hash_bytes(t->seed, text.data, text.length))) return collision(file, key, err);
     }
@@ -206,8 +203,7 @@ static eg_status read_merges(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     eg_status status = find_strings(file, key, MAX_MERGES, &t->merges, err);
     if (status) return status;
     t->n_merges = t->merges ? (uint32_t)t->merges->count : 0;
-    if (!(t->merge_at = take(t, t->n_merges, sizeof *t->merge_at, err)) ||
-        !table_create(t, &t->merge_table, t->n_merges, err))
+    if (!(t->merge_at = take(t, t->n_merges, sizeof *t->merge_at, err)) || !table_create(t, &t->merge_table, t->n_merges, err))
         return EG_ERROR_MEMORY;
     filler fill = {.table = &t->merge_table, .array = t->merges, .at = t->merge_at};
     const uint8_t *cursor = t->merges ? t->merges->data : NULL;
@@ -217,15 +213,14 @@ static eg_status read_merges(const eg_gguf *file, eg_tokenizer *t, eg_error *err
         /* byte 0 belongs to the left side, whatever it is */
         const char *space = text.length > 2 ? memchr(text.data + 1, ' ', text.length - 2) : NULL;
         if (!space)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is not two texts with a space between", eg_gguf_name(file),
-                           key, rank);
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is not two texts with a space between", eg_gguf_name(file), key,
+                           rank);
         const char *right = space + 1;
         size_t n_left = (size_t)(space - text.data), n_right = text.length - n_left - 1;
         if (text.length - 1 > EG_TOKEN_MAX)
             return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is longer than any token", eg_gguf_name(file), key, rank);
         uint64_t left_hash = eg_hash_bytes(t->seed, text.data, n_left);
-        if (!add(&fill, eg_hash_pair(left_hash, eg_hash_bytes(t->seed, right, n_right))))
-            return collision(file, key, err);
+        if (!add(&fill, eg_hash_pair(left_hash, eg_hash_bytes(t->seed, right, n_right)))) return collision(file, key, err);
         uint32_t bit = (uint32_t)eg_last_key((const uint8_t *)text.data, n_left) << 8 |
                        eg_first_key((const uint8_t *)right, n_right);
         t->junctions[bit >> 5] |= UINT32_C(1) << (bit & 31);
@@ -250,23 +245,21 @@ int eg_vocab_byte(eg_span text)
 static eg_status read_kinds(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
 {
     static const uint8_t kind_of_type[7] = {   /* undefined, normal, unknown, control, user-defined, unused, byte */
-        EG_KIND_NORMAL, EG_KIND_NORMAL, EG_KIND_CONTROL, EG_KIND_CONTROL, EG_KIND_USER, EG_KIND_NORMAL, EG_KIND_BYTE
-    };
+                                            EG_KIND_NORMAL, EG_KIND_NORMAL, EG_KIND_CONTROL, EG_KIND_CONTROL,
+                                            EG_KIND_USER,   EG_KIND_NORMAL, EG_KIND_BYTE};
     const char *key = "tokenizer.ggml.token_type";
     const eg_gguf_value *types = eg_gguf_find(file, key);
     if (types && (!types->is_array || !is_integer(types->type) || types->count != t->n_tokens))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of %u integers", eg_gguf_name(file), key,
-                       t->n_tokens);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of %u integers", eg_gguf_name(file), key, t->n_tokens);
     if (!(t->kinds = take(t, t->n_tokens, sizeof *t->kinds, err))) return EG_ERROR_MEMORY;
     for (uint32_t id = 0; types && id < t->n_tokens; id++) {
         double type = eg_gguf_number(types, id);
         if (!(type >= 0 && type <= 6))
-            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] is %.0f, an unknown type", eg_gguf_name(file), key,
-                           id, type);
+            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] is %.0f, an unknown type", eg_gguf_name(file), key, id, type);
         t->kinds[id] = kind_of_type[(int)type];
         if (t->kinds[id] == EG_KIND_BYTE && eg_vocab_byte(eg_vocab_text(t, (int32_t)id)) < 0)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: token %u is of the byte type but not written <0xXX>",
-                           eg_gguf_name(file), id);
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: token %u is of the byte type but not written <0xXX>", eg_gguf_name(file),
+                           id);
     }
     for (size_t i = 0; i < sizeof markers / sizeof *markers; i++) {
         int32_t id = eg_tokenizer_find(t, markers[i].text, strlen(markers[i].text));
@@ -332,8 +325,7 @@ static eg_status read_rest(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
         return status;
     t->stop.turn = eg_tokenizer_find(t, "<turn|>", 7);
     t->stop.tool_response = eg_tokenizer_find(t, "<|tool_response>", 16);
-    t->stop.eos = eos >= 0 && eos != t->stop.turn && eos != t->stop.tool_response ? eos
-                                                                                  : eg_tokenizer_find(t, "<eos>", 5);
+    t->stop.eos = eos >= 0 && eos != t->stop.turn && eos != t->stop.tool_response ? eos : eg_tokenizer_find(t, "<eos>", 5);
 
     const char *key = "tokenizer.ggml.suppress_tokens";
     const eg_gguf_value *value = eg_gguf_find(file, key);
@@ -341,8 +333,7 @@ static eg_status read_rest(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
         if (!value->is_array || !is_integer(value->type))
             return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of integers", eg_gguf_name(file), key);
         if (value->count > t->n_tokens)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s has more elements than the vocabulary",
-                           eg_gguf_name(file), key);
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s has more elements than the vocabulary", eg_gguf_name(file), key);
         if (!(t->suppressed = take(t, (size_t)value->count, sizeof *t->suppressed, err))) return EG_ERROR_MEMORY;
         t->n_suppressed = (size_t)value->count;
         for (size_t i = 0; i < t->n_suppressed; i++) {
@@ -373,11 +364,9 @@ eg_status eg_tokenizer_create(const eg_gguf *file, eg_tokenizer **out, eg_error 
     eg_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return eg_fail(err, EG_ERROR_MEMORY, "no memory for a tokenizer");
     t->heap_bytes = sizeof *t;
-    t->seed = eg_hash_mix((uint64_t)(uintptr_t)t ^ EG_HASH_1,
-                          (uint64_t)time(NULL) ^ (uint64_t)clock() << 32 ^ EG_HASH_2);
-    if ((status = read_tokens(file, t, err)) || (status = read_kinds(file, t, err)) ||
-        (status = read_merges(file, t, err)) || (status = collect_specials(t, err)) ||
-        (status = read_rest(file, t, err))) {
+    t->seed = eg_hash_mix((uint64_t)(uintptr_t)t ^ EG_HASH_1, (uint64_t)time(NULL) ^ (uint64_t)clock() << 32 ^ EG_HASH_2);
+    if ((status = read_tokens(file, t, err)) || (status = read_kinds(file, t, err)) || (status = read_merges(file, t, err)) ||
+        (status = collect_specials(t, err)) || (status = read_rest(file, t, err))) {
         eg_tokenizer_close(t);
         return status;
     }
@@ -388,8 +377,7 @@ eg_status eg_tokenizer_create(const eg_gguf *file, eg_tokenizer **out, eg_error 
 eg_status eg_tokenizer_open(const char *path, eg_tokenizer **out, eg_error *err)
 {
     eg_gguf *file;
-    if (!path || !out)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open needs a path and a place for the result");
+    if (!path || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open needs a path and a place for the result");
     eg_status status = eg_gguf_open(path, -1, 0, 0, &file, err);
     if (status) return status;
     eg_tokenizer *t;

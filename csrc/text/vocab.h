@@ -26,7 +26,10 @@ typedef struct eg_table {
     uint32_t index_mask;       /* the bits of a slot that hold index + 1 */
 } eg_table;
 
-typedef struct eg_special { eg_span text; int32_t id; } eg_special;
+typedef struct eg_special {
+    eg_span text;
+    int32_t id;
+} eg_special;
 
 struct eg_tokenizer {
     const eg_gguf_value *tokens, *merges;   /* string arrays; merges may be NULL */
@@ -90,10 +93,7 @@ static inline uint64_t eg_hash_bytes(uint64_t seed, const void *data, size_t n)
 }
 
 /* Of two strings, from the hash of each. */
-static inline uint64_t eg_hash_pair(uint64_t left, uint64_t right)
-{
-    return eg_hash_mix(left ^ EG_HASH_1, right ^ EG_HASH_2);
-}
+static inline uint64_t eg_hash_pair(uint64_t left, uint64_t right) { return eg_hash_mix(left ^ EG_HASH_1, right ^ EG_HASH_2); }
 
 /* ---- look-up ----------------------------------------------------------------------------------------------------- */
 
@@ -103,10 +103,7 @@ static inline eg_span eg_vocab_string(const eg_gguf_value *array, uint32_t offse
     return eg_gguf_next_string(array, &cursor);
 }
 
-static inline eg_span eg_vocab_text(const eg_tokenizer *t, int32_t id)
-{
-    return eg_vocab_string(t->tokens, t->token_at[id]);
-}
+static inline eg_span eg_vocab_text(const eg_tokenizer *t, int32_t id) { return eg_vocab_string(t->tokens, t->token_at[id]); }
 
 /* The first token with this text, whose hash is `hash`; -1 if there is none. */
 static inline int32_t eg_vocab_find(const eg_tokenizer *t, const void *text, size_t length, uint64_t hash)
@@ -134,8 +131,8 @@ static inline int32_t eg_vocab_rank(const eg_tokenizer *t, const uint8_t *left, 
         if ((slot & ~table->index_mask) != tag) continue;
         int32_t rank = (int32_t)(slot & table->index_mask) - 1;
         eg_span found = eg_vocab_string(t->merges, t->merge_at[rank]);
-        if (found.length == n_left + 1 + n_right && found.data[n_left] == ' ' &&
-            !memcmp(found.data, left, n_left) && !memcmp(found.data + n_left + 1, right, n_right))
+        if (found.length == n_left + 1 + n_right && found.data[n_left] == ' ' && !memcmp(found.data, left, n_left) &&
+            !memcmp(found.data + n_left + 1, right, n_right))
             return rank;
     }
     return EG_NO_RANK;

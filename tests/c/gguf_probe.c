@@ -14,14 +14,12 @@
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
-        return 2;
+    if (argc != 4) return 2;
     int fd = argv[1][0] ? open(argv[1], O_RDONLY | O_NONBLOCK) : -1;
     eg_gguf *file;
     eg_error err;
     eg_status status = eg_gguf_open(NULL, fd, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), &file, &err);
-    if (fd >= 0)
-        close(fd);             /* the mapping must not need it */
+    if (fd >= 0) close(fd);             /* the mapping must not need it */
     if (status) {
         printf("error %d %s\n", status, err.message);
         return 0;
@@ -31,8 +29,7 @@ int main(int argc, char **argv)
         const eg_gguf_tensor *tensor = eg_gguf_tensor_at(file, i);
         eg_map_advise(tensor->data, tensor->bytes, i & 1 ? EG_ADVICE_RANDOM : EG_ADVICE_WILLNEED);
         unsigned long long sum = 0;
-        for (uint64_t k = 0; k < tensor->bytes; k++)
-            sum += tensor->data[k];
+        for (uint64_t k = 0; k < tensor->bytes; k++) sum += tensor->data[k];
         printf("%.*s %llu %llu\n", (int)tensor->name.length, tensor->name.data, (unsigned long long)tensor->bytes, sum);
     }
     unsigned long long full = eg_gguf_resident_bytes(file);

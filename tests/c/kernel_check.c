@@ -41,10 +41,13 @@ static void fill(float *x, int64_t n)
  * bits differ between processors. */
 static void fill_blocks(const eg_type_info *type, uint8_t *blocks, int64_t count)
 {
-    static const struct { uint32_t id; int at, at2; } halves[] = {
-        {EG_TYPE_Q2_K, 80, 82}, {EG_TYPE_Q3_K, 108, 108}, {EG_TYPE_Q6_K, 208, 208}, {EG_TYPE_TQ1_0, 52, 52},
-        {EG_TYPE_TQ2_0, 64, 64}, {EG_TYPE_Q4_1, 0, 2}, {EG_TYPE_Q5_1, 0, 2}, {EG_TYPE_Q4_K, 0, 2}, {EG_TYPE_Q5_K, 0, 2},
-        {EG_TYPE_F16, 0, 0}, {EG_TYPE_BF16, 0, 0},
+    static const struct {
+        uint32_t id;
+        int at, at2;
+    } halves[] = {
+        {EG_TYPE_Q2_K, 80, 82},  {EG_TYPE_Q3_K, 108, 108}, {EG_TYPE_Q6_K, 208, 208}, {EG_TYPE_TQ1_0, 52, 52},
+        {EG_TYPE_TQ2_0, 64, 64}, {EG_TYPE_Q4_1, 0, 2},     {EG_TYPE_Q5_1, 0, 2},     {EG_TYPE_Q4_K, 0, 2},
+        {EG_TYPE_Q5_K, 0, 2},    {EG_TYPE_F16, 0, 0},      {EG_TYPE_BF16, 0, 0},
     };
     int at = 0, at2 = 0;
     for (size_t i = 0; i < sizeof halves / sizeof *halves; i++)
@@ -80,8 +83,8 @@ static void check_matrices(const eg_kernels *k)
             eg_q8 q8 = {memory((size_t)(n * parts * cols)), memory((size_t)(n * cols / 8)),
                         memory((size_t)(n * parts * cols / 8)), fine};
             void *scratch = memory(eg_matmul_scratch_bytes(cols));
-            eg_matrix m = {.data = w, .type = type, .rows = rows, .cols = cols,
-                           .row_bytes = (size_t)(cols / type->block) * type->bytes};
+            eg_matrix m = {
+                .data = w, .type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / type->block) * type->bytes};
             fill_blocks(type, w, blocks);
             fill(x, n * cols);
             for (int64_t t = 0; t < n; t++)
@@ -116,8 +119,7 @@ static void check_channels(const eg_kernels *k)
             for (size_t b = 0; b < (size_t)rows * row_bytes; b++) w[b] = (uint8_t)next();
             fill(x, n * cols);
             fill(scale, rows);
-            for (int64_t t = 0; t < n; t++)
-                i8.d[t] = k->quantize_i8(x + t * cols, cols, m.in, i8.q + t * cols, i8.sum + t);
+            for (int64_t t = 0; t < n; t++) i8.d[t] = k->quantize_i8(x + t * cols, cols, m.in, i8.q + t * cols, i8.sum + t);
             k->matmul_i8(y, rows, &i8, n, &m, 0, rows, scratch);
             sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(i8.q, (size_t)(n * cols)) + hash(i8.sum, (size_t)n * 4);
             k->snap_i8(y, n * rows, m.out);

@@ -41,20 +41,17 @@ int main(void)
     uint32_t sum = 2166136261u, state = 1;
     for (size_t t = 0; eg_type_at(t); t++) {
         const eg_type_info *type = eg_type_at(t);
-        if (!eg_type_writable(type))
-            continue;
+        if (!eg_type_writable(type)) continue;
         size_t bytes = (size_t)(N / type->block) * type->bytes;
         for (int kind = 0; kind < KINDS; kind++) {
             float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y), peak = 0.0f;
             uint8_t *blocks = malloc(bytes);
-            if (!x || !y || !blocks)
-                return 1;
+            if (!x || !y || !blocks) return 1;
             for (int i = 0; i < N; i++) {
                 x[i] = value(kind, i, &state);
                 peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
             }
-            if (eg_type_from_float(type, x, N, blocks) != N)
-                return 2;
+            if (eg_type_from_float(type, x, N, blocks) != N) return 2;
             eg_type_to_float(type, blocks, N, y);
             for (int i = 0; i < N; i++) {
                 float room = kind == 8 ? 2.0f : 0.7f;   /* of subnormal halves little is left */
@@ -63,11 +60,9 @@ int main(void)
                     return 3;
                 }
             }
-            for (size_t i = 0; i < bytes; i++)
-                sum = (sum ^ blocks[i]) * 16777619u;
+            for (size_t i = 0; i < bytes; i++) sum = (sum ^ blocks[i]) * 16777619u;
             x[N / 2] = kind % 2 ? NAN : INFINITY;
-            if (eg_type_from_float(type, x, N, blocks) != N / 2)
-                return 4;
+            if (eg_type_from_float(type, x, N, blocks) != N / 2) return 4;
             free(x);
             free(y);
             free(blocks);

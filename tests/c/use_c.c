@@ -9,8 +9,7 @@
 static void print_hex(const char *name, const char *text, size_t length)
 {
     printf("%s ", name);
-    for (size_t i = 0; i < length; i++)
-        printf("%02x", (unsigned)(unsigned char)text[i]);
+    for (size_t i = 0; i < length; i++) printf("%02x", (unsigned)(unsigned char)text[i]);
     putchar('\n');
 }
 
@@ -22,8 +21,7 @@ static int failed(const char *what, const eg_error *err)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2)
-        return EXIT_FAILURE;
+    if (argc != 2) return EXIT_FAILURE;
 
     eg_error err;
     eg_model *model = NULL;
@@ -32,14 +30,12 @@ int main(int argc, char **argv)
         return failed("a missing file must be an EG_ERROR_FILE", &err);
 
     eg_model_params model_params = {.struct_size = sizeof model_params, .threads = 2, .path = argv[1]};
-    if (eg_model_open(&model_params, &model, &err))
-        return failed("open", &err);
+    if (eg_model_open(&model_params, &model, &err)) return failed("open", &err);
 
     static const eg_chat_message messages[] = {{"system", "Be brief."}, {"user", "Hello there"}};
     char chat[500];
     size_t chat_length;
-    if (eg_chat_render(messages, 2, EG_CHAT_GENERATION, chat, sizeof chat, &chat_length, &err))
-        return failed("render", &err);
+    if (eg_chat_render(messages, 2, EG_CHAT_GENERATION, chat, sizeof chat, &chat_length, &err)) return failed("render", &err);
 
     int32_t ids[200];
     size_t n;
@@ -49,16 +45,13 @@ int main(int argc, char **argv)
 
     eg_session *session;
     eg_session_params session_params = {sizeof session_params, 256, EG_KV_F32};
-    if (eg_session_open(model, &session_params, &session, &err))
-        return failed("session", &err);
-    if (eg_session_feed_tokens(session, ids, n, &err))
-        return failed("feed", &err);
+    if (eg_session_open(model, &session_params, &session, &err)) return failed("session", &err);
+    if (eg_session_feed_tokens(session, ids, n, &err)) return failed("feed", &err);
 
     printf("version %s\nheader %s\n", eg_version(), EG_VERSION);
     print_hex("chat", chat, chat_length);
     printf("prompt");
-    for (size_t i = 0; i < n; i++)
-        printf(" %d", (int)ids[i]);
+    for (size_t i = 0; i < n; i++) printf(" %d", (int)ids[i]);
 
     eg_sampling greedy = {0};
     greedy.struct_size = sizeof greedy;
@@ -68,13 +61,10 @@ int main(int argc, char **argv)
     printf("\nanswer");
     for (int i = 0; i < 8; i++) {
         eg_token token;
-        if (eg_session_next(session, &greedy, &token, &err))
-            return failed("next", &err);
+        if (eg_session_next(session, &greedy, &token, &err)) return failed("next", &err);
         printf(" %d", (int)token.id);
-        if (token.stop)
-            break;
-        if (token.text_length > sizeof answer - answer_length)
-            return EXIT_FAILURE;
+        if (token.stop) break;
+        if (token.text_length > sizeof answer - answer_length) return EXIT_FAILURE;
         memcpy(answer + answer_length, token.text, token.text_length);
         answer_length += token.text_length;
     }

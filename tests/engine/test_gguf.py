@@ -39,7 +39,7 @@ from support.gguf_writer import (
     string,
     write_split,
 )
-from support.paths import ROOT, SHARED
+from support.paths import ROOT, SHARED, TESTS
 
 VOCABULARY = SHARED / "vocab" / "ggml-vocab-gemma-4.gguf"
 needs_vocabulary = pytest.mark.skipif(not VOCABULARY.exists(), reason=f"the real vocabulary is not at {VOCABULARY}")
@@ -560,7 +560,7 @@ def probe(tmp_path_factory):
     csrc = ROOT / "csrc"
     sources = [line for line in (csrc / "sources.txt").read_text().split() if line.startswith("format/")]
     names = [csrc / name for name in [*sources, "base/status.c", "base/map.c"]]
-    command = [compiler, "-std=gnu11", "-g", "-O1", f"-I{csrc}", ROOT / "tests" / "gguf_probe.c", *names, "-lm", "-o"]
+    command = [compiler, "-std=gnu11", "-g", "-O1", f"-I{csrc}", TESTS / "c" / "gguf_probe.c", *names, "-lm", "-o"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if subprocess.run([*command, program, *sanitize], capture_output=True).returncode:
         subprocess.run([*command, program], check=True)

@@ -2,12 +2,15 @@
  * with a whole sentence. */
 #include "memory_map.h"
 
-#include "model/audio.h"
+#include "audio/encoder.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUIRE(condition) do { if (!(condition)) abort(); } while (0)
+#define REQUIRE(condition) \
+    do { \
+        if (!(condition)) abort(); \
+    } while (0)
 
 enum { HIDDEN = 8 };
 

@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUIRE(condition) do { if (!(condition)) abort(); } while (0)
+#define REQUIRE(condition) \
+    do { \
+        if (!(condition)) abort(); \
+    } while (0)
 
 static volatile unsigned sink;   /* keeps the reads */
 
@@ -16,8 +19,7 @@ static void touch(const void *data, uint64_t length)
 {
     const uint8_t *bytes = data;
     unsigned sum = 0;
-    for (uint64_t i = 0; i < length; i++)
-        sum += bytes[i];
+    for (uint64_t i = 0; i < length; i++) sum += bytes[i];
     sink += sum;
 }
 
@@ -27,8 +29,7 @@ static void check_message(const eg_error *err, eg_status status)
     size_t length = strnlen(err->message, sizeof err->message);
     REQUIRE(err->status == status && length > 10 && length < sizeof err->message);
     REQUIRE(err->message[length - 1] == '.' || length > 400);
-    for (size_t i = 0; i < length; i++)
-        REQUIRE((unsigned char)err->message[i] >= 0x20 && err->message[i] != 0x7f);
+    for (size_t i = 0; i < length; i++) REQUIRE((unsigned char)err->message[i] >= 0x20 && err->message[i] != 0x7f);
 }
 
 static void walk_value(const eg_gguf *file, const eg_gguf_value *value)
@@ -44,8 +45,7 @@ static void walk_value(const eg_gguf *file, const eg_gguf_value *value)
         REQUIRE(cursor == value->end);
     } else {
         for (uint64_t i = 0; i < value->count; i++)
-            if (eg_gguf_number(value, i) > 0)
-                sink++;
+            if (eg_gguf_number(value, i) > 0) sink++;
     }
     if (!memchr(value->key.data, 0, value->key.length)) {
         char key[256];
@@ -59,15 +59,13 @@ static void walk_value(const eg_gguf *file, const eg_gguf_value *value)
 
 static void walk_internal(const eg_gguf *file)
 {
-    for (uint64_t i = 0; i < eg_gguf_value_count(file); i++)
-        walk_value(file, eg_gguf_value_at(file, i));
+    for (uint64_t i = 0; i < eg_gguf_value_count(file); i++) walk_value(file, eg_gguf_value_at(file, i));
     for (uint64_t i = 0; i < eg_gguf_tensor_count(file); i++) {
         const eg_gguf_tensor *tensor = eg_gguf_tensor_at(file, i);
         touch(tensor->name.data, tensor->name.length);
         REQUIRE((tensor->data != NULL) == (tensor->type != NULL));
         touch(tensor->data, tensor->bytes);
-        if (!tensor->type)
-            continue;
+        if (!tensor->type) continue;
         uint64_t values = (uint64_t)tensor->dims[0] * (uint64_t)tensor->dims[1] * (uint64_t)tensor->dims[2] *
                           (uint64_t)tensor->dims[3];
         REQUIRE(values / tensor->type->block * tensor->type->bytes == tensor->bytes);
@@ -94,10 +92,8 @@ static void walk_public(const eg_file *file)
             bool inside = elements[k] < entry.count && entry.type != EG_GGUF_ARRAY;
             REQUIRE(a == EG_OK ? inside && entry.type != EG_GGUF_STRING : !inside || entry.type == EG_GGUF_STRING);
             REQUIRE(b == EG_OK ? inside && entry.type == EG_GGUF_STRING : !inside || entry.type != EG_GGUF_STRING);
-            if (!b)
-                touch(text, length);
-            else
-                check_message(&err, b);
+            if (!b) touch(text, length);
+            else check_message(&err, b);
         }
     }
     for (uint64_t i = 0; i < eg_file_tensor_count(file); i++) {

@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUIRE(condition) do { if (!(condition)) abort(); } while (0)
+#define REQUIRE(condition) \
+    do { \
+        if (!(condition)) abort(); \
+    } while (0)
 
 enum { MAX_TEXT = 1 << 16 };
 
@@ -86,15 +89,12 @@ static void encode_and_back(const eg_tokenizer *t, const char *data, size_t leng
     REQUIRE(!eg_tokenizer_encode(t, text, length, flags, half, n / 2, &again, &err) && again == n);
     REQUIRE(memcmp(ids, half, n / 2 * sizeof *ids) == 0);
     free(half);
-    for (size_t i = 0; i < n; i++)
-        REQUIRE(ids[i] >= 0 && (uint32_t)ids[i] < eg_tokenizer_vocab_size(t));
+    for (size_t i = 0; i < n; i++) REQUIRE(ids[i] >= 0 && (uint32_t)ids[i] < eg_tokenizer_vocab_size(t));
     size_t back_length;
     char *back = decode(t, ids, n, EG_TEXT_SPECIAL, &back_length);
     bool marked = false;       /* U+2581 comes back as a space */
-    for (size_t i = 0; i + 3 <= length; i++)
-        marked = marked || memcmp(text + i, "\xe2\x96\x81", 3) == 0;
-    if (lossless && !marked && !(flags & EG_TEXT_BOS))
-        REQUIRE(back_length == length && memcmp(back, text, length) == 0);
+    for (size_t i = 0; i + 3 <= length; i++) marked = marked || memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+    if (lossless && !marked && !(flags & EG_TEXT_BOS)) REQUIRE(back_length == length && memcmp(back, text, length) == 0);
     free(back);
     free(ids);
     free(text);
@@ -104,8 +104,7 @@ static void decode_ids(const eg_tokenizer *t, const uint8_t *data, size_t size, 
 {
     size_t n = size / 2, length;
     int32_t *ids = exact(n * sizeof *ids);
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int16_t)(data[2 * i] | data[2 * i + 1] << 8);
+    for (size_t i = 0; i < n; i++) ids[i] = (int16_t)(data[2 * i] | data[2 * i + 1] << 8);
     eg_error err;
     eg_status status = eg_tokenizer_decode(t, ids, n, flags, NULL, 0, &length, &err);
     uint32_t vocab = eg_tokenizer_vocab_size(t);
@@ -124,12 +123,10 @@ static void open_vocabulary(const uint8_t *data, size_t size)
     eg_error err;
     eg_gguf *file;
     eg_tokenizer *tokenizer;
-    if (eg_gguf_open(memory_map_set(data, size), -1, 0, 0, &file, &err))
-        return;
+    if (eg_gguf_open(memory_map_set(data, size), -1, 0, 0, &file, &err)) return;
     if (!eg_tokenizer_create(file, &tokenizer, &err)) {
         static const char sample[] = "<bos><|turn>user\nhello  world\xff\xe6\x97\xa5 abab<turn|>";
-        for (uint32_t flags = 0; flags < 4; flags++)
-            encode_and_back(tokenizer, sample, sizeof sample - 1, flags, false);
+        for (uint32_t flags = 0; flags < 4; flags++) encode_and_back(tokenizer, sample, sizeof sample - 1, flags, false);
         eg_stop_ids stop = eg_tokenizer_stop_ids(tokenizer);
         int32_t vocab = (int32_t)eg_tokenizer_vocab_size(tokenizer);
         REQUIRE(vocab > 0 && stop.eos < vocab && stop.turn < vocab && stop.tool_response < vocab);
@@ -137,15 +134,13 @@ static void open_vocabulary(const uint8_t *data, size_t size)
         size_t length = 0;
         const char *template = eg_tokenizer_chat_template(tokenizer, &length);
         unsigned sum = 0;
-        for (size_t i = 0; template && i < length; i++)
-            sum += (unsigned char)template[i];
+        for (size_t i = 0; template && i < length; i++) sum += (unsigned char)template[i];
         REQUIRE(sum <= length * 255);
         decode_ids(tokenizer, data, size < 2000 ? size : 2000, sum & 1);
         int32_t ids[64];
         for (int32_t first = 0; first < vocab && first < 4096; first += 64) {
             size_t n = (size_t)(vocab - first < 64 ? vocab - first : 64), written;
-            for (size_t i = 0; i < n; i++)
-                ids[i] = first + (int32_t)i;
+            for (size_t i = 0; i < n; i++) ids[i] = first + (int32_t)i;
             free(decode(tokenizer, ids, n, EG_TEXT_SPECIAL, &written));
         }
         eg_tokenizer_close(tokenizer);
@@ -157,16 +152,11 @@ static void open_vocabulary(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (!tiny)
-        open_tiny();
-    if (size < 2)
-        return 0;
+    if (!tiny) open_tiny();
+    if (size < 2) return 0;
     uint32_t flags = data[1] & 3u;
-    if (data[0] == 0)
-        encode_and_back(tiny, (const char *)data + 2, size - 2, flags, true);
-    else if (data[0] == 1)
-        decode_ids(tiny, data + 2, size - 2, flags);
-    else if (data[0] == 2)
-        open_vocabulary(data + 1, size - 1);
+    if (data[0] == 0) encode_and_back(tiny, (const char *)data + 2, size - 2, flags, true);
+    else if (data[0] == 1) decode_ids(tiny, data + 2, size - 2, flags);
+    else if (data[0] == 2) open_vocabulary(data + 1, size - 1);
     return 0;
 }

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct { const uint8_t *data; size_t size; } parts[MAX_PARTS];
+static struct {
+    const uint8_t *data;
+    size_t size;
+} parts[MAX_PARTS];
 static unsigned n_parts;
 static char first_path[40];
 
@@ -17,8 +20,7 @@ const char *memory_map_set(const uint8_t *data, size_t size)
     parts[0].data = data;
     parts[0].size = size;
     for (size_t i = 4; i + 4 <= size && n_parts < MAX_PARTS; i++) {
-        if (memcmp(data + i, "GGUF", 4) != 0)
-            continue;
+        if (memcmp(data + i, "GGUF", 4) != 0) continue;
         parts[n_parts - 1].size = (size_t)(data + i - parts[n_parts - 1].data);
         parts[n_parts].data = data + i;
         parts[n_parts++].size = size - i;
@@ -33,11 +35,9 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
     if (sscanf(path, "part-%5u-of-%5u.gguf", &part, &count) != 2 || part == 0 || part > n_parts)
         return eg_fail(err, EG_ERROR_FILE, "%s: there is no such file.", name);
     size_t size = parts[part - 1].size, shift = size & 1;   /* every other view is as misaligned as can be */
-    if (size == 0)
-        return eg_fail(err, EG_ERROR_FILE, "%s: the file is empty.", name);
+    if (size == 0) return eg_fail(err, EG_ERROR_FILE, "%s: the file is empty.", name);
     uint8_t *copy = malloc(size + shift);
-    if (!copy)
-        return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", name);
+    if (!copy) return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", name);
     memcpy(copy + shift, parts[part - 1].data, size);
     *out = (eg_map){.data = copy + shift, .length = size, .base = copy, .base_length = size + shift};
     return EG_OK;
@@ -55,12 +55,6 @@ void eg_map_close(eg_map *map)
     memset(map, 0, sizeof *map);
 }
 
-void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
-{
-    (void)data, (void)length, (void)advice;
-}
+void eg_map_advise(const void *data, uint64_t length, eg_advice advice) { (void)data, (void)length, (void)advice; }
 
-uint64_t eg_map_resident(const eg_map *map)
-{
-    return map->length;
-}
+uint64_t eg_map_resident(const eg_map *map) { return map->length; }

@@ -2,14 +2,17 @@
  *
  * Nothing is copied, except vectors that are not aligned F32 in the file (they never are in practice, but may be).
  */
-#ifndef EG_MODEL_WEIGHTS_H
-#define EG_MODEL_WEIGHTS_H
+#ifndef EG_DECODER_WEIGHTS_H
+#define EG_DECODER_WEIGHTS_H
 
-#include "binder.h"
+#include "../nn/binder.h"
 #include "config.h"
 
 /* One matrix per expert: `first` is expert 0, the next ones lie `stride` bytes apart. */
-typedef struct eg_experts { eg_matrix first; size_t stride; } eg_experts;
+typedef struct eg_experts {
+    eg_matrix first;
+    size_t stride;
+} eg_experts;
 
 typedef struct eg_layer {
     const float *attn_norm;            /* [d] */

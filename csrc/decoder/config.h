@@ -1,6 +1,6 @@
 /* Shape of a Gemma 4 text model, read from GGUF metadata and checked. */
-#ifndef EG_MODEL_CONFIG_H
-#define EG_MODEL_CONFIG_H
+#ifndef EG_DECODER_CONFIG_H
+#define EG_DECODER_CONFIG_H
 
 #include "../format/gguf.h"
 

@@ -8,15 +8,19 @@
  * [scales, rows], fastest first; X.input_scale and X.output_scale [1], the steps of its input and output, where they are
  * known beforehand.
  */
-#ifndef EG_MODEL_BINDER_H
-#define EG_MODEL_BINDER_H
+#ifndef EG_NN_BINDER_H
+#define EG_NN_BINDER_H
 
 #include "../format/gguf.h"
 #include "../kernels/kernels.h"
 
 enum { EG_TENSOR_NAME = 96 };
 
-typedef struct eg_owned { void **items; size_t n; uint64_t bytes; } eg_owned;
+typedef struct eg_owned {
+    void **items;
+    size_t n;
+    uint64_t bytes;
+} eg_owned;
 
 void eg_owned_free(eg_owned *owned);
 

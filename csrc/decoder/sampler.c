@@ -41,9 +41,23 @@ eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
  * additions so that every machine rounds alike. */
 static double exponential(double x)
 {
-    static const double factor[] = {   /* 1 / n! */
-        1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
-        1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200,
+    static const double factor[] = {
+                                       /* 1 / n! */
+        1,
+        1,
+        1.0 / 2,
+        1.0 / 6,
+        1.0 / 24,
+        1.0 / 120,
+        1.0 / 720,
+        1.0 / 5040,
+        1.0 / 40320,
+        1.0 / 362880,
+        1.0 / 3628800,
+        1.0 / 39916800,
+        1.0 / 479001600,
+        1.0 / 6227020800,
+        1.0 / 87178291200,
     };
     if (!(x > -700)) return 0;
     int k = (int)(x * 1.4426950408889634 - 0.5);
@@ -98,11 +112,15 @@ static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *can
 }
 
 /* What candidates weigh: e^((logit - highest) / temperature). */
-typedef struct scale { float highest; double temperature; } scale;
+typedef struct scale {
+    float highest;
+    double temperature;
+} scale;
 
+/* 1 also if both are infinite. */
 static double weight(scale by, eg_candidate c)
 {
-    return c.logit < by.highest ? exponential((c.logit - by.highest) / by.temperature) : 1;   /* also if both are infinite */
+    return c.logit < by.highest ? exponential((c.logit - by.highest) / by.temperature) : 1;
 }
 
 static double weight_of_all(scale by, const eg_candidate *c, size_t n)

@@ -5,8 +5,8 @@
  *
  * A matrix that brings a step for its input (eg_matrix.in) has it quantized with that, fine or not: the model was trained so.
  */
-#ifndef EG_MODEL_MULTIPLY_H
-#define EG_MODEL_MULTIPLY_H
+#ifndef EG_NN_MULTIPLY_H
+#define EG_NN_MULTIPLY_H
 
 #include "../base/arena.h"
 #include "../base/pool.h"

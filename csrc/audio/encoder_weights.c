@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "../base/map.h"
-#include "audio.h"
-#include "keys.h"
+#include "../nn/keys.h"
+#include "encoder.h"
 
 enum { MAX_FEATURES = 1024 };
 
@@ -15,8 +15,10 @@ static eg_status read_config(const eg_gguf *file, eg_audio_config *c, eg_error *
     eg_span projector = eg_keys_text(file, "clip.audio.projector_type");
     if (!projector.length) projector = eg_keys_text(file, "clip.projector_type");   /* of files with one encoder */
     if (!eg_span_is(projector, "gemma4a"))
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: the key 'clip.audio.projector_type' is '%.*s'; only 'gemma4a' encoders "
-                       "can be run.", eg_gguf_name(file), (int)(projector.length < 64 ? projector.length : 64),
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       "%s: the key 'clip.audio.projector_type' is '%.*s'; only 'gemma4a' encoders "
+                       "can be run.",
+                       eg_gguf_name(file), (int)(projector.length < 64 ? projector.length : 64),
                        projector.length ? projector.data : "");
     eg_keys keys = {file, "clip.audio", err, EG_OK};
     c->layers = eg_keys_integer(&keys, "block_count", 1, EG_AUDIO_MAX_LAYERS, true, 0);
@@ -109,8 +111,11 @@ static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
                 copy[o * cols + place * inputs + input] = values[(o * inputs + input) * 9 + place];
     c->channels[i] = (int32_t)channels;
     c->rows[i] = (height - 1) / 2 + 1;
-    w->conv[i] = (eg_matrix){.data = (const uint8_t *)copy, .type = eg_type_find(EG_TYPE_F32), .rows = channels,
-                             .cols = cols, .row_bytes = (size_t)cols * sizeof *copy};
+    w->conv[i] = (eg_matrix){.data = (const uint8_t *)copy,
+                             .type = eg_type_find(EG_TYPE_F32),
+                             .rows = channels,
+                             .cols = cols,
+                             .row_bytes = (size_t)cols * sizeof *copy};
     snprintf(name, sizeof name, "a.conv1d.%d.norm.weight", i);
     w->conv_norm[i] = eg_bind_vector(b, name, channels);
 }
@@ -151,8 +156,10 @@ eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w
     w->output_bias = eg_bind_vector(&b, "a.pre_encode.out.bias", c->output);
     const eg_gguf_tensor *last = eg_bind_find(&b, "mm.a.input_projection.weight", true);
     if (last && last->dims[1] != hidden)
-        b.status = eg_fail(err, EG_ERROR_FORMAT, "%s: these encoders are of another model: their audio tokens are %lld wide, "
-                           "and the model's are %d.", eg_gguf_name(file), (long long)last->dims[1], hidden);
+        b.status = eg_fail(err, EG_ERROR_FORMAT,
+                           "%s: these encoders are of another model: their audio tokens are %lld wide, "
+                           "and the model's are %d.",
+                           eg_gguf_name(file), (long long)last->dims[1], hidden);
     w->projection = eg_bind_matrix(&b, "mm.a.input_projection.weight", hidden, c->output);
     if (b.status) {
         eg_audio_free(w);
@@ -173,8 +180,8 @@ void eg_audio_give_back(const eg_audio_weights *w)
 {
     for (int32_t l = 0; l < w->config.layers; l++) {
         const eg_audio_layer *y = &w->layer[l];
-        const eg_matrix *all[] = {&y->ffw[0].up.w, &y->ffw[0].down.w, &y->q.w, &y->k.w, &y->v.w, &y->out.w, &y->k_rel,
-                                  &y->pw1.w, &y->pw2.w, &y->ffw[1].up.w, &y->ffw[1].down.w};
+        const eg_matrix *all[] = {&y->ffw[0].up.w, &y->ffw[0].down.w, &y->q.w,   &y->k.w,         &y->v.w,          &y->out.w,
+                                  &y->k_rel,       &y->pw1.w,         &y->pw2.w, &y->ffw[1].up.w, &y->ffw[1].down.w};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             eg_map_advise(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, EG_ADVICE_DONTNEED);
     }

@@ -3,8 +3,8 @@
  * Keys are given without their prefix ("gemma4", "clip.audio"). Numbers may be of any type; every failure names file and key,
  * the first one stays in `status`, and later calls do nothing.
  */
-#ifndef EG_MODEL_KEYS_H
-#define EG_MODEL_KEYS_H
+#ifndef EG_NN_KEYS_H
+#define EG_NN_KEYS_H
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* Mixture of experts (26B-A4B): a dense FFN and, beside it, the chosen experts.
+/* Feed-forward of one layer: dense, or a mixture of experts (26B-A4B): a dense FFN and, beside it, the chosen experts.
  *
  *   m1 = rms(FFN(rms(x; ffn_norm)); post_ffw_norm_1)
  *   z = W_r (rms(x) * g / sqrt(d));  S = the experts_used largest;  w = softmax(z over S)
@@ -7,10 +7,30 @@
  * Tokens are gathered by expert so that each expert's weights are read once a block; the sum of a token runs in the order
  * of its ranks, whatever else is in the block.
  */
+#include "ffn.h"
+
 #include <math.h>
 #include <string.h>
 
-#include "decoder.h"
+/* ---- dense ------------------------------------------------------------------------------------------------------- */
+
+static void gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    eg_decoder *y = context;
+    (void)worker;
+    y->kernels->gelu_mul(y->gate + begin, y->gate + begin, y->up + begin, end - begin);
+}
+
+/* t[n] := FFN(h[n]) */
+static void dense(eg_decoder *y, const eg_layer *w, const eg_layer_shape *s, int64_t n)
+{
+    eg_job jobs[] = {{w->gate, 0, n, y->gate, s->ffn, NULL, 0}, {w->up, 0, n, y->up, s->ffn, NULL, 0}};
+    eg_multiply(&y->multiplier, y->h, y->config->hidden, n, jobs, 2);
+    eg_pool_run(y->pool, gelu_task, y, n * s->ffn, 4096);
+    eg_multiply_one(&y->multiplier, &w->down, y->gate, n, y->t);
+}
+
+/* ---- experts ----------------------------------------------------------------------------------------------------- */
 
 typedef struct step {
     eg_decoder *y;
@@ -61,7 +81,7 @@ static void expert_input_task(void *context, int64_t begin, int64_t end, unsigne
     }
 }
 
-static void gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
+static void expert_gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     eg_decoder *y = context;
     (void)worker;
@@ -116,27 +136,36 @@ static int64_t add_jobs(const eg_decoder *y, const eg_experts *experts, float *o
     return n;
 }
 
-void eg_decoder_experts(eg_decoder *y, const eg_layer *w, const eg_layer_shape *s, int64_t n)
+/* t[n] := m1 + m2 of x[n] and h[n] */
+static void experts(eg_decoder *y, const eg_layer *w, const eg_layer_shape *s, int64_t n)
 {
     const eg_config *c = y->config;
     int64_t d = c->hidden, ffn = c->expert_ffn, rows = n * c->experts_used;
     step p = {y, w};
-    eg_decoder_ffn(y, w, s, n);
+    dense(y, w, s, n);
 
-    eg_decoder_for_tokens(y, router_input_task, &p, n);
+    eg_pool_run(y->pool, router_input_task, &p, n, 1);
     eg_job router = {w->router, 0, n, y->moe.z, c->experts, NULL, 0};
     eg_multiply(&y->multiplier, y->h, d, n, &router, 1);
     for (int64_t t = 0; t < n; t++)
         choose(y->moe.z + t * c->experts, c->experts, c->experts_used, y->moe.expert + t * c->experts_used,
                y->moe.weight + t * c->experts_used);
     assign_rows(y, n);
-    eg_decoder_for_tokens(y, expert_input_task, &p, n);
+    eg_pool_run(y->pool, expert_input_task, &p, n, 1);
 
     int64_t n_jobs = add_jobs(y, &w->expert_gate, y->moe.gate, y->moe.jobs);
     n_jobs += add_jobs(y, &w->expert_up, y->moe.up, y->moe.jobs + n_jobs);
     eg_multiply(&y->multiplier, y->moe.x, d, rows, y->moe.jobs, n_jobs);
-    eg_pool_run(y->pool, gelu_task, y, rows * ffn, 4096);
+    eg_pool_run(y->pool, expert_gelu_task, y, rows * ffn, 4096);
     n_jobs = add_jobs(y, &w->expert_down, y->moe.x, y->moe.jobs);
     eg_multiply(&y->multiplier, y->moe.gate, ffn, rows, y->moe.jobs, n_jobs);
-    eg_decoder_for_tokens(y, combine_task, &p, n);
+    eg_pool_run(y->pool, combine_task, &p, n, 1);
+}
+
+void eg_ffn(eg_decoder *y, int32_t layer, int64_t n)
+{
+    const eg_layer *w = &y->weights->layer[layer];
+    const eg_layer_shape *s = &y->config->layer[layer];
+    if (y->config->experts) experts(y, w, s, n);
+    else dense(y, w, s, n);
 }

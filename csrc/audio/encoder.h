@@ -8,13 +8,13 @@
  *
  * Owns its buffers (in the owner's arenas); knows nothing of samples, models or timelines.
  */
-#ifndef EG_MODEL_AUDIO_H
-#define EG_MODEL_AUDIO_H
+#ifndef EG_AUDIO_ENCODER_H
+#define EG_AUDIO_ENCODER_H
 
 #include <stdatomic.h>
 
-#include "binder.h"
-#include "multiply.h"
+#include "../nn/binder.h"
+#include "../nn/multiply.h"
 
 enum {
     EG_AUDIO_BLOCK = 64,       /* tokens encoded together */
@@ -34,9 +34,15 @@ typedef struct eg_audio_config {
 } eg_audio_config;
 
 /* y = clamp(W clamp(x)) */
-typedef struct eg_clipped { eg_matrix w; float in[2], out[2]; } eg_clipped;   /* [least, largest] */
+typedef struct eg_clipped {
+    eg_matrix w;
+    float in[2], out[2];       /* [least, largest] */
+} eg_clipped;
 
-typedef struct eg_audio_ffw { const float *pre, *post; eg_clipped up, down; } eg_audio_ffw;
+typedef struct eg_audio_ffw {
+    const float *pre, *post;
+    eg_clipped up, down;
+} eg_audio_ffw;
 
 typedef struct eg_audio_layer {
     eg_audio_ffw ffw[2];               /* up [F, w], down [w, F] */

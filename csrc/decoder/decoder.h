@@ -5,13 +5,13 @@
  *            but logits, so it is left out (exact) until somebody wants them.
  *   finish:  the rest of the layers for the rows whose logits are wanted.
  */
-#ifndef EG_MODEL_DECODER_H
-#define EG_MODEL_DECODER_H
+#ifndef EG_DECODER_DECODER_H
+#define EG_DECODER_DECODER_H
 
 #include <stdatomic.h>
 
+#include "../nn/multiply.h"
 #include "cache.h"
-#include "multiply.h"
 #include "weights.h"
 
 enum { EG_BLOCK = 128 };       /* tokens evaluated together */
@@ -29,7 +29,7 @@ typedef struct eg_decoder {
     float *t;                  /* [B, d] output of a matrix */
     float *q, *o;              /* [B, H*D] */
     float *k, *v;              /* [B, K*D] */
-    float *parts;              /* [parts_size] attention of few queries over spans of keys; room for one query in any context */
+    float *parts;              /* [parts_size] attention of few queries over spans of keys; one query fits in any context */
     size_t parts_size;
     float *gate, *up;          /* [B, F] */
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
@@ -47,7 +47,7 @@ typedef struct eg_decoder {
         float *weight;         /* [B, experts_used] */
         int32_t *expert, *row; /* [B, experts_used]: chosen expert, and its row in x */
         int32_t *first;        /* [E + 1]: where an expert's rows begin */
-        eg_job *jobs;   /* [2 * E] */
+        eg_job *jobs;          /* [2 * E] */
     } moe;
 } eg_decoder;
 
@@ -77,15 +77,5 @@ bool eg_decoder_run(eg_decoder *decoder, int64_t n, int64_t position, int32_t fr
 
 /* logits[n, V] of x[n]; normed[n, d], unless NULL, receives the normalised rows. */
 void eg_decoder_head(eg_decoder *decoder, int64_t n, float *logits, float *normed);
-
-/* ---- for the parts of the decoder ---- */
-
-/* Calls task over tokens [0, n). */
-void eg_decoder_for_tokens(eg_decoder *decoder, eg_task *task, void *context, int64_t n);
-
-/* f = m1 + m2 of the experts' feed-forward, from x[n] into t[n]. */
-void eg_decoder_experts(eg_decoder *decoder, const eg_layer *layer, const eg_layer_shape *shape, int64_t n);
-/* t[n] := FFN(h[n]), dense. */
-void eg_decoder_ffn(eg_decoder *decoder, const eg_layer *layer, const eg_layer_shape *shape, int64_t n);
 
 #endif

@@ -5,8 +5,8 @@
  * Frame i exists once sample 160 i + 160 does. Input is 16 kHz mono in [-1, 1]. The state is what has been pushed and is
  * still needed; nothing is allocated after eg_mel_init.
  */
-#ifndef EG_MEDIA_MEL_H
-#define EG_MEDIA_MEL_H
+#ifndef EG_AUDIO_MEL_H
+#define EG_AUDIO_MEL_H
 
 #include "../base/arena.h"
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "keys.h"
+#include "../nn/keys.h"
 
 enum { MAX_EXPERTS = 4096 };
 
@@ -51,8 +51,9 @@ eg_status eg_config_read(const eg_gguf *file, eg_config *c, eg_error *err)
     c->experts_used = eg_keys_integer(&r, "expert_used_count", 0, EG_MAX_WIDTH, c->experts > 0, 0);
     c->expert_ffn = eg_keys_integer(&r, "expert_feed_forward_length", 0, EG_MAX_WIDTH, c->experts > 0, 0);
     eg_keys_check(&r, c->experts <= MAX_EXPERTS, "there are more experts than this version can hold.");
-    eg_keys_check(&r, !c->experts || (c->experts_used >= 1 && c->experts_used <= c->experts && c->expert_ffn >= 1),
-                  "the key 'gemma4.expert_used_count' or 'gemma4.expert_feed_forward_length' does not fit the number of experts.");
+    eg_keys_check(
+        &r, !c->experts || (c->experts_used >= 1 && c->experts_used <= c->experts && c->expert_ffn >= 1),
+        "the key 'gemma4.expert_used_count' or 'gemma4.expert_feed_forward_length' does not fit the number of experts.");
     c->eps = (float)eg_keys_scalar(&r, "attention.layer_norm_rms_epsilon", 0, 1, false, 1e-6);
     c->softcap = (float)eg_keys_scalar(&r, "final_logit_softcapping", 0, 1e6, false, 0);
     c->theta_global = (float)eg_keys_scalar(&r, "rope.freq_base", 1, 1e12, true, 0);
@@ -60,10 +61,12 @@ eg_status eg_config_read(const eg_gguf *file, eg_config *c, eg_error *err)
     c->head_dim_global = eg_keys_integer(&r, "attention.key_length", 2, EG_MAX_WIDTH, true, 0);
     c->head_dim_local = eg_keys_integer(&r, "attention.key_length_swa", 2, EG_MAX_WIDTH, false, c->head_dim_global);
     int32_t global = c->head_dim_global, local_dim = c->head_dim_local;
-    eg_keys_check(&r, eg_keys_integer(&r, "attention.value_length", 2, EG_MAX_WIDTH, false, global) == global &&
+    eg_keys_check(&r,
+                  eg_keys_integer(&r, "attention.value_length", 2, EG_MAX_WIDTH, false, global) == global &&
                       eg_keys_integer(&r, "attention.value_length_swa", 2, EG_MAX_WIDTH, false, local_dim) == local_dim,
                   "keys and values of different length are not supported.");
-    eg_keys_check(&r, eg_keys_integer(&r, "rope.dimension_count", 2, EG_MAX_WIDTH, false, global) == global &&
+    eg_keys_check(&r,
+                  eg_keys_integer(&r, "rope.dimension_count", 2, EG_MAX_WIDTH, false, global) == global &&
                       eg_keys_integer(&r, "rope.dimension_count_swa", 2, EG_MAX_WIDTH, false, local_dim) == local_dim,
                   "RoPE over a part of the head ('gemma4.rope.dimension_count') is not supported.");
     eg_keys_check(&r, c->head_dim_global % 2 == 0 && c->head_dim_local % 2 == 0, "odd head dimensions are not supported.");
@@ -88,8 +91,12 @@ eg_status eg_config_read(const eg_gguf *file, eg_config *c, eg_error *err)
         eg_keys_check(&r, !local[l] || c->window > 0, "the key 'gemma4.attention.sliding_window' is missing.");
         if (r.status) return r.status;
         c->layer[l] = (eg_layer_shape){
-            .local = local[l], .owns_kv = owns, .kv_source = source, .ffn = ffn[l],
-            .heads = heads[l], .kv_heads = owns ? kv_heads[l] : c->layer[source].kv_heads,
+            .local = local[l],
+            .owns_kv = owns,
+            .kv_source = source,
+            .ffn = ffn[l],
+            .heads = heads[l],
+            .kv_heads = owns ? kv_heads[l] : c->layer[source].kv_heads,
             .head_dim = local[l] ? c->head_dim_local : c->head_dim_global,
         };
         eg_keys_check(&r, heads[l] % c->layer[l].kv_heads == 0, "the number of heads is not a multiple of the KV heads.");

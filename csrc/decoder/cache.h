@@ -3,8 +3,8 @@
  * Position p of a layer lies in slot p % capacity. A sliding layer's ring holds its window and one block more, so that a
  * block of tokens can be written before it is read, and a short rewind costs nothing.
  */
-#ifndef EG_MODEL_CACHE_H
-#define EG_MODEL_CACHE_H
+#ifndef EG_DECODER_CACHE_H
+#define EG_DECODER_CACHE_H
 
 #include "../base/arena.h"
 #include "../kernels/kernels.h"

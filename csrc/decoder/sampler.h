@@ -1,13 +1,16 @@
 /* Sampler: draws a token from logits. The same seed and options give the same token on every machine: the exponential is
  * our own, and nothing depends on the library's rounding or on the order of equal logits.
  */
-#ifndef EG_MODEL_SAMPLER_H
-#define EG_MODEL_SAMPLER_H
+#ifndef EG_DECODER_SAMPLER_H
+#define EG_DECODER_SAMPLER_H
 
 #include "../base/arena.h"
 #include "../base/status.h"
 
-typedef struct eg_candidate { float logit; int32_t id; } eg_candidate;
+typedef struct eg_candidate {
+    float logit;
+    int32_t id;
+} eg_candidate;
 
 typedef struct eg_sampler {
     uint64_t state;            /* of the random sequence */
@@ -24,7 +27,7 @@ eg_status eg_sampling_check(const eg_sampling *options, int32_t vocab, eg_error 
 
 /* Draws from logits[V] (not changed). history[n] are the timeline's last tokens (negative: soft, ignored); suppressed are
  * ids of the model file never to be drawn. options as checked. */
-int32_t eg_sampler_draw(eg_sampler *sampler, const eg_sampling *options, const float *logits, const int32_t *history,
-                        size_t n, const int32_t *suppressed, size_t n_suppressed);
+int32_t eg_sampler_draw(eg_sampler *sampler, const eg_sampling *options, const float *logits, const int32_t *history, size_t n,
+                        const int32_t *suppressed, size_t n_suppressed);
 
 #endif

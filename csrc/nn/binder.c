@@ -22,8 +22,8 @@ const eg_gguf_tensor *eg_bind_find(eg_binder *b, const char *name, bool required
             b->status = eg_fail(b->err, EG_ERROR_FORMAT, "%s: the tensor '%s' is missing.", eg_gguf_name(b->file), name);
     } else if (!tensor->type) {
         b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED,
-                            "%s: the tensor '%s' has type number %u, which this version does not know.",
-                            eg_gguf_name(b->file), name, tensor->type_id);
+                            "%s: the tensor '%s' has type number %u, which this version does not know.", eg_gguf_name(b->file),
+                            name, tensor->type_id);
         tensor = NULL;
     }
     return tensor;
@@ -35,9 +35,9 @@ static bool has_shape(eg_binder *b, const eg_gguf_tensor *t, const char *name, c
     if (t->dims[0] == ne[0] && t->dims[1] == ne[1] && t->dims[2] == ne[2] && t->dims[3] == ne[3]) return true;
     b->status = eg_fail(b->err, EG_ERROR_FORMAT,
                         "%s: the tensor '%s' has shape [%lld, %lld, %lld, %lld], but the metadata ask for "
-                        "[%lld, %lld, %lld, %lld].", eg_gguf_name(b->file), name, (long long)t->dims[0],
-                        (long long)t->dims[1], (long long)t->dims[2], (long long)t->dims[3], (long long)ne[0],
-                        (long long)ne[1], (long long)ne[2], (long long)ne[3]);
+                        "[%lld, %lld, %lld, %lld].",
+                        eg_gguf_name(b->file), name, (long long)t->dims[0], (long long)t->dims[1], (long long)t->dims[2],
+                        (long long)t->dims[3], (long long)ne[0], (long long)ne[1], (long long)ne[2], (long long)ne[3]);
     return false;
 }
 
@@ -53,8 +53,8 @@ bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, cons
 eg_matrix eg_matrix_rows(const eg_gguf_tensor *t, int64_t first, int64_t rows)
 {
     size_t stride = (size_t)(t->dims[0] / t->type->block) * t->type->bytes;
-    return (eg_matrix){.data = t->data + (size_t)first * stride, .type = t->type, .rows = rows, .cols = t->dims[0],
-                       .row_bytes = stride};
+    return (eg_matrix){
+        .data = t->data + (size_t)first * stride, .type = t->type, .rows = rows, .cols = t->dims[0], .row_bytes = stride};
 }
 
 /* The name of what belongs to the matrix "X.weight": "X.scale". */
@@ -83,8 +83,10 @@ static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool tab
     char scale_name[EG_TENSOR_NAME];
     belonging(scale_name, name, "scale");
     if (w->cols > EG_CHANNEL_COLS) {
-        b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED, "%s: the tensor '%s' of type %s has rows of %lld; at most %d can be "
-                            "multiplied.", eg_gguf_name(b->file), name, w->type->name, (long long)w->cols, EG_CHANNEL_COLS);
+        b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED,
+                            "%s: the tensor '%s' of type %s has rows of %lld; at most %d can be "
+                            "multiplied.",
+                            eg_gguf_name(b->file), name, w->type->name, (long long)w->cols, EG_CHANNEL_COLS);
         return;
     }
     const eg_gguf_tensor *scale = eg_bind_find(b, scale_name, true);
@@ -92,8 +94,8 @@ static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool tab
     w->scales = 1;
     if (table && scale->n_dims > 1 && scale->dims[0] > 0 && w->cols % scale->dims[0] == 0) w->scales = scale->dims[0];
     bool one = scale->n_dims < 2;
-    w->scale = eg_bind_floats(b, scale_name, one ? (const int64_t[4]){w->rows, 1, 1, 1}
-                                                 : (const int64_t[4]){w->scales, w->rows, 1, 1});
+    w->scale = eg_bind_floats(b, scale_name,
+                              one ? (const int64_t[4]){w->rows, 1, 1, 1} : (const int64_t[4]){w->scales, w->rows, 1, 1});
     w->in = bind_step(b, name, "input_scale");
     w->out = bind_step(b, name, "output_scale");
 }
@@ -112,10 +114,7 @@ eg_matrix eg_bind_matrix(eg_binder *b, const char *name, int64_t rows, int64_t c
     return bind(b, name, rows, cols, false);
 }
 
-eg_matrix eg_bind_table(eg_binder *b, const char *name, int64_t rows, int64_t cols)
-{
-    return bind(b, name, rows, cols, true);
-}
+eg_matrix eg_bind_table(eg_binder *b, const char *name, int64_t rows, int64_t cols) { return bind(b, name, rows, cols, true); }
 
 float *eg_bind_room(eg_binder *b, const char *name, int64_t n)
 {

@@ -1,8 +1,7 @@
 /* KV cache layout; see cache.h. */
 #include "cache.h"
 
-void eg_cache_layout(eg_cache *cache, const eg_config *c, int64_t context, int64_t block, eg_kv_type format,
-                     eg_arena *arena)
+void eg_cache_layout(eg_cache *cache, const eg_config *c, int64_t context, int64_t block, eg_kv_type format, eg_arena *arena)
 {
     cache->format = format;
     for (int32_t l = 0; l < c->kv_layers; l++) {

@@ -1,16 +1,16 @@
 /* The encoder's stages, in their order:
  *   two convolutions, a projection; for each layer: feed-forward, attention, light convolution, feed-forward, norm; output
  */
-#include "audio.h"
+#include "encoder.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "../base/numbers.h"
+
 enum { QUERIES = 8 };          /* tokens whose scores are computed together */
 
 static const float EPS = 1e-6f, LN2 = 0.693147180559945309f, E_LN = 1.31326168751822283f;   /* the last one: ln(1 + e) */
-
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -34,14 +34,14 @@ void eg_audio_layout(eg_audio *a, eg_arena *arena)
     a->frames = floats(arena, 1 + EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, c->features);
     a->rows = floats(arena, 1 + EG_AUDIO_BLOCK * 2, row_width(c));
 
-    int64_t wide = max64(max64(c->ffn, 2 * w), max64((int64_t)c->rows[1] * c->channels[1], c->output));
+    int64_t wide = eg_larger(eg_larger(c->ffn, 2 * w), eg_larger((int64_t)c->rows[1] * c->channels[1], c->output));
     a->x = floats(arena, EG_AUDIO_BLOCK, w);
     a->h = floats(arena, EG_AUDIO_BLOCK, w);
     a->t = floats(arena, EG_AUDIO_BLOCK, w);
     a->q = floats(arena, EG_AUDIO_BLOCK, w);
     a->wide = floats(arena, EG_AUDIO_BLOCK, wide);
-    int64_t patches = max64(c->rows[0] * a->weights->conv[0].cols, c->rows[1] * a->weights->conv[1].cols);
-    int64_t scratch = max64(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
+    int64_t patches = eg_larger(c->rows[0] * a->weights->conv[0].cols, c->rows[1] * a->weights->conv[1].cols);
+    int64_t scratch = eg_larger(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
     eg_multiplier_layout(&a->multiplier, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
 }
 
@@ -51,8 +51,7 @@ void eg_audio_reset(eg_audio *a)
     a->position = 0;
     memset(a->frames, 0, (size_t)c->features * sizeof *a->frames);
     memset(a->rows, 0, (size_t)row_width(c) * sizeof *a->rows);
-    for (int32_t l = 0; l < c->layers; l++)
-        memset(a->state[l].g, 0, (EG_AUDIO_KERNEL - 1) * (size_t)c->width * sizeof(float));
+    for (int32_t l = 0; l < c->layers; l++) memset(a->state[l].g, 0, (EG_AUDIO_KERNEL - 1) * (size_t)c->width * sizeof(float));
 }
 
 /* out[l, delta] = W_rel S(delta), S(delta) = sin(delta c_j) for the first half and cos(delta c_j) for the second */
@@ -187,7 +186,10 @@ static void convolve(const eg_audio *a, int i, const float *in, int64_t height, 
     layer_norm_relu(out, positions, w->rows, a->weights->conv_norm[i]);
 }
 
-typedef struct subsampling { eg_audio *a; int64_t frames; } subsampling;
+typedef struct subsampling {
+    eg_audio *a;
+    int64_t frames;
+} subsampling;
 
 /* Rows [begin, end) of the first convolution: row s is centred on frame 2s; beyond the last frame rows are zero. */
 static void first_convolution_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -323,8 +325,11 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         int64_t first = unit / c->heads * QUERIES, offset = unit % c->heads * D;
         int64_t n = p->n - first < QUERIES ? p->n - first : QUERIES, keys = n + history;
         const float *q = p->a->q + first * w + offset;
-        eg_matrix k = {.data = (const uint8_t *)(p->s->k + first * w + offset), .type = eg_type_find(EG_TYPE_F32),
-                       .rows = keys, .cols = D, .row_bytes = (size_t)w * sizeof(float)};
+        eg_matrix k = {.data = (const uint8_t *)(p->s->k + first * w + offset),
+                       .type = eg_type_find(EG_TYPE_F32),
+                       .rows = keys,
+                       .cols = D,
+                       .row_bytes = (size_t)w * sizeof(float)};
         eg_matrix r = k;
         r.data = (const uint8_t *)(p->relative + offset);
         r.rows = p->a->context;
