@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc')
-LINT = { $(BIN)/ruff check --quiet . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
+LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
 .PHONY: test demo lint format build fuzz clean
@@ -23,6 +23,7 @@ lint: build
 	@$(LINT)
 
 format: build
+	@$(BIN)/ruff format --quiet .
 	@$(BIN)/clang-format -i $(C_FILES)
 
 build: $(VENV)/.built

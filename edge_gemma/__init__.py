@@ -1,10 +1,10 @@
 """edge_gemma: Gemma 4 on the device, from GGUF files.
 
-    import edge_gemma as eg
-    model = eg.Model.load("gemma-4-E2B-it-Q4_0.gguf")
-    for event in model.chat().send("Hello"):
-        if event.kind == "text":
-            print(event.text, end="", flush=True)
+import edge_gemma as eg
+model = eg.Model.load("gemma-4-E2B-it-Q4_0.gguf")
+for event in model.chat().send("Hello"):
+    if event.kind == "text":
+        print(event.text, end="", flush=True)
 """
 
 import importlib

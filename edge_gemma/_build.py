@@ -13,9 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 # In order of dependence. Beyond the public header: what `edge_gemma.kernels` and the tests call directly.
 HEADERS = [
-    "edge_gemma.h", "base/arena.h", "format/types.h", "format/quantize.h", "kernels/kernels.h", "audio/mel.h",
+    "edge_gemma.h",
+    "base/arena.h",
+    "format/types.h",
+    "format/quantize.h",
+    "kernels/kernels.h",
+    "audio/mel.h",
     "text/tokenizer.h",
-]  # fmt: skip
+]
 # One set of flags for every file: instruction sets are chosen with target pragmas, and results must not depend on the
 # compiler's liberty to fuse or reorder.
 FLAGS = ["-O3", "-g0", "-std=c11", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]

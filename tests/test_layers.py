@@ -18,9 +18,20 @@ PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom to the top; a directory may use its own files and those of lower ranks, not of its neighbours.
 C_RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 4, "audio": 4, "api": 5}
 PYTHON_RANKS = {
-    "_version": 0, "errors": 1, "audio": 2, "hub": 2, "engine": 3, "files": 4, "chat": 5, "speech": 6, "demo": 8, "cli": 9,
-    "_build": 9, "__init__": 10, "__main__": 10,
-}  # fmt: skip
+    "_version": 0,
+    "errors": 1,
+    "audio": 2,
+    "hub": 2,
+    "engine": 3,
+    "files": 4,
+    "chat": 5,
+    "speech": 6,
+    "demo": 8,
+    "cli": 9,
+    "_build": 9,
+    "__init__": 10,
+    "__main__": 10,
+}
 # A convenience that reaches upward: the import stands in the function, so the engine loads without it.
 LATE = {"engine/model.py": {"edge_gemma.chat.conversation.Chat"}}
 INTRINSICS = re.compile(r"(imm|intrin|arm_neon|arm_sve|arm_acle|wasm_simd128|cpuid)\w*\.h")

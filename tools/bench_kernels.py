@@ -57,7 +57,9 @@ def best(work: Callable[[], object], loops: int = 1) -> float:
     return min(times)
 
 
-def product(target: kernels.Target, name: str, weights: np.ndarray, tokens: int, fine: bool = False) -> Callable[[], object]:
+def product(
+    target: kernels.Target, name: str, weights: np.ndarray, tokens: int, fine: bool = False
+) -> Callable[[], object]:
     """The product of rows in blocks of a type, in `weights`, with some tokens."""
     info, rng = kernels.type_info(name), np.random.default_rng(0)
     stride = COLS // info.block * info.bytes
@@ -101,9 +103,18 @@ def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[]
 
     def work(keep: object = (cache, scratch)) -> None:
         target._table.attention(
-            pointer(out, "float *"), HEADS * HEAD, pointer(q, "float *"), HEADS * HEAD, tokens, KEYS - tokens, HEADS, HEAD,
-            view, 0, where,
-        )  # fmt: skip
+            pointer(out, "float *"),
+            HEADS * HEAD,
+            pointer(q, "float *"),
+            HEADS * HEAD,
+            tokens,
+            KEYS - tokens,
+            HEADS,
+            HEAD,
+            view,
+            0,
+            where,
+        )
 
     return work, cache.size, 2 * tokens * HEADS * HEAD * KEYS
 

@@ -35,7 +35,9 @@ def main() -> None:
     args = parser.parse_args()
     with Model.load(args.model) as model:
         if args.text:
-            ids = np.array(model.tokenizer.encode(args.text.read_text(encoding="utf-8"), bos=True), np.int32)[: args.tokens]
+            ids = np.array(model.tokenizer.encode(args.text.read_text(encoding="utf-8"), bos=True), np.int32)[
+                : args.tokens
+            ]
         else:
             ids = np.random.default_rng(0).integers(0, model.config.vocab_size, args.tokens, np.int32)
         sessions = {kv: model.session(context=len(ids), kv=kv) for kv in ("f32", "f16", "q8")}
@@ -47,9 +49,11 @@ def main() -> None:
                 got, difference = log_softmax(logits[kv]), logits[kv] - logits["f32"]
                 same = logits[kv].argmax(1) == logits["f32"].argmax(1)
                 sums += (
-                    np.square(difference, dtype=np.float64).sum(), np.square(logits["f32"], dtype=np.float64).sum(),
-                    (np.exp(want) * (want - got)).sum(), same.sum(),
-                )  # fmt: skip
+                    np.square(difference, dtype=np.float64).sum(),
+                    np.square(logits["f32"], dtype=np.float64).sum(),
+                    (np.exp(want) * (want - got)).sum(),
+                    same.sum(),
+                )
         print(f"{Path(args.model).name}, {len(ids)} tokens, beside a cache of f32")
         for kv, (difference, size, divergence, same) in total.items():
             rms, mean = np.sqrt(difference / size), divergence / len(ids)

@@ -119,7 +119,9 @@ class Endpointer:
     def reset(self, time: float = 0.0) -> None:
         """New sound follows, whose first sample lies at `time` (seconds). An open utterance is forgotten."""
         self.detector.reset()
-        self._now = self._free = round(time * SAMPLE_RATE)  # all before has been looked at; is someone's, or lies before
+        self._now = self._free = round(
+            time * SAMPLE_RATE
+        )  # all before has been looked at; is someone's, or lies before
         self._rest = _NOTHING  # of a block
         self._speech.clear()
         self._recent.clear()

@@ -18,9 +18,18 @@ from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 
 #: What raw samples may be: names as ffmpeg has them, and NumPy's.
 ENCODINGS = {
-    "u8": "u1", "s8": "i1", "s16le": "<i2", "s16be": ">i2", "s24le": "", "s32le": "<i4", "s32be": ">i4",
-    "f32le": "<f4", "f32be": ">f4", "f64le": "<f8", "f64be": ">f8",
-}  # fmt: skip
+    "u8": "u1",
+    "s8": "i1",
+    "s16le": "<i2",
+    "s16be": ">i2",
+    "s24le": "",
+    "s32le": "<i4",
+    "s32be": ">i4",
+    "f32le": "<f4",
+    "f32be": ">f4",
+    "f64le": "<f8",
+    "f64be": ">f8",
+}
 
 _WAV_ENCODINGS = {(1, 1): "u8", (1, 2): "s16le", (1, 3): "s24le", (1, 4): "s32le", (3, 4): "f32le", (3, 8): "f64le"}
 _EXTENSIBLE = 0xFFFE

@@ -111,9 +111,13 @@ class Microphone(Source):
             for channels in dict.fromkeys((1, min(2, self.device.channels), self.device.channels)):
                 try:
                     stream = sounddevice.RawInputStream(
-                        samplerate=rate, channels=channels, dtype="int16", device=self.device.index,
-                        callback=self._hear, finished_callback=self._finished,
-                    )  # fmt: skip
+                        samplerate=rate,
+                        channels=channels,
+                        dtype="int16",
+                        device=self.device.index,
+                        callback=self._hear,
+                        finished_callback=self._finished,
+                    )
                     return stream, rate, channels
                 except sounddevice.PortAudioError as error:
                     failure = failure or error
@@ -219,7 +223,9 @@ def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError as error:
-        raise EdgeGemmaOSError("microphones need the package sounddevice: pip install sounddevice.", "unsupported") from error
+        raise EdgeGemmaOSError(
+            "microphones need the package sounddevice: pip install sounddevice.", "unsupported"
+        ) from error
     except OSError as error:
         install = (
             "install libportaudio2 (Debian, Ubuntu, Raspberry Pi OS: apt install libportaudio2; Fedora: dnf install "

@@ -108,7 +108,9 @@ def _frames(samples: ArrayLike) -> NDArray[Any]:
     if array.ndim == 2 and array.shape[0] <= 8 < array.shape[1]:
         array = array.T
     if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= 64):
-        raise EdgeGemmaValueError(f"samples have the shape {array.shape}; it must be (n,) or (n, channels).", "argument")
+        raise EdgeGemmaValueError(
+            f"samples have the shape {array.shape}; it must be (n,) or (n, channels).", "argument"
+        )
     if not (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize <= 4)):
         raise EdgeGemmaValueError(
             f"samples are {array.dtype}; float32 in [-1, 1] or int16 are usual, and 8 and 32 bits are understood.",
@@ -417,9 +419,7 @@ class Paced(Source):
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_source(
-    source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le"
-) -> Source:
+def open_source(source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le") -> Source:
     """Whatever holds sound, as a `Source`.
 
     Args:

@@ -27,10 +27,31 @@ QUOTE = '<|"|>'
 """The string delimiter, one token of the vocabulary."""
 
 MARKERS: tuple[str, ...] = (
-    "<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>",
-    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", QUOTE,
-    "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video|>",
-)  # fmt: skip
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<unk>",
+    "<mask>",
+    "<|turn>",
+    "<turn|>",
+    "<|think|>",
+    "<|channel>",
+    "<channel|>",
+    "<|tool>",
+    "<tool|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    QUOTE,
+    "<|image>",
+    "<image|>",
+    "<|image|>",
+    "<|audio>",
+    "<audio|>",
+    "<|audio|>",
+    "<|video|>",
+)
 """The texts of all control tokens. No two of them can overlap in a text."""
 
 MAX_DEPTH = 64  # of nested lists and objects that are read; what lies deeper is kept as text
@@ -306,8 +327,10 @@ class _Reader:
         end = self.text.find(QUOTE, start)
         if end >= 0 and not self.ends(self.bare_end(start, inside), inside):
             end = -1
-        if end >= 0 and self.text[start:end].rstrip()[-1:] not in (":", "=", ",", "[", "{", "(") and self.ends(
-            end + len(QUOTE), inside
+        if (
+            end >= 0
+            and self.text[start:end].rstrip()[-1:] not in (":", "=", ",", "[", "{", "(")
+            and self.ends(end + len(QUOTE), inside)
         ):
             first = self.bare_end(start, inside)
             # The delimiter closes this value unless the value ends, as numbers and words do, before it.
@@ -376,7 +399,9 @@ def _from_json(value: Any) -> ToolCall | None:
             value = value[wrapper]
     if not isinstance(value, dict):
         return None
-    name = next((value[key] for key in ("name", "tool", "function", "tool_name") if isinstance(value.get(key), str)), None)
+    name = next(
+        (value[key] for key in ("name", "tool", "function", "tool_name") if isinstance(value.get(key), str)), None
+    )
     if not name:
         return None
     arguments: Any = next((value[key] for key in ("arguments", "parameters", "args", "input") if key in value), {})

@@ -39,9 +39,14 @@ class _Turn:
         self.calls: list[ToolCall] = []
         self.spoke: set[str] = set()  # the kinds of text that this round has brought
         self.stats: dict[str, Any] = {
-            "stop": "", "rounds": 0, "prompt_tokens": 0, "reused_tokens": 0, "generated_tokens": 0,
-            "first_token_s": None, "seconds": 0.0,
-        }  # fmt: skip
+            "stop": "",
+            "rounds": 0,
+            "prompt_tokens": 0,
+            "reused_tokens": 0,
+            "generated_tokens": 0,
+            "first_token_s": None,
+            "seconds": 0.0,
+        }
 
     def take(self, event: Event) -> Event:
         """Keeps what `event` brings; text of a later round is parted from the earlier by an empty line."""
@@ -116,7 +121,9 @@ class Chat:
         )
         limit = {} if memory_limit is None else {"memory_limit": memory_limit}
         self.session = model.session(context=context, kv=kv, **limit)
-        self._spans: dict[int, tuple[int, Media]] = {}  # where media begin in the session, where they end, what they are
+        self._spans: dict[
+            int, tuple[int, Media]
+        ] = {}  # where media begin in the session, where they end, what they are
         self._cancelled = False
         self._active: weakref.ref[Generator[Event, None, None]] | None = None
 
@@ -206,7 +213,9 @@ class Chat:
             turn.stats["stop"] = "cancelled"
         finally:
             last = self.history[-1] if self.history else {}
-            if last.get("role") == "assistant" and not any(map(last.get, ("content", "reasoning_content", "tool_calls"))):
+            if last.get("role") == "assistant" and not any(
+                map(last.get, ("content", "reasoning_content", "tool_calls"))
+            ):
                 self.history.pop()  # nothing but calls that were never answered
         turn.stats["seconds"] = time.perf_counter() - began
         yield Event("done", reply=turn.reply(), stats=turn.stats)
@@ -274,9 +283,7 @@ class Chat:
                 message["reasoning_content"] = reply.thinking
             self.history.append(message)
 
-    def _run_tools(
-        self, calls: Sequence[ToolCall], turn: _Turn
-    ) -> Generator[Event, None, list[tuple[str, Any]]]:
+    def _run_tools(self, calls: Sequence[ToolCall], turn: _Turn) -> Generator[Event, None, list[tuple[str, Any]]]:
         """Runs the calls in order; the history gets each call together with its result, never a call without one."""
         asked = self.history[-1]
         asked["tool_calls"] = []

@@ -83,7 +83,9 @@ class _Stream:
     def __init__(self) -> None:
         self.parts: list[str] = []
         self.waiting = ""
-        self.fresh = True  # at the beginning of a stretch: white space is dropped, and an empty line parts it from the last
+        self.fresh = (
+            True  # at the beginning of a stretch: white space is dropped, and an empty line parts it from the last
+        )
 
     def add(self, text: str) -> str:
         """What can be shown now that `text` has come."""
@@ -112,9 +114,19 @@ _RESPONSE_CLOSES = ("<tool_response|>", "<end_function_response>")
 _ENDS = ("<turn|>", "<eos>")
 _OPEN_THOUGHT, _CLOSE_THOUGHT, _TURN = "<|channel>", "<channel|>", "<|turn>"
 _DROPPED = (
-    "<bos>", "<pad>", "<|think|>", "<|tool>", "<tool|>",
-    "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video|>",
-)  # fmt: skip
+    "<bos>",
+    "<pad>",
+    "<|think|>",
+    "<|tool>",
+    "<tool|>",
+    "<|image>",
+    "<image|>",
+    "<|image|>",
+    "<|audio>",
+    "<audio|>",
+    "<|audio|>",
+    "<|video|>",
+)
 
 
 def _any_of(*texts: str) -> re.Pattern[str]:

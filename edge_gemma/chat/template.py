@@ -66,7 +66,11 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
             for items, times in ((left, right), (right, left)):
-                if isinstance(items, (str, list, tuple)) and isinstance(times, int) and len(items) * times > MAX_PRODUCT:
+                if (
+                    isinstance(items, (str, list, tuple))
+                    and isinstance(times, int)
+                    and len(items) * times > MAX_PRODUCT
+                ):
                     raise jinja2.sandbox.SecurityError("the template repeats something too often")
         if operator == "+" and isinstance(left, str) and isinstance(right, str) and len(left) + len(right) > MAX_OUTPUT:
             raise jinja2.sandbox.SecurityError("the template builds an enormous string")

@@ -123,9 +123,12 @@ def add_model_options(parser: argparse.ArgumentParser, several_threads: bool = F
     """--model, --mmproj, --threads; with `several_threads` a list of numbers."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", "-m", metavar="FILE", help="GGUF file of the model, or the name of one that was downloaded with"
+        "--model",
+        "-m",
+        metavar="FILE",
+        help="GGUF file of the model, or the name of one that was downloaded with"
         f" `edge-gemma pull`, such as e2b (or environment {MODEL_VARIABLE}; default: the embedded toy)",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--mmproj", metavar="FILE", help=f"GGUF file of its audio and image encoders (or environment {MMPROJ_VARIABLE})"
     )
@@ -145,9 +148,12 @@ def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFA
     )
     group.add_argument("--kv", choices=("f16", "f32", "q8"), help="type of the KV cache (default: f16)")
     group.add_argument(
-        "--memory-limit", type=size, metavar="SIZE", help="stay within this much memory, such as 1.5GB, weights and all: with"
+        "--memory-limit",
+        type=size,
+        metavar="SIZE",
+        help="stay within this much memory, such as 1.5GB, weights and all: with"
         " a q8 cache or a smaller context where it takes that; without --context as many tokens as fit",
-    )  # fmt: skip
+    )
 
 
 def add_sampling_options(

@@ -34,7 +34,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-mmproj", action="store_true", help="leave the encoders out")
     parser.add_argument(
-        "--type", default="BF16", metavar="T", help="of matrices that are not packed: BF16, F16, F32, Q8_0 (default: BF16)"
+        "--type",
+        default="BF16",
+        metavar="T",
+        help="of matrices that are not packed: BF16, F16, F32, Q8_0 (default: BF16)",
     )
     parser.add_argument("--force", "-f", action="store_true", help="replace files that are already there")
     return parser

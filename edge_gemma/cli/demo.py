@@ -45,11 +45,15 @@ The real Gemma 4 runs in the same engine:
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
-    parser = add_verb(subparsers, "demo", "command a little home by voice, with all that happens on the screen", EXAMPLES)
+    parser = add_verb(
+        subparsers, "demo", "command a little home by voice, with all that happens on the screen", EXAMPLES
+    )
     parser.add_argument(
-        "--language", "-l", metavar="L", help="of the bundled commands those in this language; otherwise, what is spoken"
-        " (default: any)",
-    )  # fmt: skip
+        "--language",
+        "-l",
+        metavar="L",
+        help="of the bundled commands those in this language; otherwise, what is spoken (default: any)",
+    )
     parser.add_argument("--to", metavar="L", help="translate into this language (default: another than the one spoken)")
     parser.add_argument("--fast", action="store_true", help="as fast as it can be, not at the speed of speech")
     parser.add_argument("--play", action="store_true", help="let the commands be heard")

@@ -35,28 +35,43 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--language", "-l", metavar="L", help="what is spoken, a name or a code (default: any)")
     parser.add_argument("--translate-to", metavar="L", help="print a translation into this language")
     parser.add_argument(
-        "--partials", nargs="?", type=count, const=500, metavar="MS", help="show what is being said before it is final,"
+        "--partials",
+        nargs="?",
+        type=count,
+        const=500,
+        metavar="MS",
+        help="show what is being said before it is final,"
         " anew after so many milliseconds of speech (500 if not given, more on a slow machine)",
-    )  # fmt: skip
+    )
     parser.add_argument("--once", action="store_true", help="end after the first utterance")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event, with times and latencies")
     parser.add_argument("--verbose", "-v", action="store_true", help="print latencies on standard error")
     group = parser.add_argument_group("sound")
-    group.add_argument("--device", metavar="X", help="microphone: its number or a part of its name (default: the system's)")
+    group.add_argument(
+        "--device", metavar="X", help="microphone: its number or a part of its name (default: the system's)"
+    )
     group.add_argument("--list-devices", action="store_true", help="list the microphones and leave")
     group.add_argument(
-        "--input", metavar="FILE", help="instead of a microphone, a recording at the speed of speech; - is standard input",
-    )  # fmt: skip
+        "--input",
+        metavar="FILE",
+        help="instead of a microphone, a recording at the speed of speech; - is standard input",
+    )
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
     group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
     group.add_argument("--encoding", default="s16le", metavar="NAME", help="samples of raw sound (default: s16le)")
     group.add_argument(
-        "--silence", type=amount, default=0.7, metavar="S", help="seconds of silence that end an utterance (default: 0.7)"
+        "--silence",
+        type=amount,
+        default=0.7,
+        metavar="S",
+        help="seconds of silence that end an utterance (default: 0.7)",
     )
     group.add_argument(
-        "--vad", choices=("auto", "silero", "energy"), default="auto", help="what tells speech from silence (default:"
-        " auto, the best one installed)",
-    )  # fmt: skip
+        "--vad",
+        choices=("auto", "silero", "energy"),
+        default="auto",
+        help="what tells speech from silence (default: auto, the best one installed)",
+    )
     add_session_options(parser, default="what the longest utterance needs")
     add_model_options(parser)
     return parser
@@ -77,13 +92,20 @@ def run(args: argparse.Namespace) -> int:
     with (
         open_model(args) as model,
         Listener(
-            model, args.language, args.translate_to, partials=args.partials and args.partials / 1000,
-            silence=args.silence, pause=min(PAUSE, args.silence), detector=args.vad, context=args.context, kv=args.kv,
+            model,
+            args.language,
+            args.translate_to,
+            partials=args.partials and args.partials / 1000,
+            silence=args.silence,
+            pause=min(PAUSE, args.silence),
+            detector=args.vad,
+            context=args.context,
+            kv=args.kv,
             memory_limit=args.memory_limit,
         ) as listener,
         _source(args) as source,
         Interrupt(listener.cancel) as interrupt,
-    ):  # fmt: skip
+    ):
         print(f"[listening to {source.name}; Ctrl-C ends]", file=sys.stderr)
         try:
             for event in listener.listen(source, once=args.once):

@@ -26,13 +26,20 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="IN", help="a model or its encoders (mmproj), best in BF16")
     parser.add_argument("out", metavar="OUT", help="the new file, or a directory, in which IN's name gets the type")
     parser.add_argument(
-        "--type", required=True, metavar="T", help="F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K,"
+        "--type",
+        required=True,
+        metavar="T",
+        help="F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K,"
         " Q6_K, IQ4_NL, IQ4_XS, or a mix: Q3_K_M, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--tensor-type", action="append", default=[], metavar="PATTERN=T", help="another type for the tensors whose names"
+        "--tensor-type",
+        action="append",
+        default=[],
+        metavar="PATTERN=T",
+        help="another type for the tensors whose names"
         " fit a shell pattern; may be given several times, the last one decides",
-    )  # fmt: skip
+    )
     parser.add_argument("--force", "-f", action="store_true", help="replace a file that is already there")
     parser.add_argument("--threads", "-t", type=count, metavar="N", help="worker threads (default: all processors)")
     return parser

@@ -44,33 +44,44 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="form of the output (default: that of the output file's name, else txt)"
     )
     group.add_argument(
-        "--output", "-o", metavar="PATH", help="file, or directory for one file each; while a recording is in work, what"
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="file, or directory for one file each; while a recording is in work, what"
         " is done of it is in FILE.part (default: standard output)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--resume", action="store_true", help="with --output: go on with what an interrupted run has left, and pass over"
+        "--resume",
+        action="store_true",
+        help="with --output: go on with what an interrupted run has left, and pass over"
         " recordings whose output is there",
-    )  # fmt: skip
+    )
     group.add_argument("--verbose", "-v", action="store_true", help="print the speed on standard error")
     group = parser.add_argument_group("sound")
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
     group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
     group.add_argument("--encoding", default="s16le", metavar="NAME", help="samples of raw sound (default: s16le)")
     group.add_argument(
-        "--vad", choices=("auto", "silero", "energy", "none"), default="auto", help="what tells speech from silence;"
-        " none takes everything as speech (default: auto, the best one installed)",
-    )  # fmt: skip
+        "--vad",
+        choices=("auto", "silero", "energy", "none"),
+        default="auto",
+        help="what tells speech from silence; none takes everything as speech (default: auto, the best one installed)",
+    )
     group.add_argument("--no-vad", dest="vad", action="store_const", const="none", help="the same as --vad none")
     group.add_argument(
         "--max-seconds", type=seconds, default=28.0, metavar="S", help="longest segment, 2 to 30 (default: 28)"
     )
     group.add_argument(
-        "--whole", action="store_true", help="take a recording that is not longer than that in one piece, with its pauses"
+        "--whole",
+        action="store_true",
+        help="take a recording that is not longer than that in one piece, with its pauses",
     )
     group.add_argument(
-        "--order", choices=("instruction-first", "audio-first"), default="instruction-first", help="what the model reads"
-        " first; instruction-first answers sooner (default)",
-    )  # fmt: skip
+        "--order",
+        choices=("instruction-first", "audio-first"),
+        default="instruction-first",
+        help="what the model reads first; instruction-first answers sooner (default)",
+    )
     add_sampling_options(parser, max_tokens=None, temperature=0.0, unlimited="by the length of the input")
     add_session_options(parser, default="what the longest segment needs")
     add_model_options(parser)
@@ -190,7 +201,10 @@ class _Work:
                 print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
             if self.args.verbose:
                 done, took = (source.duration or start) - target.start, time.perf_counter() - began
-                print(f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times its speed]", file=sys.stderr)
+                print(
+                    f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times its speed]",
+                    file=sys.stderr,
+                )
 
 
 def _fingerprint(file: str) -> dict[str, Any] | None:

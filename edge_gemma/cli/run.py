@@ -49,9 +49,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--file", "-f", metavar="FILE", help="take (the rest of) the prompt from a file; - is stdin")
     parser.add_argument(
-        "--audio", action="append", metavar="FILE", help="a recording for the model to hear, after the prompt, which may"
+        "--audio",
+        action="append",
+        metavar="FILE",
+        help="a recording for the model to hear, after the prompt, which may"
         " then be missing; may be given several times",
-    )  # fmt: skip
+    )
     parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
     parser.add_argument(
         "--raw", action="store_true", help="feed the text as it is, markers included, without a chat turn"

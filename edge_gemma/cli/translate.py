@@ -34,9 +34,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = add_verb(subparsers, "translate", "translate speech or text", EXAMPLES)
     parser.description = f"{parser.description}\n\n{CHOICE}"
     parser.add_argument(
-        "inputs", nargs="*", metavar="FILE|TEXT", help="recordings, or one text or text file; - or none is standard input"
+        "inputs",
+        nargs="*",
+        metavar="FILE|TEXT",
+        help="recordings, or one text or text file; - or none is standard input",
     )
-    parser.add_argument("--from", dest="source", metavar="L", help="language of the input, a name or a code (default: any)")
+    parser.add_argument(
+        "--from", dest="source", metavar="L", help="language of the input, a name or a code (default: any)"
+    )
     parser.add_argument("--to", required=True, metavar="L", help="language to translate into")
     parser.add_argument(
         "--as", dest="kind", choices=("speech", "text"), help="take the input for a recording, or a file for a text"

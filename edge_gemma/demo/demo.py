@@ -45,7 +45,11 @@ __all__ = ["Demo", "DemoEvent", "Exchange", "Figures", "resident_memory", "summa
 LONGEST = 15.0
 """Seconds of the longest utterance: commands are short, and this keeps the sessions small."""
 
-_ANSWER, _ROUNDS, _RESULTS = 96, 3, 256  # tokens of an answer, how many of them for one utterance, tokens of tools' results
+_ANSWER, _ROUNDS, _RESULTS = (
+    96,
+    3,
+    256,
+)  # tokens of an answer, how many of them for one utterance, tokens of tools' results
 _LEVELS = SAMPLE_RATE // 10  # samples that a "sound" event tells about
 _STOPS = {"eos": "<eos>", "turn": "<turn|>", "tool_response": "<|tool_response>"}  # how a model ends an answer itself
 
@@ -191,9 +195,16 @@ class Demo:
         self._assistant = _Assistant(model, self.home, language, to, clock)
         try:
             self._listener = Listener(
-                model, language, partials=partials, companion=self._assistant, clock=clock,
-                silence=silence, pause=pause, detector=detector, max_seconds=LONGEST,
-            )  # fmt: skip
+                model,
+                language,
+                partials=partials,
+                companion=self._assistant,
+                clock=clock,
+                silence=silence,
+                pause=pause,
+                detector=detector,
+                max_seconds=LONGEST,
+            )
         except BaseException:
             self._assistant.close()
             raise
@@ -296,13 +307,20 @@ class _Assistant:
         self._language, self._to = language, to
         self._tools = Toolbox(home.tools)
         self._prompt = Prompt(
-            model.tokenizer, getattr(model.tokenizer, "chat_template", None), self._tools.schemas, {"enable_thinking": False}
+            model.tokenizer,
+            getattr(model.tokenizer, "chat_template", None),
+            self._tools.schemas,
+            {"enable_thinking": False},
         )
         before, self._closing = self._request()
         needed = (
-            len(before) + audio_tokens(round(LONGEST * SAMPLE_RATE)) + 2 + len(self._closing)
-            + _ROUNDS * _ANSWER + _RESULTS
-        )  # fmt: skip
+            len(before)
+            + audio_tokens(round(LONGEST * SAMPLE_RATE))
+            + 2
+            + len(self._closing)
+            + _ROUNDS * _ANSWER
+            + _RESULTS
+        )
         if needed > model.config.context_length:
             raise EdgeGemmaValueError(
                 f"the demonstration takes a context of {needed} tokens, {len(before)} of them for the tools; this model has "
@@ -312,7 +330,9 @@ class _Assistant:
         self._base = model.session(context=needed)
         self._base.feed_tokens(before)
         self._translators: dict[str, Transcriber] = {}
-        self._works: deque[_Work] = deque()  # the exchanges that are not over, oldest first; perhaps one is still spoken
+        self._works: deque[_Work] = (
+            deque()
+        )  # the exchanges that are not over, oldest first; perhaps one is still spoken
         self._steps: deque[Steps] = deque()  # what is left to do
         self._told: list[DemoEvent] = []
         self._loud: list[NDArray[np.float32]] = []

@@ -75,10 +75,25 @@ class Home:
     def tools(self) -> list[Callable[..., Any]]:
         """The tools, always in the same order."""
         return [
-            self.switch, self.set_color, self.set_brightness, self.set_timer, self.cancel_timer, self.set_alarm,
-            self.get_time, self.get_weather, self.add_item, self.read_list, self.play_music, self.stop_music,
-            self.change_volume, self.set_thermostat, self.garage_door, self.lock_door, self.scene, self.stop,
-        ]  # fmt: skip
+            self.switch,
+            self.set_color,
+            self.set_brightness,
+            self.set_timer,
+            self.cancel_timer,
+            self.set_alarm,
+            self.get_time,
+            self.get_weather,
+            self.add_item,
+            self.read_list,
+            self.play_music,
+            self.stop_music,
+            self.change_volume,
+            self.set_thermostat,
+            self.garage_door,
+            self.lock_door,
+            self.scene,
+            self.stop,
+        ]
 
     def state(self) -> dict[str, Any]:
         """All of it as plain data: "rooms" by name, and a key for each other attribute."""

@@ -55,9 +55,10 @@ def changes_text(changes: dict[str, Any]) -> str:
 
 
 _SWITCHES = {
-    "blinds": ("blinds", ("down", "up")), "garage_open": ("garage door", ("closed", "open")),
+    "blinds": ("blinds", ("down", "up")),
+    "garage_open": ("garage door", ("closed", "open")),
     "locked": ("front door", ("unlocked", "locked")),
-}  # fmt: skip
+}
 _VALUES = {"color": ("light", ""), "percent": ("light", "%"), "degrees": ("thermostat", "°")}
 
 
@@ -179,18 +180,38 @@ def _heading(event: DemoEvent, total: int | None) -> str:
 # ---- the terminal ----------------------------------------------------------------------------------------------------
 
 _LIGHTS = {
-    "red": "bright_red", "green": "bright_green", "blue": "bright_blue", "yellow": "bright_yellow", "white": "bright_white",
+    "red": "bright_red",
+    "green": "bright_green",
+    "blue": "bright_blue",
+    "yellow": "bright_yellow",
+    "white": "bright_white",
     "warm white": "#ffd8a8",
-}  # fmt: skip
+}
 _NAMES = {"television": "TV"}
 _FANCY = {
-    "on": "●", "off": "○", "music": "♪", "to": "→", "call": "λ", "reply": "◆", "right": "✓", "wrong": "✗", "talk": "▌",
+    "on": "●",
+    "off": "○",
+    "music": "♪",
+    "to": "→",
+    "call": "λ",
+    "reply": "◆",
+    "right": "✓",
+    "wrong": "✗",
+    "talk": "▌",
     "levels": " ▁▂▃▄▅▆▇█",
-}  # fmt: skip
+}
 _ASCII = {
-    "on": "*", "off": "-", "music": "~", "to": ">", "call": "$", "reply": "=", "right": "ok", "wrong": "no", "talk": "|",
+    "on": "*",
+    "off": "-",
+    "music": "~",
+    "to": ">",
+    "call": "$",
+    "reply": "=",
+    "right": "ok",
+    "wrong": "no",
+    "talk": "|",
     "levels": " ..::--##",
-}  # fmt: skip
+}
 
 
 class Stage:
@@ -317,9 +338,13 @@ class Stage:
         lines.append(Text.assemble((f"{signs['reply']} ", "bold green"), self._reply) if self._reply else Text())
         lines.append(Text(figures_text(exchange) if exchange else "", "dim"))
         return Panel(
-            Group(*lines), title=Text(self._title, "bold"), title_align="left", padding=(0, 1), height=height,
+            Group(*lines),
+            title=Text(self._title, "bold"),
+            title_align="left",
+            padding=(0, 1),
+            height=height,
             border_style="cyan" if self._speaking else "dim",
-        )  # fmt: skip
+        )
 
     def _meter(self) -> Any:
         from rich.text import Text
@@ -347,7 +372,11 @@ class Stage:
             if self._console.height >= TALL or lit:
                 table.add_row(Text(name, "" if lit else "dim"), *self._room(name, room, width))
         return Panel(
-            Group(table, *self._rest(state)), title=Text("home", "bold"), title_align="left", border_style="dim", padding=(0, 1)
+            Group(table, *self._rest(state)),
+            title=Text("home", "bold"),
+            title_align="left",
+            border_style="dim",
+            padding=(0, 1),
         )
 
     def _has_changed(self, start: str) -> bool:
@@ -375,7 +404,9 @@ class Stage:
                     label += " " + _SWITCHES.get(thing, ("", ("off", "on")))[1][on]
                 things.append(*self._cell(label, "bold green" if on else "dim", place + thing)).append(" ")
         yield things
-        music = f"{signs['music']} {room['music']}" if room["music"] else signs["off"] * (place + "music" in self._changed)
+        music = (
+            f"{signs['music']} {room['music']}" if room["music"] else signs["off"] * (place + "music" in self._changed)
+        )
         yield Text.assemble(self._cell(music, "magenta", place + "music"))
 
     def _rest(self, state: dict[str, Any]) -> list[Any]:
@@ -391,12 +422,14 @@ class Stage:
         timers = ", ".join(f"{amount} {unit}" for amount, unit in state["timers"])
         return [
             line(
-                ("thermostat", f"{state['degrees']}°", "degrees"), ("volume", str(state["volume"]), "volume"),
+                ("thermostat", f"{state['degrees']}°", "degrees"),
+                ("volume", str(state["volume"]), "volume"),
                 ("front door", "locked" if state["locked"] else "unlocked", "locked"),
                 ("garage", "open" if state["garage_open"] else "closed", "garage_open"),
             ),
             line(
-                ("timers", timers or "none", "timers"), ("alarms", one_line(", ".join(state["alarms"])) or "none", "alarms"),
+                ("timers", timers or "none", "timers"),
+                ("alarms", one_line(", ".join(state["alarms"])) or "none", "alarms"),
                 ("list", ", ".join(state["shopping"]) or "empty", "shopping"),
             ),
-        ]  # fmt: skip
+        ]

@@ -61,11 +61,15 @@ def bundled(language: str | None = None, folder: str | os.PathLike[str] | None =
         entries = json.loads(listing.read_text(encoding="utf-8"))
         found = [
             Utterance(
-                listing.parent / entry["file"], entry["language"], entry["text"],
-                dict(entry.get("translations") or {}), entry.get("call"), entry.get("reply") or "",
+                listing.parent / entry["file"],
+                entry["language"],
+                entry["text"],
+                dict(entry.get("translations") or {}),
+                entry.get("call"),
+                entry.get("reply") or "",
             )
             for entry in entries
-        ]  # fmt: skip
+        ]
     except OSError as error:
         raise EdgeGemmaOSError(f"{listing}: {error.strerror or error}", "file") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -115,7 +115,9 @@ class Target:
         values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
         n, cols = values.shape
         if rows < 0 or cols % info.block or data.size != rows * (cols // info.block) * info.bytes:
-            raise EdgeGemmaValueError(f"raw_blocks has {data.size} bytes, which is not {rows} rows of {cols}.", "argument")
+            raise EdgeGemmaValueError(
+                f"raw_blocks has {data.size} bytes, which is not {rows} rows of {cols}.", "argument"
+            )
         out = np.empty((n, rows), np.float32)
         matrix = ffi.new("eg_matrix *", (pointer(data, "uint8_t *"), info, rows, cols, cols // info.block * info.bytes))
         scratch, where = _scratch(lib.eg_matmul_scratch_bytes(cols))
@@ -139,9 +141,13 @@ class Target:
         scales = float_array(scale, (None,), "scale")
         (n, cols), rows, (step, out_step) = values.shape, scales.size, steps
         if not lib.eg_type_by_channel(info) or not step > 0 or out_step < 0 or cols > lib.EG_CHANNEL_COLS:
-            raise EdgeGemmaValueError("matmul_steps is for C2, C4 and C8, rows within limits, and steps above 0.", "argument")
+            raise EdgeGemmaValueError(
+                "matmul_steps is for C2, C4 and C8, rows within limits, and steps above 0.", "argument"
+            )
         if cols % info.block or data.size != rows * (cols // info.block) * info.bytes:
-            raise EdgeGemmaValueError(f"raw_blocks has {data.size} bytes, which is not {rows} rows of {cols}.", "argument")
+            raise EdgeGemmaValueError(
+                f"raw_blocks has {data.size} bytes, which is not {rows} rows of {cols}.", "argument"
+            )
         q, d, sums = np.empty((n, cols), np.int8), np.empty(n, np.float32), np.empty(n, np.int32)
         for t in range(n):
             where = pointer(q[t], "int8_t *"), pointer(sums[t:], "int32_t *")
@@ -191,9 +197,7 @@ class Target:
         self._table.softcap(pointer(out, "float *"), out.size, cap)
         return out
 
-    def sliding_window_attention(
-        self, q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int, kv: str = "f32"
-    ) -> Float:
+    def sliding_window_attention(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int, kv: str = "f32") -> Float:
         """Causal attention without scaling: q (n, heads, D), k and v (m, kv_heads, D), m >= n -> (n, heads, D) float32.
 
         Queries are the last n of m positions. `window`: how many keys a query sees, itself included; 0 for all. `kv`: how
@@ -216,14 +220,21 @@ class Target:
                 for p in range(m):
                     self._table.kv_store(form, pointer(target[h, p], "void *"), pointer(source[p, h], "float *"), dim)
         for h in range(kv_heads):
-            view = ffi.new(
-                "eg_kv_view *", [*(pointer(a[h], "uint8_t *") for a in stored), row, max(m, 1), form]
-            )  # fmt: skip
+            view = ffi.new("eg_kv_view *", [*(pointer(a[h], "uint8_t *") for a in stored), row, max(m, 1), form])
             first = h * share
             self._table.attention(
-                pointer(out[:, first:], "float *"), heads * dim, pointer(queries[:, first:], "float *"), heads * dim,
-                n, m - n, share, dim, view, window, where,
-            )  # fmt: skip
+                pointer(out[:, first:], "float *"),
+                heads * dim,
+                pointer(queries[:, first:], "float *"),
+                heads * dim,
+                n,
+                m - n,
+                share,
+                dim,
+                view,
+                window,
+                where,
+            )
         del scratch
         return out
 

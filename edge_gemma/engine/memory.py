@@ -15,7 +15,17 @@ from typing import Any
 
 from ..errors import EdgeGemmaMemoryError, EdgeGemmaValueError
 
-__all__ = ["MemoryLimit", "MemoryNeed", "Plan", "check_fits", "file_parts", "fit", "format_bytes", "memory_need", "parse_size"]
+__all__ = [
+    "MemoryLimit",
+    "MemoryNeed",
+    "Plan",
+    "check_fits",
+    "file_parts",
+    "fit",
+    "format_bytes",
+    "memory_need",
+    "parse_size",
+]
 
 CACHES = ("f16", "q8")  # from the best to the smallest
 STEP = 256  # a smaller context is a multiple of this many tokens
@@ -33,7 +43,11 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 def parse_size(text: str) -> int:
     """Bytes of a size such as "1.5GB", "900 MB" or "2GiB"; no unit means bytes. Raises EdgeGemmaValueError "argument"."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
-    if not match or match[2].lower() not in _UNITS or not 0 < (size := float(match[1]) * _UNITS[match[2].lower()]) < 2**60:
+    if (
+        not match
+        or match[2].lower() not in _UNITS
+        or not 0 < (size := float(match[1]) * _UNITS[match[2].lower()]) < 2**60
+    ):
         raise EdgeGemmaValueError(f"{text!r} is not a size: write 1.5GB, 900MB or 2GiB.", "argument")
     return round(size)
 
@@ -105,7 +119,9 @@ def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
     return parts
 
 
-def memory_need(model: Any, context: int, kv: str = "f16", *, sessions: int = 1, audio: bool | None = None) -> MemoryNeed:
+def memory_need(
+    model: Any, context: int, kv: str = "f16", *, sessions: int = 1, audio: bool | None = None
+) -> MemoryNeed:
     """What `sessions` of that size take together with the process as it is now. `audio` as in `MemoryLimit`.
 
     An upper bound while nothing else in the process grows. Raises as `Model.estimate`.
@@ -154,7 +170,9 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
             return Plan(wanted, cache, need(wanted, cache))
     cache = caches[-1]
     if need(least, cache).total > limit.bytes:
-        raise EdgeGemmaMemoryError(_refusal(limit, {key: need(*key) for key in ((wanted, cache), (least, cache))}), "memory")
+        raise EdgeGemmaMemoryError(
+            _refusal(limit, {key: need(*key) for key in ((wanted, cache), (least, cache))}), "memory"
+        )
     smaller = [least, *range(least // STEP * STEP + STEP, wanted, STEP)]
     first = bisect.bisect_left(smaller, True, lo=1, key=lambda tokens: need(tokens, cache).total > limit.bytes)
     return Plan(smaller[first - 1], cache, need(smaller[first - 1], cache))

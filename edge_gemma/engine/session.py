@@ -73,9 +73,7 @@ class Session(Handle):
             self._feed(tokens[start : start + _PIECE])
 
     def _feed(self, tokens: NDArray[np.int32]) -> None:
-        check(
-            lib.eg_session_feed_tokens(self.pointer, pointer(tokens, "int32_t *"), tokens.size, self._err), self._err
-        )
+        check(lib.eg_session_feed_tokens(self.pointer, pointer(tokens, "int32_t *"), tokens.size, self._err), self._err)
 
     def feed_text(self, text: str, special: bool = True, bos: bool = False) -> None:
         """Appends text. `special` and `bos` as in `Tokenizer.encode`; errors as in `feed_tokens`."""
@@ -104,9 +102,7 @@ class Session(Handle):
 
         Options and errors as in `feed_audio`. Until it is finished nothing else can be fed; `fork` copies it too.
         """
-        check(
-            lib.eg_session_audio_begin(self.pointer, audio_params(left_context, markers), self._err), self._err
-        )
+        check(lib.eg_session_audio_begin(self.pointer, audio_params(left_context, markers), self._err), self._err)
         return AudioFeed(self)
 
     @property
@@ -174,9 +170,18 @@ class Session(Handle):
         an option out of range, "context" when the session is full.
         """
         sampling, keep = _sampling(
-            temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, penalty_window,
-            logit_bias, suppress, special,
-        )  # fmt: skip
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            penalty_window,
+            logit_bias,
+            suppress,
+            special,
+        )
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         if not all(stops):
             raise EdgeGemmaValueError("stop has an empty string.", "argument")

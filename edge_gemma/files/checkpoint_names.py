@@ -95,7 +95,14 @@ EXPERTS = (
     _f32("post_feedforward_layernorm_2.weight", "post_ffw_norm_2.weight", "d"),
 )
 # Tables that the model's code computes, and scales for a quantized cache; some checkpoints carry them along.
-UNUSED = ("inv_freq", "inv_timescales", "embed_scale", "softcap", "k_cache_scale", "v_cache_scale")  # ends of their names
+UNUSED = (
+    "inv_freq",
+    "inv_timescales",
+    "embed_scale",
+    "softcap",
+    "k_cache_scale",
+    "v_cache_scale",
+)  # ends of their names
 
 # ---- encoders ---------------------------------------------------------------------------------------------------
 

@@ -264,7 +264,9 @@ class _Rows:
         self._check(row, codes, (codes.shape[0], columns))
         block = int(type_info(type := f"C{bits}").block)
         if columns % block:
-            raise _bad(checkpoint, f"has {parts.codes} with rows of {columns} values; {bits} bits need multiples of {block}")
+            raise _bad(
+                checkpoint, f"has {parts.codes} with rows of {columns} values; {bits} bits need multiples of {block}"
+            )
         several = scale.shape[-1] if parts.scale.endswith("embedding_scale") and len(scale.shape) == 2 else 1
         if scale.shape not in ((codes.shape[0],), (codes.shape[0], several)) or not several or columns % several:
             raise _bad(checkpoint, f"has {parts.scale} of shape {list(scale.shape)} for {codes.shape[0]} rows")

@@ -76,9 +76,7 @@ def quantize(
             "unsupported",
         )
     encoders, heads_per_key = _shape(source)
-    types = choose_types(
-        content.tensors, mix_name, encoders=encoders, heads_per_key=heads_per_key, overrides=overrides
-    )  # fmt: skip
+    types = choose_types(content.tensors, mix_name, encoders=encoders, heads_per_key=heads_per_key, overrides=overrides)
     metadata = content.metadata | {
         "general.file_type": u32(MIXES[mix_name].file_type),
         "general.quantization_version": u32(QUANTIZATION_VERSION),

@@ -51,9 +51,7 @@ class AbsentError(EdgeGemmaOSError):
     """A repository or revision that is not there, so that the next one may be tried."""
 
 
-def fetch(
-    hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress
-) -> int:
+def fetch(hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress) -> int:
     """Brings the wanted files of a commit into the cache and makes `revision` point at it. Returns the bytes that came."""
     folder = repository_folder(repository)
     snapshot = os.path.join(folder, "snapshots", commit)

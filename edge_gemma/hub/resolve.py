@@ -12,7 +12,15 @@ from typing import Any
 from ..errors import EdgeGemmaValueError
 from .cache import locate
 
-__all__ = ["EMBEDDED", "EMBEDDED_MMPROJ", "MMPROJ_VARIABLE", "MODEL_VARIABLE", "is_embedded", "model_files", "no_encoder"]
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_MMPROJ",
+    "MMPROJ_VARIABLE",
+    "MODEL_VARIABLE",
+    "is_embedded",
+    "model_files",
+    "no_encoder",
+]
 
 Path = str | os.PathLike[str]
 

@@ -418,7 +418,9 @@ class _Loop:
     def _trusted(self, utterance: _Utterance) -> int:
         """How many tokens of the last guess are its stable words: these are not checked again."""
         decode, ids = self.listener._base.model.tokenizer.decode, utterance.ids
-        inside = (n for n in range(len(ids), 0, -1) if utterance.stable.startswith(_line(decode(ids[:n], special=True))))
+        inside = (
+            n for n in range(len(ids), 0, -1) if utterance.stable.startswith(_line(decode(ids[:n], special=True)))
+        )
         return next(inside, 0)
 
     def _drop_guess(self) -> None:

@@ -139,9 +139,28 @@ def translate(
 
 
 _SOUND_ENDINGS = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".m4a", ".aac", ".aif", ".aiff", ".aifc", ".au", ".snd",
-    ".caf", ".w64", ".rf64", ".wma", ".amr", ".webm", ".mp4",
-)  # fmt: skip
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".mp2",
+    ".m4a",
+    ".aac",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".au",
+    ".snd",
+    ".caf",
+    ".w64",
+    ".rf64",
+    ".wma",
+    ".amr",
+    ".webm",
+    ".mp4",
+)
 
 
 def input_kind(value: Any) -> Literal["speech", "document", "text"]:

@@ -25,7 +25,9 @@ from .prompts import loop_start
 
 __all__ = ["Answer", "Turn"]
 
-_BATCH = 8  # tokens of a draft that are checked at once: little longer than one token takes, since both read all weights
+_BATCH = (
+    8  # tokens of a draft that are checked at once: little longer than one token takes, since both read all weights
+)
 _PIECE = 8000  # samples that are heard in a step
 _OWN_STOPS = ("eos", "turn", "tool_response")
 _NO_MATTER = {"temperature", "top_k", "top_p", "min_p", "seed"}  # options that do not change a greedy answer

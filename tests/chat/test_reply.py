@@ -108,7 +108,7 @@ def test_replies(text: str, thinking: str, content: str, calls: list[ToolCall]) 
         ("l:[aQ,bQ,QcQ]", {"l": ["a", "b", "c"]}),
         ("a:QRome,b:QOsloQ", {"a": "Rome", "b": "Oslo"}),
         ("a:QRome", {"a": "Rome"}),
-        ('a:QRome",b:1', {"a": 'Rome', "b": 1}),
+        ('a:QRome",b:1', {"a": "Rome", "b": 1}),
         ('a:"RomeQ,b:1', {"a": "Rome", "b": 1}),
         ('city:"Rome",n:3', {"city": "Rome", "n": 3}),
         ('"city": "Rome", "n": 3.5, "x": null, "y": true', {"city": "Rome", "n": 3.5, "x": None, "y": True}),
@@ -119,7 +119,10 @@ def test_replies(text: str, thinking: str, content: str, calls: list[ToolCall]) 
         ("a:'it's',b:2", {"a": "it's", "b": 2}),
         ("a:1,,b:2,", {"a": 1, "b": 2}),
         (",a:1 b:2", {"a": "1 b:2"}),
-        ("a:-3.5e2,b:+4,c:007,d:1.2.3,e:12:30,f:.5", {"a": -350.0, "b": 4, "c": "007", "d": "1.2.3", "e": "12:30", "f": 0.5}),
+        (
+            "a:-3.5e2,b:+4,c:007,d:1.2.3,e:12:30,f:.5",
+            {"a": -350.0, "b": 4, "c": "007", "d": "1.2.3", "e": "12:30", "f": 0.5},
+        ),
         ("u:https://x.y/z?a=1,b:2", {"u": "https://x.y/z?a=1", "b": 2}),
         ("o:{x:Q{:QQ,y:[{z:1},[]]},e:{}", {"o": {"x": "{:", "y": [{"z": 1}, []]}, "e": {}}),
         ("o:{x:Q},],:Q,y:[ QaQ , null ]}", {"o": {"x": "},],:", "y": ["a", None]}}),
@@ -156,9 +159,36 @@ def merged(events: list[Any]) -> list[tuple[str, Any]]:
 
 
 PIECES = st.sampled_from(
-    [*MARKERS, "thought", "\n", " ", "response", "call:", "call:f{a:1}", "f{", "a:", "}", "[", "]", ",", ":", '"', "'", "x",
-     "<", "|>", "<|", "1", "true", "<start_function_call>", "<end_function_call>", "model\n", "word", "é"]
-)  # fmt: skip
+    [
+        *MARKERS,
+        "thought",
+        "\n",
+        " ",
+        "response",
+        "call:",
+        "call:f{a:1}",
+        "f{",
+        "a:",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        '"',
+        "'",
+        "x",
+        "<",
+        "|>",
+        "<|",
+        "1",
+        "true",
+        "<start_function_call>",
+        "<end_function_call>",
+        "model\n",
+        "word",
+        "é",
+    ]
+)
 TEXTS = st.lists(PIECES, max_size=25).map("".join)
 
 
@@ -209,12 +239,16 @@ def test_a_cut_off_call_is_dropped() -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False, width=32)
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**15), 10**15)
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
     | st.text(max_size=12).filter(lambda s: not any(m in s for m in MARKERS)),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text("abc_XYZ09", min_size=1, max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc_XYZ09", min_size=1, max_size=4), inner, max_size=3)
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -231,7 +265,9 @@ def test_reading_calls_never_fails(text: str) -> None:
     assert isinstance(calls, list) and isinstance(left_over, str) and isinstance(whole, bool)
 
 
-@pytest.mark.parametrize("text", ["[" * 50_000, "call:f{a:" * 3000, 'call:f{a:"' + '",' * 20_000, "call:f{" + "a:x," * 20_000])
+@pytest.mark.parametrize(
+    "text", ["[" * 50_000, "call:f{a:" * 3000, 'call:f{a:"' + '",' * 20_000, "call:f{" + "a:x," * 20_000]
+)
 def test_reading_long_nonsense_ends_soon(text: str) -> None:
     began = time.perf_counter()
     parse_calls(text)

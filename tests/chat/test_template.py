@@ -48,7 +48,10 @@ def test_the_files_own_template(number: int, file_template: str) -> None:
 
 def test_null_arguments_and_other_fields_pass_through(file_template: str) -> None:
     messages = [
-        {"role": "user", "content": [{"type": "text", "text": " a "}, {"type": "audio"}, {"type": "text", "text": "b"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": " a "}, {"type": "audio"}, {"type": "text", "text": "b"}],
+        },
         {
             "role": "assistant",
             "content": None,
@@ -141,9 +144,7 @@ def test_the_builtin_template_keeps_calls_and_responses_in_one_turn() -> None:
     assert render_chat(messages, None, add_generation_prompt=False) == begin + turn + "Done.<turn|>\n"
     messages.append({"role": "user", "content": "next"})
     later = turn.replace("<|channel>thought\nwhy\n<channel|>", "")
-    assert render_chat(messages, None) == (
-        begin + later + "Done.<turn|>\n<|turn>user\nnext<turn|>\n<|turn>model\n"
-    )
+    assert render_chat(messages, None) == (begin + later + "Done.<turn|>\n<|turn>user\nnext<turn|>\n<|turn>model\n")
     unanswered = [messages[0], messages[1], messages[-1]]
     assert "<tool_call|><turn|>\n<|turn>user\nnext<turn|>\n<|turn>model\n" in render_chat(unanswered, None)
 
@@ -203,7 +204,10 @@ def test_templates_see_plain_data_only() -> None:
         ("{{ 9 ** 99999999 }}", "stopped"),
         ("{{ '%99999999999d' % 1 }}", "stopped"),
         ("{% for a in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "stopped"),
-        ("{% set ns = namespace(s='aaaa') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "stopped"),
+        (
+            "{% set ns = namespace(s='aaaa') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+            "stopped",
+        ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nests too deeply|stopped"),
         ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "nest|compiled|valid"),
     ],

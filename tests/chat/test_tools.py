@@ -187,7 +187,9 @@ def test_ready_schemas() -> None:
     assert Toolbox([inner]).call("f", {}) == {"error": "the tool f is not available here"}
 
 
-@pytest.mark.parametrize("bad", [3, {}, {"name": 3}, {"name": "a b"}, {"name": "x{<|turn>"}, lambda x: x, abs, [google]])
+@pytest.mark.parametrize(
+    "bad", [3, {}, {"name": 3}, {"name": "a b"}, {"name": "x{<|turn>"}, lambda x: x, abs, [google]]
+)
 def test_what_is_no_tool(bad: Any) -> None:
     with pytest.raises(EdgeGemmaValueError) as caught:
         tool_schema(bad)
@@ -205,12 +207,25 @@ def test_schemas_render() -> None:
     assert text == render_chat([], None, tools=[Tool.of(everything)])
 
 
-def take(count: int = 0, share: float = 0.0, flag: bool = False, text: str = "", names: list[str] | None = None,
-         mode: Literal["fast", "slow"] = "fast", table: dict[str, int] | None = None, either: int | str = 0,
-         unit: Unit = Unit.CELSIUS, place: Place | None = None, places: list[Place] | None = None,
-         pair: tuple[int, ...] = (), chosen: set[str] | None = None) -> dict[str, Any]:  # fmt: skip
+def take(
+    count: int = 0,
+    share: float = 0.0,
+    flag: bool = False,
+    text: str = "",
+    names: list[str] | None = None,
+    mode: Literal["fast", "slow"] = "fast",
+    table: dict[str, int] | None = None,
+    either: int | str = 0,
+    unit: Unit = Unit.CELSIUS,
+    place: Place | None = None,
+    places: list[Place] | None = None,
+    pair: tuple[int, ...] = (),
+    chosen: set[str] | None = None,
+) -> dict[str, Any]:
     """Gives back what it took."""
-    return {name: value for name, value in locals().items() if value not in (None, 0, False, "", (), "fast", Unit.CELSIUS)}
+    return {
+        name: value for name, value in locals().items() if value not in (None, 0, False, "", (), "fast", Unit.CELSIUS)
+    }
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ MODEL = str(ROOT / "tests" / "data" / "dense-Q4_0.gguf")
 SMALL = ("--tokens", "4", "--threads", "1")
 
 # Knows the calls that run.py makes, and writes down what it was given.
-PEER = '''
+PEER = """
 import json, os
 __version__ = "9.8.7"
 def llama_print_system_info():
@@ -45,7 +45,7 @@ class Llama:
                 json.dump(self.log, file)
     def sample(self, temp):
         return 77
-'''
+"""
 
 
 @pytest.fixture
@@ -75,7 +75,12 @@ def test_compare_runs_both_on_the_same(run_cli, peer: dict[str, str], tmp_path: 
     assert report["ratios"]["load_s"] == pytest.approx(theirs / ours)
     assert report["programs"]["llama.cpp"]["version"] == "llama-cpp-python 9.8.7"
     assert report["programs"]["llama.cpp"]["isa"] == "SSE3 NEON"
-    assert (report["file"], report["prompt_tokens"], report["tokens"], report["threads"]) == ("dense-Q4_0.gguf", 40, 4, 1)
+    assert (report["file"], report["prompt_tokens"], report["tokens"], report["threads"]) == (
+        "dense-Q4_0.gguf",
+        40,
+        4,
+        1,
+    )
     # the peer got the file, the context, the threads, a warm-up, the prompt, and drew four tokens
     told = ["dense-Q4_0.gguf", 44, 1, 1, False, "reset", 16, "reset", 40, [77], [77], [77], [77]]
     assert json.loads(log.read_text()) == told
@@ -93,7 +98,7 @@ def test_compare_without_peer(run_cli, peer: dict[str, str], tmp_path: Path) -> 
     missing = run_cli(*options, "--peer-python", "/nowhere/python")
     assert missing.returncode == 2 and "/nowhere/python" in missing.stderr and "Traceback" not in missing.stderr
     bare = tmp_path / "bare"
-    bare.write_text(f"#!/bin/sh\nexec {sys.executable} -I \"$@\"\n")
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I "$@"\n')
     bare.chmod(0o755)
     if importlib.util.find_spec("llama_cpp") is None:
         without = run_cli(*options, "--peer-python", str(bare))
@@ -121,7 +126,9 @@ def test_sweep_measures_every_combination(run_cli) -> None:
     report = json.loads(done.stdout)
     cells = {(row["threads"], row["depth"], row["prompt_tokens"]) for row in report["prefill"]}
     assert cells == {(t, d, p) for t in (1, 2) for d in (0, 64, 700) for p in (8, 16)}
-    assert {(row["threads"], row["depth"]) for row in report["decode"]} == {(t, d) for t in (1, 2) for d in (0, 64, 700)}
+    assert {(row["threads"], row["depth"]) for row in report["decode"]} == {
+        (t, d) for t in (1, 2) for d in (0, 64, 700)
+    }
     for row in report["prefill"] + report["decode"]:
         assert len(row["values"]) == 2 and all(value > 0 for value in row["values"])
     assert report["context"] == 716 and report["interrupted"] is False
@@ -197,12 +204,20 @@ def _busy(process: subprocess.Popen[str]) -> bool:
 # ---- plot -------------------------------------------------------------------------------------------------------
 
 REPORT: dict[str, Any] = {
-    "model": {"name": "A model", "file": "a.gguf"}, "isa": "avx2", "kv": "f16", "tokens": 8,
-    "prefill": [{"threads": t, "depth": d, "prompt_tokens": p, "tok_s": 100.0 * t, "values": [90.0 * t, 110.0 * t]}
-                for t in (1, 2) for d in (0, 4096) for p in (128, 512)],
-    "decode": [{"threads": t, "depth": d, "tok_s": 10.0 * t, "values": [9.0 * t, 11.0 * t]}
-               for t in (1, 2) for d in (0, 4096)],
-}  # fmt: skip
+    "model": {"name": "A model", "file": "a.gguf"},
+    "isa": "avx2",
+    "kv": "f16",
+    "tokens": 8,
+    "prefill": [
+        {"threads": t, "depth": d, "prompt_tokens": p, "tok_s": 100.0 * t, "values": [90.0 * t, 110.0 * t]}
+        for t in (1, 2)
+        for d in (0, 4096)
+        for p in (128, 512)
+    ],
+    "decode": [
+        {"threads": t, "depth": d, "tok_s": 10.0 * t, "values": [9.0 * t, 11.0 * t]} for t in (1, 2) for d in (0, 4096)
+    ],
+}
 
 
 @pytest.mark.parametrize("only", [{}, {"depth": 0}])
@@ -333,7 +348,9 @@ def test_kernels_are_measured_beside_limits(tmp_path: Path) -> None:
         assert (size, products) == (2 * bench.KEYS * (512 + 64), 2 * bench.KEYS * 8 * 512)
 
 
-def test_the_loss_of_a_smaller_cache_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_of_a_smaller_cache_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """tools/kv_loss.py: a line for f16 and for q8, neither without loss."""
     monkeypatch.setattr(sys, "argv", ["kv_loss.py", MODEL, "--tokens", "70"])
     tool("kv_loss").main()

@@ -46,7 +46,9 @@ def test_lines_for_pipes(spoken: eg.Transcript) -> None:
     assert done.stderr.decode() == "[listening to standard input; Ctrl-C ends]\n"
     done = cli(*STREAM, "--verbose", "--once", data=TALK.tobytes())
     assert done.stdout.decode().splitlines() == [spoken[0].text]
-    (latency,) = re.findall(r"decided at ([\d.]+) s, first word at ([\d.]+) s, last at ([\d.]+) s", done.stderr.decode())
+    (latency,) = re.findall(
+        r"decided at ([\d.]+) s, first word at ([\d.]+) s, last at ([\d.]+) s", done.stderr.decode()
+    )
     assert sorted(latency, key=float) == list(latency)
 
 
@@ -103,9 +105,25 @@ def test_at_a_terminal_what_is_not_final_is_replaced(tmp_path: Path) -> None:
 
     file = write_wav(tmp_path / "talk.wav", voices(1)[RATE : RATE * 9 // 2])
     fd, theirs = pty.openpty()
-    command = [sys.executable, "-c", PROGRAM, "listen", "--input", str(file), "--vad", "energy", "-l", "en", "--partials"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "listen",
+        "--input",
+        str(file),
+        "--vad",
+        "energy",
+        "-l",
+        "en",
+        "--partials",
+    ]
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment(TERM="xterm", COLUMNS="60")
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment(TERM="xterm", COLUMNS="60"),
     )
     os.close(theirs)
     shown = b""
@@ -170,7 +188,9 @@ def test_microphones_are_left_alone_unless_asked_for() -> None:
         "sys.exit('loaded' if 'sounddevice' in sys.modules else status)"
     )
     command = [sys.executable, "-c", script, *STREAM]
-    done = subprocess.run(command, input=TALK.tobytes(), capture_output=True, env=environment(), timeout=60, check=False)
+    done = subprocess.run(
+        command, input=TALK.tobytes(), capture_output=True, env=environment(), timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 

@@ -91,7 +91,9 @@ def voices(count: int, seed: int = 0) -> np.ndarray:
     parts = [np.zeros(2 * RATE)]
     for _ in range(count):
         pitch = rng.uniform(100, 250)
-        voice = sum(np.sin(2 * np.pi * pitch * k * t + k * k) for k in range(1, 25)) * (0.7 + 0.3 * np.sin(2 * np.pi * 4 * t))
+        voice = sum(np.sin(2 * np.pi * pitch * k * t + k * k) for k in range(1, 25)) * (
+            0.7 + 0.3 * np.sin(2 * np.pi * 4 * t)
+        )
         parts += [0.05 * voice, np.zeros(2 * RATE)]
     samples = np.concatenate(parts)
     return (samples + rng.standard_normal(len(samples)) * 1e-3).astype(np.float32)
@@ -387,9 +389,12 @@ class Terminal:
 
         self.fd, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, args)], stdin=theirs, stderr=theirs,
-            stdout=theirs if output else subprocess.PIPE, env=environment(TERM="xterm", COLUMNS="100"),
-        )  # fmt: skip
+            [sys.executable, "-c", PROGRAM, *map(str, args)],
+            stdin=theirs,
+            stderr=theirs,
+            stdout=theirs if output else subprocess.PIPE,
+            env=environment(TERM="xterm", COLUMNS="100"),
+        )
         os.close(theirs)
 
     def read(self) -> str:

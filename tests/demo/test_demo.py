@@ -76,8 +76,9 @@ def test_the_whole_piece(folder: Path) -> None:
     assert all(exchange.verdict() == dict.fromkeys(("text", "translation", "call", "reply"), True) for exchange in done)
     assert [event.number for event in events if event.kind == "start"] == [0, 1, 2]
     assert [event.changes for event in events if event.kind == "result"] == [
-        SWITCHED, {"rooms.living room.light": True, "rooms.living room.color": "blue"},
-    ]  # fmt: skip
+        SWITCHED,
+        {"rooms.living room.light": True, "rooms.living room.color": "blue"},
+    ]
     assert home.rooms["kitchen"].on["light"] and home.rooms["living room"].color == "blue"
     for exchange in done:
         kinds = [event.kind for event in events if event.exchange is exchange and event.kind != "sound"]
@@ -128,7 +129,13 @@ def test_the_timeline_is_the_one_that_chats_have() -> None:
 def test_a_breath_within_an_utterance() -> None:
     """The answer that the pause has begun is dropped, and nothing comes of it."""
     loud = sound(0, PIECE[0]["seconds"])
-    parts = [np.zeros(RATE // 2), loud[: len(loud) // 2], np.zeros(RATE * 3 // 10), loud[len(loud) // 2 :], np.zeros(RATE)]
+    parts = [
+        np.zeros(RATE // 2),
+        loud[: len(loud) // 2],
+        np.zeros(RATE * 3 // 10),
+        loud[len(loud) // 2 :],
+        np.zeros(RATE),
+    ]
     source = Scripted(np.concatenate(parts).astype(np.float32), moments=12)
 
     def hasty(role: str, line: dict[str, Any], share: float) -> str:
@@ -232,7 +239,12 @@ def test_a_full_session_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with Demo(actor, detector=Loud()) as demo:
         samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
         exchange = only(list(demo.run(open_source(samples))), "done").exchange
-    assert exchange and exchange.problem == "it is full" and exchange.reply == "" and demo.home.rooms["kitchen"].on["light"]
+    assert (
+        exchange
+        and exchange.problem == "it is full"
+        and exchange.reply == ""
+        and demo.home.rooms["kitchen"].on["light"]
+    )
 
 
 def test_stopping() -> None:
@@ -266,9 +278,16 @@ def test_what_it_takes() -> None:
 
 def test_verdicts() -> None:
     right = utterances.Utterance(
-        Path("x.wav"), "en", "What time is it?", {"de": "Wie spät ist es?"}, {"name": "get_time", "arguments": {}}, "It is 7."
+        Path("x.wav"),
+        "en",
+        "What time is it?",
+        {"de": "Wie spät ist es?"},
+        {"name": "get_time", "arguments": {}},
+        "It is 7.",
     )
-    exchange = Exchange(0.0, text="what TIME is it", target="German", translation="Wie spät ist es", reply="It is 8:15.")
+    exchange = Exchange(
+        0.0, text="what TIME is it", target="German", translation="Wie spät ist es", reply="It is 8:15."
+    )
     assert exchange.verdict() == {}
     exchange.utterance = right
     assert exchange.verdict() == {"text": True, "translation": True, "call": False, "reply": False}
@@ -284,7 +303,11 @@ def test_verdicts() -> None:
 def test_bundled(folder: Path, tmp_path: Path) -> None:
     found = bundled(folder=folder)
     assert [item.text for item in found] == [line["text"] for line in PIECE]
-    assert [item.language for item in bundled("German", folder)] == ["de"] == [item.language for item in bundled("de", folder)]
+    assert (
+        [item.language for item in bundled("German", folder)]
+        == ["de"]
+        == [item.language for item in bundled("de", folder)]
+    )
     with pytest.raises(ValueError, match="French; they are in English, German, Spanish"):
         bundled("fr", folder)
     with pytest.raises(OSError, match=r"utterances\.json"):
@@ -353,11 +376,16 @@ def test_lines(stage: Callable[..., int], capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     lines = [line.strip() for line in shown.splitlines()]
     for expected in (
-        "[1 of 3, English]", 'call:  switch(on=true, room="kitchen", thing="light")', "home:  kitchen: light on",
-        "reply: The kitchen light is on.", "heard: Turn on the kitchen light.",
-        "in German: Schalte das Licht in der Küche ein.", "home:  living room: light on, light blue", "3 of 3 commands heard.",
+        "[1 of 3, English]",
+        'call:  switch(on=true, room="kitchen", thing="light")',
+        "home:  kitchen: light on",
+        "reply: The kitchen light is on.",
+        "heard: Turn on the kitchen light.",
+        "in German: Schalte das Licht in der Küche ein.",
+        "home:  living room: light on, light blue",
+        "3 of 3 commands heard.",
         "As it should be: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
-    ):  # fmt: skip
+    ):
         assert expected in lines
     assert "toy" not in shown and "..." not in shown
     assert stage("--fast", "--language", "es", "--to", "de") == 0
@@ -394,11 +422,15 @@ def test_the_microphone(stage: Callable[..., int], monkeypatch: Any, capsys: pyt
     monkeypatch.setattr(microphone, "Microphone", opened)
     assert stage("--microphone") == 0 and stage("--microphone", "usb", "--language", "en") == 0
     shown = capsys.readouterr().out
-    assert asked == [None, "usb"] and shown.count("[listening]") == 2 == shown.count("heard: Turn on the kitchen light.")
+    assert asked == [None, "usb"] and shown.count("[listening]") == 2 == shown.count(
+        "heard: Turn on the kitchen light."
+    )
     assert "1 commands heard." not in shown and "1 command heard." in shown and "As it should be" not in shown
 
 
-def test_what_is_refused(stage: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+def test_what_is_refused(
+    stage: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
     assert stage("--microphone", "--fast") == 2 and "--microphone" in capsys.readouterr().err
     assert stage("--play", "--audio", "-") == 2 and "--play" in capsys.readouterr().err
     assert stage("--language", "fr") == 2 and "no utterance is in French" in capsys.readouterr().err
@@ -438,9 +470,14 @@ def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
 
     def console() -> Any:
         return console_module.Console(
-            file=io.StringIO(), width=width, height=height, force_terminal=True, no_color=not color, highlight=False,
+            file=io.StringIO(),
+            width=width,
+            height=height,
+            force_terminal=True,
+            no_color=not color,
+            highlight=False,
             color_system="truecolor",
-        )  # fmt: skip
+        )
 
     main_console, frames, done = console(), [], []
     with Demo(Actor(), detector="energy") as demo:
@@ -541,12 +578,21 @@ def embed(monkeypatch: pytest.MonkeyPatch, model: Any, mmproj: Any) -> None:
 
 
 VERBS = [
-    ["run", "x"], ["chat"], ["info"], ["bench"], ["transcribe", "x.wav"], ["translate", "--to=de", "x"], ["listen"], ["demo"],
-]  # fmt: skip
+    ["run", "x"],
+    ["chat"],
+    ["info"],
+    ["bench"],
+    ["transcribe", "x.wav"],
+    ["translate", "--to=de", "x"],
+    ["listen"],
+    ["demo"],
+]
 
 
 @pytest.mark.parametrize("command", VERBS, ids=lambda command: command[0])
-def test_no_model_at_all(command: list[str], nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+def test_no_model_at_all(
+    command: list[str], nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
     embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
     assert main(command) == 2
     message = capsys.readouterr().err
@@ -605,7 +651,9 @@ def test_the_embedded_model_understands_every_utterance(nothing_named: None) -> 
             if item.call:
                 assert "error" not in str(Toolbox(expected.tools).call(item.call["name"], item.call["arguments"]))
         assert [exchange.utterance for exchange in done] == items
-        wrong = [(exchange.text, exchange.calls, exchange.reply) for exchange in done if not all(exchange.verdict().values())]
+        wrong = [
+            (exchange.text, exchange.calls, exchange.reply) for exchange in done if not all(exchange.verdict().values())
+        ]
         assert not wrong
         assert demo.home.state() == expected.state()
     assert {"en", "es", "de"} <= {item.language for item in items}

@@ -70,15 +70,30 @@ def test_number_words_are_all_different(language: str) -> None:
 
 def test_some_numbers() -> None:
     assert [words.number("en", n) for n in (0, 13, 20, 21, 99, 100)] == [
-        "zero", "thirteen", "twenty", "twenty one", "ninety nine", "one hundred",
-    ]  # fmt: skip
+        "zero",
+        "thirteen",
+        "twenty",
+        "twenty one",
+        "ninety nine",
+        "one hundred",
+    ]
     assert [words.number("es", n, "m") for n in (1, 11, 16, 21, 31, 100)] == [
-        "un", "once", "dieciséis", "veintiún", "treinta y un", "cien",
-    ]  # fmt: skip
+        "un",
+        "once",
+        "dieciséis",
+        "veintiún",
+        "treinta y un",
+        "cien",
+    ]
     assert [words.number("es", n, "f") for n in (1, 21, 41)] == ["una", "veintiuna", "cuarenta y una"]
     assert [words.number("de", n) for n in (1, 17, 21, 61, 77, 100)] == [
-        "eins", "siebzehn", "einundzwanzig", "einundsechzig", "siebenundsiebzig", "hundert",
-    ]  # fmt: skip
+        "eins",
+        "siebzehn",
+        "einundzwanzig",
+        "einundsechzig",
+        "siebenundsiebzig",
+        "hundert",
+    ]
     assert words.clock("en", 7, 5) == ("7:05", "seven oh five")
     assert words.clock("es", 1, 30) == ("la 1:30", "la una y treinta")
     assert words.clock("de", 7, 0, sharp=True) == ("Punkt 7 Uhr", "Punkt sieben Uhr")
@@ -107,9 +122,14 @@ def test_words_and_home_name_the_same_things() -> None:
 def test_there_are_a_dozen_ways_to_say_most_things() -> None:
     for language in LANGUAGES:
         for command in (
-            domain.switching("kitchen", "light", True), domain.coloring("garden", "red"), domain.timing(5, "minutes"),
-            domain.waking(7, 30), domain.adding("milk"), domain.playing("jazz", "office"), domain.heating(20),
-        ):  # fmt: skip
+            domain.switching("kitchen", "light", True),
+            domain.coloring("garden", "red"),
+            domain.timing(5, "minutes"),
+            domain.waking(7, 30),
+            domain.adding("milk"),
+            domain.playing("jazz", "office"),
+            domain.heating(20),
+        ):
             assert len({sentence.text for sentence in command.sentences(language)}) >= 12
 
 

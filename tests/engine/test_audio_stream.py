@@ -483,7 +483,9 @@ def test_what_cannot_hear_says_so(text: Path, tmp_path: Path) -> None:
             with pytest.raises(eg.EdgeGemmaError, match="mmproj") as caught:
                 call()
             assert caught.value.code == "unsupported"
-    (tmp_path / "eyes.gguf").write_bytes(audio_writer(AudioShape()).build().replace(b"has_audio_encoder", b"has_audio_encodeX"))
+    (tmp_path / "eyes.gguf").write_bytes(
+        audio_writer(AudioShape()).build().replace(b"has_audio_encoder", b"has_audio_encodeX")
+    )
     with eg.Model.load(text, mmproj=tmp_path / "eyes.gguf") as m:
         assert not m.config.audio
         with pytest.raises(eg.EdgeGemmaError, match=r"eyes\.gguf.*none for audio"):
@@ -525,11 +527,20 @@ def test_every_tensor_is_needed(text: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("block_count", 0), ("block_count", 2**20), ("block_count", 3), ("embedding_length", 0), ("embedding_length", 33),
-        ("feed_forward_length", 0), ("attention.head_count", 0), ("attention.head_count", 5), ("num_mel_bins", 0),
-        ("num_mel_bins", 10**6), ("num_mel_bins", 64), ("projector_type", "other"),
+        ("block_count", 0),
+        ("block_count", 2**20),
+        ("block_count", 3),
+        ("embedding_length", 0),
+        ("embedding_length", 33),
+        ("feed_forward_length", 0),
+        ("attention.head_count", 0),
+        ("attention.head_count", 5),
+        ("num_mel_bins", 0),
+        ("num_mel_bins", 10**6),
+        ("num_mel_bins", 64),
+        ("projector_type", "other"),
     ],
-)  # fmt: skip
+)
 def test_bad_metadata(key: str, value: int | str, text: Path, tmp_path: Path) -> None:
     """Refused, naming the file."""
     w = audio_writer(AudioShape())

@@ -29,7 +29,21 @@ def render(messages: list[tuple[str, bytes]], flags: int = 0, capacity: int | No
     return ffi.buffer(text, capacity)[:], length[0]
 
 
-PIECES = ["a", "ü", "word ", "\n", " ", "<|channel>", "<channel|>", "thought\n", "<turn|>", *SPACES, "\u200b", "\u180e", "𝕏"]
+PIECES = [
+    "a",
+    "ü",
+    "word ",
+    "\n",
+    " ",
+    "<|channel>",
+    "<channel|>",
+    "thought\n",
+    "<turn|>",
+    *SPACES,
+    "\u200b",
+    "\u180e",
+    "𝕏",
+]
 CONTENT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "model"])
 

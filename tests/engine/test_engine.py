@@ -35,8 +35,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: Per-layer inputs, shared K/V, both kinds of layers, quantized: what the tests of behaviour run on.
 RICH = Shape(
-    [True, True, False, True, True, False], shared=2, ple=32, heads=4, kv_heads=[2] * 6, window=9, type=Q8_0, context=1024
-)  # fmt: skip
+    [True, True, False, True, True, False],
+    shared=2,
+    ple=32,
+    heads=4,
+    kv_heads=[2] * 6,
+    window=9,
+    type=Q8_0,
+    context=1024,
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +171,12 @@ def test_fork(model: eg.Model) -> None:
 
 
 @pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
-@pytest.mark.parametrize(("n", "back", "saved", "restored"), [(60, 0, 100, 512), (300, 40, 512, 310), (300, 0, 512, None)])
+@pytest.mark.parametrize(
+    ("n", "back", "saved", "restored"), [(60, 0, 100, 512), (300, 40, 512, 310), (300, 0, 512, None)]
+)
 def test_snapshot(
     kv: str, n: int, back: int, saved: int, restored: int | None, model: eg.Model, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     """Restored, also with another context: the same logits to the bit, the same random text, the same rewinds."""
     s = model.session(context=saved, kv=kv)
     s.feed_tokens(prompt(n))
@@ -261,8 +270,14 @@ def test_bad_arguments(model: eg.Model) -> None:
         s.feed_tokens(np.full(40, VOCAB))
     assert s.position == 0
     s.feed_tokens([])
-    for options in ({"temperature": -1}, {"top_p": 2}, {"min_p": float("nan")}, {"repetition_penalty": 0}, {"stop": [""]},
-                    {"top_k": -1}):  # fmt: skip
+    for options in (
+        {"temperature": -1},
+        {"top_p": 2},
+        {"min_p": float("nan")},
+        {"repetition_penalty": 0},
+        {"stop": [""]},
+        {"top_k": -1},
+    ):
         with pytest.raises(ValueError, match=next(iter(options))):
             s.generate(**options)
     with pytest.raises(ValueError, match="kv is 'f8'"):

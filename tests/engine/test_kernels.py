@@ -230,7 +230,11 @@ def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str
     """Any range of rows, each element once and nothing else; the matrix ends where its buffer ends."""
     rng, kind = np.random.default_rng(5), quants.block_type(name)
     rows, cols, ldy = 50, 512, 61
-    raw = raw_blocks(rng, name, rows * cols // kind.elements) if kind.unpack else rng.integers(0, 60, rows * cols * kind.bytes)
+    raw = (
+        raw_blocks(rng, name, rows * cols // kind.elements)
+        if kind.unpack
+        else rng.integers(0, 60, rows * cols * kind.bytes)
+    )
     raw = np.ascontiguousarray(raw, np.uint8).reshape(-1)
     x = rng.normal(0, 1, (n, cols)).astype(F)
     whole = target.matmul(x, raw, name, rows, fine=fine)
@@ -275,7 +279,12 @@ def test_gelu_sigmoid_and_softcap(target: kernels.Target) -> None:
     scalar = kernels.targets["scalar"]
     assert scalar is not None
     x = np.concatenate(
-        [np.linspace(-12, 12, 20011), np.logspace(-30, 2, 999), -np.logspace(-30, 2, 999), [0.0, 1e30, -1e30, 3e38, -3e38]]
+        [
+            np.linspace(-12, 12, 20011),
+            np.logspace(-30, 2, 999),
+            -np.logspace(-30, 2, 999),
+            [0.0, 1e30, -1e30, 3e38, -3e38],
+        ]
     ).astype(F)
     wide = x.astype(np.float64)
     with np.errstate(over="ignore"):
@@ -403,9 +412,18 @@ def test_ring(target: kernels.Target, n: int, kv: str) -> None:
     scratch = np.empty(lib.eg_attention_scratch_bytes(dim, 2, n) + 64, np.uint8)
     out = np.full((n + 1, 2, dim), -7.25, F)
     target._table.attention(
-        ffi.cast("float *", out.ctypes.data), 2 * dim, ffi.cast("float *", q.ctypes.data), 2 * dim, n, m - n, 2, dim, view,
-        window, ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64),
-    )  # fmt: skip
+        ffi.cast("float *", out.ctypes.data),
+        2 * dim,
+        ffi.cast("float *", q.ctypes.data),
+        2 * dim,
+        n,
+        m - n,
+        2,
+        dim,
+        view,
+        window,
+        ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64),
+    )
     assert same(out[:n], want)
     assert (out[n] == -7.25).all()
 
@@ -458,8 +476,9 @@ def test_any_number_of_tokens(target: kernels.Target, name: str) -> None:
 def test_chosen_by_environment() -> None:
     """EDGE_GEMMA_ISA names a set; a name that does not fit this machine leaves the best."""
     assert [name for name in kernels.targets if "neon" not in name] in (
-        ["scalar"], ["scalar", "avx2", "avxvnni", "avx512vnni"],
-    )  # fmt: skip
+        ["scalar"],
+        ["scalar", "avx2", "avxvnni", "avx512vnni"],
+    )
     best = [name for name, t in kernels.targets.items() if t is not None][-1]
     for wanted in [*kernels.targets, "nonsense"]:
         supported = kernels.targets.get(wanted) is not None

@@ -39,7 +39,14 @@ def limit_for(model: Model, context: int, kv: str) -> int:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1.5GB", 1_500_000_000), ("900 mb", 900_000_000), ("2GiB", 2**31), ("64k", 64_000), ("123", 123), (".5G", 5 * 10**8)],
+    [
+        ("1.5GB", 1_500_000_000),
+        ("900 mb", 900_000_000),
+        ("2GiB", 2**31),
+        ("64k", 64_000),
+        ("123", 123),
+        (".5G", 5 * 10**8),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size

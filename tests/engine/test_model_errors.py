@@ -60,10 +60,21 @@ def test_every_tensor_is_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
-            "attention.head_count_kv", "attention.key_length", "attention.sliding_window",
-            "attention.sliding_window_pattern", "rope.freq_base", "expert_used_count"],
-)  # fmt: skip
+    "key",
+    [
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.sliding_window",
+        "attention.sliding_window_pattern",
+        "rope.freq_base",
+        "expert_used_count",
+    ],
+)
 def test_missing_keys(key: str, tmp_path: Path) -> None:
     """The message names the key."""
     assert f"'gemma4.{key}'" in refused(without(model_writer(SHAPE), f"gemma4.{key}"), tmp_path)
@@ -72,17 +83,33 @@ def test_missing_keys(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "kind"),
     [
-        ("block_count", 0, None), ("block_count", 100000, None), ("block_count", 2**31, None), ("block_count", "4", None),
-        ("block_count", 3.5, F32), ("embedding_length", 0, None), ("embedding_length", 2**31, None),
-        ("attention.head_count", 0, None), ("attention.head_count", 3, None), ("attention.head_count_kv", [2, 1], None),
-        ("attention.head_count_kv", [2, 1, 2, 0], None), ("attention.key_length", 33, None),
-        ("attention.value_length", 16, None), ("rope.dimension_count", 8, None), ("attention.shared_kv_layers", 4, None),
-        ("attention.shared_kv_layers", 3, None), ("feed_forward_length", [96, 96], None), ("expert_used_count", 4, None),
-        ("expert_count", 2**30, None), ("rope.freq_base", float("nan"), F32), ("rope.freq_base", 0.0, F32),
-        ("attention.layer_norm_rms_epsilon", -1.0, F32), ("context_length", 0, None),
-        ("attention.sliding_window_pattern", [True], None), ("attention.sliding_window", 0, None),
+        ("block_count", 0, None),
+        ("block_count", 100000, None),
+        ("block_count", 2**31, None),
+        ("block_count", "4", None),
+        ("block_count", 3.5, F32),
+        ("embedding_length", 0, None),
+        ("embedding_length", 2**31, None),
+        ("attention.head_count", 0, None),
+        ("attention.head_count", 3, None),
+        ("attention.head_count_kv", [2, 1], None),
+        ("attention.head_count_kv", [2, 1, 2, 0], None),
+        ("attention.key_length", 33, None),
+        ("attention.value_length", 16, None),
+        ("rope.dimension_count", 8, None),
+        ("attention.shared_kv_layers", 4, None),
+        ("attention.shared_kv_layers", 3, None),
+        ("feed_forward_length", [96, 96], None),
+        ("expert_used_count", 4, None),
+        ("expert_count", 2**30, None),
+        ("rope.freq_base", float("nan"), F32),
+        ("rope.freq_base", 0.0, F32),
+        ("attention.layer_norm_rms_epsilon", -1.0, F32),
+        ("context_length", 0, None),
+        ("attention.sliding_window_pattern", [True], None),
+        ("attention.sliding_window", 0, None),
     ],
-)  # fmt: skip
+)
 def test_bad_values(key: str, value: object, kind: int | None, tmp_path: Path) -> None:
     """Numbers out of range, of the wrong kind or count: refused, never a crash."""
     w = without(model_writer(SHAPE), f"gemma4.{key}")
@@ -101,7 +128,9 @@ def test_other_files(tmp_path: Path) -> None:
     at = next(i for i, t in enumerate(w.tensors) if t[0] == b"token_embd.weight")
     name, dims, kind, raw, offset = w.tensors[at]
     w.tensors[at] = (name, [dims[0], dims[1] - 1], kind, raw[: -4 * dims[0]], offset)
-    w.tensors = [t if t[0] != b"per_layer_token_embd.weight" else (t[0], [t[1][0], t[1][1] - 1], *t[2:]) for t in w.tensors]
+    w.tensors = [
+        t if t[0] != b"per_layer_token_embd.weight" else (t[0], [t[1][0], t[1][1] - 1], *t[2:]) for t in w.tensors
+    ]
     assert "'tokenizer.ggml.tokens' has 290 tokens, but 'token_embd.weight' has 289" in refused(w, tmp_path)
     with pytest.raises(OSError, match=r"absent\.gguf"):
         eg.Model.load(tmp_path / "absent.gguf")

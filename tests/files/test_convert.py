@@ -120,15 +120,24 @@ def _config(model: Gguf, encoders: Gguf) -> dict[str, Any]:
     get = lambda key: model.metadata.get(f"gemma4.{key}")  # noqa: E731
     kinds = [LOCAL if local else GLOBAL for local in get("attention.sliding_window_pattern")]
     text = {
-        "attention_k_eq_v": any(f"blk.{i}.attn_k.weight" in model and f"blk.{i}.attn_v.weight" not in model for i in range(99)),
-        "enable_moe_block": bool(get("expert_count")), "num_experts": get("expert_count"),
-        "top_k_experts": get("expert_used_count"), "moe_intermediate_size": get("expert_feed_forward_length"),
-        "final_logit_softcapping": 30.0, "hidden_size": get("embedding_length"), "layer_types": kinds,
-        "hidden_size_per_layer_input": get("embedding_length_per_layer_input"), "num_hidden_layers": len(kinds),
-        "max_position_embeddings": get("context_length"), "num_attention_heads": get("attention.head_count"),
-        "num_kv_shared_layers": get("attention.shared_kv_layers"), "sliding_window": get("attention.sliding_window"),
+        "attention_k_eq_v": any(
+            f"blk.{i}.attn_k.weight" in model and f"blk.{i}.attn_v.weight" not in model for i in range(99)
+        ),
+        "enable_moe_block": bool(get("expert_count")),
+        "num_experts": get("expert_count"),
+        "top_k_experts": get("expert_used_count"),
+        "moe_intermediate_size": get("expert_feed_forward_length"),
+        "final_logit_softcapping": 30.0,
+        "hidden_size": get("embedding_length"),
+        "layer_types": kinds,
+        "hidden_size_per_layer_input": get("embedding_length_per_layer_input"),
+        "num_hidden_layers": len(kinds),
+        "max_position_embeddings": get("context_length"),
+        "num_attention_heads": get("attention.head_count"),
+        "num_kv_shared_layers": get("attention.shared_kv_layers"),
+        "sliding_window": get("attention.sliding_window"),
         "rope_parameters": Shape().config()["text_config"]["rope_parameters"],
-    }  # fmt: skip
+    }
 
     def encoder(prefix: str) -> dict[str, Any] | None:
         values = {key[len(prefix) :]: value for key, value in encoders.metadata.items() if key.startswith(prefix)}
@@ -249,8 +258,12 @@ def test_tokenizer(tmp_path):
     assert tokens["tokenizer.ggml.token_type"][:12] == [3] * 7 + [4] + [3] * 2 + [6] * 2
     assert tokens["tokenizer.ggml.merges"][:2] == ["h e", "l l"]
     assert [tokens[f"tokenizer.ggml.{name}_token_id"] for name in ("padding", "eos", "bos", "unknown", "mask")] == [
-        0, 1, 2, 3, 4,
-    ]  # fmt: skip
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     assert tokens["tokenizer.ggml.suppress_tokens"] == [8, 9]
     assert tokens["tokenizer.chat_template"] == "{{ messages }}"
 

@@ -339,24 +339,40 @@ def scalar(value: float) -> Callable[[np.ndarray], tuple[str, tuple[int, ...], n
 
 FILE_FAULTS = {
     "no scale": ("blk.0.attn_q.scale", lambda raw: None, "'blk.0.attn_q.scale' is missing"),
-    "short scale": ("blk.0.attn_q.scale", lambda raw: ("F32", (64,), raw[:256]), r"'blk.0.attn_q.scale' has shape \[64"),
+    "short scale": (
+        "blk.0.attn_q.scale",
+        lambda raw: ("F32", (64,), raw[:256]),
+        r"'blk.0.attn_q.scale' has shape \[64",
+    ),
     "scale of a matrix for each column": (
-        "blk.0.attn_q.scale", lambda raw: ("F32", (2, 64), raw), r"'blk.0.attn_q.scale' has shape \[2, 64",
+        "blk.0.attn_q.scale",
+        lambda raw: ("F32", (2, 64), raw),
+        r"'blk.0.attn_q.scale' has shape \[2, 64",
     ),
     "scales of a table that do not divide it": (
         "per_layer_token_embd.scale",
         lambda raw: ("F32", (3, WORDS), raw[: 3 * WORDS * 4]),
         "'per_layer_token_embd.scale' has shape",
     ),
-    "packed scale": ("blk.0.attn_q.scale", lambda raw: ("C8", (128,), raw[:128]), "type C8, which only single matrices"),
-    "packed norm": ("blk.0.attn_norm.weight", lambda raw: ("C8", (256,), raw[:256]), "type C8, which only single matrices"),
+    "packed scale": (
+        "blk.0.attn_q.scale",
+        lambda raw: ("C8", (128,), raw[:128]),
+        "type C8, which only single matrices",
+    ),
+    "packed norm": (
+        "blk.0.attn_norm.weight",
+        lambda raw: ("C8", (256,), raw[:256]),
+        "type C8, which only single matrices",
+    ),
     "step below 0": ("blk.1.ffn_up.input_scale", scalar(-1), "'blk.1.ffn_up.input_scale' is -1"),
     "step without end": ("blk.1.ffn_up.output_scale", scalar(np.inf), "'blk.1.ffn_up.output_scale' is inf"),
     "step that is no number": ("blk.1.ffn_up.output_scale", scalar(np.nan), "'blk.1.ffn_up.output_scale' is"),
     "two steps": (
-        "blk.1.ffn_up.input_scale", lambda raw: ("F32", (2,), np.tile(raw, 2)), r"'blk.1.ffn_up.input_scale' has shape \[2",
+        "blk.1.ffn_up.input_scale",
+        lambda raw: ("F32", (2,), np.tile(raw, 2)),
+        r"'blk.1.ffn_up.input_scale' has shape \[2",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FILE_FAULTS)

@@ -101,7 +101,11 @@ def test_refused_values():
 
 @pytest.mark.parametrize(
     ("compiler", "flags"),
-    [("gcc", ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]), ("gcc", ["-O3"]), ("clang", ["-O3"])],
+    [
+        ("gcc", ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("gcc", ["-O3"]),
+        ("clang", ["-O3"]),
+    ],
 )
 def test_same_bits_everywhere(tmp_path, compiler, flags):
     """Values that invite trouble, under sanitizers and with different compilers."""
@@ -159,7 +163,9 @@ def _named(name: str, *shape: int) -> SourceTensor:
 
 
 def test_mix_of_layers():
-    tensors = [_named(f"blk.{i}.{kind}.weight", 512, 256) for i in range(16) for kind in ("attn_v", "ffn_down", "ffn_up")]
+    tensors = [
+        _named(f"blk.{i}.{kind}.weight", 512, 256) for i in range(16) for kind in ("attn_v", "ffn_down", "ffn_up")
+    ]
     types = choose_types(tensors, "Q4_K_M")
     wanted = "Q6_K Q6_K" + " Q4_K Q4_K Q6_K" * 4 + " Q6_K Q6_K"
     assert [types[f"blk.{i}.ffn_down.weight"] for i in range(16)] == wanted.split()
@@ -180,7 +186,11 @@ def test_rows_that_do_not_divide():
 
 
 def test_overrides():
-    tensors = [_named("blk.0.attn_v.weight", 256, 256), _named("blk.0.attn_norm.weight", 256), _named("x.weight", 256, 8)]
+    tensors = [
+        _named("blk.0.attn_v.weight", 256, 256),
+        _named("blk.0.attn_norm.weight", 256),
+        _named("x.weight", 256, 8),
+    ]
     pairs = [("blk.*", "Q8_0"), ("*.attn_v.*", "Q6_K")]
     assert choose_types(tensors, "Q4_0", overrides=pairs)["blk.0.attn_v.weight"] == "Q6_K"
     with pytest.raises(ValueError, match="attn_norm"):
@@ -205,7 +215,9 @@ def test_encoders(model, tmp_path):
     source = model.with_name(f"mmproj-{model.name}")
     written = quantize(source, tmp_path / "m.gguf", "Q8_0", threads=1).path
     before, after = Gguf(source), Gguf(written)
-    kept = "a.input_projection.weight a.conv1d.0.weight a.blk.0.conv_dw.weight v.patch_embd.weight v.position_embd.weight"
+    kept = (
+        "a.input_projection.weight a.conv1d.0.weight a.blk.0.conv_dw.weight v.patch_embd.weight v.position_embd.weight"
+    )
     for name in (*kept.split(), "a.blk.1.attn_q.input_max", "a.blk.1.per_dim_scale.weight", "a.pre_encode.out.bias"):
         assert after[name].type == "F32" and after[name].raw.tobytes() == before[name].raw.tobytes()
     assert after["a.blk.0.conv_pw1.weight"].type == after["v.blk.1.ffn_down.weight"].type == "Q8_0"

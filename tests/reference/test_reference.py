@@ -32,11 +32,30 @@ def rms(x: np.ndarray) -> float:
 # ---- block formats -------------------------------------------------------------------------------------------------
 
 HALF_OFFSETS = {
-    "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
-    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0], "IQ2_XXS": [0], "IQ2_XS": [0],
-    "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "TQ1_0": [52], "TQ2_0": [64], "MXFP4": [], "F32": [], "F16": [0],
+    "Q4_0": [0],
+    "Q4_1": [0, 2],
+    "Q5_0": [0],
+    "Q5_1": [0, 2],
+    "Q8_0": [0],
+    "Q2_K": [80, 82],
+    "Q3_K": [108],
+    "Q4_K": [0, 2],
+    "Q5_K": [0, 2],
+    "Q6_K": [208],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
+    "IQ2_XXS": [0],
+    "IQ2_XS": [0],
+    "IQ2_S": [0],
+    "IQ3_XXS": [0],
+    "IQ3_S": [0],
+    "TQ1_0": [52],
+    "TQ2_0": [64],
+    "MXFP4": [],
+    "F32": [],
+    "F16": [0],
     "BF16": [],
-}  # fmt: skip
+}
 
 
 def random_blocks(name: str, count: int, seed: int = 0) -> np.ndarray:
@@ -107,11 +126,23 @@ def test_quantize_q8() -> None:
 
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 PAIRS: dict[str, tuple[int, Any]] = {
-    "a.u8": (0, 255), "a.i8": (1, -128), "a.u16": (2, 65535), "a.i16": (3, -32768), "a.u32": (4, 2**32 - 1),
-    "a.i32": (5, -(2**31)), "a.f32": (6, 0.5), "a.bool": (7, True), "a.text": (8, "h\u00e9 \u2581"),
-    "a.u64": (10, 2**64 - 1), "a.i64": (11, -(2**63)), "a.f64": (12, 0.1), "a.ints": (9, (5, [1, -2, 3])),
-    "a.bools": (9, (7, [True, False])), "a.texts": (9, (8, ["", "x"])), "a.nested": (9, (9, [(4, [1]), (4, [])])),
-}  # fmt: skip
+    "a.u8": (0, 255),
+    "a.i8": (1, -128),
+    "a.u16": (2, 65535),
+    "a.i16": (3, -32768),
+    "a.u32": (4, 2**32 - 1),
+    "a.i32": (5, -(2**31)),
+    "a.f32": (6, 0.5),
+    "a.bool": (7, True),
+    "a.text": (8, "h\u00e9 \u2581"),
+    "a.u64": (10, 2**64 - 1),
+    "a.i64": (11, -(2**63)),
+    "a.f64": (12, 0.1),
+    "a.ints": (9, (5, [1, -2, 3])),
+    "a.bools": (9, (7, [True, False])),
+    "a.texts": (9, (8, ["", "x"])),
+    "a.nested": (9, (9, [(4, [1]), (4, [])])),
+}
 
 
 def plain(kind: int, value: Any) -> Any:
@@ -215,13 +246,24 @@ def random_model(ple: bool, experts: int = 0, seed: int = 0) -> Gguf:
     file = object.__new__(Gguf)
     file.tensors = {}
     keys = {
-        "block_count": layers, "context_length": 64, "embedding_length": d, "attention.head_count": heads,
-        "attention.head_count_kv": kv_heads, "attention.key_length": 16, "attention.key_length_swa": 8,
-        "attention.sliding_window": 5, "attention.sliding_window_pattern": local, "attention.shared_kv_layers": shared,
-        "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4,
-        "final_logit_softcapping": 30.0, "embedding_length_per_layer_input": width, "expert_count": experts,
+        "block_count": layers,
+        "context_length": 64,
+        "embedding_length": d,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.key_length": 16,
+        "attention.key_length_swa": 8,
+        "attention.sliding_window": 5,
+        "attention.sliding_window_pattern": local,
+        "attention.shared_kv_layers": shared,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.freq_base": 1e6,
+        "rope.freq_base_swa": 1e4,
+        "final_logit_softcapping": 30.0,
+        "embedding_length_per_layer_input": width,
+        "expert_count": experts,
         "expert_used_count": experts // 2,
-    }  # fmt: skip
+    }
     file.metadata = {"general.architecture": "gemma4"} | {"gemma4." + key: value for key, value in keys.items()}
 
     def put(name: str, *shape: int, low: float = 0.0) -> None:

@@ -265,5 +265,7 @@ def test_sound_to_logits_equals_transformers(variant: str) -> None:
     values, counts = np.unique(ids, return_counts=True)
     at = np.flatnonzero(ids == values[counts.argmax()])  # the placeholder
     soft = AudioEncoder(SHARED / variant / "mmproj-BF16.gguf").encode(z["audio_a_samples"])
-    logits = TextModel(SHARED / variant / "model-BF16.gguf").forward(ids, soft=dict(zip(at.tolist(), soft, strict=True)))
+    logits = TextModel(SHARED / variant / "model-BF16.gguf").forward(
+        ids, soft=dict(zip(at.tolist(), soft, strict=True))
+    )
     assert rms(logits - z["audio_prompt_logits"]) < 2e-5

@@ -110,7 +110,9 @@ def test_the_answer_is_there_when_the_silence_is_over(tokenizer: Any) -> None:
     good for a token."""
     latencies = {}
     for moments in (0, 3):
-        _, events = play(tokenizer, lambda seconds: "Take the older one today, and mind the rain.", TALK, moments=moments)
+        _, events = play(
+            tokenizer, lambda seconds: "Take the older one today, and mind the rain.", TALK, moments=moments
+        )
         latencies[moments] = [event.latency for event in events if event.kind == "final"]
         assert len(latencies[moments]) == 3
         assert all(latency.decision == pytest.approx(22 * 512 / RATE, abs=0.035) for latency in latencies[moments])
@@ -174,7 +176,9 @@ def test_guesses_show_what_is_stable(tokenizer: Any) -> None:
     for event in partials:
         assert event.text.startswith(event.stable) and text.startswith(event.stable)
         assert event.stable.startswith(stable)  # it only grows
-        assert not event.stable or not text[len(event.stable) :][:1].isalnum() or event.stable.endswith(" ")  # whole words
+        assert (
+            not event.stable or not text[len(event.stable) :][:1].isalnum() or event.stable.endswith(" ")
+        )  # whole words
         stable = event.stable
     assert len(stable.split()) > len(WORDS) - 4
     times = [event.time for event in partials[:10]]
@@ -201,7 +205,9 @@ def test_the_answer_begins_with_what_was_guessed(tokenizer: Any) -> None:
     ready = {}
     for partials in (None, 0.5):
         source = Scripted(samples, moments=1)
-        with Listener(Players(tokenizer, slowly), "en", detector=Loud(), partials=partials, clock=source.clock) as listener:
+        with Listener(
+            Players(tokenizer, slowly), "en", detector=Loud(), partials=partials, clock=source.clock
+        ) as listener:
             (latency,) = [event.latency for event in listener.listen(source) if event.kind == "final"]
         ready[partials] = latency.ready
     assert ready[None] < latency.tokens == ready[0.5]
@@ -231,7 +237,9 @@ def test_a_guess_in_the_making_serves_the_answer(tokenizer: Any) -> None:
     ready = {}
     for partials in (None, 0.3):
         samples = sound((0.5, 1.8), seconds=3)
-        _, events = play(tokenizer, lambda seconds: " ".join(WORDS), samples, partials=partials, moments=0, max_tokens=500)
+        _, events = play(
+            tokenizer, lambda seconds: " ".join(WORDS), samples, partials=partials, moments=0, max_tokens=500
+        )
         assert not [event for event in events if event.kind == "partial" and event.time < 1.8]
         ready[partials] = events[-1].latency.ready
     assert ready[None] < 14 < 25 < ready[0.3]
@@ -287,7 +295,10 @@ def test_falling_behind_stops_guesses(tokenizer: Any) -> None:
             yield from super()._pieces(samples[9 * RATE :], 512, 20)
 
     begun: list[int] = []
-    players, source = Players(tokenizer, lambda seconds: f"{' '.join(WORDS)} Q{'abcdefghijkl'[int(seconds)]}"), Busy(samples)
+    players, source = (
+        Players(tokenizer, lambda seconds: f"{' '.join(WORDS)} Q{'abcdefghijkl'[int(seconds)]}"),
+        Busy(samples),
+    )
     with Listener(players, "en", detector=Loud(), partials=0.3, max_tokens=500, clock=source.clock) as listener:
         events = list(listener.listen(source))
     assert begun[0] > 5
@@ -332,7 +343,9 @@ def test_answers_in_circles_get_a_second_attempt(model: eg.Model) -> None:
     with Watched(model, "en", detector=Loud()) as transcriber:  # type: ignore[arg-type]
         expected = list(transcriber.segments(samples))
     assert 0.5 in attempts, "this sound must lead the model into a circle"
-    events = [event for event in listen(model, Scripted(samples, moments=4), "en", detector=Loud()) if event.kind == "final"]
+    events = [
+        event for event in listen(model, Scripted(samples, moments=4), "en", detector=Loud()) if event.kind == "final"
+    ]
     assert finals(iter(events)) == expected
     assert events[0].latency.ready == 0  # what was there was thrown away
 

@@ -51,7 +51,9 @@ def recording(*loud: tuple[float, float], seconds: float, seed: int = 0) -> np.n
     samples = rng.standard_normal(round(seconds * RATE)) * 1e-3
     for start, end in loud:
         t = np.arange(round((end - start) * RATE)) / RATE
-        voice = sum(np.sin(2 * np.pi * 140 * k * t + k * k) for k in range(1, 25)) * (0.7 + 0.3 * np.sin(2 * np.pi * 4 * t))
+        voice = sum(np.sin(2 * np.pi * 140 * k * t + k * k) for k in range(1, 25)) * (
+            0.7 + 0.3 * np.sin(2 * np.pi * 4 * t)
+        )
         at = round(start * RATE)
         samples[at : at + len(t)] += 0.05 * voice
     return samples.astype(np.float32)
@@ -72,15 +74,22 @@ def test_requests_are_the_documented_ones() -> None:
         "translation in German."
     )
     assert asr_prompt(None).startswith("Transcribe the following speech segment.\n\nFollow these")
-    assert translation_prompt(None, "French").startswith("Transcribe the following speech segment, then translate it into")
+    assert translation_prompt(None, "French").startswith(
+        "Transcribe the following speech segment, then translate it into"
+    )
     assert "from English into German" in text_translation_prompt("Hi", "en", "German")
     assert text_translation_prompt("Hi", None, "German").endswith("\n\nHi")
 
 
 def test_languages_by_code_and_name() -> None:
     assert [language_name(x) for x in ("de", "German", " german ", "de-AT", "pt_BR", "ZH")] == [
-        "German", "German", "German", "German", "Portuguese", "Chinese",
-    ]  # fmt: skip
+        "German",
+        "German",
+        "German",
+        "German",
+        "Portuguese",
+        "Chinese",
+    ]
     assert language_name("Ancient  Greek") == "Ancient Greek" and language_name("Klingon") == "Klingon"
     assert len(LANGUAGES) > 70 and all(code.islower() and name.istitle() for code, name in LANGUAGES.items())
     with pytest.raises(EdgeGemmaError, match="language is empty"):
@@ -114,7 +123,10 @@ def test_turns_around_a_recording(tokenizer: Any) -> None:
         ("Hello there. German: Hallo.", ("Hello there.", "Hallo.")),
         ("Hello\nthere.\ngerman： Hallo,\ndu.", ("Hello there.", "Hallo, du.")),
         ("English: Hello there.\nHallo.", ("Hello there.", "Hallo.")),
-        ("He speaks German: badly.\nGerman: Er spricht schlecht.", ("He speaks German: badly.", "Er spricht schlecht.")),
+        (
+            "He speaks German: badly.\nGerman: Er spricht schlecht.",
+            ("He speaks German: badly.", "Er spricht schlecht."),
+        ),
         ("German: Hallo.", ("", "Hallo.")),
         ("Hello there.", ("Hello there.", None)),
         ("Hello there.\nGerman:", ("Hello there.", None)),
@@ -128,8 +140,16 @@ def test_translations_are_found_in_answers(answer: str, expected: tuple[str, str
 def test_loops_are_told_from_speech() -> None:
     assert loop_start("No, no, no, no! I said no, no, no.") is None
     assert loop_start("Row, row, row your boat, gently down the stream. " * 3) is None
-    assert loop_start("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25") is None
-    for phrase in ("thank you for watching. ", "ha", "日本語", "\n", "Row, row, row your boat, gently down the stream. "):
+    assert (
+        loop_start("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25") is None
+    )
+    for phrase in (
+        "thank you for watching. ",
+        "ha",
+        "日本語",
+        "\n",
+        "Row, row, row your boat, gently down the stream. ",
+    ):
         text = "I said: " + phrase * 200
         for cut in (0, 1):  # wherever the answer was stopped
             found = loop_start(text[: len(text) - cut])
@@ -199,7 +219,11 @@ def test_json_is_whole_at_any_end() -> None:
 
 
 def test_forms_without_segments() -> None:
-    assert {form: Transcript([]).to(form) for form in ("txt", "srt", "vtt")} == {"txt": "", "srt": "", "vtt": "WEBVTT\n\n"}
+    assert {form: Transcript([]).to(form) for form in ("txt", "srt", "vtt")} == {
+        "txt": "",
+        "srt": "",
+        "vtt": "WEBVTT\n\n",
+    }
     assert json.loads(Transcript([]).to("json"))["segments"] == []
     with pytest.raises(EdgeGemmaError, match="txt, srt, vtt, json"):
         Transcript([]).to("pdf")
@@ -361,7 +385,9 @@ def test_a_run_goes_on_where_another_ended(tokenizer: Any) -> None:
     whole = list(eg.transcribe_segments(TWO, model, detector="energy"))
     rest = list(eg.transcribe_segments(TWO, model, detector="energy", start=whole[0].end))
     assert len(rest) == 1
-    assert rest[0].start == pytest.approx(whole[1].start, abs=0.1) and rest[0].end == pytest.approx(whole[1].end, abs=0.1)
+    assert rest[0].start == pytest.approx(whole[1].start, abs=0.1) and rest[0].end == pytest.approx(
+        whole[1].end, abs=0.1
+    )
     assert list(eg.transcribe_segments(TWO, model, start=20.0)) == []
 
 
@@ -389,7 +415,10 @@ class Long(Source):
 
     def __init__(self, minutes: float) -> None:
         super().__init__()
-        self.duration, self._blocks = minutes * 60, itertools.repeat(recording((1.0, 3.0), seconds=4.0), round(minutes * 15))
+        self.duration, self._blocks = (
+            minutes * 60,
+            itertools.repeat(recording((1.0, 3.0), seconds=4.0), round(minutes * 15)),
+        )
 
     def _more(self, timeout: float | None) -> np.ndarray | None:
         return next(self._blocks, None)
@@ -459,7 +488,9 @@ def test_what_can_not_be_is_explained(tokenizer: Any) -> None:
         eg.transcribe(TWO, deaf)
     assert caught.value.code == "unsupported"
     model = FakeModel(tokenizer, "", context=900)
-    with pytest.raises(EdgeGemmaError, match=r"900 tokens is too small for segments of 28 seconds.*the sound 702") as caught:
+    with pytest.raises(
+        EdgeGemmaError, match=r"900 tokens is too small for segments of 28 seconds.*the sound 702"
+    ) as caught:
         eg.transcribe(TWO, model)
     assert caught.value.code == "context"
     assert eg.transcribe(TWO, model, detector="energy", max_seconds=5).text == ""
@@ -518,15 +549,31 @@ def test_texts_can_be_cancelled(tokenizer: Any) -> None:
 def test_what_translate_takes_its_input_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, content in (
-        ("letter.txt", b"Dear \xc3\xa4"), ("letter", "ä".encode() * 4000), ("cut", b"x" * 4095 + "ä".encode()),
-        ("talk.WAV", b"text"), ("talk", b"RIFF\0\0"), ("latin", b"Gr\xfc\xdfe"), ("empty", b""),
-    ):  # fmt: skip
+        ("letter.txt", b"Dear \xc3\xa4"),
+        ("letter", "ä".encode() * 4000),
+        ("cut", b"x" * 4095 + "ä".encode()),
+        ("talk.WAV", b"text"),
+        ("talk", b"RIFF\0\0"),
+        ("latin", b"Gr\xfc\xdfe"),
+        ("empty", b""),
+    ):
         Path(name).write_bytes(content)
     kinds = {
-        "letter.txt": "document", "letter": "document", "cut": "document", "talk.WAV": "speech", "talk": "speech",
-        "latin": "speech", "empty": "document", "missing.wav": "speech", "We say .wav": "text", "Hello": "text", "": "text",
-        "\0": "text", "x" * 9999: "text", ".": "text",
-    }  # fmt: skip
+        "letter.txt": "document",
+        "letter": "document",
+        "cut": "document",
+        "talk.WAV": "speech",
+        "talk": "speech",
+        "latin": "speech",
+        "empty": "document",
+        "missing.wav": "speech",
+        "We say .wav": "text",
+        "Hello": "text",
+        "": "text",
+        "\0": "text",
+        "x" * 9999: "text",
+        ".": "text",
+    }
     assert {value: input_kind(value) for value in kinds} == kinds
     assert input_kind(Path("missing.txt")) == "document" and input_kind(Path("missing.wav")) == "speech"
     assert input_kind(TWO) == "speech"
@@ -574,7 +621,9 @@ def test_a_model_transcribes_and_translates(model: Any) -> None:
     transcript = eg.transcribe(TWO, model, "en", **options)
     assert len(transcript) == 2 and transcript.text
     assert list(eg.transcribe(TWO, MODEL, "en", mmproj=MMPROJ, **options)) == list(transcript)
-    assert [(s.start, s.end) for s in eg.translate(TWO, "de", model, **options)] == [(s.start, s.end) for s in transcript]
+    assert [(s.start, s.end) for s in eg.translate(TWO, "de", model, **options)] == [
+        (s.start, s.end) for s in transcript
+    ]
     text = eg.translate("Hello", "de", model, max_tokens=9, **HOT)
     assert isinstance(text, str) and text
     with eg.Model.load(MODEL) as deaf, pytest.raises(EdgeGemmaError, match="mmproj"):

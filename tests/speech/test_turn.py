@@ -172,7 +172,9 @@ def test_answers_in_circles_end(tokenizer: Any) -> None:
     answer = answered(turn.finish())
     assert answer.stop == "loop" and 72 < len(answer.text) < 200
     for draft in (answer.ids, players.lines(0)):
-        assert answered(Answer(turn.again().session, players.closing, 5000, sound=SPEECH, draft=draft)).ids == answer.ids
+        assert (
+            answered(Answer(turn.again().session, players.closing, 5000, sound=SPEECH, draft=draft)).ids == answer.ids
+        )
 
 
 def test_trusted_tokens_are_not_checked(model: eg.Model, expected: Said) -> None:

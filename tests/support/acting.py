@@ -18,22 +18,33 @@ RATE = 16000
 
 PIECE: list[dict[str, Any]] = [
     {
-        "language": "en", "text": "Turn on the kitchen light.", "seconds": 1.2,
+        "language": "en",
+        "text": "Turn on the kitchen light.",
+        "seconds": 1.2,
         "translations": {"es": "Enciende la luz de la cocina.", "de": "Schalte das Licht in der Küche ein."},
         "call": {"name": "switch", "arguments": {"room": "kitchen", "thing": "light", "on": True}},
         "reply": "The kitchen light is on.",
     },
     {
-        "language": "es", "text": "Pon las luces del salón en azul.", "seconds": 1.5,
-        "translations": {"en": "Set the living room lights to blue.", "de": "Stelle die Lichter im Wohnzimmer auf blau."},
+        "language": "es",
+        "text": "Pon las luces del salón en azul.",
+        "seconds": 1.5,
+        "translations": {
+            "en": "Set the living room lights to blue.",
+            "de": "Stelle die Lichter im Wohnzimmer auf blau.",
+        },
         "call": {"name": "set_color", "arguments": {"room": "living room", "color": "blue"}},
         "reply": "Luces del salón: azul.",
     },
     {
-        "language": "de", "text": "Danke.", "seconds": 0.8, "translations": {"en": "Thank you.", "es": "Gracias."},
-        "call": None, "reply": "Gern geschehen.",
+        "language": "de",
+        "text": "Danke.",
+        "seconds": 0.8,
+        "translations": {"en": "Thank you.", "es": "Gracias."},
+        "call": None,
+        "reply": "Gern geschehen.",
     },
-]  # fmt: skip
+]
 
 
 def record(folder: Path, piece: Sequence[dict[str, Any]] = PIECE) -> Path:
@@ -45,7 +56,9 @@ def record(folder: Path, piece: Sequence[dict[str, Any]] = PIECE) -> Path:
         with wave.open(str(folder / name), "wb") as file:
             file.setparams((1, 2, RATE, 0, "NONE", ""))
             file.writeframes((sound(number, line["seconds"]) * 32767).astype("<i2").tobytes())
-        entries.append({"file": name, **{key: line[key] for key in ("language", "text", "translations", "call", "reply")}})
+        entries.append(
+            {"file": name, **{key: line[key] for key in ("language", "text", "translations", "call", "reply")}}
+        )
     (folder / "utterances.json").write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
     return folder
 

@@ -9,7 +9,18 @@ import numpy as np
 
 from support.gguf_writer import TENSOR_F32, Writer
 
-CLIPPED = ("ffn_up", "ffn_down", "ffn_up_1", "ffn_down_1", "attn_q", "attn_k", "attn_v", "attn_out", "conv_pw1", "conv_pw2")
+CLIPPED = (
+    "ffn_up",
+    "ffn_down",
+    "ffn_up_1",
+    "ffn_down_1",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_out",
+    "conv_pw1",
+    "conv_pw2",
+)
 
 
 @dataclass
@@ -51,9 +62,13 @@ def audio_writer(s: AudioShape) -> Writer:
     w.entry("general.architecture", "clip").entry("clip.has_audio_encoder", True)
     w.entry("clip.audio.projector_type", "gemma4a")
     for key, value in (
-        ("block_count", s.layers), ("embedding_length", d), ("feed_forward_length", s.ffn), ("projection_dim", s.hidden),
-        ("attention.head_count", s.heads), ("num_mel_bins", s.features),
-    ):  # fmt: skip
+        ("block_count", s.layers),
+        ("embedding_length", d),
+        ("feed_forward_length", s.ffn),
+        ("projection_dim", s.hidden),
+        ("attention.head_count", s.heads),
+        ("num_mel_bins", s.features),
+    ):
         w.entry(f"clip.audio.{key}", value)
     inputs = 1
     for i, channels in enumerate(s.channels):

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from edge_gemma.files import checkpoint_names as names
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
-CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|tool_response>", "<|image>", "<|audio>"]
+CONTROL = [
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<mask>",
+    "<|turn>",
+    "<turn|>",
+    "<|tool_response>",
+    "<|image>",
+    "<|audio>",
+]
 LETTERS = [*"▁helowrdab\n", "é", "日"]
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "w"), ("o", "r"), ("▁w", "or")]
 TOKENS = [*CONTROL, *(f"<0x{i:02X}>" for i in range(256)), *LETTERS, *("".join(pair) for pair in MERGES)]
@@ -51,15 +62,28 @@ class Shape:
             GLOBAL: {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25},
         }
         text = {
-            "attention_k_eq_v": self.k_eq_v, "enable_moe_block": self.experts > 0, "final_logit_softcapping": 30.0,
-            "head_dim": self.head_local, "hidden_size": self.width, "hidden_size_per_layer_input": self.ple,
-            "intermediate_size": self.ffn, "layer_types": self.kinds, "max_position_embeddings": 512,
-            "model_type": "gemma4_text", "moe_intermediate_size": 32 if self.experts else None,
-            "num_attention_heads": self.heads, "num_experts": self.experts or None, "num_hidden_layers": len(self.kinds),
-            "num_key_value_heads": self.keys_local, "num_kv_shared_layers": self.shared, "rms_norm_eps": 1e-6,
-            "rope_parameters": rope, "sliding_window": 9, "top_k_experts": 2 if self.experts else None,
+            "attention_k_eq_v": self.k_eq_v,
+            "enable_moe_block": self.experts > 0,
+            "final_logit_softcapping": 30.0,
+            "head_dim": self.head_local,
+            "hidden_size": self.width,
+            "hidden_size_per_layer_input": self.ple,
+            "intermediate_size": self.ffn,
+            "layer_types": self.kinds,
+            "max_position_embeddings": 512,
+            "model_type": "gemma4_text",
+            "moe_intermediate_size": 32 if self.experts else None,
+            "num_attention_heads": self.heads,
+            "num_experts": self.experts or None,
+            "num_hidden_layers": len(self.kinds),
+            "num_key_value_heads": self.keys_local,
+            "num_kv_shared_layers": self.shared,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": rope,
+            "sliding_window": 9,
+            "top_k_experts": 2 if self.experts else None,
             "vocab_size": len(TOKENS),
-        }  # fmt: skip
+        }
         encoder = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "rms_norm_eps": 1e-6}
         vision = {**encoder, "patch_size": 16, "pooling_kernel_size": 3, "standardize": self.experts > 0}
         return {
@@ -76,9 +100,16 @@ class Shape:
         found: Tensors = {}
         layers, owners = len(self.kinds), len(self.kinds) - self.shared
         dims = {
-            "V": len(TOKENS), "S": len(TOKENS), "d": self.width, "P": self.ple, "L*P": layers * self.ple, "F": self.ffn,
-            "E": self.experts, "I": 32, "2*I": 64,
-        }  # fmt: skip
+            "V": len(TOKENS),
+            "S": len(TOKENS),
+            "d": self.width,
+            "P": self.ple,
+            "L*P": layers * self.ple,
+            "F": self.ffn,
+            "E": self.experts,
+            "I": 32,
+            "2*I": 64,
+        }
 
         def add(rows: Any, prefix: str, sizes: Mapping[str, int]) -> None:
             for row in rows:
@@ -112,7 +143,18 @@ class Shape:
                 add(names.VISION_LAYER, f"model.vision_tower.encoder.layers.{layer}.", sizes)
             add(names.VISION_PROJECTION, "model.", sizes)
         if self.audio:
-            sizes = {"d": 32, "2*d": 64, "F": 128, "D": 16, "C0": 128, "C1": 32, "W": 1024, "O": 48, "K": 5, "B": self.width}
+            sizes = {
+                "d": 32,
+                "2*d": 64,
+                "F": 128,
+                "D": 16,
+                "C0": 128,
+                "C1": 32,
+                "W": 1024,
+                "O": 48,
+                "K": 5,
+                "B": self.width,
+            }
             add(names.AUDIO, "model.audio_tower.", sizes)
             for layer in range(2):
                 add(names.AUDIO_LAYER, f"model.audio_tower.layers.{layer}.", sizes)

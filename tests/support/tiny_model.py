@@ -165,9 +165,15 @@ def model_writer(s: Shape) -> Writer:
 
 SHAPES = {
     "plain": Shape([True, True, False]),
-    "window 33, odd heads": Shape([True, False, True, False], heads=3, window=33, hidden=48, dim_local=24, dim_global=40),
+    "window 33, odd heads": Shape(
+        [True, False, True, False], heads=3, window=33, hidden=48, dim_local=24, dim_global=40
+    ),
     "ple and shared in the middle": Shape(
-        [True, False, True, True, False, True, False], shared=4, ple=16, ffn=[64] * 3 + [128] * 4, heads=6,
+        [True, False, True, True, False, True, False],
+        shared=4,
+        ple=16,
+        ffn=[64] * 3 + [128] * 4,
+        heads=6,
         kv_heads=[2] * 7,
     ),
     "shared, source far back": Shape([False, True, True, True, False, False], shared=2, ple=8, window=5),
@@ -183,4 +189,4 @@ SHAPES = {
     ),
     "window of one": Shape([True, False], window=1),
     "period, nothing optional": Shape([True, True, False] * 2, period=3, bare=True),
-}  # fmt: skip
+}

@@ -103,9 +103,15 @@ def with_transformers(
         count = (int(mask.sum()) + 3) // 4
         ids = torch.tensor([[*request.before, *[soft] * count, *request.after]])
         out = model.generate(
-            input_ids=ids, input_features=features["input_features"], input_features_mask=mask, do_sample=False,
-            max_new_tokens=LONGEST, eos_token_id=stops, output_logits=True, return_dict_in_generate=True,
-        )  # fmt: skip
+            input_ids=ids,
+            input_features=features["input_features"],
+            input_features_mask=mask,
+            do_sample=False,
+            max_new_tokens=LONGEST,
+            eos_token_id=stops,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
         answer = out.sequences[0, ids.shape[1] :].tolist()
         answers.append(answer[:-1] if answer[-1] in stops else answer)
         first.append(out.logits[0][0].numpy())
@@ -126,9 +132,14 @@ def with_peer(
             # llama.cpp writes the markers of audio itself.
             entries.append({"wav": path, "before": request.before[:-1], "after": request.after[1:]})
         job = {
-            "model": options.model, "mmproj": options.mmproj, "entries": entries, "stops": stops, "longest": LONGEST,
-            "logits": f"{folder}/logits.npy", "results": f"{folder}/results.json",
-        }  # fmt: skip
+            "model": options.model,
+            "mmproj": options.mmproj,
+            "entries": entries,
+            "stops": stops,
+            "longest": LONGEST,
+            "logits": f"{folder}/logits.npy",
+            "results": f"{folder}/results.json",
+        }
         Path(folder, "job.json").write_text(json.dumps(job))
         done = subprocess.run([python, "-c", PEER, f"{folder}/job.json"], stderr=subprocess.PIPE, text=True)
         if done.returncode:

@@ -295,7 +295,12 @@ def heating(value: int) -> Command:
 
 
 FIXED = [
-    Command("CANCEL", NOTHING, ("cancel_timer", {}), _done("Timer canceled.", "Temporizador cancelado.", "Timer abgebrochen.")),
+    Command(
+        "CANCEL",
+        NOTHING,
+        ("cancel_timer", {}),
+        _done("Timer canceled.", "Temporizador cancelado.", "Timer abgebrochen."),
+    ),
     Command("TIME", NOTHING, ("get_time", {}), _say_time),
     Command("READ", NOTHING, ("read_list", {}), _say_list),
     Command("LIST", NOTHING, ("read_list", {}), _say_list),
@@ -303,22 +308,30 @@ FIXED = [
     Command("UP", NOTHING, ("change_volume", {"direction": "up"}), _done("Louder.", "Más alto.", "Lauter.")),
     Command("DOWN", NOTHING, ("change_volume", {"direction": "down"}), _done("Quieter.", "Más bajo.", "Leiser.")),
     Command(
-        "GARAGE_OPEN", NOTHING, ("garage_door", {"open": True}),
+        "GARAGE_OPEN",
+        NOTHING,
+        ("garage_door", {"open": True}),
         _done("The garage door is open.", "El garaje está abierto.", "Das Garagentor ist offen."),
     ),
     Command(
-        "GARAGE_CLOSE", NOTHING, ("garage_door", {"open": False}),
+        "GARAGE_CLOSE",
+        NOTHING,
+        ("garage_door", {"open": False}),
         _done("The garage door is closed.", "El garaje está cerrado.", "Das Garagentor ist zu."),
     ),
     Command(
-        "LOCK", NOTHING, ("lock_door", {}),
+        "LOCK",
+        NOTHING,
+        ("lock_door", {}),
         _done("The front door is locked.", "La puerta está cerrada con llave.", "Die Haustür ist abgeschlossen."),
     ),
-    Command("MORNING", NOTHING, ("scene", {"name": "morning"}), _done("Good morning!", "¡Buenos días!", "Guten Morgen!")),
+    Command(
+        "MORNING", NOTHING, ("scene", {"name": "morning"}), _done("Good morning!", "¡Buenos días!", "Guten Morgen!")
+    ),
     Command("NIGHT", NOTHING, ("scene", {"name": "night"}), _done("Good night!", "¡Buenas noches!", "Gute Nacht!")),
     Command("THANKS", NOTHING, None, _done("You're welcome.", "De nada.", "Gern geschehen.")),
     Command("STOP", NOTHING, ("stop", {}), _done("Stopped.", "Parado.", "Gestoppt.")),
-]  # fmt: skip
+]
 
 
 def _number(rng: random.Random, usual: int) -> int:

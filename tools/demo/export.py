@@ -63,10 +63,16 @@ def utterances(folder: Path) -> None:
             file.writeframes(sound.tobytes())
         call = None if sentence.call is None else {"name": sentence.call[0], "arguments": sentence.call[1]}
         reply = sentence.reply(result_for(sentence, random.Random(0)))
-        entries.append({
-            "file": name, "language": sentence.language, "text": sentence.text, "translations": sentence.translations,
-            "call": call, "reply": reply,
-        })  # fmt: skip
+        entries.append(
+            {
+                "file": name,
+                "language": sentence.language,
+                "text": sentence.text,
+                "translations": sentence.translations,
+                "call": call,
+                "reply": reply,
+            }
+        )
     (folder / "utterances.json").write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

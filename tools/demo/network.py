@@ -35,28 +35,54 @@ AUDIO_WIDTH, AUDIO_HEADS, AUDIO_LAYERS, AUDIO_CHANNELS = 160, 5, 6, [128, 16]
 def config(pieces: Pieces) -> Gemma4Config:
     """The configuration that goes with a vocabulary."""
     text = {
-        "vocab_size": len(pieces), "vocab_size_per_layer_input": len(pieces), "hidden_size": WIDTH, "intermediate_size": FFN,
-        "num_hidden_layers": len(LAYERS), "num_kv_shared_layers": SHARED, "use_double_wide_mlp": True,
-        "layer_types": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": LOCAL_HEAD,
-        "per_layer_config": {str(at): {"head_dim": GLOBAL_HEAD} for at, kind in enumerate(LAYERS) if kind == "full_attention"},
-        "hidden_size_per_layer_input": PER_LAYER, "sliding_window": WINDOW, "max_position_embeddings": 4096,
-        "final_logit_softcapping": 30.0, "tie_word_embeddings": True,
+        "vocab_size": len(pieces),
+        "vocab_size_per_layer_input": len(pieces),
+        "hidden_size": WIDTH,
+        "intermediate_size": FFN,
+        "num_hidden_layers": len(LAYERS),
+        "num_kv_shared_layers": SHARED,
+        "use_double_wide_mlp": True,
+        "layer_types": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1,
+        "head_dim": LOCAL_HEAD,
+        "per_layer_config": {
+            str(at): {"head_dim": GLOBAL_HEAD} for at, kind in enumerate(LAYERS) if kind == "full_attention"
+        },
+        "hidden_size_per_layer_input": PER_LAYER,
+        "sliding_window": WINDOW,
+        "max_position_embeddings": 4096,
+        "final_logit_softcapping": 30.0,
+        "tie_word_embeddings": True,
         "rope_parameters": {
             "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
             "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
         },
-        "bos_token_id": pieces.id("<bos>"), "eos_token_id": pieces.id("<eos>"), "pad_token_id": pieces.id("<pad>"),
-    }  # fmt: skip
+        "bos_token_id": pieces.id("<bos>"),
+        "eos_token_id": pieces.id("<eos>"),
+        "pad_token_id": pieces.id("<pad>"),
+    }
     audio = {
-        "hidden_size": AUDIO_WIDTH, "num_attention_heads": AUDIO_HEADS, "num_hidden_layers": AUDIO_LAYERS,
-        "subsampling_conv_channels": AUDIO_CHANNELS, "output_proj_dims": WIDTH, "use_clipped_linears": False,
-    }  # fmt: skip
+        "hidden_size": AUDIO_WIDTH,
+        "num_attention_heads": AUDIO_HEADS,
+        "num_hidden_layers": AUDIO_LAYERS,
+        "subsampling_conv_channels": AUDIO_CHANNELS,
+        "output_proj_dims": WIDTH,
+        "use_clipped_linears": False,
+    }
     return Gemma4Config(
-        text_config=text, audio_config=audio, vision_config=None,
-        audio_token_id=pieces.id("<|audio|>"), boa_token_id=pieces.id("<|audio>"), eoa_token_index=pieces.id("<audio|>"),
-        image_token_id=pieces.id("<|image|>"), boi_token_id=pieces.id("<|image>"), eoi_token_id=pieces.id("<image|>"),
-        video_token_id=pieces.id("<|video|>"), tie_word_embeddings=True,
-    )  # fmt: skip
+        text_config=text,
+        audio_config=audio,
+        vision_config=None,
+        audio_token_id=pieces.id("<|audio|>"),
+        boa_token_id=pieces.id("<|audio>"),
+        eoa_token_index=pieces.id("<audio|>"),
+        image_token_id=pieces.id("<|image|>"),
+        boi_token_id=pieces.id("<|image>"),
+        eoi_token_id=pieces.id("<image|>"),
+        video_token_id=pieces.id("<|video|>"),
+        tie_word_embeddings=True,
+    )
 
 
 def build(pieces: Pieces, seed: int = 1) -> Gemma4ForConditionalGeneration:

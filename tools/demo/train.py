@@ -456,8 +456,9 @@ def finish(trainer: Trainer) -> None:
     model = copy.deepcopy(trainer.model)
     model.generation_config.update(
         eos_token_id=[trainer.pieces.id(token) for token in ("<eos>", "<turn|>", "<|tool_response>")],
-        bos_token_id=trainer.pieces.id("<bos>"), pad_token_id=trainer.pieces.id("<pad>"),
-    )  # fmt: skip
+        bos_token_id=trainer.pieces.id("<bos>"),
+        pad_token_id=trainer.pieces.id("<pad>"),
+    )
     model.to(torch.bfloat16).save_pretrained(trainer.folder)
 
 

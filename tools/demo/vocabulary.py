@@ -113,9 +113,15 @@ def build(folder: Path) -> None:
     finished.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     finished.save(str(folder / "tokenizer.json"))
     config = {
-        "backend": "tokenizers", "tokenizer_class": "TokenizersBackend", "bos_token": "<bos>", "eos_token": "<eos>",
-        "mask_token": "<mask>", "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 4096,
-    }  # fmt: skip
+        "backend": "tokenizers",
+        "tokenizer_class": "TokenizersBackend",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "mask_token": "<mask>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "model_max_length": 4096,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "chat_template.jinja").write_text(BUILTIN_TEMPLATE)
 

@@ -120,22 +120,39 @@ THINGS = {
 }
 
 COLORS = {
-    "red": ("rojo", "rot"), "green": ("verde", "grün"), "blue": ("azul", "blau"), "yellow": ("amarillo", "gelb"),
-    "white": ("blanco", "weiß"), "warm white": ("blanco cálido", "warmweiß"),
-}  # fmt: skip
+    "red": ("rojo", "rot"),
+    "green": ("verde", "grün"),
+    "blue": ("azul", "blau"),
+    "yellow": ("amarillo", "gelb"),
+    "white": ("blanco", "weiß"),
+    "warm white": ("blanco cálido", "warmweiß"),
+}
 
 CITIES = {
-    "Zurich": ("Zúrich", "Zürich"), "London": ("Londres", "London"), "Paris": ("París", "Paris"), "Tokyo": ("Tokio", "Tokio"),
-    "Berlin": ("Berlín", "Berlin"), "Madrid": ("Madrid", "Madrid"), "Rome": ("Roma", "Rom"), "Oslo": ("Oslo", "Oslo"),
-}  # fmt: skip
+    "Zurich": ("Zúrich", "Zürich"),
+    "London": ("Londres", "London"),
+    "Paris": ("París", "Paris"),
+    "Tokyo": ("Tokio", "Tokio"),
+    "Berlin": ("Berlín", "Berlin"),
+    "Madrid": ("Madrid", "Madrid"),
+    "Rome": ("Roma", "Rom"),
+    "Oslo": ("Oslo", "Oslo"),
+}
 
 DAYS = {"today": ("hoy", "heute"), "tomorrow": ("mañana", "morgen")}
 
 ITEMS = {
-    "milk": ("leche", "Milch"), "eggs": ("huevos", "Eier"), "bread": ("pan", "Brot"), "butter": ("mantequilla", "Butter"),
-    "apples": ("manzanas", "Äpfel"), "bananas": ("plátanos", "Bananen"), "cheese": ("queso", "Käse"),
-    "coffee": ("café", "Kaffee"), "rice": ("arroz", "Reis"), "tomatoes": ("tomates", "Tomaten"),
-}  # fmt: skip
+    "milk": ("leche", "Milch"),
+    "eggs": ("huevos", "Eier"),
+    "bread": ("pan", "Brot"),
+    "butter": ("mantequilla", "Butter"),
+    "apples": ("manzanas", "Äpfel"),
+    "bananas": ("plátanos", "Bananen"),
+    "cheese": ("queso", "Käse"),
+    "coffee": ("café", "Kaffee"),
+    "rice": ("arroz", "Reis"),
+    "tomatoes": ("tomates", "Tomaten"),
+}
 
 GENRES = {
     "jazz": ("jazz", "Jazz"),
@@ -145,9 +162,11 @@ GENRES = {
 }
 
 SKIES = {
-    "sunny": ("soleado", "sonnig"), "cloudy": ("nublado", "bewölkt"), "rainy": ("lluvioso", "regnerisch"),
+    "sunny": ("soleado", "sonnig"),
+    "cloudy": ("nublado", "bewölkt"),
+    "rainy": ("lluvioso", "regnerisch"),
     "windy": ("ventoso", "windig"),
-}  # fmt: skip
+}
 
 # One and many, Spanish with the gender of its numbers, German with the gender of "one".
 UNITS = {

@@ -72,11 +72,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--tokens", "-n", type=count, default=64, metavar="N", help="tokens to decode (default: 64)")
     parser.add_argument("--repeats", "-r", type=count, default=3, metavar="N", help="the median counts (default: 3)")
-    parser.add_argument("--audio", metavar="FILE", help="also measure hearing, with this recording, at the speed of speech")
+    parser.add_argument(
+        "--audio", metavar="FILE", help="also measure hearing, with this recording, at the speed of speech"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object with all values instead of a table")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # the process in the memory cgroup
     group = parser.add_argument_group("beside llama.cpp")
-    group.add_argument("--compare", action="store_true", help="run llama-cpp-python on the same file and tokens, in turns")
+    group.add_argument(
+        "--compare", action="store_true", help="run llama-cpp-python on the same file and tokens, in turns"
+    )
     group.add_argument("--rounds", type=count, default=3, metavar="N", help="runs of each program (default: 3)")
     group.add_argument("--peer-python", metavar="PYTHON", help="a Python that has llama-cpp-python (default: this one)")
     group = parser.add_argument_group("many sizes")
@@ -155,7 +159,13 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-c", _INSIDE, "bench", "--inside", "--json", "--memory-limit", f"{args.memory_limit}"]
     command += ["--model", path, "--prompt-tokens", f"{args.prompt_tokens}", "--tokens", f"{args.tokens}"]
     command += ["--repeats", f"{args.repeats}"]
-    options = {"--mmproj": mmproj, "--audio": args.audio, "--context": args.context, "--kv": args.kv, "--threads": args.threads}
+    options = {
+        "--mmproj": mmproj,
+        "--audio": args.audio,
+        "--context": args.context,
+        "--kv": args.kv,
+        "--threads": args.threads,
+    }
     command += [word for name, value in options.items() if value is not None for word in (name, f"{value}")]
     with open_model(args) as model:  # what can not fit would be killed, and say nothing
         _plan(args, model, _context(args))

@@ -47,7 +47,9 @@ def check_peer(python: str) -> None:
         )
 
 
-def compare(path: str, ids: list[int], tokens: int, context: int, threads: int, rounds: int, peer: str) -> dict[str, Any]:
+def compare(
+    path: str, ids: list[int], tokens: int, context: int, threads: int, rounds: int, peer: str
+) -> dict[str, Any]:
     """Runs both in turns. Raises EdgeGemmaError when a run fails, KeyboardInterrupt when it is interrupted."""
     code = Path(run.__file__).read_text(encoding="utf-8")
     job = json.dumps({"path": path, "ids": ids, "tokens": tokens, "threads": threads, "context": context})
@@ -102,7 +104,9 @@ def print_comparison(report: dict[str, Any]) -> None:
     machine, programs = report["machine"], report["programs"]
     threads = format_threads(report["threads"])
     print(f"{report['file']} ({format_bytes(report['file_bytes'])}), {threads}, {machine['cores']} cores")
-    print(f"{report['prompt_tokens']} tokens of prompt, {report['tokens']} decoded, median (range) of {report['rounds']}\n")
+    print(
+        f"{report['prompt_tokens']} tokens of prompt, {report['tokens']} decoded, median (range) of {report['rounds']}\n"
+    )
     rows: list[tuple[str, ...]] = [("", OURS, PEER, "ratio")]
     for key, label, unit, form, _ in FIGURES:
         cells = []

@@ -22,7 +22,9 @@ def check_plot(path: str) -> None:
         raise UsageError(f"--plot {path}: there is no directory {folder}")
     types = FigureCanvasAgg.get_supported_filetypes()
     if os.path.splitext(path)[1][1:].lower() not in types:
-        raise UsageError(f"--plot {path}: the name must end in one of {', '.join('.' + name for name in sorted(types))}")
+        raise UsageError(
+            f"--plot {path}: the name must end in one of {', '.join('.' + name for name in sorted(types))}"
+        )
 
 
 def write_plot(report: dict[str, Any], path: str) -> None:

@@ -54,12 +54,22 @@ class Llama:
 
         threads = job["threads"]
         self.model = llama_cpp.Llama(
-            job["path"], n_ctx=job["context"], n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512,
-            verbose=False, logits_all=False,
-        )  # fmt: skip
+            job["path"],
+            n_ctx=job["context"],
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_batch=512,
+            n_ubatch=512,
+            verbose=False,
+            logits_all=False,
+        )
         info = llama_cpp.llama_print_system_info().decode("utf-8", "replace").split("|")
         names = [part.split("=")[0].split(":")[-1].strip() for part in info if part.strip().endswith("= 1")]
-        self.about = {"version": f"llama-cpp-python {llama_cpp.__version__}", "isa": " ".join(names), "threads": threads}
+        self.about = {
+            "version": f"llama-cpp-python {llama_cpp.__version__}",
+            "isa": " ".join(names),
+            "threads": threads,
+        }
 
     def feed(self, ids: list[int]) -> None:
         """Evaluates a prompt on an empty timeline."""

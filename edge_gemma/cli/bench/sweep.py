@@ -75,7 +75,10 @@ def sweep(args: argparse.Namespace, prompt_ids: Callable[[Any, int], list[int]])
     from ...errors import Cancelled
 
     depths = sorted(set(args.depth or [0]))
-    with Bar("measuring", 0, 1, label=lambda done: f"{done:,.0f} tokens") as bar, tempfile.TemporaryDirectory() as folder:
+    with (
+        Bar("measuring", 0, 1, label=lambda done: f"{done:,.0f} tokens") as bar,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         state = _Sweep(args, depths, bar)
         if args.context and args.context < state.context:
             raise UsageError(f"--context {args.context} has no room for this: it takes {state.context} tokens")
@@ -91,7 +94,13 @@ def sweep(args: argparse.Namespace, prompt_ids: Callable[[Any, int], list[int]])
                             _measure(state, model, base, depth, interrupt, prompt_ids)
         costs = _depth_costs(state.decode, report.get("window", 0))
     interrupted = interrupt.hit
-    return {**report, "prefill": state.prefill, "decode": state.decode, "depth_cost_us": costs, "interrupted": interrupted}
+    return {
+        **report,
+        "prefill": state.prefill,
+        "decode": state.decode,
+        "depth_cost_us": costs,
+        "interrupted": interrupted,
+    }
 
 
 def _about(model: Any, state: _Sweep) -> dict[str, Any]:
@@ -218,7 +227,9 @@ def _depth_costs(decode: list[dict[str, Any]], window: int) -> list[dict[str, An
     """The slope of the time for a token over the depth, for each number of threads with two depths at least."""
     costs = []
     for threads in sorted({row["threads"] for row in decode}):
-        points = [(row["depth"], 1 / row["tok_s"]) for row in decode if row["threads"] == threads and row["depth"] >= window]
+        points = [
+            (row["depth"], 1 / row["tok_s"]) for row in decode if row["threads"] == threads and row["depth"] >= window
+        ]
         if len({depth for depth, _ in points}) > 1:
             slope = statistics.linear_regression(*zip(*points, strict=True)).slope
             costs.append({"threads": threads, "us_per_1000_tokens": slope * 1e9})
@@ -228,11 +239,18 @@ def _depth_costs(decode: list[dict[str, Any]], window: int) -> list[dict[str, An
 def print_sweep(report: dict[str, Any]) -> None:
     """The report as one table: a row for each number of threads and depth, a column for each prompt, and decoding."""
     model = report["model"]
-    print(f"{model['name'] or model['file']}, {report['isa']}, kv {report['kv']}, tokens/s, median of {report['repeats']}\n")
+    print(
+        f"{model['name'] or model['file']}, {report['isa']}, kv {report['kv']}, tokens/s, median of {report['repeats']}\n"
+    )
     prompts = sorted({row["prompt_tokens"] for row in report["prefill"]})
-    rows: list[tuple[str, ...]] = [("threads", "depth", *(f"prefill {n}" for n in prompts), f"decode {report['tokens']}")]
-    cells = {(row["threads"], row["depth"], row.get("prompt_tokens", 0)): row["tok_s"] for key in ("prefill", "decode")
-             for row in report[key]}  # fmt: skip
+    rows: list[tuple[str, ...]] = [
+        ("threads", "depth", *(f"prefill {n}" for n in prompts), f"decode {report['tokens']}")
+    ]
+    cells = {
+        (row["threads"], row["depth"], row.get("prompt_tokens", 0)): row["tok_s"]
+        for key in ("prefill", "decode")
+        for row in report[key]
+    }
     for threads, depth in sorted({key[:2] for key in cells}):
         values = [cells.get((threads, depth, n)) for n in (*prompts, 0)]
         rows.append((str(threads), str(depth), *("" if value is None else f"{value:.1f}" for value in values)))
