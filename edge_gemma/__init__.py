@@ -16,7 +16,7 @@ from .chat.reply import ReplyParser, parse_reply
 from .chat.template import render_chat
 from .chat.tools import tool_schema
 from .engine import kernels
-from .engine.audio_stream import AudioFeed, AudioStream, audio_tokens
+from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
 from .engine.gguf import GGUFFile
 from .engine.model import Model, ModelConfig
 from .engine.native import ffi as _ffi
@@ -32,8 +32,8 @@ isa: str = _ffi.string(_lib.eg_isa()).decode()
 _LATER = {
     "listen": "speech.listener",
     "Listener": "speech.listener",
-    "LiveEvent": "speech.listener",
-    "open_source": "audio.source",
+    "ListenerEvent": "speech.listener",
+    "open_audio": "audio.source",
     "transcribe": "speech.transcriber",
     "transcribe_segments": "speech.transcriber",
     "translate": "speech.translator",
@@ -54,14 +54,14 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AudioEncoder",
     "AudioFeed",
-    "AudioStream",
     "Cancelled",
     "Chat",
     "EdgeGemmaError",
     "GGUFFile",
     "Listener",
-    "LiveEvent",
+    "ListenerEvent",
     "Model",
     "ModelConfig",
     "ReplyParser",
@@ -77,7 +77,7 @@ __all__ = [
     "isa",
     "kernels",
     "listen",
-    "open_source",
+    "open_audio",
     "parse_reply",
     "render_chat",
     "tool_schema",

@@ -115,7 +115,7 @@ def cut(size):
     return [samples[i : i + size] for i in range(0, samples.size, size)]
 
 def encode():
-    stream, start = m.audio_stream(), now()
+    stream, start = m.audio_encoder(), now()
     for piece in cut(2560):
         stream.push(piece)
     stream.finish()

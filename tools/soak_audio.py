@@ -40,7 +40,7 @@ def main() -> None:
     per_round = sound.size // chunk
     pushes = int(arguments.minutes * 60000 / arguments.chunk_ms) // per_round * per_round
     with eg.Model.load(arguments.model, mmproj=arguments.mmproj, threads=arguments.threads) as model:
-        with model.audio_stream() as stream:
+        with model.audio_encoder() as stream:
             times: list[float] = []
             print("minute  median ms  largest ms  resident MB")
             for number in range(pushes):
@@ -54,7 +54,7 @@ def main() -> None:
                     print(f"{minute:6.1f}  {median:9.2f}  {largest:10.2f}  {resident_kb() / 1024:11.2f}", flush=True)
                     times = []
         rounds = -(-20 * 16000 // sound.size)  # more than the encoder remembers
-        with model.audio_stream() as fresh:
+        with model.audio_encoder() as fresh:
             same = fresh.push(np.tile(sound, rounds))[-len(last) :]
         print("the last tokens equal those of a fresh stream:", np.array_equal(last, same))
 

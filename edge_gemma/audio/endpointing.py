@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
-from .source import SAMPLE_RATE, open_source
+from .source import SAMPLE_RATE, open_audio
 from .vad import BLOCK, Detector, detector, split_blocks
 
 #: Samples to which utterances are cut that are too long: those of one soft token.
@@ -34,7 +34,7 @@ _NOTHING = np.zeros(0, np.float32)
 
 
 @dataclass(eq=False)
-class Event:
+class EndpointEvent:
     """What an `Endpointer` has to say. An utterance is: start (audio | pause audio* resume)* [pause audio*] end.
 
     "start"   an utterance begins; `samples` are all that belong to it so far, from a little before the speech on.
@@ -128,12 +128,12 @@ class Endpointer:
         self._open = False
         self._fresh: list[NDArray[np.float32]] = []  # to be handed out
 
-    def push(self, samples: ArrayLike) -> list[Event]:
+    def push(self, samples: ArrayLike) -> list[EndpointEvent]:
         """(n,) samples, 16 kHz mono -> what they bring. Up to 511 samples wait for the next call.
 
         Raises EdgeGemmaValueError "argument" for samples that are none (nothing has changed then).
         """
-        events: list[Event] = []
+        events: list[EndpointEvent] = []
         blocks, self._rest = split_blocks(self._rest, samples)
         if len(blocks):
             probabilities = self.detector.push(blocks.reshape(-1))
@@ -142,9 +142,9 @@ class Endpointer:
             self._hand_out(events)
         return events
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[EndpointEvent]:
         """The sound has ended: ends an open utterance. The endpointer is as new then."""
-        events: list[Event] = []
+        events: list[EndpointEvent] = []
         if self._open and self._now + self._rest.size - self._began > self._limit:
             self._cut(events)
         if self._open:
@@ -155,7 +155,7 @@ class Endpointer:
         self.reset()
         return events
 
-    def _take(self, block: NDArray[np.float32], probability: float, events: list[Event]) -> None:
+    def _take(self, block: NDArray[np.float32], probability: float, events: list[EndpointEvent]) -> None:
         if self._open and self._now + BLOCK - self._began > self._limit:
             self._cut(events)
         self._recent.append((block, probability))
@@ -171,7 +171,7 @@ class Endpointer:
         if self._paused:
             if sure:
                 self._hand_out(events)
-                events.append(Event("resume", first / SAMPLE_RATE))
+                events.append(EndpointEvent("resume", first / SAMPLE_RATE))
                 self._paused, self._quiet, self._spoke = False, 0, self._now
                 return
         elif probability >= _ON or (probability >= _OFF and not self._quiet):
@@ -180,30 +180,30 @@ class Endpointer:
         self._quiet += 1
         if not self._paused and self._quiet >= self._pause:
             self._hand_out(events)
-            events.append(Event("pause", self._spoke / SAMPLE_RATE))
+            events.append(EndpointEvent("pause", self._spoke / SAMPLE_RATE))
             self._paused = True
             self._speech.clear()
         if self._quiet >= self._silence:
             self._end(min(self._now, self._spoke + self._tail), "silence", events)
 
-    def _start(self, began: int, events: list[Event]) -> None:
+    def _start(self, began: int, events: list[EndpointEvent]) -> None:
         self._open, self._paused = True, False
         self._began, self._spoke, self._quiet = began, self._now, 0
         recent = np.concatenate([block for block, _ in self._recent])
-        events.append(Event("start", began / SAMPLE_RATE, recent[recent.size - (self._now - began) :]))
+        events.append(EndpointEvent("start", began / SAMPLE_RATE, recent[recent.size - (self._now - began) :]))
 
-    def _hand_out(self, events: list[Event]) -> None:
+    def _hand_out(self, events: list[EndpointEvent]) -> None:
         if self._fresh:
             samples = np.concatenate(self._fresh)
-            events.append(Event("audio", (self._now - samples.size) / SAMPLE_RATE, samples))
+            events.append(EndpointEvent("audio", (self._now - samples.size) / SAMPLE_RATE, samples))
             self._fresh = []
 
-    def _end(self, end: int, reason: str, events: list[Event]) -> None:
+    def _end(self, end: int, reason: str, events: list[EndpointEvent]) -> None:
         self._hand_out(events)
-        events.append(Event("end", end / SAMPLE_RATE, keep=end - self._began, reason=reason))
+        events.append(EndpointEvent("end", end / SAMPLE_RATE, keep=end - self._began, reason=reason))
         self._open, self._free = False, end
 
-    def _cut(self, events: list[Event]) -> None:
+    def _cut(self, events: list[EndpointEvent]) -> None:
         """Ends an utterance that has no room for another block, and goes on with a new one if speech is left over."""
         quiet, spoke, length = self._quiet, self._spoke, self._now - self._began
         if self._paused:  # there is no better place than this
@@ -255,15 +255,15 @@ def segments(source: Any, endpointer: Endpointer | None = None, whole: bool = Fa
     """The utterances of a recording, one after the other. Holds one at a time, however long the recording is.
 
     Args:
-        source: what `open_source` takes. Of a `Source` the part that was not yet read is used; times are from its
+        source: what `open_audio` takes. Of a `Source` the part that was not yet read is used; times are from its
             beginning all the same.
         endpointer: rules of one's own; it is reset.
         whole: a recording that is not longer than the longest utterance comes as one clip, from its first word to its
             last, with the pauses between. (A live source is then waited for.)
 
-    Raises what `open_source` and `Source.read` raise.
+    Raises what `open_audio` and `Source.read` raise.
     """
-    opened = open_source(source)
+    opened = open_audio(source)
     rules = Endpointer() if endpointer is None else endpointer
     try:
         began, blocks = opened.position, iter(opened)

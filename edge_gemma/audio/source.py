@@ -419,7 +419,7 @@ class Paced(Source):
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_source(source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le") -> Source:
+def open_audio(source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le") -> Source:
     """Whatever holds sound, as a `Source`.
 
     Args:
@@ -504,11 +504,11 @@ def _open_path(path: str) -> IO[bytes]:
 def load_audio(
     source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le"
 ) -> NDArray[np.float32]:
-    """All of a sound: (n,) float32, 16 kHz mono. Arguments and errors as in `open_source`.
+    """All of a sound: (n,) float32, 16 kHz mono. Arguments and errors as in `open_audio`.
 
     What is wrong with a recording that can be used all the same is told by a Python warning.
     """
-    opened = open_source(source, rate, channels, encoding)
+    opened = open_audio(source, rate, channels, encoding)
     try:
         blocks = list(opened)
         if opened.warning:

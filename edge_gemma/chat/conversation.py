@@ -22,10 +22,10 @@ from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from ..hub.resolve import no_encoder
 from .calls import ToolCall, plain_data
 from .prompt import Media, Prompt, Unit
-from .reply import Event, Reply, ReplyParser
+from .reply import ChatEvent, Reply, ReplyParser
 from .tools import Tool, Toolbox
 
-__all__ = ["Chat", "Event"]
+__all__ = ["Chat", "ChatEvent"]
 
 _OWN_STOPS = ("eos", "turn", "tool_response")
 _FORMAT = "edge-gemma-chat"
@@ -48,14 +48,14 @@ class _Turn:
             "seconds": 0.0,
         }
 
-    def take(self, event: Event) -> Event:
+    def take(self, event: ChatEvent) -> ChatEvent:
         """Keeps what `event` brings; text of a later round is parted from the earlier by an empty line."""
         if event.kind == "tool_call" and event.call is not None:
             self.calls.append(event.call)
             return event
         parts = self.said[event.kind]
         if parts and event.kind not in self.spoke:
-            event = Event(event.kind, text="\n\n" + event.text)
+            event = ChatEvent(event.kind, text="\n\n" + event.text)
         self.spoke.add(event.kind)
         parts.append(event.text)
         return event
@@ -125,7 +125,7 @@ class Chat:
             int, tuple[int, Media]
         ] = {}  # where media begin in the session, where they end, what they are
         self._cancelled = False
-        self._active: weakref.ref[Generator[Event, None, None]] | None = None
+        self._active: weakref.ref[Generator[ChatEvent, None, None]] | None = None
 
     @property
     def system(self) -> str | None:
@@ -138,7 +138,9 @@ class Chat:
 
     # ---- answers -----------------------------------------------------------------------------------------------------
 
-    def send(self, text: str | None = None, audio: Any = None, images: Any = None, **sampling: Any) -> Iterator[Event]:
+    def send(
+        self, text: str | None = None, audio: Any = None, images: Any = None, **sampling: Any
+    ) -> Iterator[ChatEvent]:
         """Sends a user's message and yields the answer as it comes.
 
         Args:
@@ -195,7 +197,7 @@ class Chat:
             except ValueError as error:  # it is running this moment
                 raise EdgeGemmaError("an answer of this chat is running: cancel() it first", "state") from error
 
-    def _answer(self, message: dict[str, Any] | None, options: dict[str, Any]) -> Generator[Event, None, None]:
+    def _answer(self, message: dict[str, Any] | None, options: dict[str, Any]) -> Generator[ChatEvent, None, None]:
         began = time.perf_counter()
         messages = [*self.history, *([message] if message else [])]
         if not messages or messages[-1].get("role") not in ("user", "tool"):
@@ -218,11 +220,11 @@ class Chat:
             ):
                 self.history.pop()  # nothing but calls that were never answered
         turn.stats["seconds"] = time.perf_counter() - began
-        yield Event("done", reply=turn.reply(), stats=turn.stats)
+        yield ChatEvent("done", reply=turn.reply(), stats=turn.stats)
 
     def _rounds(
         self, turn: _Turn, target: list[Unit], options: dict[str, Any], began: float
-    ) -> Generator[Event, None, None]:
+    ) -> Generator[ChatEvent, None, None]:
         while True:
             turn.stats["rounds"] += 1
             self._feed(target, turn.stats)
@@ -243,7 +245,7 @@ class Chat:
                 return
             target = [*target, *self._own_words(start, reply), *self._prompt.responses(results)]
 
-    def _round(self, turn: _Turn, options: dict[str, Any], began: float) -> Generator[Event, None, Reply]:
+    def _round(self, turn: _Turn, options: dict[str, Any], began: float) -> Generator[ChatEvent, None, Reply]:
         """One stretch of generation. Its text is in the history at the end, however it ends; its calls are not yet."""
         options = dict(options)
         if options.get("max_tokens") is None:
@@ -283,7 +285,7 @@ class Chat:
                 message["reasoning_content"] = reply.thinking
             self.history.append(message)
 
-    def _run_tools(self, calls: Sequence[ToolCall], turn: _Turn) -> Generator[Event, None, list[tuple[str, Any]]]:
+    def _run_tools(self, calls: Sequence[ToolCall], turn: _Turn) -> Generator[ChatEvent, None, list[tuple[str, Any]]]:
         """Runs the calls in order; the history gets each call together with its result, never a call without one."""
         asked = self.history[-1]
         asked["tool_calls"] = []
@@ -299,7 +301,7 @@ class Chat:
                 message = {"role": "tool", "name": call.name, "tool_call_id": written["id"], "content": result}
                 self.history.append(message)
                 results.append((call.name, result))
-                yield Event("tool_result", call=call, result=result)
+                yield ChatEvent("tool_result", call=call, result=result)
                 if self._cancelled:
                     break
         finally:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from .calls import QUOTE, ToolCall, format_tool_response, format_value, parse_calls
 
-__all__ = ["Event", "Reply", "ReplyParser", "ToolCall", "format_tool_response", "format_value", "parse_reply"]
+__all__ = ["ChatEvent", "Reply", "ReplyParser", "ToolCall", "format_tool_response", "format_value", "parse_reply"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Reply:
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
+class ChatEvent:
     """A piece of an answer, as a parser or a chat yields it.
 
     Attributes:
@@ -167,7 +167,7 @@ class ReplyParser:
         self._state: Literal["text", "thought", "call", "response", "role", "ended"] = "text"
         self._text, self._thinking = _Stream(), _Stream()
         self._calls: list[ToolCall] = []
-        self._events: list[Event] = []
+        self._events: list[ChatEvent] = []
         self._finished = False
 
     @property
@@ -175,7 +175,7 @@ class ReplyParser:
         """What has been given out so far."""
         return Reply(self._thinking.whole(), self._text.whole(), list(self._calls))
 
-    def feed(self, piece: str) -> list[Event]:
+    def feed(self, piece: str) -> list[ChatEvent]:
         """Takes the next piece; returns the events that it completes, often none. Ignores what comes after the end."""
         if not self._finished and self._state != "ended":
             self._buffer += piece
@@ -183,7 +183,7 @@ class ReplyParser:
                 pass
         return self._take()
 
-    def finish(self, complete: bool = True) -> list[Event]:
+    def finish(self, complete: bool = True) -> list[ChatEvent]:
         """Ends the reply and returns the last events. A second call returns nothing.
 
         Args:
@@ -198,7 +198,7 @@ class ReplyParser:
                 self._end_call(self._buffer, complete)
         return self._take()
 
-    def _take(self) -> list[Event]:
+    def _take(self) -> list[ChatEvent]:
         events, self._events = self._events, []
         return events
 
@@ -287,14 +287,14 @@ class ReplyParser:
             calls, left_over = calls[:-1], ""
         for call in calls:
             self._calls.append(call)
-            self._events.append(Event("tool_call", call=call))
+            self._events.append(ChatEvent("tool_call", call=call))
         # What is no call at all is shown rather than lost, but without its markers.
         self._say(_IN_TEXT.sub(lambda found: '"' if found[0] == QUOTE else "", left_over))
 
     def _say(self, text: str) -> None:
         stream, kind = (self._thinking, "thinking") if self._state == "thought" else (self._text, "text")
         if shown := stream.add(text):
-            self._events.append(Event(kind, text=shown))  # type: ignore[arg-type]
+            self._events.append(ChatEvent(kind, text=shown))  # type: ignore[arg-type]
 
 
 def _begins_with(text: str, word: str, last: bool) -> bool | None:

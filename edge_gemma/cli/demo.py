@@ -125,9 +125,9 @@ def _source(args: argparse.Namespace, play: Callable[[Any], None] | None) -> Any
         from ..audio.microphone import Microphone
 
         return Microphone(args.microphone or None)
-    from ..audio.source import Paced, load_audio, open_source
+    from ..audio.source import Paced, load_audio, open_audio
 
-    source = open_source(args.audio)
+    source = open_audio(args.audio)
     if play:
         play(load_audio(args.audio))
     return source if args.fast or source.live else Paced(source)

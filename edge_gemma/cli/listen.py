@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from .common import UsageError, add_model_options, add_session_options, add_verb, amount, count, open_model, print_json
-from .terminal import Interrupt, Passing, Screen
+from .terminal import Interrupt, Screen, TransientLine
 
 INTERRUPTED = 130
 STDIN = "-"
@@ -125,9 +125,9 @@ def _source(args: argparse.Namespace) -> Any:
         from ..audio.microphone import Microphone
 
         return Microphone(args.device)
-    from ..audio.source import Paced, open_source
+    from ..audio.source import Paced, open_audio
 
-    source = open_source(args.input, rate=args.rate, channels=args.channels, encoding=args.encoding)
+    source = open_audio(args.input, rate=args.rate, channels=args.channels, encoding=args.encoding)
     return source if source.live else Paced(source)
 
 
@@ -152,14 +152,14 @@ class _Lines:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._verbose = args.verbose
-        self._out, self._notes, self._passing = Screen(sys.stdout), Screen(sys.stderr), Passing()
+        self._out, self._notes, self._transient = Screen(sys.stdout), Screen(sys.stderr), TransientLine()
 
     def take(self, event: Any) -> None:
         """Prints what the event tells."""
         if event.kind == "partial":
-            self._passing.show((event.stable, ""), (event.text[len(event.stable) :], "dim"))
+            self._transient.show((event.stable, ""), (event.text[len(event.stable) :], "dim"))
             return
-        self._passing.clear()
+        self._transient.clear()
         if event.kind == "overrun":
             self._notes.line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy")
         elif event.kind == "final" and event.text:
@@ -174,7 +174,7 @@ class _Lines:
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
-        self._passing.clear()
+        self._transient.clear()
 
 
 def _describe(latency: Any) -> str:

@@ -176,13 +176,13 @@ class _Work:
 
     def do(self, file: str, output: Path | None, heading: bool) -> None:
         """Transcribes one file."""
-        from .. import TranscriptWriter, open_source
+        from .. import TranscriptWriter, open_audio
 
         if self.args.resume and output and output.is_file() and not part_of(output).exists():
             print(f"edge-gemma: {output} is there already, {file} is passed over", file=sys.stderr)
             return
         sound = self.stdin if file == STDIN else file
-        with open_source(sound, self.args.rate, self.args.channels, self.args.encoding) as source:
+        with open_audio(sound, self.args.rate, self.args.channels, self.args.encoding) as source:
             info = {"file": file, "duration": source.duration, **self.info}
             info = {name: value for name, value in info.items() if value is not None}
             writer = TranscriptWriter(self.format, getattr(self.args, "bilingual", False), **info)

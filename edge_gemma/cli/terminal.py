@@ -1,8 +1,8 @@
 """Writing to a terminal and being interrupted at one.
 
 `Screen` writes text as it comes, styled where the stream is a terminal. `Bar` shows how far a recording is done,
-`Passing` text that is not final. `Interrupt` makes Ctrl-C stop the work at hand instead of the program. None of them knows
-anything of models.
+`TransientLine` shows text that is not final. `Interrupt` makes Ctrl-C stop the work at hand instead of the program. None of
+them knows anything of models.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Bar:
             self._progress.update(self._task, completed=done, total=duration, clock=clock)
 
 
-class Passing:
+class TransientLine:
     """Text on standard error that later text replaces, if that is a terminal and `rich` is installed; else line by line."""
 
     def __init__(self) -> None:
@@ -171,12 +171,12 @@ class Interrupt:
         if ignored or threading.current_thread() is not threading.main_thread():
             return self
         self._active = True
-        self._bell, self._clapper = socket.socketpair()
-        self._clapper.setblocking(False)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         self._old_handler = signal.signal(signal.SIGINT, self._handle)
-        self._old_fd = signal.set_wakeup_fd(self._clapper.fileno(), warn_on_full_buffer=False)
+        self._old_fd = signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,9 +185,9 @@ class Interrupt:
         signal.set_wakeup_fd(self._old_fd)
         signal.signal(signal.SIGINT, self._old_handler)
         self._left.set()
-        self._clapper.close()
+        self._wake_write.close()
         self._thread.join()
-        self._bell.close()
+        self._wake_read.close()
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
         if self.hit:
@@ -195,7 +195,7 @@ class Interrupt:
         self.hit = True
 
     def _watch(self) -> None:
-        while received := self._bell.recv(1):
+        while received := self._wake_read.recv(1):
             if received[0] == signal.SIGINT:
                 while not self._left.is_set():
                     self._cancel()

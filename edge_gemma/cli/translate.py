@@ -130,7 +130,7 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
                 said.append(piece)
                 if screen:
                     screen.write(piece)
-        names = {"from": translator.source, "to": translator.to}
+        names = {"from": translator.source_language, "to": translator.to}
     if screen:
         screen.end_line()
     if interrupt.hit:

@@ -24,23 +24,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import Event as Heard
+from ..audio.endpointing import EndpointEvent
 from ..audio.source import SAMPLE_RATE, Paced, Source
 from ..chat.calls import ToolCall, plain_data
 from ..chat.prompt import Media, Prompt
 from ..chat.reply import Reply, ReplyParser
 from ..chat.tools import Toolbox
-from ..engine.audio_stream import audio_tokens
+from ..engine.audio import audio_tokens
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from ..speech.languages import language_name
-from ..speech.listener import Listener, LiveEvent
+from ..speech.listener import Listener, ListenerEvent
 from ..speech.prompts import loop_start, one_line
 from ..speech.transcriber import Transcriber
 from ..speech.turn import Answer, Turn
 from .home import DONE, INSTRUCTIONS, Home, changes
 from .utterances import Playlist, Utterance
 
-__all__ = ["Demo", "DemoEvent", "Exchange", "Figures", "resident_memory", "summary"]
+__all__ = ["Demo", "DemoEvent", "Exchange", "Timing", "resident_memory", "summary"]
 
 LONGEST = 15.0
 """Seconds of the longest utterance: commands are short, and this keeps the sessions small."""
@@ -57,7 +57,7 @@ Steps = Generator["DemoEvent | None", None, None]
 
 
 @dataclass(frozen=True)
-class Figures:
+class Timing:
     """What an answer took. Times are seconds after the end of speech, None when it was not heard at the speed of speech.
 
     Attributes:
@@ -91,7 +91,7 @@ class Exchange:
         calls, results: what the model asked for and what the tools returned, in their order.
         reply: what it answered.
         problem: why the answer broke off; "" if it did not.
-        figures: what it took; None until it is over.
+        timing: what it took; None until it is over.
     """
 
     start: float
@@ -104,7 +104,7 @@ class Exchange:
     results: list[Any] = field(default_factory=list)
     reply: str = ""
     problem: str = ""
-    figures: Figures | None = None
+    timing: Timing | None = None
 
     def verdict(self) -> dict[str, bool]:
         """What is as it should be, of "text", "translation", "call", "reply"; empty without a bundled utterance.
@@ -396,7 +396,7 @@ class _Assistant:
         early = self._works[-1].turn.early if self._speaking else None
         return early if early and not early.stop else None
 
-    def hear(self, heard: Heard, at: float) -> None:
+    def hear(self, heard: EndpointEvent, at: float) -> None:
         """Takes what the endpointer has found."""
         if heard.kind == "start":
             turn = Turn(self._base, self._closing, lambda _: _ANSWER)
@@ -416,7 +416,7 @@ class _Assistant:
         elif heard.kind == "end":
             self._end(work, heard, at)
 
-    def _hear_level(self, heard: Heard, exchange: Exchange) -> None:
+    def _hear_level(self, heard: EndpointEvent, exchange: Exchange) -> None:
         self._loud.append(heard.samples)
         if sum(map(len, self._loud)) >= _LEVELS:
             samples, self._loud = np.concatenate(self._loud), []
@@ -424,7 +424,7 @@ class _Assistant:
             level = min(1.0, max(0.0, (decibels + 55) / 40))
             self._told.append(DemoEvent("sound", heard.time, exchange, level=level))
 
-    def _end(self, work: _Work, heard: Heard, at: float) -> None:
+    def _end(self, work: _Work, heard: EndpointEvent, at: float) -> None:
         early = work.turn.early
         if not early:
             work.spoken = at
@@ -529,7 +529,7 @@ class _Assistant:
 
     # ---- words -----------------------------------------------------------------------------------------------------------
 
-    def written(self, final: LiveEvent) -> DemoEvent:
+    def written(self, final: ListenerEvent) -> DemoEvent:
         """Takes the words of the oldest exchange that has none yet; they will be translated."""
         work = self._unwritten()
         exchange = work.exchange
@@ -560,7 +560,7 @@ class _Assistant:
             exchange.translation = translator._parted(answer.text[: loop_start(answer.text)])[1]
             if exchange.translation:
                 yield DemoEvent("translation", exchange.end, exchange, text=exchange.translation)
-        exchange.figures = self._figures(work)
+        exchange.timing = self._timing(work)
         self._works.remove(work)
         work.close()
         yield DemoEvent("done", exchange.end, exchange)
@@ -571,11 +571,11 @@ class _Assistant:
             self._translators[to] = Transcriber(self._model, self._language, to, max_seconds=LONGEST)
         return self._translators[to]
 
-    def _figures(self, work: _Work) -> Figures:
+    def _timing(self, work: _Work) -> Timing:
         assert work.answer and work.first is not None
         stats = work.answer.session.stats
         times = [at - work.spoken if self.live else None for at in (work.first, work.decided, work.acted)]
-        return Figures(
+        return Timing(
             *times,
             ready=work.ready,
             tokens=work.tokens,
@@ -619,7 +619,7 @@ def resident_memory() -> int | None:
 
 
 def summary(exchanges: Sequence[Exchange], utterances: int | None = None) -> dict[str, Any]:
-    """Figures about exchanges that are over.
+    """Statistics of the timing of exchanges that are over.
 
     Args:
         exchanges: in any number.
@@ -629,10 +629,10 @@ def summary(exchanges: Sequence[Exchange], utterances: int | None = None) -> dic
         "exchanges" and "utterances"; "right": for each of `Exchange.verdict` [as it should be, of so many]; medians of
         "first_token_s", "decision_s", "acted_s" and "tokens_per_second"; "resident", the most bytes. None without a value.
     """
-    figures = [exchange.figures for exchange in exchanges if exchange.figures]
+    timings = [exchange.timing for exchange in exchanges if exchange.timing]
 
     def median(name: str) -> float | None:
-        values = [value for item in figures if (value := getattr(item, name)) is not None]
+        values = [value for item in timings if (value := getattr(item, name)) is not None]
         return round(statistics.median(values), 4) if values else None
 
     right: dict[str, list[int]] = {}
@@ -649,5 +649,5 @@ def summary(exchanges: Sequence[Exchange], utterances: int | None = None) -> dic
         "decision_s": median("decision"),
         "acted_s": median("acted"),
         "tokens_per_second": median("tokens_per_second"),
-        "resident": max((item.resident for item in figures if item.resident), default=None),
+        "resident": max((item.resident for item in timings if item.resident), default=None),
     }

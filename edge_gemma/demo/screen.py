@@ -70,18 +70,18 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def figures_text(exchange: Exchange) -> str:
+def timing_text(exchange: Exchange) -> str:
     """What an exchange took."""
-    figures = exchange.figures
-    if figures is None:
+    timing = exchange.timing
+    if timing is None:
         return ""
     parts = []
-    if figures.first_token is not None:
-        parts.append(f"first token {figures.first_token:.2f} s, act {figures.acted:.2f} s after speech")
-    if figures.tokens_per_second:
-        parts.append(f"{figures.tokens_per_second:,.0f} tok/s")
-    if figures.resident:
-        parts.append(format_bytes(figures.resident))
+    if timing.first_token is not None:
+        parts.append(f"first token {timing.first_token:.2f} s, act {timing.acted:.2f} s after speech")
+    if timing.tokens_per_second:
+        parts.append(f"{timing.tokens_per_second:,.0f} tok/s")
+    if timing.resident:
+        parts.append(format_bytes(timing.resident))
     return " · ".join(parts)
 
 
@@ -116,7 +116,7 @@ class JSONLines:
             values |= {"name": event.call.name, "arguments": event.call.arguments}
             values |= {"result": event.result, "changes": event.changes} if event.kind == "result" else {}
         elif event.kind == "done" and exchange:
-            values["figures"] = dataclasses.asdict(exchange.figures) if exchange.figures else None
+            values["timing"] = dataclasses.asdict(exchange.timing) if exchange.timing else None
             values |= {"right": exchange.verdict(), "problem": exchange.problem or None}
         elif event.kind == "overrun":
             values["lost_s"] = round(event.lost, 3)
@@ -156,7 +156,7 @@ class Lines:
         elif event.kind == "translation" and exchange:
             self._line(f"  in {exchange.target}: {event.text}")
         elif event.kind == "done" and exchange:
-            for note in (exchange.problem, verdict_text(exchange), figures_text(exchange)):
+            for note in (exchange.problem, verdict_text(exchange), timing_text(exchange)):
                 if note:
                     self._line(f"  {one_line(note)}")
         elif event.kind == "overrun":
@@ -295,7 +295,7 @@ class Stage:
     def _file(self) -> None:
         """Moves the exchange at hand up, where it stays."""
         exchange = self._exchange
-        if exchange is None or exchange.figures is None:
+        if exchange is None or exchange.timing is None:
             self._clear()
             return
         from rich.text import Text
@@ -310,8 +310,8 @@ class Stage:
         if exchange.reply:
             lines.append(Text.assemble(f"  {signs['reply']} ", exchange.reply))
         lines += [Text(f"  {one_line(note)}", "red") for note in (exchange.problem, wrong) if note]
-        if exchange.figures.first_token is not None:
-            lines[0].append(f"  {exchange.figures.first_token:.2f} s", "dim")
+        if exchange.timing.first_token is not None:
+            lines[0].append(f"  {exchange.timing.first_token:.2f} s", "dim")
         self._console.print(*lines, sep="\n")
         self._clear()
 
@@ -336,7 +336,7 @@ class Stage:
             for call, did in self._calls
         ] or [Text()]
         lines.append(Text.assemble((f"{signs['reply']} ", "bold green"), self._reply) if self._reply else Text())
-        lines.append(Text(figures_text(exchange) if exchange else "", "dim"))
+        lines.append(Text(timing_text(exchange) if exchange else "", "dim"))
         return Panel(
             Group(*lines),
             title=Text(self._title, "bold"),

@@ -128,7 +128,7 @@ def memory_need(
     """
     estimate = model.estimate(context, kv)
     hears = model.has_audio if audio is None else audio and model.has_audio
-    parts = model.parts()
+    parts = model.weight_sizes()
     rows = min(_ROWS, parts["rows"])
     return MemoryNeed(
         process=_process(model) + parts["vocabulary"] + _SPARE,

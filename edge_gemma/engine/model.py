@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaValueError
 from ..hub.cache import locate
 from ..hub.resolve import model_files
-from .audio_stream import AudioStream, sound_array
+from .audio import AudioEncoder, sound_array
 from .gguf import GGUFFile, TensorInfo
 from .memory import MemoryLimit, check_fits, file_parts, fit
 from .native import Handle, check, ffi, lib, new_struct
@@ -115,7 +115,7 @@ class Model(Handle):
         check(lib.eg_model_get_memory(self.pointer, out, err), err)
         return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
 
-    def parts(self) -> dict[str, int]:
+    def weight_sizes(self) -> dict[str, int]:
         """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,
         read where sound is heard; `image`; `vocabulary`, with all that is no tensor. Raises EdgeGemmaError."""
         if not self._parts:
@@ -189,7 +189,7 @@ class Model(Handle):
         audio encoder, "argument" for less than 161 samples, one that is not finite, or another shape.
         """
         sound = sound_array(samples)
-        with self.audio_stream(left_context) as stream:
+        with self.audio_encoder(left_context) as stream:
             if sound.size <= 160:
                 raise EdgeGemmaValueError(
                     f"the recording has {sound.size} samples: it takes 161 (10 ms) at least.", "argument"
@@ -198,9 +198,9 @@ class Model(Handle):
             rows = [stream.push(sound[start : start + _PIECE]) for start in range(0, sound.size, _PIECE)]
             return np.concatenate([*rows, stream.finish()])
 
-    def audio_stream(self, left_context: int = 12) -> AudioStream:
+    def audio_encoder(self, left_context: int = 12) -> AudioEncoder:
         """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""
-        stream = AudioStream(self, left_context)
+        stream = AudioEncoder(self, left_context)
         self._children.add(stream)
         return stream
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import Cancelled, EdgeGemmaValueError
-from .audio_stream import AudioFeed, audio_params, sound_array
+from .audio import AudioFeed, audio_params, sound_array
 from .native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
 
 if TYPE_CHECKING:

@@ -20,15 +20,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import Event as Heard
-from ..audio.source import SAMPLE_RATE, Source, open_source
+from ..audio.endpointing import EndpointEvent
+from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..errors import EdgeGemmaValueError
 from .prompts import loop_start
 from .transcriber import SECOND_ATTEMPT, Transcriber, opened_model
 from .transcript import Segment
 from .turn import Answer, Turn
 
-__all__ = ["Companion", "Latency", "Listener", "LiveEvent", "listen"]
+__all__ = ["Latency", "Listener", "ListenerEvent", "StepTask", "listen"]
 
 _BLOCK = 0.5  # seconds that are read at most: a read of so much says that hearing has fallen behind
 _WAIT = 0.1  # seconds to wait for sound before looking whether the work was cancelled
@@ -66,7 +66,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class LiveEvent:
+class ListenerEvent:
     """What a listener has to tell.
 
     Attributes:
@@ -89,7 +89,7 @@ class LiveEvent:
     lost: float = 0.0
 
 
-class Companion(Protocol):
+class StepTask(Protocol):
     """Hears what a `Listener` hears, and is given time for work of its own, before the listener's."""
 
     @property
@@ -97,7 +97,7 @@ class Companion(Protocol):
         """Whether there is a step to do now."""
         ...
 
-    def hear(self, heard: Heard, at: float) -> None:
+    def hear(self, heard: EndpointEvent, at: float) -> None:
         """What the endpointer found, and when its `time` was, on the listener's clock."""
         ...
 
@@ -121,7 +121,7 @@ class Listener(Transcriber):
         to: str | None = None,
         *,
         partials: float | bool | None = None,
-        companion: Companion | None = None,
+        companion: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> None:
@@ -143,11 +143,11 @@ class Listener(Transcriber):
         self._partials = 0.5 if partials is True else float(partials or 0.0)
         self._companion, self._clock = companion, clock
 
-    def listen(self, source: Any = None, *, once: bool = False) -> Iterator[LiveEvent]:
+    def listen(self, source: Any = None, *, once: bool = False) -> Iterator[ListenerEvent]:
         """What there is to tell about a source, as it happens, until it ends.
 
         Args:
-            source: what `open_source` takes; None for the default microphone. One that was given open stays open. A recording
+            source: what `open_audio` takes; None for the default microphone. One that was given open stays open. A recording
                 is heard as fast as it can be, without partials; `sound.Paced` makes it come at the speed of speech.
             once: end after the first utterance with words.
 
@@ -156,7 +156,7 @@ class Listener(Transcriber):
             EdgeGemmaError: for unusable sound, or a microphone that fails.
         """
         self._cancelled = False
-        opened = _microphone() if source is None else open_source(source)
+        opened = _microphone() if source is None else open_audio(source)
         try:
             with contextlib.closing(_Loop(self, opened)) as loop:
                 for event in loop.events():
@@ -178,7 +178,7 @@ def listen(
     mmproj: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     **options: Any,
-) -> Iterator[LiveEvent]:
+) -> Iterator[ListenerEvent]:
     """Listens, and yields what is said.
 
         for event in listen(model, language="English"):
@@ -256,7 +256,7 @@ class _Loop:
             if utterance:
                 utterance.close()
 
-    def events(self) -> Iterator[LiveEvent]:
+    def events(self) -> Iterator[ListenerEvent]:
         """Reads and works until the source has ended and all is answered."""
         ended = False
         if self.source.live:
@@ -306,27 +306,27 @@ class _Loop:
 
     # ---- hearing -----------------------------------------------------------------------------------------------------
 
-    def _push(self, block: NDArray[np.float32]) -> list[Heard]:
+    def _push(self, block: NDArray[np.float32]) -> list[EndpointEvent]:
         if len(block):
             # The earliest time at which these samples can have been said: some read was not late.
             drift = _DRIFT * len(block) / SAMPLE_RATE
             self.origin = min(self.origin + drift, self.clock() - self.source.position)
         return self.endpointer.push(block)
 
-    def _lost_sound(self) -> Iterator[LiveEvent]:
+    def _lost_sound(self) -> Iterator[ListenerEvent]:
         overruns, lost = getattr(self.source, "overruns", 0), getattr(self.source, "lost", 0.0)
         if overruns > self.overruns:
-            yield LiveEvent("overrun", self.source.position, lost=lost - self.lost)
+            yield ListenerEvent("overrun", self.source.position, lost=lost - self.lost)
             self.overruns, self.lost, self.origin = overruns, lost, math.inf
 
-    def _hear(self, heard: Heard) -> Iterator[LiveEvent]:
+    def _hear(self, heard: EndpointEvent) -> Iterator[ListenerEvent]:
         utterance, turn = self.current, self.current.turn
         if self.companion:
             self.companion.hear(heard, heard.time + self.origin)
         if heard.kind == "start":
             self.speaking, utterance.start = True, heard.time
             turn.push(heard.samples)
-            yield LiveEvent("start", heard.time)
+            yield ListenerEvent("start", heard.time)
         elif heard.kind == "audio":
             turn.push(heard.samples)
         elif heard.kind == "pause":
@@ -351,7 +351,7 @@ class _Loop:
 
     # ---- answering ---------------------------------------------------------------------------------------------------
 
-    def _answer(self, utterance: _Utterance) -> Iterator[LiveEvent]:
+    def _answer(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
         """One step of the answer to an utterance that is over."""
         answer = utterance.answer
         assert answer
@@ -379,9 +379,9 @@ class _Loop:
             ready=utterance.ready,
         )
         segment = Segment(utterance.start, end, text, translation, self.listener.language)
-        yield LiveEvent("final", end, text, text, segment, latency)
+        yield ListenerEvent("final", end, text, text, segment, latency)
 
-    def _work_ahead(self, utterance: _Utterance) -> Iterator[LiveEvent]:
+    def _work_ahead(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
         """One step of what will be useful if things go on as they seem to, while somebody speaks."""
         early = utterance.turn.early
         if early:
@@ -438,13 +438,13 @@ class _Loop:
     def _pace(self, interval: float) -> None:
         self.interval = max(self.listener._partials, min(interval, _LONGEST_INTERVAL))
 
-    def _show(self, utterance: _Utterance, text: str, stable: str, whole: bool = False) -> Iterator[LiveEvent]:
+    def _show(self, utterance: _Utterance, text: str, stable: str, whole: bool = False) -> Iterator[ListenerEvent]:
         """A partial, when it tells more than the one before, or is a whole guess."""
         text, stable = _line(text), _line(stable)
         now = text, stable if text.startswith(stable) else ""
         if self.interval and now != utterance.shown and (whole or len(text) > len(utterance.shown[0])):
             utterance.shown = now
-            yield LiveEvent("partial", utterance.start + utterance.turn.heard / SAMPLE_RATE, *now)
+            yield ListenerEvent("partial", utterance.start + utterance.turn.heard / SAMPLE_RATE, *now)
 
 
 def _line(text: str) -> str:

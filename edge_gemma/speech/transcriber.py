@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.endpointing import Endpointer, segments
-from ..audio.source import SAMPLE_RATE, Source, open_source
+from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..chat.reply import ReplyParser
-from ..engine.audio_stream import audio_tokens
+from ..engine.audio import audio_tokens
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
 from ..errors import Cancelled, EdgeGemmaValueError
@@ -213,7 +213,7 @@ class Transcriber(Cancellable):
         """The segments of a recording as they are done, in constant memory.
 
         Args:
-            audio: what `open_source` takes: a path, samples, (samples, rate), an open `Source`, ... A source that was
+            audio: what `open_audio` takes: a path, samples, (samples, rate), an open `Source`, ... A source that was
                 given open stays open.
             start: seconds to skip, where an earlier run has ended.
             progress: told after each segment.
@@ -223,7 +223,7 @@ class Transcriber(Cancellable):
             EdgeGemmaError: for unusable sound.
         """
         self._cancelled = False
-        source = open_source(audio)
+        source = open_audio(audio)
         try:
             if start > 0:
                 source.seek(start)
@@ -340,7 +340,7 @@ def transcribe(audio: Any, model: Any = None, language: str | None = None, **opt
         A Transcript: a sequence of segments with start, end and text.
 
     Raises:
-        EdgeGemmaError: as `Transcriber`, `open_source` and `Model.load` do. To be able to cancel, use `Transcriber`.
+        EdgeGemmaError: as `Transcriber`, `open_audio` and `Model.load` do. To be able to cancel, use `Transcriber`.
     """
     found = transcribe_segments(audio, model, language, **options)
     names = {name: language_name(value) for name, value in (("language", language), ("to", options.get("to"))) if value}

@@ -78,7 +78,7 @@ class Transcript(Sequence[Segment]):
         """Tells the number of segments and the beginning of the text."""
         return f"<Transcript of {len(self)} segments: {textwrap.shorten(self.text, 60, placeholder='...')!r}>"
 
-    def to(self, format: str, bilingual: bool = False) -> str:
+    def render(self, format: str, bilingual: bool = False) -> str:
         """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles) or "json".
 
         Text and subtitles show the translation where there is one, with `bilingual` below what it translates. Subtitles

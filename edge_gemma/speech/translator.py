@@ -28,7 +28,7 @@ class Translator(Cancellable):
     Args:
         model: an open model.
         to: the language to translate into, a name or a code.
-        source: that of the text; None leaves it to the model.
+        source_language: that of the text; None leaves it to the model.
         context: tokens of a session; None for 4096, or the model's own length if that is shorter.
         kv, memory_limit: as in `Transcriber`, with room for one session.
         max_tokens: longest answer about a part; None bounds it by the part's length.
@@ -42,7 +42,7 @@ class Translator(Cancellable):
         self,
         model: Any,
         to: str,
-        source: str | None = None,
+        source_language: str | None = None,
         *,
         context: int | None = None,
         kv: str | None = None,
@@ -51,7 +51,11 @@ class Translator(Cancellable):
         **sampling: Any,
     ) -> None:
         super().__init__()
-        self.model, self.to, self.source = model, language_name(to), language_name(source) if source else None
+        self.model, self.to, self.source_language = (
+            model,
+            language_name(to),
+            language_name(source_language) if source_language else None,
+        )
         self._context, self._kv = context or min(4096, model.config.context_length), kv
         if memory_limit is not None:
             plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
@@ -78,7 +82,7 @@ class Translator(Cancellable):
             yield part[len(part.rstrip()) :] if words else part
 
     def _request(self, text: str) -> str:
-        return text_translation_prompt(text, self.source, self.to)
+        return text_translation_prompt(text, self.source_language, self.to)
 
     def _tokens(self, text: str) -> list[int]:
         return text_turn(self.model.tokenizer, text)
@@ -111,7 +115,7 @@ def translate(
     audio_or_text: Any,
     to: str,
     model: Any = None,
-    source: str | None = None,
+    source_language: str | None = None,
     *,
     mmproj: str | os.PathLike[str] | None = None,
     threads: int | None = None,
@@ -124,7 +128,7 @@ def translate(
             in another form that `transcribe` takes.
         to: the language to translate into, a name or a code.
         model, mmproj, threads: as in `transcribe`; a text needs no audio encoder.
-        source: the language of the speech or text; None leaves it to the model.
+        source_language: the language of the speech or text; None leaves it to the model.
         options: of `Transcriber` and `transcribe` for speech, of `Translator` for text.
 
     Returns:
@@ -132,10 +136,10 @@ def translate(
     """
     kind = input_kind(audio_or_text)
     if kind == "speech":
-        return transcribe(audio_or_text, model, source, to=to, mmproj=mmproj, threads=threads, **options)
+        return transcribe(audio_or_text, model, source_language, to=to, mmproj=mmproj, threads=threads, **options)
     text = read_text(audio_or_text) if kind == "document" else audio_or_text
     with opened_model(model, mmproj, threads) as opened:
-        return "".join(Translator(opened, to, source, **options).pieces(text))
+        return "".join(Translator(opened, to, source_language, **options).pieces(text))
 
 
 _SOUND_ENDINGS = (

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..audio.source import SAMPLE_RATE
 from ..chat.reply import ReplyParser
-from ..engine.audio_stream import audio_tokens
+from ..engine.audio import audio_tokens
 from ..errors import Cancelled, EdgeGemmaError
 from .prompts import loop_start
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from edge_gemma.audio.endpointing import (
     SOFT_TOKEN,
     Endpointer,
-    Event,
+    EndpointEvent,
     segments,
 )
-from edge_gemma.audio.source import SAMPLE_RATE, Source, load_audio, open_source
+from edge_gemma.audio.source import SAMPLE_RATE, Source, load_audio, open_audio
 from edge_gemma.audio.vad import BLOCK, EnergyDetector, detector
 from edge_gemma.errors import EdgeGemmaError
 
@@ -57,12 +57,12 @@ def sound(size: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).permutation(size) / size - 0.5).astype(np.float32)
 
 
-def run(endpointer: Endpointer, samples: np.ndarray, cuts=()) -> list[Event]:
+def run(endpointer: Endpointer, samples: np.ndarray, cuts=()) -> list[EndpointEvent]:
     pieces = [endpointer.push(piece) for piece in np.split(samples, sorted(cuts))]
     return [*itertools.chain.from_iterable(pieces), *endpointer.finish()]
 
 
-def story(events: list[Event]) -> list[tuple]:
+def story(events: list[EndpointEvent]) -> list[tuple]:
     """The events without regard to how the audio between two others was cut: (kind, sample, size or keep, reason)."""
     told: list[tuple] = []
     for event in events:
@@ -75,7 +75,7 @@ def story(events: list[Event]) -> list[tuple]:
     return told
 
 
-def check(events: list[Event], samples: np.ndarray, limit: int) -> list[tuple[int, int]]:
+def check(events: list[EndpointEvent], samples: np.ndarray, limit: int) -> list[tuple[int, int]]:
     """Holds the events to all that is promised of them, and returns the utterances as [begin, end)."""
     utterances: list[tuple[int, int]] = []
     state, begin, given = "idle", 0, 0
@@ -488,7 +488,7 @@ def test_long_recordings_take_constant_memory() -> None:
 def test_segments_of_a_recording_that_was_read_in_part() -> None:
     samples = sound(10 * SAMPLE_RATE)
     script = speech((62, 0), (62, 1), (1, 0))
-    source = open_source(samples)
+    source = open_audio(samples)
     source.seek(3)
     (clip,) = segments(source, Endpointer(script))
     begin = 3 * SAMPLE_RATE + 62 * BLOCK - 4800
@@ -509,7 +509,7 @@ def test_whole() -> None:
     (clip,) = segments(short, Endpointer(speech(*runs)), whole=True)
     assert (clip.start, clip.end) == (parts[0].start, parts[1].end)
     assert np.array_equal(clip.samples, short[round(clip.start * SAMPLE_RATE) :][: clip.samples.size])
-    for source in (long, open_source(long)):
+    for source in (long, open_audio(long)):
         clips = list(segments(source, Endpointer(speech(*runs)), whole=True))
         assert [(clip.start, clip.end) for clip in clips] == [(part.start, part.end) for part in parts]
         assert all(np.array_equal(a.samples, long[round(a.start * SAMPLE_RATE) :][: a.samples.size]) for a in clips)

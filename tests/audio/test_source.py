@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_gemma.audio.source import SAMPLE_RATE, Converter, Paced, load_audio, open_source, to_mono
+from edge_gemma.audio.source import SAMPLE_RATE, Converter, Paced, load_audio, open_audio, to_mono
 from edge_gemma.errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from support.paths import ROOT
 
@@ -147,13 +147,13 @@ def test_a_rate_without_soxr(monkeypatch) -> None:
 
 def test_array_sources() -> None:
     samples = np.random.default_rng(2).integers(-9000, 9000, (20000, 2), np.int16)
-    for source in (open_source(samples), open_source((samples, 16000)), open_source(samples.T)):
+    for source in (open_audio(samples), open_audio((samples, 16000)), open_audio(samples.T)):
         assert source.duration == 1.25 and not source.live and source.warning is None
         assert np.array_equal(load_audio(source), to_mono(samples))
         assert source.read(1) is None
     assert code_of(lambda: load_audio(np.array([0, np.nan])))[0] == "argument"
     for nonsense in (None, 5, b"RIFF", [0.0]):
-        assert code_of(lambda nonsense=nonsense: open_source(nonsense))[0] == "argument"
+        assert code_of(lambda nonsense=nonsense: open_audio(nonsense))[0] == "argument"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_plain_wav_files_need_no_package(tmp_path, monkeypatch, bits, tag, kind,
 
         assert np.abs(to_mono(soundfile.read(path, dtype="float32")[0]) - expected).max() < 1e-6
     without_soundfile(monkeypatch)
-    with open_source(path) as source:
+    with open_audio(path) as source:
         assert source.duration == 5000 / SAMPLE_RATE and source.name == str(path)
         assert np.array_equal(load_audio(source), expected)
         assert source.warning is None
@@ -214,7 +214,7 @@ def test_compressed_files(tmp_path, kind) -> None:
     soundfile = pytest.importorskip("soundfile")
     path, samples = tmp_path / f"a.{kind}", pcm(3)
     soundfile.write(path, samples, SAMPLE_RATE)
-    with open_source(path) as source, open(path, "rb") as file:
+    with open_audio(path) as source, open(path, "rb") as file:
         assert source.duration == pytest.approx(3, abs=0.1)
         mono = load_audio(source)
         assert mono.size == 3 * SAMPLE_RATE
@@ -236,7 +236,7 @@ def test_reading_in_any_portions(tmp_path, kind, rate) -> None:
     soundfile.write(path, samples, rate)
     expected = to_mono(samples, rate)
     for seconds in (1 / 16000, 0.0317, 0.5, 100):
-        with open_source(path) as source:
+        with open_audio(path) as source:
             blocks = []
             for _ in range(200):
                 if (block := source.read(seconds)) is None:
@@ -253,7 +253,7 @@ def test_going_to_a_position(tmp_path) -> None:
     path, samples = tmp_path / "a.wav", pcm(2)
     path.write_bytes(wav_bytes(samples.tobytes()))
     expected = to_mono(samples)
-    for source in (open_source(path), open_source(samples), open_source(io.BytesIO(path.read_bytes()))):
+    for source in (open_audio(path), open_audio(samples), open_audio(io.BytesIO(path.read_bytes()))):
         with source:
             source.read(0.3)
             for at in (1.5, 0, 0.7001):
@@ -273,7 +273,7 @@ def test_going_to_a_position_in_a_compressed_file(tmp_path, kind) -> None:
     path = tmp_path / f"a.{kind}"
     soundfile.write(path, pcm(20), SAMPLE_RATE)
     whole = load_audio(path)
-    with open_source(path) as source:
+    with open_audio(path) as source:
         for at in (12.25, 0, 3, 0.01):
             source.seek(at)
             assert np.allclose(source.read(1), whole[round(at * SAMPLE_RATE) :][:16000], atol=1e-6)
@@ -309,7 +309,7 @@ def test_long_recordings_take_constant_memory() -> None:
     rate, seconds = 44100, 3600
     header = wav_bytes(b"", rate, size=rate * 2 * seconds)
     tracemalloc.start()
-    with open_source(Endless(header, len(header) + rate * 2 * seconds)) as source:
+    with open_audio(Endless(header, len(header) + rate * 2 * seconds)) as source:
         assert source.duration == seconds
         count = sum(block.size for block in source)
         peak = tracemalloc.get_traced_memory()[1]
@@ -352,10 +352,10 @@ def test_files_that_are_no_sound(tmp_path, content, code, says) -> None:
 
 def test_paths_that_are_no_files(tmp_path) -> None:
     for path, says in ((tmp_path, "directory"), (tmp_path / "none.wav", "No such file"), ("a\0b.wav", "null")):
-        code, message = code_of(lambda path=path: open_source(path))
+        code, message = code_of(lambda path=path: open_audio(path))
         assert code == "file" and says in message
     with pytest.raises(OSError, match="directory"):
-        open_source(tmp_path)
+        open_audio(tmp_path)
     code, message = code_of(lambda: load_audio(io.StringIO("RIFF")))
     assert code == "argument" and "binary" in message
 
@@ -364,7 +364,7 @@ def test_other_files_without_soundfile(tmp_path, monkeypatch) -> None:
     without_soundfile(monkeypatch)
     path = tmp_path / "a.mp3"
     path.write_bytes(b"ID3" + bytes(100))
-    code, message = code_of(lambda: open_source(path))
+    code, message = code_of(lambda: open_audio(path))
     assert code == "unsupported" and "edge-gemma[voice]" in message and str(path) in message
 
 
@@ -386,7 +386,7 @@ def test_headers_that_do_not_tell_the_length(changes, cut, expected, warns) -> N
     samples = pcm(1)
     data = wav_bytes(samples.tobytes(), **changes)
     data = data[: len(data) - cut]
-    for source in (open_source(io.BytesIO(data)), open_source(Trickle(data, 999))):
+    for source in (open_audio(io.BytesIO(data)), open_audio(Trickle(data, 999))):
         mono = np.concatenate([np.zeros(0, np.float32), *source])
         assert np.array_equal(mono, to_mono(samples)[:expected])
         if source.live and cut == 0 and changes == {"size": 0, "riff": 36}:
@@ -410,7 +410,7 @@ def test_compressed_files_that_are_cut_short(tmp_path, kind) -> None:
 def test_a_recording_without_samples_has_ended(tmp_path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav_bytes(b""))
-    with open_source(path) as source:
+    with open_audio(path) as source:
         assert source.duration == 0 and source.read(1) is None and source.read(1) is None
     assert load_audio(path).shape == load_audio(np.zeros(0, np.int16)).shape == (0,)
 
@@ -418,7 +418,7 @@ def test_a_recording_without_samples_has_ended(tmp_path) -> None:
 def test_what_came_before_a_failure_is_read_first() -> None:
     samples = np.zeros(20000, "<f4")
     samples[17000] = np.nan
-    source = open_source(io.BytesIO(wav_bytes(samples.tobytes(), tag=3, bits=32)))
+    source = open_audio(io.BytesIO(wav_bytes(samples.tobytes(), tag=3, bits=32)))
     assert source.read(100).size == 16384
     code, message = code_of(lambda: source.read(100))
     assert code == "format" and "sample 17000 of" in message
@@ -430,7 +430,7 @@ def test_raw_files(tmp_path) -> None:
     path.write_bytes(samples.astype(">i2").tobytes() + b"x")
     pytest.importorskip("soxr")
     assert np.array_equal(load_audio(path, 8000, 2, "s16be"), to_mono(samples, 8000))
-    with open_source(path, 8000, 2, "s16be") as source:
+    with open_audio(path, 8000, 2, "s16be") as source:
         assert source.duration == 1
     for arguments in ((16000, 1, "mp3"), (16000, 0), (16000, -1), (0, 1), (-5, 1)):
         assert code_of(lambda arguments=arguments: load_audio(path, *arguments))[0] == "argument"
@@ -441,13 +441,13 @@ def test_raw_files(tmp_path) -> None:
 def test_closing(tmp_path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav_bytes(pcm(1).tobytes()))
-    with open_source(path) as source:
+    with open_audio(path) as source:
         source.read(0.1)
     source.close()
     assert source.read(1) is None
     assert code_of(lambda: source.seek(0))[0] == "state"
     for seconds in (0, -1, float("nan")):
-        assert code_of(lambda seconds=seconds: open_source(path).read(seconds))[0] == "argument"
+        assert code_of(lambda seconds=seconds: open_audio(path).read(seconds))[0] == "argument"
 
 
 # ---- pipes -----------------------------------------------------------------------------------------------------------
@@ -473,7 +473,7 @@ def pipe() -> Iterator[tuple[io.BufferedReader, io.FileIO]]:
 def test_a_pipe_never_keeps_its_reader_waiting(pipe) -> None:
     reader, writer = pipe
     samples = pcm(0.25)
-    source = open_source(reader)
+    source = open_audio(reader)
     assert source.live and source.duration is None
     assert source.read(1, timeout=0).size == 0
     assert source.read(1, timeout=0.01).size == 0
@@ -496,7 +496,7 @@ def test_a_pipe_never_keeps_its_reader_waiting(pipe) -> None:
 def test_streams_in_any_portions(portion, header) -> None:
     samples = pcm(0.3)
     data = samples.tobytes()
-    source = open_source(Trickle(wav_bytes(data) if header else data, portion))
+    source = open_audio(Trickle(wav_bytes(data) if header else data, portion))
     assert np.array_equal(load_audio(source), to_mono(samples))
 
 
@@ -525,7 +525,7 @@ def test_streams_that_fail() -> None:
     samples = pcm(0.5)
     for error in (OSError(5, "the line is dead"), RuntimeError("the line is dead")):
         Broken.error = error
-        source = open_source(Broken(samples.tobytes(), 4000))
+        source = open_audio(Broken(samples.tobytes(), 4000))
         blocks = []
         with pytest.raises(EdgeGemmaOSError, match="the line is dead"):
             blocks.extend(source)
@@ -544,7 +544,7 @@ def test_a_fast_writer_waits_and_closing_lets_go() -> None:
     """What no one reads is not gathered; closing a source ends its thread with the next bytes."""
     before = set(threading.enumerate())
     stream = Trickle(bytes(100_000_000), 1 << 14)
-    source = open_source(stream)
+    source = open_audio(stream)
     (thread,) = set(threading.enumerate()) - before
     for _ in range(1000):
         source.read(0.01)
@@ -556,7 +556,7 @@ def test_a_fast_writer_waits_and_closing_lets_go() -> None:
 
 
 def test_closing_wakes_the_reader_of_a_pipe(pipe) -> None:
-    source, result = open_source(pipe[0]), []
+    source, result = open_audio(pipe[0]), []
     waiting = threading.Thread(target=lambda: result.append(source.read(1)))
     waiting.start()
     source.close()
@@ -569,7 +569,7 @@ def test_closing_wakes_the_reader_of_a_pipe(pipe) -> None:
 def test_a_named_pipe(tmp_path) -> None:
     path, samples = tmp_path / "pipe", pcm(1)
     os.mkfifo(path)
-    with open_source(path) as source:
+    with open_audio(path) as source:
         assert source.read(1, timeout=0).size == 0  # not even opened at the other end
         path.write_bytes(wav_bytes(samples.tobytes()))
         assert np.array_equal(load_audio(source), to_mono(samples))
@@ -577,8 +577,8 @@ def test_a_named_pipe(tmp_path) -> None:
 
 READ_STDIN = """
 import sys, numpy as np
-from edge_gemma.audio.source import open_source
-source = open_source("-")
+from edge_gemma.audio.source import open_audio
+source = open_audio("-")
 samples = np.concatenate([np.zeros(0, np.float32), *source])
 sys.stdout.buffer.write(samples.tobytes())
 """
@@ -603,7 +603,7 @@ def test_standard_input(tmp_path, kind, file) -> None:
 
 
 def test_a_program_may_end_while_its_input_does_not() -> None:
-    program = "from edge_gemma.audio.source import open_source; print(open_source('-').read(1, timeout=0).size)"
+    program = "from edge_gemma.audio.source import open_audio; print(open_audio('-').read(1, timeout=0).size)"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     ) as process:
@@ -614,12 +614,12 @@ def test_a_program_may_end_while_its_input_does_not() -> None:
 
 def test_no_standard_input(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    assert code_of(lambda: open_source("-"))[0] == "file"
+    assert code_of(lambda: open_audio("-"))[0] == "file"
     if hasattr(os, "openpty"):
         main, terminal = os.openpty()
         with open(terminal, "rb", buffering=0) as file, open(main, "rb", buffering=0):
             monkeypatch.setattr(sys, "stdin", file)
-            assert "terminal" in code_of(lambda: open_source("-"))[1]
+            assert "terminal" in code_of(lambda: open_audio("-"))[1]
 
 
 # ---- at the speed of speech ------------------------------------------------------------------------------------------
@@ -638,7 +638,7 @@ class Clock:
 @pytest.mark.parametrize("speed", [1.0, 4.0])
 def test_paced(speed) -> None:
     clock, samples = Clock(), to_mono(pcm(3))
-    source = Paced(open_source(samples), speed, lambda: clock.now, clock.sleep)
+    source = Paced(open_audio(samples), speed, lambda: clock.now, clock.sleep)
     assert source.live and source.duration == 3
     assert source.read(1, timeout=0).size == 0 and clock.now == 100
     assert source.read(1, timeout=0.005 / speed).size == 0 and clock.now == pytest.approx(100 + 0.005 / speed)
@@ -671,7 +671,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_errors_are_built_in_ones_too(tmp_path) -> None:
     with pytest.raises(OSError, match=r"none\.wav") as caught:
-        open_source(tmp_path / "none.wav")
+        open_audio(tmp_path / "none.wav")
     assert isinstance(caught.value, EdgeGemmaOSError)
     with pytest.raises(ValueError, match="shape") as other:
         to_mono(np.zeros((2, 2, 2)))

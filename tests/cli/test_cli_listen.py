@@ -42,7 +42,7 @@ def test_listen_explains_itself() -> None:
 def test_lines_for_pipes(spoken: eg.Transcript) -> None:
     done = cli(*STREAM, data=TALK.tobytes())
     assert done.returncode == 0
-    assert done.stdout.decode() == spoken.to("txt")
+    assert done.stdout.decode() == spoken.render("txt")
     assert done.stderr.decode() == "[listening to standard input; Ctrl-C ends]\n"
     done = cli(*STREAM, "--verbose", "--once", data=TALK.tobytes())
     assert done.stdout.decode().splitlines() == [spoken[0].text]
@@ -55,7 +55,7 @@ def test_lines_for_pipes(spoken: eg.Transcript) -> None:
 def test_raw_sound_of_another_kind(spoken: eg.Transcript) -> None:
     stereo = (TALK / np.float32(32768)).repeat(2).tobytes()
     text = good(*STREAM, "--channels", "2", "--encoding", "f32le", "--rate", str(RATE), data=stereo)
-    assert text == spoken.to("txt")
+    assert text == spoken.render("txt")
 
 
 def test_lines_of_json(spoken: eg.Transcript) -> None:
@@ -82,7 +82,7 @@ def test_translations(spoken: eg.Transcript) -> None:
     expected = eg.translate((TALK, RATE), "de", MODEL, "en", mmproj=MMPROJ, detector="energy")
     assert isinstance(expected, eg.Transcript)
     done = cli(*STREAM, "--translate-to", "de", data=TALK.tobytes())
-    assert done.returncode == 0 and done.stdout.decode() == expected.to("txt")
+    assert done.returncode == 0 and done.stdout.decode() == expected.render("txt")
     for segment in expected:
         assert not segment.translation or segment.text in done.stderr.decode()
 
@@ -92,7 +92,7 @@ def test_a_file_at_the_speed_of_speech(tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", voices(1)[RATE : RATE * 9 // 2])
     done = cli("listen", "--input", file, "--vad", "energy", "--partials", "100", "-l", "en")
     expected = eg.transcribe(file, MODEL, "en", mmproj=MMPROJ, detector="energy")
-    assert done.returncode == 0 and done.stdout.decode() == expected.to("txt")
+    assert done.returncode == 0 and done.stdout.decode() == expected.render("txt")
     notes = done.stderr.decode().splitlines()
     assert notes[0] == f"[listening to {file}; Ctrl-C ends]" and len(notes) > 2
 
@@ -136,7 +136,7 @@ def test_at_a_terminal_what_is_not_final_is_replaced(tmp_path: Path) -> None:
     assert process.stdout and process.wait(60) == 0
     text = process.stdout.read().decode()
     process.stdout.close()
-    assert text == eg.transcribe(file, MODEL, "en", mmproj=MMPROJ, detector="energy").to("txt")
+    assert text == eg.transcribe(file, MODEL, "en", mmproj=MMPROJ, detector="energy").render("txt")
     after = shown.split(b"Ctrl-C ends]", 1)[1]
     assert b"\x1b[2K" in after and b"\x1b[2m" in after  # lines are erased, and what is not stable is dim
 

@@ -125,11 +125,11 @@ def test_the_verbs_explain_themselves(verb: str) -> None:
 
 def test_transcribe_in_every_form_as_python_does(talk: Path, spoken: eg.Transcript, tmp_path: Path) -> None:
     command = ("transcribe", talk, "--language", "en", *OPTIONS)
-    assert good(*command) == spoken.to("txt")
+    assert good(*command) == spoken.render("txt")
     for form in ("txt", "srt", "vtt"):
-        assert good(*command, "--format", form) == spoken.to(form)
+        assert good(*command, "--format", form) == spoken.render(form)
         assert good(*command, "--output", tmp_path / f"out.{form}") == ""
-        assert (tmp_path / f"out.{form}").read_text(encoding="utf-8") == spoken.to(form)
+        assert (tmp_path / f"out.{form}").read_text(encoding="utf-8") == spoken.render(form)
     content = json.loads(good(*command, "--format", "json"))
     assert content["complete"] and content["duration"] == 14.0 and content["language"] == "English"
     assert [s["text"] for s in content["segments"]] == [s.text for s in spoken]
@@ -140,7 +140,7 @@ def test_transcribe_in_every_form_as_python_does(talk: Path, spoken: eg.Transcri
 def test_options_reach_the_model(talk: Path, spoken: eg.Transcript) -> None:
     command = ("transcribe", talk, *OPTIONS)
     expected = eg.transcribe(talk, MODEL, mmproj=MMPROJ, order="audio-first", **PYTHON_OPTIONS)
-    assert good(*command, "--order", "audio-first") == expected.to("txt") != spoken.to("txt")
+    assert good(*command, "--order", "audio-first") == expected.render("txt") != spoken.render("txt")
     whole = eg.transcribe(talk, MODEL, mmproj=MMPROJ, **(PYTHON_OPTIONS | {"detector": "none"}))
     pieces = json.loads(good(*command, "--no-vad", "--format", "json"))["segments"]
     assert [s["text"] for s in pieces] == [s.text for s in whole] != [s.text for s in spoken]
@@ -152,14 +152,14 @@ def test_options_reach_the_model(talk: Path, spoken: eg.Transcript) -> None:
 def test_transcribe_reads_pipes(talk: Path, spoken: eg.Transcript) -> None:
     raw = pcm(voices(3))
     command = ("transcribe", "-", "--language", "en", *OPTIONS)
-    assert good(*command, data=raw) == spoken.to("txt")
-    assert good(*command, data=talk.read_bytes()) == spoken.to("txt")  # a file, not raw samples
+    assert good(*command, data=raw) == spoken.render("txt")
+    assert good(*command, data=talk.read_bytes()) == spoken.render("txt")  # a file, not raw samples
     stereo = np.repeat(np.frombuffer(raw, "<i2").astype("<f4") / 32768, 2).tobytes()
-    assert good(*command, "--channels", "2", "--encoding", "f32le", data=stereo) == spoken.to("txt")
+    assert good(*command, "--channels", "2", "--encoding", "f32le", data=stereo) == spoken.render("txt")
     with talk.open("rb") as file:
         assert subprocess.check_output(
             [sys.executable, "-c", PROGRAM, *command], stdin=file, env=environment()
-        ).decode() == spoken.to("txt")
+        ).decode() == spoken.render("txt")
     assert "standard input" in bad(1, *command, data=b"")
     assert "only once" in bad(2, "transcribe", "-", "-")
 
@@ -224,7 +224,7 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
     command = ("transcribe", *files, "-l", "en", *OPTIONS)
     done = cli(*command)
     assert done.returncode == 1
-    text = spoken.to("txt")
+    text = spoken.render("txt")
     assert done.stdout.decode() == f"==> {talk} <==\n{text}==> {other} <==\n{text}"
     errors = done.stderr.decode().splitlines()
     assert len(errors) == 4
@@ -233,7 +233,7 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
     done = cli(*command, "--format", "srt", "--output", tmp_path / "new" / "texts")
     assert done.returncode == 1 and done.stdout == b""
     written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "new" / "texts").iterdir()}
-    assert written == {"talk.srt": spoken.to("srt"), "other.srt": spoken.to("srt")}
+    assert written == {"talk.srt": spoken.render("srt"), "other.srt": spoken.render("srt")}
 
 
 def test_where_output_can_not_go(talk: Path, tmp_path: Path) -> None:
@@ -318,15 +318,15 @@ def test_translate_speech(talk: Path, tmp_path: Path) -> None:
     expected = eg.translate(talk, "de", MODEL, "en", mmproj=MMPROJ, **PYTHON_OPTIONS)
     assert isinstance(expected, eg.Transcript)
     command = ("translate", talk, "--from", "English", "--to", "German", *OPTIONS)
-    assert good(*command) == expected.to("txt")
-    assert good(*command, "--bilingual", "--format", "srt") == expected.to("srt", bilingual=True)
+    assert good(*command) == expected.render("txt")
+    assert good(*command, "--bilingual", "--format", "srt") == expected.render("srt", bilingual=True)
     assert good(*command, "--output", tmp_path / "out.vtt") == ""
-    assert (tmp_path / "out.vtt").read_text(encoding="utf-8") == expected.to("vtt")
+    assert (tmp_path / "out.vtt").read_text(encoding="utf-8") == expected.render("vtt")
     content = json.loads(good(*command, "--format", "json"))
     assert (content["language"], content["to"]) == ("English", "German")
-    assert good("translate", "--from", "en", "--to", "de", *OPTIONS, data=talk.read_bytes()) == expected.to("txt")
+    assert good("translate", "--from", "en", "--to", "de", *OPTIONS, data=talk.read_bytes()) == expected.render("txt")
     raw = ("translate", "-", "--as", "speech", "--from", "en", "--to", "de", *OPTIONS)
-    assert good(*raw, data=pcm(voices(3))) == expected.to("txt")
+    assert good(*raw, data=pcm(voices(3))) == expected.render("txt")
 
 
 def test_translate_text(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_a_bar_at_the_terminal(terminal: Any, talk: Path, spoken: eg.Transcript,
     shown = terminal(*command, "--output", tmp_path / "out.txt", output=True).read()
     assert "talk.wav" in shown and "100%" in shown and "0:14 of 0:14" in shown
     piped = terminal(*command, output=False)
-    assert piped.process.stdout.read().decode() == spoken.to("txt")  # nothing of the bar
+    assert piped.process.stdout.read().decode() == spoken.render("txt")  # nothing of the bar
     assert "talk.wav" in piped.read() and piped.process.wait(60) == 0
     piped.process.stdout.close()
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal(*command, output=True).read())

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import edge_gemma as eg
-from edge_gemma.audio.source import load_audio, open_source
+from edge_gemma.audio.source import load_audio, open_audio
+from edge_gemma.chat.calls import ToolCall
 from edge_gemma.chat.prompt import Prompt
 from edge_gemma.chat.tools import Toolbox
 from edge_gemma.cli import main
@@ -46,7 +47,7 @@ def acted(script: Any = None, lines: tuple[int, ...] = (0,), **options: Any) -> 
     quiet = np.zeros(RATE, np.float32)
     parts = [part for number in lines for part in (sound(number, PIECE[number]["seconds"]), quiet)]
     with Demo(actor, detector=Loud(), **options) as demo:
-        events = list(demo.run(open_source(np.concatenate([quiet, *parts]))))
+        events = list(demo.run(open_audio(np.concatenate([quiet, *parts]))))
     assert all(session.closed for session in actor.sessions)
     return events, demo, actor
 
@@ -83,7 +84,7 @@ def test_the_whole_piece(folder: Path) -> None:
     for exchange in done:
         kinds = [event.kind for event in events if event.exchange is exchange and event.kind != "sound"]
         assert kinds[0] == "start" and kinds[-1] == "done" and "partial" not in kinds
-        assert exchange.figures and exchange.figures.first_token is None and exchange.figures.tokens > 10
+        assert exchange.timing and exchange.timing.first_token is None and exchange.timing.tokens > 10
     found = summary(done, 3)
     assert found["exchanges"] == found["utterances"] == 3 and found["right"]["call"] == [3, 3]
     assert found["first_token_s"] is None and found["tokens_per_second"] == 50
@@ -101,11 +102,11 @@ def test_while_it_is_spoken() -> None:
     kinds = [event.kind for event in events]
     assert kinds.index("call") < kinds.index("result") < kinds.index("transcript") < kinds.index("translation")
     assert kinds.count("sound") > 5 and max(event.level for event in events) > 0.5
-    figures = only(events, "done").exchange.figures
-    assert figures and figures.first_token is not None and figures.decision is not None and figures.acted is not None
+    timings = only(events, "done").exchange.timing
+    assert timings and timings.first_token is not None and timings.decision is not None and timings.acted is not None
     # It was begun after the pause, and all of the call was there when the silence was over.
-    assert 0.15 < figures.first_token < 0.35 < 0.5 < figures.decision <= figures.acted < 0.8
-    assert figures.ready == len(actor.tokenizer.encode(call(**PIECE[0]["call"]))) - 1
+    assert 0.15 < timings.first_token < 0.35 < 0.5 < timings.decision <= timings.acted < 0.8
+    assert timings.ready == len(actor.tokenizer.encode(call(**PIECE[0]["call"]))) - 1
 
 
 def test_the_timeline_is_the_one_that_chats_have() -> None:
@@ -147,7 +148,7 @@ def test_a_breath_within_an_utterance() -> None:
     assert Counter(event.kind for event in events)["start"] == 1
     exchange = only(events, "done").exchange
     assert exchange and [made.name for made in exchange.calls] == ["switch"] and exchange.text == PIECE[0]["text"]
-    assert exchange.figures and exchange.figures.first_token is not None and exchange.figures.first_token < 0.35
+    assert exchange.timing and exchange.timing.first_token is not None and exchange.timing.first_token < 0.35
 
 
 def test_one_speaker_after_the_other() -> None:
@@ -209,7 +210,7 @@ def test_slips_of_the_model(script: Any, calls: int, results: str, reply: str) -
     exchange = only(events, "done").exchange
     assert exchange and len(exchange.calls) == len(exchange.results) == calls
     assert all(results in str(result) for result in exchange.results)
-    assert exchange.reply == reply and exchange.text == PIECE[0]["text"] and exchange.figures
+    assert exchange.reply == reply and exchange.text == PIECE[0]["text"] and exchange.timing
     assert demo.home.locked == any(made.name == "lock_door" for made in exchange.calls)
     last = [event for event in events if event.kind == "reply"][-1]
     assert last.final and last.text == reply
@@ -223,7 +224,7 @@ def test_no_words() -> None:
 
 def test_silence() -> None:
     with Demo(Actor(), detector=Loud()) as demo:
-        assert list(demo.run(open_source(np.zeros(RATE, np.float32)))) == []
+        assert list(demo.run(open_audio(np.zeros(RATE, np.float32)))) == []
 
 
 def test_a_full_session_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +239,7 @@ def test_a_full_session_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(actor.session()), "feed_tokens", full)
     with Demo(actor, detector=Loud()) as demo:
         samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
-        exchange = only(list(demo.run(open_source(samples))), "done").exchange
+        exchange = only(list(demo.run(open_audio(samples))), "done").exchange
     assert (
         exchange
         and exchange.problem == "it is full"
@@ -251,15 +252,15 @@ def test_stopping() -> None:
     actor = Actor()
     samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
     with Demo(actor, detector=Loud()) as demo:
-        for event in demo.run(open_source(samples)):
+        for event in demo.run(open_audio(samples)):
             if event.kind == "start":
                 break
-        events = demo.run(open_source(samples))
+        events = demo.run(open_audio(samples))
         assert next(events).kind == "start"
         demo.cancel()
         with pytest.raises(Cancelled):
             list(events)
-        kinds = Counter(event.kind for event in demo.run(open_source(samples)))  # and it can go on
+        kinds = Counter(event.kind for event in demo.run(open_audio(samples)))  # and it can go on
         assert kinds["start"] == kinds["done"] == 1
     assert all(session.closed for session in actor.sessions)
 
@@ -291,7 +292,7 @@ def test_verdicts() -> None:
     assert exchange.verdict() == {}
     exchange.utterance = right
     assert exchange.verdict() == {"text": True, "translation": True, "call": False, "reply": False}
-    exchange.calls, exchange.results = [eg.reply.ToolCall("get_time", {})], [{"time": "8:15"}]
+    exchange.calls, exchange.results = [ToolCall("get_time", {})], [{"time": "8:15"}]
     assert exchange.verdict() == {"text": True, "translation": True, "call": True}  # what the clock says is not known
     exchange.target = "French"
     assert exchange.verdict() == {"text": True, "call": True}
@@ -348,7 +349,7 @@ def model() -> Iterator[eg.Model]:
 def test_says_what_a_chat_and_a_transcript_say(model: eg.Model, folder: Path) -> None:
     """What is heard bit by bit is answered as what is sent at once."""
     with Demo(model, detector="none") as demo:
-        events = list(demo.run(open_source(folder / "01.wav")))
+        events = list(demo.run(open_audio(folder / "01.wav")))
     exchange = only(events, "done").exchange
     samples = load_audio(folder / "01.wav")
     chat = model.chat(system=INSTRUCTIONS, tools=Home().tools, temperature=0.0, max_tokens=96)

@@ -116,14 +116,14 @@ def test_more_sessions_take_more(model: Model) -> None:
 def test_the_table_of_rows_does_not_count_and_the_encoder_does() -> None:
     text, encoder = DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"
     with Model.load(text, threads=1) as model:
-        parts = model.parts()
+        parts = model.weight_sizes()
         assert parts["rows"] > 0 and parts["encoder"] == 0
         assert parts["weights"] + parts["rows"] + parts["vocabulary"] == model.memory()["mapped"]
         assert memory_need(model, 256).encoder == 0
     with Model.load(text, mmproj=encoder, threads=1) as model:
-        assert 0 < model.parts()["encoder"] <= encoder.stat().st_size
+        assert 0 < model.weight_sizes()["encoder"] <= encoder.stat().st_size
         with_sound, without = (memory_need(model, 256, audio=audio) for audio in (None, False))
-        assert with_sound.encoder >= model.parts()["encoder"] and without.encoder == 0
+        assert with_sound.encoder >= model.weight_sizes()["encoder"] and without.encoder == 0
 
 
 # ---- sessions ---------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import edge_gemma as eg
-from edge_gemma.audio.source import Paced, Source, open_source
+from edge_gemma.audio.source import Paced, Source, open_audio
 from edge_gemma.errors import Cancelled, EdgeGemmaError
-from edge_gemma.speech.listener import Listener, LiveEvent, agreement, listen
+from edge_gemma.speech.listener import Listener, ListenerEvent, agreement, listen
 from edge_gemma.speech.transcriber import Transcriber
 from support.listening import MMPROJ, MODEL, RATE, Loud, Players, Scripted, base_and_closing, sound
 
@@ -31,7 +31,7 @@ def tokenizer() -> eg.Tokenizer:
     return eg.Tokenizer.load(MODEL)
 
 
-def finals(events: Iterator[LiveEvent]) -> list[Any]:
+def finals(events: Iterator[ListenerEvent]) -> list[Any]:
     return [event.segment for event in events if event.kind == "final"]
 
 
@@ -71,7 +71,7 @@ def test_recordings_are_heard_as_fast_as_it_goes(model: eg.Model, heard_afterwar
         assert finals(iter(events)) == heard_afterwards
         assert {event.kind for event in events} == {"start", "final"}
         assert finals(listener.listen((TALK[8 * 512 :], RATE)))  # and again
-        with open_source(TALK) as source:
+        with open_audio(TALK) as source:
             source.seek(3.5)
             assert [segment.start for segment in finals(listener.listen(source))] == pytest.approx([3.9, 6.3], abs=0.05)
 
@@ -158,7 +158,7 @@ def slowly(seconds: float) -> str:
     return " ".join(whole) + "."
 
 
-def play(tokenizer: Any, script: Any, samples: np.ndarray, **options: Any) -> tuple[Players, list[LiveEvent]]:
+def play(tokenizer: Any, script: Any, samples: np.ndarray, **options: Any) -> tuple[Players, list[ListenerEvent]]:
     players, source = Players(tokenizer, script), Scripted(samples, moments=options.pop("moments", 20))
     clock = options.pop("clock", source.clock)
     with Listener(players, "en", detector=Loud(), clock=clock, **options) as listener:
@@ -488,7 +488,7 @@ def test_at_the_speed_of_speech(model: eg.Model, heard_afterwards: list[Any]) ->
     def wait(seconds: float) -> None:
         now[0] += seconds
 
-    source = Paced(open_source(TALK), clock=lambda: now[0], sleep=wait)
+    source = Paced(open_audio(TALK), clock=lambda: now[0], sleep=wait)
     with Listener(model, "en", detector=Loud(), clock=lambda: now[0]) as listener:
         events = [event for event in listener.listen(source) if event.kind == "final"]
     assert finals(iter(events)) == heard_afterwards

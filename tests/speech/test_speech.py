@@ -180,17 +180,17 @@ def cues(text: str) -> list[tuple[str, str]]:
 
 def test_text() -> None:
     transcript = Transcript(SEGMENTS)
-    assert transcript.to("txt").splitlines() == [SEGMENTS[0].text, SEGMENTS[2].text]
+    assert transcript.render("txt").splitlines() == [SEGMENTS[0].text, SEGMENTS[2].text]
     assert str(transcript) == transcript.text == f"{SEGMENTS[0].text} {SEGMENTS[2].text}"
     assert len(transcript) == 3 and transcript[2] is SEGMENTS[2] and list(transcript) == SEGMENTS
     assert transcript.translation is None and "3 segments" in repr(transcript)
-    assert Transcript(TRANSLATED).to("txt") == "Hallo\nAnd?\n"
-    assert Transcript(TRANSLATED).to("txt", bilingual=True) == "Hello\nHallo\nAnd?\n"
+    assert Transcript(TRANSLATED).render("txt") == "Hallo\nAnd?\n"
+    assert Transcript(TRANSLATED).render("txt", bilingual=True) == "Hello\nHallo\nAnd?\n"
     assert Transcript(TRANSLATED).translation == "Hallo"
 
 
 def test_subtitles() -> None:
-    srt = Transcript(SEGMENTS).to("srt")
+    srt = Transcript(SEGMENTS).render("srt")
     assert srt.startswith("1\n00:00:00,000 --> 00:00:01,500\nFish & <chips> → please.\n\n2\n01:01:01,235 --> ")
     long = cues(srt)[1:]
     assert " ".join(" ".join(text.split()) for _, text in long) == SEGMENTS[2].text
@@ -199,14 +199,14 @@ def test_subtitles() -> None:
     times = [time.split(" --> ") for time, _ in long]
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(times))  # no gaps
     assert times[-1][1] == "01:01:12,000"
-    vtt = Transcript(SEGMENTS).to("vtt")
+    vtt = Transcript(SEGMENTS).render("vtt")
     assert cues(vtt)[0] == ("00:00:00.000 --> 00:00:01.500", "Fish &amp; &lt;chips&gt; → please.")
     assert vtt.startswith("WEBVTT\n\n00:")
-    assert [text for _, text in cues(Transcript(TRANSLATED).to("vtt", bilingual=True))] == ["Hello\nHallo", "And?"]
+    assert [text for _, text in cues(Transcript(TRANSLATED).render("vtt", bilingual=True))] == ["Hello\nHallo", "And?"]
 
 
 def test_json_is_whole_at_any_end() -> None:
-    content = json.loads(Transcript(SEGMENTS, file="x.wav").to("json"))
+    content = json.loads(Transcript(SEGMENTS, file="x.wav").render("json"))
     assert content["file"] == "x.wav" and content["complete"] is True
     assert [s["text"] for s in content["segments"]] == [SEGMENTS[0].text, SEGMENTS[2].text]
     assert content["segments"][1]["start"] == 3661.235 and "translation" not in content
@@ -219,14 +219,14 @@ def test_json_is_whole_at_any_end() -> None:
 
 
 def test_forms_without_segments() -> None:
-    assert {form: Transcript([]).to(form) for form in ("txt", "srt", "vtt")} == {
+    assert {form: Transcript([]).render(form) for form in ("txt", "srt", "vtt")} == {
         "txt": "",
         "srt": "",
         "vtt": "WEBVTT\n\n",
     }
-    assert json.loads(Transcript([]).to("json"))["segments"] == []
+    assert json.loads(Transcript([]).render("json"))["segments"] == []
     with pytest.raises(EdgeGemmaError, match="txt, srt, vtt, json"):
-        Transcript([]).to("pdf")
+        Transcript([]).render("pdf")
     assert set(FORMATS) == {"txt", "srt", "vtt", "json"}
 
 
@@ -402,7 +402,7 @@ def test_segments_come_one_by_one_and_long_ones_are_cut(tokenizer: Any) -> None:
 
 def test_a_source_that_was_given_open_stays_open(tokenizer: Any) -> None:
     model = FakeModel(tokenizer, "Yes.")
-    with eg.open_source(TWO) as source, eg.Transcriber(model, detector="energy") as transcriber:
+    with eg.open_audio(TWO) as source, eg.Transcriber(model, detector="energy") as transcriber:
         found = transcriber.segments(source)
         assert next(found).text == "Yes."
         found.close()

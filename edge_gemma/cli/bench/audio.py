@@ -23,9 +23,9 @@ _LONGEST, _BLOCK = 30.0, 0.02  # seconds
 
 def load(path: str) -> Any:
     """The recording: (n,) float32 samples at 16 kHz. Raises EdgeGemmaError for a file that holds none."""
-    from ...audio.source import SAMPLE_RATE, open_source
+    from ...audio.source import SAMPLE_RATE, open_audio
 
-    with open_source(path) as source:
+    with open_audio(path) as source:
         samples = source.read(_LONGEST)
     if samples is None or len(samples) < _BLOCK * SAMPLE_RATE:
         from ...errors import EdgeGemmaError

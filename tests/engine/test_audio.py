@@ -127,7 +127,7 @@ def test_stream_equals_whole(model: eg.Model, seed: int) -> None:
     whole = model.encode_audio(sound)
     assert len(whole) == eg.audio_tokens(len(sound))
     longest = [1500, 2, 50000, 9000][seed]
-    with model.audio_stream() as stream:
+    with model.audio_encoder() as stream:
         for _ in range(2):  # a finished stream begins anew
             rows, at = [], 0
             limit = len(sound) if seed != 1 else 3000
@@ -157,7 +157,7 @@ def test_whole_numbers_and_empty_pieces(model: eg.Model) -> None:
     pcm = (noise(4000) * 32767).astype(np.int16)
     want = model.encode_audio(pcm / np.float32(32768))
     assert np.array_equal(model.encode_audio(pcm), want)
-    with model.audio_stream() as stream:
+    with model.audio_encoder() as stream:
         rows = [stream.push([]), stream.push(pcm[:1500]), stream.push(pcm[:0]), stream.push(pcm[1500:].tolist()[:0])]
         rows += [stream.push(pcm[1500:]), stream.finish()]
         assert np.array_equal(np.concatenate(rows), want)
@@ -169,7 +169,7 @@ def test_whole_numbers_and_empty_pieces(model: eg.Model) -> None:
 def test_stream_without_end(model: eg.Model) -> None:
     """Far into a stream a token depends on the last 8 seconds alone, and state does not drift."""
     sound, tail = noise(16000 * 60), noise(16000 * 9, seed=5)
-    with model.audio_stream() as stream:
+    with model.audio_encoder() as stream:
         stream.push(sound)
         late = stream.push(tail)[-20:]
         stream.reset()
@@ -193,7 +193,7 @@ def test_bad_sound(model: eg.Model) -> None:
         model.encode_audio(np.zeros((500, 2)))
     with pytest.raises(eg.EdgeGemmaError, match="left_context is 11"):
         model.encode_audio(sound, left_context=11)
-    with model.audio_stream() as stream:
+    with model.audio_encoder() as stream:
         rows = [stream.push(sound[:2000])]
         with pytest.raises(eg.EdgeGemmaError):
             stream.push(broken)
@@ -205,7 +205,7 @@ def test_bad_sound(model: eg.Model) -> None:
 def test_cancel_a_stream(model: eg.Model) -> None:
     """From another thread, within a layer; after a reset the stream works."""
     sound, cancelled = noise(16000 * 60), False
-    with model.audio_stream() as stream:
+    with model.audio_encoder() as stream:
         done = threading.Event()
 
         def watch() -> None:
@@ -479,7 +479,7 @@ def test_what_cannot_hear_says_so(text: Path, tmp_path: Path) -> None:
     """No encoders, encoders without audio, of another width, and files that are no encoders."""
     with eg.Model.load(text) as m:
         assert not m.config.audio
-        for call in (lambda: m.encode_audio(noise(900)), m.audio_stream, lambda: m.session().feed_audio(noise(900))):
+        for call in (lambda: m.encode_audio(noise(900)), m.audio_encoder, lambda: m.session().feed_audio(noise(900))):
             with pytest.raises(eg.EdgeGemmaError, match="mmproj") as caught:
                 call()
             assert caught.value.code == "unsupported"

@@ -1,4 +1,4 @@
-"""The audio encoder: `AudioStream` makes soft tokens of sound as it comes, `AudioFeed` feeds sound to a session.
+"""The audio encoder: `AudioEncoder` makes soft tokens of sound as it comes, `AudioFeed` feeds sound to a session.
 
 Sound is 16 kHz mono, float32 in [-1, 1] (or whole numbers of 8, 16 or 32 bits), in pieces of any length; results do not depend
 on how it was cut. Where it comes from is the business of the folder `audio`.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .session import Session
 
-__all__ = ["AudioFeed", "AudioStream", "audio_params", "audio_tokens", "sound_array"]
+__all__ = ["AudioEncoder", "AudioFeed", "audio_params", "audio_tokens", "sound_array"]
 
 
 def audio_tokens(samples: int) -> int:
@@ -44,13 +44,13 @@ def sound_array(samples: ArrayLike) -> NDArray[np.float32]:
     return float_array(array, (None,), "samples")
 
 
-class AudioStream(Handle):
-    """The encoder alone. Open with `Model.audio_stream`; one thread at a time, but for `cancel`."""
+class AudioEncoder(Handle):
+    """The encoder alone. Open with `Model.audio_encoder`; one thread at a time, but for `cancel`."""
 
     kind = "audio stream"
 
     def __init__(self, model: Model, left_context: int = 12) -> None:
-        """Internal: use `Model.audio_stream`."""
+        """Internal: use `Model.audio_encoder`."""
         out, self._err = ffi.new("eg_audio_stream **"), ffi.new("eg_error *")
         check(lib.eg_audio_stream_open(model.pointer, audio_params(left_context), out, self._err), self._err)
         super().__init__(out[0], lib.eg_audio_stream_close)
