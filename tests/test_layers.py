@@ -33,7 +33,7 @@ PYTHON_RANKS = {
     "__main__": 10,
 }
 # A convenience that reaches upward: the import stands in the function, so the engine loads without it.
-LATE = {"engine/model.py": {"edge_gemma.chat.conversation.Chat"}}
+LATE = {"engine/model.py": {"edge_gemma.chat.conversation.Chat", "edge_gemma.chat.tools.Tool"}}
 INTRINSICS = re.compile(r"(imm|intrin|arm_neon|arm_sve|arm_acle|wasm_simd128|cpuid)\w*\.h")
 LONGEST = 800
 TEXT = {".c", ".h", ".inc", ".cpp", ".py", ".sh", ".md", ".toml", ".in"}

@@ -47,7 +47,8 @@ def sound_array(samples: ArrayLike) -> NDArray[np.float32]:
 class AudioEncoder(Handle):
     """The encoder alone. Open with `Model.audio_encoder`; one thread at a time, but for `cancel`."""
 
-    kind = "audio stream"
+    kind = "audio encoder"
+    instead = "Model.audio_encoder() opens another one"
 
     def __init__(self, model: Model, left_context: int = 12) -> None:
         """Internal: use `Model.audio_encoder`."""

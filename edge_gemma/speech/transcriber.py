@@ -22,7 +22,7 @@ from ..engine.audio import audio_tokens
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
 from ..errors import Cancelled, EdgeGemmaValueError
-from ..hub.resolve import model_files, no_encoder
+from ..hub.resolve import model_files, no_encoder, warn_if_toy
 from .languages import language_name
 from .prompts import (
     Order,
@@ -304,6 +304,8 @@ def opened_model(model: Any, mmproj: Any, threads: int | None) -> Iterator[Any]:
         yield model
         return
     path, encoders = model_files(model, mmproj)
+    if model is None:
+        warn_if_toy(path)
     with Model.load(path, mmproj=encoders, threads=threads) as opened:
         yield opened
 
