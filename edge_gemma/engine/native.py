@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,7 +14,18 @@ from .._engine import ffi, lib
 from .._version import __version__
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
 
-__all__ = ["Handle", "check", "ffi", "float_array", "int_array", "lib", "new_struct", "pointer", "text_of"]
+__all__ = [
+    "Handle",
+    "check",
+    "ffi",
+    "file_params",
+    "float_array",
+    "int_array",
+    "lib",
+    "new_struct",
+    "pointer",
+    "text_of",
+]
 
 _built = ffi.string(lib.eg_version()).decode()
 if _built != __version__:
@@ -20,6 +33,9 @@ if _built != __version__:
         f"edge_gemma {__version__} found an engine of version {_built}: "
         "remove the old build and install the package again (pip install --force-reinstall edge-gemma)."
     )
+
+#: Memory that structs point to, by struct.
+_kept: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 _ERRORS: dict[int, tuple[type[EdgeGemmaError], str]] = {
     lib.EG_ERROR_ARGUMENT: (EdgeGemmaValueError, "argument"),
@@ -91,6 +107,14 @@ def new_struct(name: str) -> Any:
     struct = ffi.new(f"{name} *")
     struct.struct_size = ffi.sizeof(name)
     return struct
+
+
+def file_params(path: str | os.PathLike[str]) -> Any:
+    """The `eg_file_params *` of a path."""
+    params = new_struct("eg_file_params")
+    name = params.path = ffi.new("char[]", os.fsencode(path))
+    _kept[params] = name  # as long as the struct is alive
+    return params
 
 
 def text_of(chars: Any, length: int) -> str:

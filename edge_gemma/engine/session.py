@@ -42,7 +42,7 @@ class Session(Handle):
         """Takes over an `eg_session *`. Internal: use `Model.session`."""
         super().__init__(session, lib.eg_session_close)
         self.model = model
-        self._err = ffi.new("eg_error *")
+        self._err = new_struct("eg_error")
         #: Why the last `generate` ended: eos, turn, tool_response, length, stop, cancelled; "" before.
         self.last_stop = ""
 
@@ -190,7 +190,7 @@ class Session(Handle):
         return self._generate(max_tokens, sampling, keep, stops)
 
     def _generate(self, max_tokens: int, sampling: Any, keep: list[Any], stops: list[str]) -> Iterator[str]:
-        token, held = ffi.new("eg_token *"), ""
+        token, held = new_struct("eg_token"), ""
         self.last_stop = "length"
         for _ in range(max_tokens):
             try:
@@ -232,14 +232,17 @@ class Session(Handle):
         """The ids of the timeline; soft tokens are -1."""
         n = self.position
         ids = ffi.new("int32_t[]", n or 1)
-        return ffi.unpack(ids, lib.eg_session_tokens(self.pointer, 0, ids, n)) if n else []
+        return ffi.unpack(ids, lib.eg_session_get_tokens(self.pointer, 0, ids, n)) if n else []
 
     def rewind(self, n: int) -> None:
         """Goes back by n tokens. Raises EdgeGemmaError "argument" when there are fewer, "state" when soft tokens would
-        have to be evaluated again (then nothing changes)."""
+        have to be evaluated again or audio is open (then nothing changes)."""
         if n < 0:
             raise EdgeGemmaValueError("n must not be negative.", "argument")
-        check(lib.eg_session_rewind(self.pointer, n, self._err), self._err)
+        position = self.position
+        if n > position:
+            raise EdgeGemmaValueError(f"cannot go back by {n} tokens: the session has {position}.", "argument")
+        check(lib.eg_session_rewind_to(self.pointer, position - n, self._err), self._err)
 
     def fork(self) -> Session:
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
@@ -252,7 +255,8 @@ class Session(Handle):
         check(lib.eg_session_save(self.pointer, os.fsencode(path), self._err), self._err)
 
     def cancel(self) -> None:
-        """Stops the call that runs in another thread, if any, within one layer: it raises `Cancelled`."""
+        """Stops the call that runs in another thread within one layer, or else the next one that computes: it raises
+        `Cancelled`. Feeding no tokens uses up a request that came too late."""
         lib.eg_session_cancel(self.pointer)
 
     # ---- reports ----
@@ -291,7 +295,7 @@ def _sampling(
     suppress: Sequence[int] | None,
     special: bool,
 ) -> tuple[Any, list[Any]]:
-    """The engine's struct, in which zero means the default, and the arrays that it points to."""
+    """The engine's struct, in which zero means off, and the arrays that it points to."""
     for name, value, low, high in (
         ("temperature", temperature, 0, 1e6),
         ("top_p", top_p, 0, 1),
@@ -303,10 +307,9 @@ def _sampling(
         if not (math.isfinite(value) and low <= value <= high):
             raise EdgeGemmaValueError(f"{name} is {value}; it must be within {low:g} and {high:g}.", "argument")
     sampling = new_struct("eg_sampling")
-    sampling.greedy = temperature == 0
     sampling.temperature = temperature
-    sampling.top_k = top_k or 2**32 - 1
-    sampling.top_p = max(top_p, 1e-9)
+    sampling.top_k = top_k
+    sampling.top_p = max(top_p, 1e-9)  # 0 is one token here, and off in the engine
     sampling.min_p = min_p
     penalties = penalty_window > 0
     sampling.repetition_penalty = repetition_penalty if penalties else 1
