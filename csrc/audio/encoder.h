@@ -75,7 +75,7 @@ eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w
 void eg_audio_free(eg_audio_weights *weights);
 
 /* Lets the system take the weights' pages out of memory; they come back when they are touched. */
-void eg_audio_give_back(const eg_audio_weights *weights);
+void eg_audio_release_pages(const eg_audio_weights *weights);
 
 typedef struct eg_audio_state {        /* of one layer */
     float *k, *v;              /* [CONTEXT or more + BLOCK, w]: history, then the block at hand */
