@@ -404,7 +404,9 @@ def test_bad_sound_in_a_session(model: eg.Model) -> None:
     assert caught.value.code == "context"
     audio.push(noise(30000)[9000 : 640 * 37])
     audio.finish()
-    assert s.tokens[1:] == model.tokenizer.encode("<|audio>", special=True) + [-1] * 37 + model.tokenizer.encode("<audio|>", special=True)
+    assert s.tokens[1:] == model.tokenizer.encode("<|audio>", special=True) + [-1] * 37 + model.tokenizer.encode(
+        "<audio|>", special=True
+    )
     with pytest.raises(eg.EdgeGemmaError) as caught:
         s.feed_tokens([5])  # exactly full
     assert caught.value.code == "context"
