@@ -156,11 +156,12 @@ uint64_t eg_weights_decode_bytes(const eg_weights *w, const eg_config *c)
     uint64_t total = bytes_of(&w->output) + w->token_embd.row_bytes + bytes_of(&w->per_layer_model_proj) +
                      w->per_layer_token_embd.row_bytes;
     for (int32_t l = 0; l < c->layers; l++) {
-        const eg_layer *y = &w->layer[l];
-        const eg_matrix *all[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down, &y->inp_gate, &y->proj, &y->router};
+        const eg_layer *layer = &w->layer[l];
+        const eg_matrix *all[] = {&layer->q,  &layer->k,    &layer->v,        &layer->o,    &layer->gate,
+                                  &layer->up, &layer->down, &layer->inp_gate, &layer->proj, &layer->router};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++) total += bytes_of(all[i]);
-        total += (uint64_t)c->experts_used *
-                 (bytes_of(&y->expert_gate.first) + bytes_of(&y->expert_up.first) + bytes_of(&y->expert_down.first));
+        total += (uint64_t)c->experts_used * (bytes_of(&layer->expert_gate.first) + bytes_of(&layer->expert_up.first) +
+                                              bytes_of(&layer->expert_down.first));
     }
     return total;
 }
