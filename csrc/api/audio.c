@@ -52,9 +52,9 @@ eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stre
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
     s->model = model;
     s->encoder.weights = &model->audio;
-    s->encoder.multiplier.kernels = eg_kernels_get();
-    s->encoder.multiplier.pool = model->pool;
-    s->encoder.multiplier.q8.fine = true;
+    s->encoder.matmul.kernels = eg_kernels_get();
+    s->encoder.matmul.pool = model->pool;
+    s->encoder.matmul.q8.fine = true;
     s->encoder.cancel = &s->cancel;
     s->encoder.context = context;
     eg_arena arena = {NULL, 0};
@@ -202,7 +202,7 @@ void eg_audio_enter(eg_model *model) { atomic_fetch_add(&model->recordings, 1); 
 
 void eg_audio_leave(eg_model *model)
 {
-    if (atomic_fetch_sub(&model->recordings, 1) == 1) eg_audio_give_back(&model->audio);
+    if (atomic_fetch_sub(&model->recordings, 1) == 1) eg_audio_release_pages(&model->audio);
 }
 
 static eg_status check(const eg_audio_stream *s, const void *embeddings, size_t tokens, size_t capacity, eg_error *err)

@@ -42,7 +42,7 @@ void eg_audio_layout(eg_audio *enc, eg_arena *arena)
     enc->wide = floats(arena, EG_AUDIO_BLOCK, wide);
     int64_t patches = eg_larger(c->rows[0] * enc->weights->conv[0].cols, c->rows[1] * enc->weights->conv[1].cols);
     int64_t scratch = eg_larger(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
-    eg_multiplier_layout(&enc->multiplier, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
+    eg_matmul_layout(&enc->matmul, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
 }
 
 void eg_audio_reset(eg_audio *enc)
@@ -67,7 +67,7 @@ void eg_audio_relative(eg_audio *enc, float *out)
             enc->x[delta * c->width + half + j] = (float)cos(angle);
         }
     for (int32_t l = 0; l < c->layers; l++)
-        eg_multiply_one(&enc->multiplier, &enc->weights->layer[l].k_rel, enc->x, EG_AUDIO_REACH,
+        eg_multiply_one(&enc->matmul, &enc->weights->layer[l].k_rel, enc->x, EG_AUDIO_REACH,
                         out + (int64_t)l * EG_AUDIO_REACH * c->width);
 }
 
@@ -98,7 +98,7 @@ typedef struct encoder_call {
     float scale;
 } encoder_call;
 
-static void for_tokens(encoder_call *call, eg_task *task) { eg_pool_run(call->enc->multiplier.pool, task, call, call->n, 1); }
+static void for_tokens(encoder_call *call, eg_task *task) { eg_pool_run(call->enc->matmul.pool, task, call, call->n, 1); }
 
 static void clamp(float *x, int64_t n, const float bounds[2])
 {
@@ -113,7 +113,7 @@ static void norm_task(void *context, int64_t begin, int64_t end, unsigned worker
     int64_t w = call->enc->weights->config.width;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        call->enc->multiplier.kernels->rms_norm(call->enc->h + t * w, call->enc->x + t * w, call->norm, w, EPS);
+        call->enc->matmul.kernels->rms_norm(call->enc->h + t * w, call->enc->x + t * w, call->norm, w, EPS);
         clamp(call->enc->h + t * w, w, call->bounds);
     }
 }
@@ -133,7 +133,7 @@ static void add_task(void *context, int64_t begin, int64_t end, unsigned worker)
     (void)worker;
     for (int64_t i = begin; i < end; i++) {
         float *x = call->enc->x + i * w, *t = call->enc->t + i * w;
-        if (call->norm) call->enc->multiplier.kernels->rms_norm(t, t, call->norm, w, EPS);
+        if (call->norm) call->enc->matmul.kernels->rms_norm(t, t, call->norm, w, EPS);
         for (int64_t j = 0; j < w; j++) x[j] += call->scale * t[j];
     }
 }
@@ -148,8 +148,8 @@ static void add(encoder_call *call, const float *weight, float scale)
 /* y = clamp(W x); x is clamped already */
 static void multiply(encoder_call *call, const eg_clipped *w, const float *x, float *y)
 {
-    eg_job job = {w->w, 0, call->n, y, w->w.rows, w->out, 0};
-    eg_multiply(&call->enc->multiplier, x, w->w.cols, call->n, &job, 1);
+    eg_product product = {w->w, 0, call->n, y, w->w.rows, w->out, 0};
+    eg_multiply(&call->enc->matmul, x, w->w.cols, call->n, &product, 1);
 }
 
 /* ---- subsampling -------------------------------------------------------------------------------------------------- */
@@ -183,7 +183,7 @@ static void convolve(const eg_audio *enc, int i, const float *in, int64_t height
             if (row >= 0 && row < height)
                 memcpy(patches + k * w->cols + place * inputs, in + (place / 3 * height + row) * inputs, run);
         }
-    enc->multiplier.kernels->matmul_float(out, w->rows, patches, w->cols, positions, w, 0, w->rows, NULL);
+    enc->matmul.kernels->matmul_float(out, w->rows, patches, w->cols, positions, w, 0, w->rows, NULL);
     layer_norm_relu(out, positions, w->rows, enc->weights->conv_norm[i]);
 }
 
@@ -198,7 +198,7 @@ static void first_convolution_task(void *context, int64_t begin, int64_t end, un
     subsample_call *call = context;
     const eg_audio_config *c = &call->enc->weights->config;
     int64_t width = row_width(c);
-    float *patches = eg_multiplier_scratch(&call->enc->multiplier, worker);
+    float *patches = eg_matmul_scratch(&call->enc->matmul, worker);
     for (int64_t s = begin; s < end; s++) {
         float *out = call->enc->rows + (1 + s) * width;
         if (2 * s < call->frames) convolve(call->enc, 0, call->enc->frames + 2 * s * c->features, c->features, 1, out, patches);
@@ -210,7 +210,7 @@ static void second_convolution_task(void *context, int64_t begin, int64_t end, u
 {
     subsample_call *call = context;
     const eg_audio_config *c = &call->enc->weights->config;
-    float *patches = eg_multiplier_scratch(&call->enc->multiplier, worker);
+    float *patches = eg_matmul_scratch(&call->enc->matmul, worker);
     for (int64_t t = begin; t < end; t++)
         convolve(call->enc, 1, call->enc->rows + 2 * t * row_width(c), c->rows[0], c->channels[0],
                  call->enc->wide + t * c->rows[1] * c->channels[1], patches);
@@ -220,9 +220,9 @@ static void second_convolution_task(void *context, int64_t begin, int64_t end, u
 static void subsample(eg_audio *enc, int64_t n_frames, int64_t n)
 {
     subsample_call call = {enc, n_frames};
-    eg_pool_run(enc->multiplier.pool, first_convolution_task, &call, 2 * n, 1);
-    eg_pool_run(enc->multiplier.pool, second_convolution_task, &call, n, 1);
-    eg_multiply_one(&enc->multiplier, &enc->weights->input, enc->wide, n, enc->x);
+    eg_pool_run(enc->matmul.pool, first_convolution_task, &call, 2 * n, 1);
+    eg_pool_run(enc->matmul.pool, second_convolution_task, &call, n, 1);
+    eg_multiply_one(&enc->matmul, &enc->weights->input, enc->wide, n, enc->x);
 }
 
 /* ---- feed-forward ------------------------------------------------------------------------------------------------- */
@@ -234,7 +234,7 @@ static void silu_task(void *context, int64_t begin, int64_t end, unsigned worker
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         float *y = call->enc->wide + t * ffn;
-        call->enc->multiplier.kernels->sigmoid_mul(y, y, y, ffn);
+        call->enc->matmul.kernels->sigmoid_mul(y, y, y, ffn);
         clamp(y, ffn, call->bounds);
     }
 }
@@ -265,16 +265,16 @@ static void clamp_copy_task(void *context, int64_t begin, int64_t end, unsigned 
 static void project(encoder_call *call, const eg_clipped *const matrices[3], float *const out[3])
 {
     const eg_audio *enc = call->enc;
-    eg_job jobs[3];
+    eg_product products[3];
     bool alike = true;
     for (int i = 0; i < 3; i++) {
-        jobs[i] = (eg_job){matrices[i]->w, 0, call->n, out[i], matrices[i]->w.rows, matrices[i]->out, 0};
+        products[i] = (eg_product){matrices[i]->w, 0, call->n, out[i], matrices[i]->w.rows, matrices[i]->out, 0};
         alike &= matrices[i]->in[0] == matrices[0]->in[0] && matrices[i]->in[1] == matrices[0]->in[1];
     }
     for (int i = 0; i < 3; i += alike ? 3 : 1) {
         call->bounds = matrices[i]->in;
         for_tokens(call, clamp_copy_task);
-        eg_multiply(&call->enc->multiplier, enc->t, enc->weights->config.width, call->n, jobs + i, alike ? 3 : 1);
+        eg_multiply(&call->enc->matmul, enc->t, enc->weights->config.width, call->n, products + i, alike ? 3 : 1);
     }
 }
 
@@ -302,7 +302,7 @@ static void attend(const encoder_call *call, const float *content, const float *
     const eg_audio_config *c = &call->enc->weights->config;
     float z[EG_AUDIO_REACH];
     for (int64_t d = 0; d < deltas; d++) z[d] = content[-d] + relative[d];
-    call->enc->multiplier.kernels->softcap(z, deltas, 50);
+    call->enc->matmul.kernels->softcap(z, deltas, 50);
     float top = z[0], sum = 0;
     for (int64_t d = 1; d < deltas; d++) top = z[d] > top ? z[d] : top;
     for (int64_t d = 0; d < deltas; d++) sum += z[d] = (float)exp((double)z[d] - top);
@@ -319,9 +319,9 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
 {
     encoder_call *call = context;
     const eg_audio_config *c = &call->enc->weights->config;
-    const eg_kernels *kernels = call->enc->multiplier.kernels;
+    const eg_kernels *kernels = call->enc->matmul.kernels;
     int64_t w = c->width, D = c->head_dim, history = call->enc->context - 1;
-    float *content = eg_multiplier_scratch(&call->enc->multiplier, worker);     /* [QUERIES, keys] */
+    float *content = eg_matmul_scratch(&call->enc->matmul, worker);     /* [QUERIES, keys] */
     float *relative = content + QUERIES * (QUERIES + EG_AUDIO_REACH);      /* [QUERIES, context] */
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t first = unit / c->heads * QUERIES, offset = unit % c->heads * D;
@@ -354,7 +354,7 @@ static void attention(encoder_call *call)
     norm(call, w->pre_attention, unbounded);
     project(call, (const eg_clipped *const[]){&w->q, &w->k, &w->v}, (float *const[]){enc->q, call->s->k + at, call->s->v + at});
     for_tokens(call, scale_task);
-    eg_pool_run(enc->multiplier.pool, attention_task, call, (call->n + QUERIES - 1) / QUERIES * enc->weights->config.heads, 1);
+    eg_pool_run(enc->matmul.pool, attention_task, call, (call->n + QUERIES - 1) / QUERIES * enc->weights->config.heads, 1);
     multiply(call, &w->out, enc->h, enc->t);
     add(call, w->post_attention, 1);
 }
@@ -369,7 +369,7 @@ static void gate_task(void *context, int64_t begin, int64_t end, unsigned worker
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         const float *y = call->enc->wide + t * 2 * w;
-        call->enc->multiplier.kernels->sigmoid_mul(call->s->g + (EG_AUDIO_KERNEL - 1 + t) * w, y + w, y, w);
+        call->enc->matmul.kernels->sigmoid_mul(call->s->g + (EG_AUDIO_KERNEL - 1 + t) * w, y + w, y, w);
     }
 }
 
@@ -378,7 +378,7 @@ static void depthwise_task(void *context, int64_t begin, int64_t end, unsigned w
 {
     encoder_call *call = context;
     int64_t w = call->enc->weights->config.width;
-    const eg_kernels *kernels = call->enc->multiplier.kernels;
+    const eg_kernels *kernels = call->enc->matmul.kernels;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         float *z = call->enc->h + t * w;
@@ -413,7 +413,7 @@ static void last_norm_task(void *context, int64_t begin, int64_t end, unsigned w
     int64_t w = call->enc->weights->config.width;
     (void)worker;
     for (int64_t t = begin; t < end; t++)
-        call->enc->multiplier.kernels->rms_norm(call->enc->x + t * w, call->enc->x + t * w, call->w->out_norm, w, EPS);
+        call->enc->matmul.kernels->rms_norm(call->enc->x + t * w, call->enc->x + t * w, call->w->out_norm, w, EPS);
 }
 
 /* y = rms(y + bias) */
@@ -426,7 +426,7 @@ static void output_task(void *context, int64_t begin, int64_t end, unsigned work
     for (int64_t t = begin; t < end; t++) {
         float *y = call->enc->wide + t * n;
         for (int64_t i = 0; i < n; i++) y[i] += w->output_bias[i];
-        call->enc->multiplier.kernels->rms_norm(y, y, NULL, n, EPS);
+        call->enc->matmul.kernels->rms_norm(y, y, NULL, n, EPS);
     }
 }
 
@@ -466,9 +466,9 @@ bool eg_audio_encode(eg_audio *enc, const float *frames, int64_t n_frames, float
         feed_forward(&call, &call.w->ffw[1]);
         for_tokens(&call, last_norm_task);
     }
-    eg_multiply_one(&enc->multiplier, &w->output, enc->x, n, enc->wide);
+    eg_multiply_one(&enc->matmul, &w->output, enc->x, n, enc->wide);
     for_tokens(&call, output_task);
-    eg_multiply_one(&enc->multiplier, &w->projection, enc->wide, n, out);
+    eg_multiply_one(&enc->matmul, &w->projection, enc->wide, n, out);
     keep(enc, n_frames, n);
     return true;
 }

@@ -176,7 +176,7 @@ void eg_audio_free(eg_audio_weights *w)
     memset(w, 0, sizeof *w);
 }
 
-void eg_audio_give_back(const eg_audio_weights *w)
+void eg_audio_release_pages(const eg_audio_weights *w)
 {
     for (int32_t l = 0; l < w->config.layers; l++) {
         const eg_audio_layer *layer = &w->layer[l];

@@ -138,7 +138,7 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         queries a = queries_of(call, first, call->n - first < call->tile ? call->n - first : call->tile,
                                unit % call->s->kv_heads);
         call->dec->kernels->attention(a.o, a.width, a.q, a.width, a.n, call->position + first, a.share, call->s->head_dim,
-                                      &a.view, call->window, eg_multiplier_scratch(&call->dec->multiplier, worker));
+                                      &a.view, call->window, eg_matmul_scratch(&call->dec->matmul, worker));
     }
 }
 
@@ -151,7 +151,7 @@ static void span_task(void *context, int64_t begin, int64_t end, unsigned worker
         size_t part = eg_attention_part_floats(call->s->head_dim, a.n * a.share);
         call->dec->kernels->attention_span(call->dec->parts + (size_t)unit * part, a.q, a.width, a.n, call->position, a.share,
                                            call->s->head_dim, &a.view, call->window, call->span + unit % call->spans,
-                                           eg_multiplier_scratch(&call->dec->multiplier, worker));
+                                           eg_matmul_scratch(&call->dec->matmul, worker));
     }
 }
 
@@ -196,21 +196,21 @@ void eg_attend(eg_decoder *dec, int32_t layer, int64_t n, int64_t position, eg_l
     const eg_layer_shape *s = &c->layer[layer];
     int64_t q_width = (int64_t)s->heads * s->head_dim, kv_width = (int64_t)s->kv_heads * s->head_dim;
     attention_call call = {.dec = dec, .w = w, .s = s, .n = n, .position = position, .layer = layer};
-    eg_job jobs[3];
-    int64_t n_jobs = 0;
+    eg_product products[3];
+    int64_t n_products = 0;
 
     eg_pool_run(dec->pool, norm_task, &call, n, 1);
     call.queries = mode != EG_LAYER_KV_ONLY;
     call.keys = s->owns_kv && mode != EG_LAYER_NO_KV;
-    if (call.queries) jobs[n_jobs++] = (eg_job){w->q, 0, n, dec->q, q_width, NULL, 0};
+    if (call.queries) products[n_products++] = (eg_product){w->q, 0, n, dec->q, q_width, NULL, 0};
     if (call.keys) {
-        jobs[n_jobs++] = (eg_job){w->k, 0, n, dec->k, kv_width, NULL, 0};
-        if (w->v.data) jobs[n_jobs++] = (eg_job){w->v, 0, n, dec->v, kv_width, NULL, 0};
+        products[n_products++] = (eg_product){w->k, 0, n, dec->k, kv_width, NULL, 0};
+        if (w->v.data) products[n_products++] = (eg_product){w->v, 0, n, dec->v, kv_width, NULL, 0};
     }
-    eg_multiply(&dec->multiplier, dec->h, c->hidden, n, jobs, n_jobs);
+    eg_multiply(&dec->matmul, dec->h, c->hidden, n, products, n_products);
     eg_pool_run(dec->pool, heads_task, &call, n, 1);
     if (mode == EG_LAYER_KV_ONLY) return;
 
     attention(&call);
-    eg_multiply_one(&dec->multiplier, &w->o, dec->o, n, dec->t);
+    eg_multiply_one(&dec->matmul, &w->o, dec->o, n, dec->t);
 }

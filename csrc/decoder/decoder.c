@@ -58,16 +58,16 @@ void eg_decoder_layout(eg_decoder *dec, int64_t context, eg_kv_type kv, eg_arena
         dec->moe.expert = eg_arena_take(arena, (size_t)rows, sizeof(int32_t));
         dec->moe.row = eg_arena_take(arena, (size_t)rows, sizeof(int32_t));
         dec->moe.first = eg_arena_take(arena, (size_t)c->experts + 1, sizeof(int32_t));
-        dec->moe.jobs = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_job));
+        dec->moe.products = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_product));
     }
     dec->parts_size = (size_t)(context / EG_SPAN + 2) * eg_attention_part_floats(head_dim, heads);
     dec->parts = eg_arena_take(arena, dec->parts_size, sizeof(float));
     size_t attention = eg_attention_scratch_bytes(head_dim, group, EG_SPAN_QUERIES);
     size_t row = (size_t)eg_larger((int64_t)c->layers * c->per_layer, d) * sizeof(float);   /* one dequantized table row */
-    dec->multiplier.kernels = dec->kernels;
-    dec->multiplier.pool = dec->pool;
-    eg_multiplier_layout(&dec->multiplier, eg_larger(EG_BLOCK * widest, rows * expert_widest), widest,
-                         attention > row ? attention : row, arena);
+    dec->matmul.kernels = dec->kernels;
+    dec->matmul.pool = dec->pool;
+    eg_matmul_layout(&dec->matmul, eg_larger(EG_BLOCK * widest, rows * expert_widest), widest,
+                     attention > row ? attention : row, arena);
 }
 
 void eg_decoder_init(eg_decoder *dec) { eg_attend_init(dec); }
@@ -113,7 +113,7 @@ static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned w
     int64_t P = c->per_layer, width = (call->to - call->from) * P, block = table->type->block;
     int64_t begin_col = call->from * P / block * block, end_col = (call->to * P + block - 1) / block * block;
     float root_P = sqrtf((float)P), root_d = 1 / sqrtf((float)c->hidden);
-    float *row = eg_multiplier_scratch(&call->dec->multiplier, worker);
+    float *row = eg_matmul_scratch(&call->dec->matmul, worker);
     for (int64_t t = begin; t < end; t++) {
         int64_t id = call->ids[t] < 0 ? 0 : call->ids[t];   /* soft tokens use the row of <pad> */
         eg_matrix_row(table, id, begin_col, end_col - begin_col, row);
@@ -138,8 +138,9 @@ void eg_decoder_per_layer_inputs(eg_decoder *dec, const int32_t *ids, int64_t n,
                           EG_ADVICE_WILLNEED);
     dec->ple_from = from;
     dec->ple_layers = to - from;
-    eg_matrix w = eg_matrix_part(&dec->weights->per_layer_model_proj, from * c->per_layer, (int64_t)(to - from) * c->per_layer);
-    eg_multiply_one(&dec->multiplier, &w, dec->x, n, dec->ple);
+    eg_matrix w = eg_matrix_slice(&dec->weights->per_layer_model_proj, from * c->per_layer,
+                                  (int64_t)(to - from) * c->per_layer);
+    eg_multiply_one(&dec->matmul, &w, dec->x, n, dec->ple);
     input_call call = {dec, ids, NULL, from, to};
     eg_pool_run(dec->pool, per_layer_task, &call, n, 1);
     /* Each row read leaves up to 64 KB of the table in the process, which over a long prompt adds up to half a
@@ -221,9 +222,9 @@ static void run_layer(eg_decoder *dec, int32_t layer, int64_t n, int64_t positio
     eg_ffn(dec, layer, n);
     eg_pool_run(dec->pool, after_ffn_task, &call, n, 1);
     if (dec->config->per_layer) {
-        eg_multiply_one(&dec->multiplier, &call.w->inp_gate, dec->x, n, dec->gate);
+        eg_multiply_one(&dec->matmul, &call.w->inp_gate, dec->x, n, dec->gate);
         eg_pool_run(dec->pool, per_layer_gate_task, &call, n, 1);
-        eg_multiply_one(&dec->multiplier, &call.w->proj, dec->gate, n, dec->t);
+        eg_multiply_one(&dec->matmul, &call.w->proj, dec->gate, n, dec->t);
         eg_pool_run(dec->pool, after_per_layer_task, &call, n, 1);
     }
 }
@@ -270,6 +271,6 @@ void eg_decoder_head(eg_decoder *dec, int64_t n, float *logits, float *normed)
     eg_pool_run(dec->pool, output_norm_task, &call, n, 1);
     if (normed) memcpy(normed, dec->h, (size_t)(n * c->hidden) * sizeof(float));
     if (!logits) return;
-    eg_multiply_one(&dec->multiplier, &dec->weights->output, dec->h, n, logits);
+    eg_multiply_one(&dec->matmul, &dec->weights->output, dec->h, n, logits);
     if (c->softcap > 0) eg_pool_run(dec->pool, softcap_task, &call, n * c->vocab, 16384);
 }

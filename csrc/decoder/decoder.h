@@ -35,7 +35,7 @@ typedef struct eg_decoder {
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
     int64_t ple_rows;          /* rows of the table read since its pages were last given back */
-    eg_multiplier multiplier;
+    eg_matmul matmul;
     float *cos, *sin;          /* [2 (global, local), B, D/2] */
     int64_t angle_first, angle_count;   /* positions that cos and sin hold */
     float *frequency;          /* [2, D/2] */
@@ -47,7 +47,7 @@ typedef struct eg_decoder {
         float *weight;         /* [B, experts_used] */
         int32_t *expert, *row; /* [B, experts_used]: chosen expert, and its row in x */
         int32_t *first;        /* [E + 1]: where an expert's rows begin */
-        eg_job *jobs;          /* [2 * E] */
+        eg_product *products;          /* [2 * E] */
     } moe;
 } eg_decoder;
 

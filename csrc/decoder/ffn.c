@@ -24,10 +24,10 @@ static void gelu_task(void *context, int64_t begin, int64_t end, unsigned worker
 /* t[n] := FFN(h[n]) */
 static void dense(eg_decoder *dec, const eg_layer *w, const eg_layer_shape *s, int64_t n)
 {
-    eg_job jobs[] = {{w->gate, 0, n, dec->gate, s->ffn, NULL, 0}, {w->up, 0, n, dec->up, s->ffn, NULL, 0}};
-    eg_multiply(&dec->multiplier, dec->h, dec->config->hidden, n, jobs, 2);
+    eg_product products[] = {{w->gate, 0, n, dec->gate, s->ffn, NULL, 0}, {w->up, 0, n, dec->up, s->ffn, NULL, 0}};
+    eg_multiply(&dec->matmul, dec->h, dec->config->hidden, n, products, 2);
     eg_pool_run(dec->pool, gelu_task, dec, n * s->ffn, 4096);
-    eg_multiply_one(&dec->multiplier, &w->down, dec->gate, n, dec->t);
+    eg_multiply_one(&dec->matmul, &w->down, dec->gate, n, dec->t);
 }
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
@@ -123,7 +123,7 @@ static void assign_rows(eg_decoder *dec, int64_t n)
 }
 
 /* One job for each expert that has rows: out[its rows] = its matrix times these rows of the input. Returns how many. */
-static int64_t add_jobs(const eg_decoder *dec, const eg_experts *experts, float *out, eg_job *jobs)
+static int64_t add_products(const eg_decoder *dec, const eg_experts *experts, float *out, eg_product *products)
 {
     int64_t n = 0, ldy = experts->first.rows;
     for (int32_t e = 0; e < dec->config->experts; e++) {
@@ -131,7 +131,7 @@ static int64_t add_jobs(const eg_decoder *dec, const eg_experts *experts, float 
         if (!rows) continue;
         eg_matrix w = experts->first;
         w.data += (size_t)e * experts->stride;
-        jobs[n++] = (eg_job){w, first, rows, out + first * ldy, ldy, NULL, 0};
+        products[n++] = (eg_product){w, first, rows, out + first * ldy, ldy, NULL, 0};
     }
     return n;
 }
@@ -145,20 +145,20 @@ static void experts(eg_decoder *dec, const eg_layer *w, const eg_layer_shape *s,
     dense(dec, w, s, n);
 
     eg_pool_run(dec->pool, router_input_task, &call, n, 1);
-    eg_job router = {w->router, 0, n, dec->moe.z, c->experts, NULL, 0};
-    eg_multiply(&dec->multiplier, dec->h, d, n, &router, 1);
+    eg_product router = {w->router, 0, n, dec->moe.z, c->experts, NULL, 0};
+    eg_multiply(&dec->matmul, dec->h, d, n, &router, 1);
     for (int64_t t = 0; t < n; t++)
         choose(dec->moe.z + t * c->experts, c->experts, c->experts_used, dec->moe.expert + t * c->experts_used,
                dec->moe.weight + t * c->experts_used);
     assign_rows(dec, n);
     eg_pool_run(dec->pool, expert_input_task, &call, n, 1);
 
-    int64_t n_jobs = add_jobs(dec, &w->expert_gate, dec->moe.gate, dec->moe.jobs);
-    n_jobs += add_jobs(dec, &w->expert_up, dec->moe.up, dec->moe.jobs + n_jobs);
-    eg_multiply(&dec->multiplier, dec->moe.x, d, rows, dec->moe.jobs, n_jobs);
+    int64_t n_products = add_products(dec, &w->expert_gate, dec->moe.gate, dec->moe.products);
+    n_products += add_products(dec, &w->expert_up, dec->moe.up, dec->moe.products + n_products);
+    eg_multiply(&dec->matmul, dec->moe.x, d, rows, dec->moe.products, n_products);
     eg_pool_run(dec->pool, expert_gelu_task, dec, rows * ffn, 4096);
-    n_jobs = add_jobs(dec, &w->expert_down, dec->moe.x, dec->moe.jobs);
-    eg_multiply(&dec->multiplier, dec->moe.gate, ffn, rows, dec->moe.jobs, n_jobs);
+    n_products = add_products(dec, &w->expert_down, dec->moe.x, dec->moe.products);
+    eg_multiply(&dec->matmul, dec->moe.gate, ffn, rows, dec->moe.products, n_products);
     eg_pool_run(dec->pool, combine_task, &call, n, 1);
 }
 

@@ -35,10 +35,10 @@ static void bind_attention(eg_binder *b, const eg_config *c, int32_t l, eg_layer
     if (fused) {
         int64_t rows = s->owns_kv ? q_rows + 2 * kv_rows : fused->dims[1];   /* a sharing layer's K/V rows are not used */
         if (!eg_bind_check(b, fused, name, (const int64_t[4]){d, rows > q_rows ? rows : q_rows, 1, 1})) return;
-        w->q = eg_matrix_rows(fused, 0, q_rows);
+        w->q = eg_matrix_from_tensor(fused, 0, q_rows);
         if (s->owns_kv) {
-            w->k = eg_matrix_rows(fused, q_rows, kv_rows);
-            w->v = eg_matrix_rows(fused, q_rows + kv_rows, kv_rows);
+            w->k = eg_matrix_from_tensor(fused, q_rows, kv_rows);
+            w->v = eg_matrix_from_tensor(fused, q_rows + kv_rows, kv_rows);
         }
     } else {
         w->q = layer_matrix(b, l, "attn_q.weight", q_rows, d);
@@ -63,7 +63,7 @@ static eg_experts experts(eg_binder *b, const eg_config *c, int32_t l, const cha
     layer_name(name, l, what);
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (!eg_bind_check(b, t, name, (const int64_t[4]){cols, all_rows, c->experts, 1})) return (eg_experts){0};
-    return (eg_experts){eg_matrix_rows(t, first, rows), (size_t)all_rows * eg_matrix_rows(t, 0, 1).row_bytes};
+    return (eg_experts){eg_matrix_from_tensor(t, first, rows), (size_t)all_rows * eg_matrix_from_tensor(t, 0, 1).row_bytes};
 }
 
 static void bind_experts(eg_binder *b, const eg_config *c, int32_t l, eg_layer *w)

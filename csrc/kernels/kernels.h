@@ -23,7 +23,7 @@ typedef struct eg_matrix {
     /* Of the types with a scale for a row (C2, C4, C8); NULL and 0 for all others. */
     const float *scale;        /* [rows, scales]: of cols / scales columns each; 1 a row but for tables of embeddings */
     int64_t scales;
-    float in, out;             /* steps of x and of y, which are 8-bit numbers of them; 0: floats as they come */
+    float in_step, out_step;             /* steps of x and of y, which are 8-bit numbers of them; 0: floats as they come */
 } eg_matrix;
 
 /* Activations x[n, cols] quantized per 32 values; cols is a multiple of 32.

@@ -50,7 +50,7 @@ bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, cons
     return false;
 }
 
-eg_matrix eg_matrix_rows(const eg_gguf_tensor *t, int64_t first, int64_t rows)
+eg_matrix eg_matrix_from_tensor(const eg_gguf_tensor *t, int64_t first, int64_t rows)
 {
     size_t stride = (size_t)(t->dims[0] / t->type->block) * t->type->bytes;
     return (eg_matrix){
@@ -96,15 +96,15 @@ static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool tab
     bool one = scale->n_dims < 2;
     w->scale = eg_bind_floats(b, scale_name,
                               one ? (const int64_t[4]){w->rows, 1, 1, 1} : (const int64_t[4]){w->scales, w->rows, 1, 1});
-    w->in = bind_step(b, name, "input_scale");
-    w->out = bind_step(b, name, "output_scale");
+    w->in_step = bind_step(b, name, "input_scale");
+    w->out_step = bind_step(b, name, "output_scale");
 }
 
 static eg_matrix bind(eg_binder *b, const char *name, int64_t rows, int64_t cols, bool table)
 {
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (!has_shape(b, t, name, (const int64_t[4]){cols, rows, 1, 1})) return (eg_matrix){0};
-    eg_matrix w = eg_matrix_rows(t, 0, rows);
+    eg_matrix w = eg_matrix_from_tensor(t, 0, rows);
     if (eg_type_by_channel(w.type)) bind_channels(b, name, &w, table);
     return b->status ? (eg_matrix){0} : w;
 }

@@ -51,6 +51,6 @@ const float *eg_bind_vector(eg_binder *binder, const char *name, int64_t n);
 float *eg_bind_room(eg_binder *binder, const char *name, int64_t n);
 
 /* Rows [first, first + rows) of a tensor that eg_bind_check has checked; its further dimensions count as rows. */
-eg_matrix eg_matrix_rows(const eg_gguf_tensor *tensor, int64_t first, int64_t rows);
+eg_matrix eg_matrix_from_tensor(const eg_gguf_tensor *tensor, int64_t first, int64_t rows);
 
 #endif

@@ -76,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         REQUIRE(err.status == status && length > 10 && (err.message[length - 1] == '.' || length > 400));
     } else if (present) {
         walk(&weights);
-        eg_audio_give_back(&weights);
+        eg_audio_release_pages(&weights);
         eg_audio_free(&weights);
     }
     eg_gguf_close(file);
