@@ -148,9 +148,9 @@ static void span_task(void *context, int64_t begin, int64_t end, unsigned worker
     attention_call *call = context;
     for (int64_t unit = begin; unit < end; unit++) {
         queries a = queries_of(call, 0, call->n, unit / call->spans);
-        size_t part = eg_attention_part_floats(call->s->head_dim, a.n * a.share);
-        call->dec->kernels->attention_span(call->dec->parts + (size_t)unit * part, a.q, a.width, a.n, call->position, a.share,
-                                           call->s->head_dim, &a.view, call->window, call->span + unit % call->spans,
+        size_t partial = eg_attention_partial_floats(call->s->head_dim, a.n * a.share);
+        call->dec->kernels->attention_span(call->dec->partials + (size_t)unit * partial, a.q, a.width, a.n, call->position,
+                                           a.share, call->s->head_dim, &a.view, call->window, call->span + unit % call->spans,
                                            eg_matmul_scratch(&call->dec->matmul, worker));
     }
 }
@@ -163,9 +163,9 @@ static void merge_task(void *context, int64_t begin, int64_t end, unsigned worke
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t rows = call->n * call->s->heads / call->s->kv_heads, row = unit % rows;
         queries a = queries_of(call, 0, call->n, unit / rows);
-        size_t parts = (size_t)call->spans * eg_attention_part_floats(call->s->head_dim, rows);
+        size_t partials = (size_t)call->spans * eg_attention_partial_floats(call->s->head_dim, rows);
         call->dec->kernels->attention_merge(a.o + row / a.share * a.width + row % a.share * call->s->head_dim,
-                                            call->dec->parts + (size_t)(unit / rows) * parts, call->spans, rows, row,
+                                            call->dec->partials + (size_t)(unit / rows) * partials, call->spans, rows, row,
                                             call->s->head_dim);
     }
 }
@@ -177,8 +177,8 @@ static void attention(attention_call *call)
     call->window = call->s->local ? dec->config->window : 0;
     call->span = call->window && call->position >= call->window ? (call->position - call->window + 1) / EG_SPAN : 0;
     call->spans = (call->position + call->n - 1) / EG_SPAN - call->span + 1;
-    size_t parts = (size_t)call->spans * eg_attention_part_floats(call->s->head_dim, rows);
-    if (threads > kv_heads && call->spans > 1 && call->n <= EG_SPAN_QUERIES && parts <= dec->parts_size) {
+    size_t partials = (size_t)call->spans * eg_attention_partial_floats(call->s->head_dim, rows);
+    if (threads > kv_heads && call->spans > 1 && call->n <= EG_SPAN_QUERIES && partials <= dec->partials_size) {
         eg_pool_run(dec->pool, span_task, call, call->spans * kv_heads, 1);
         /* Few spans: a thread gets many rows, since merging them alone takes less time than waking another thread. */
         eg_pool_run(dec->pool, merge_task, call, rows, 1 + 64 / call->spans);

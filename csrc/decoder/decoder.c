@@ -60,8 +60,8 @@ void eg_decoder_layout(eg_decoder *dec, int64_t context, eg_kv_type kv, eg_arena
         dec->moe.first = eg_arena_take(arena, (size_t)c->experts + 1, sizeof(int32_t));
         dec->moe.products = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_product));
     }
-    dec->parts_size = (size_t)(context / EG_SPAN + 2) * eg_attention_part_floats(head_dim, heads);
-    dec->parts = eg_arena_take(arena, dec->parts_size, sizeof(float));
+    dec->partials_size = (size_t)(context / EG_SPAN + 2) * eg_attention_partial_floats(head_dim, heads);
+    dec->partials = eg_arena_take(arena, dec->partials_size, sizeof(float));
     size_t attention = eg_attention_scratch_bytes(head_dim, group, EG_SPAN_QUERIES);
     size_t row = (size_t)eg_larger((int64_t)c->layers * c->per_layer, d) * sizeof(float);   /* one dequantized table row */
     dec->matmul.kernels = dec->kernels;

@@ -29,8 +29,8 @@ typedef struct eg_decoder {
     float *t;                  /* [B, d] output of a matrix */
     float *q, *o;              /* [B, H*D] */
     float *k, *v;              /* [B, K*D] */
-    float *parts;              /* [parts_size] attention of few queries over spans of keys; one query fits in any context */
-    size_t parts_size;
+    float *partials;           /* [partials_size] attention of few queries over one span of keys each, to be merged */
+    size_t partials_size;      /* floats: enough for one query over the whole context */
     float *gate, *up;          /* [B, F] */
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;

@@ -24,7 +24,7 @@ size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n)
     return sizeof(float) * (2 * EG_KEYS * width + rows * (width + EG_KEYS + 1 + 2 * (width + 2)));
 }
 
-size_t eg_attention_part_floats(int64_t head_dim, int64_t rows)
+size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows)
 {
     return (size_t)rows * ((size_t)eg_round_up_16(head_dim) + 2);
 }

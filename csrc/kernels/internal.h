@@ -6,7 +6,7 @@
  *   lanes.inc       float kernels, written once over `vec`
  *   unpack.inc      the common types, unpacked straight into tiles
  *   tiles.inc       matmul_q8, written once over the tiles
- *   alone512.inc    matmul_q8 for one token and some types, where AVX-512 has a faster way
+ *   gemv512.inc    matmul_q8 for one token and some types, where AVX-512 has a faster way
  *   channels.inc    matmul_i8, the same for types with a scale for a row
  * The .inc files are compiled once per set, inside its target pragma.
  */
@@ -32,7 +32,7 @@
 
 enum {
     EG_SEGMENT = 1024,                   /* columns of a tile: 16 KB of weights stay in the first-level cache */
-    EG_AHEAD = 8192,                     /* bytes that memory is asked for beyond the next tile */
+    EG_PREFETCH_AHEAD = 8192,                     /* bytes that memory is asked for beyond the next tile */
     EG_GROUPS = EG_SEGMENT / 16,         /* at most, of one row of a tile */
     EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted together */
     EG_KEYS = 32,                        /* keys per block of attention */
@@ -56,8 +56,8 @@ enum {
 /* clang-format off: a list in rows, not in columns */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul, softcap, \
-        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
+        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul,   softcap, \
+        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, \
     }
 /* clang-format on */
 

@@ -111,12 +111,12 @@ typedef struct eg_kernels {
                       int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
 
     /* The same in two steps, so that threads can share the keys of few queries: one span (keys span * EG_SPAN and on) into
-     * part, eg_attention_part_floats(head_dim, n * heads), for at most EG_SPAN_QUERIES queries; then, for each row (query
+     * part, eg_attention_partial_floats(head_dim, n * heads), for at most EG_SPAN_QUERIES queries; then, for each row (query
      * t, head h: row t * heads + h), all spans from the first query's first to the last one's last, in parts one after the
      * other, into o[head_dim]. Merging writes to the first part. */
-    void (*attention_span)(float *part, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads, int64_t head_dim,
-                           const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
-    void (*attention_merge)(float *o, float *parts, int64_t n_parts, int64_t rows, int64_t row, int64_t head_dim);
+    void (*attention_span)(float *partial, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
+                           int64_t head_dim, const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
+    void (*attention_merge)(float *o, float *partials, int64_t n_partials, int64_t rows, int64_t row, int64_t head_dim);
 
     /* One row on a fixed step > 0: x[n] -> q[n] = round-half-even(x / step) within -128 .. 127, *sum = sum of q; n is a
      * multiple of 32. Returns step. If a value is not finite: q and sum are 0, and NaN is returned. */
@@ -128,13 +128,13 @@ typedef struct eg_kernels {
                       void *scratch);
 
     /* x[n] = step * round-half-even(x / step), the number of steps within -128 .. 127; step > 0. NaN stays NaN. */
-    void (*snap_i8)(float *x, int64_t n, float step);
+    void (*fake_quant_i8)(float *x, int64_t n, float step);
 } eg_kernels;
 
 /* Work space of one thread, in bytes. */
 size_t eg_matmul_scratch_bytes(int64_t cols);
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n);
-size_t eg_attention_part_floats(int64_t head_dim, int64_t rows);
+size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows);
 
 /* The kernels of this machine: the best set that processor and operating system support, or the one named by the
  * environment variable EDGE_GEMMA_ISA if it is supported. Chosen at the first call; any thread. */

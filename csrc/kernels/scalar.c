@@ -19,12 +19,12 @@ EG_INLINE vec vec_load(const void *p)
     return y;
 }
 
-EG_INLINE vec vec_load_half(const void *p) { EACH(eg_half_bits_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
+EG_INLINE vec vec_load_f16(const void *p) { EACH(eg_half_bits_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
 EG_INLINE vec vec_load_bf16(const void *p) { EACH(eg_bits_to_float((uint32_t)eg_load_u16((const uint8_t *)p + 2 * i) << 16)); }
 EG_INLINE vec vec_load_i8(const void *p) { EACH((float)((const int8_t *)p)[i]); }
 EG_INLINE void vec_store(void *p, vec a) { memcpy(p, &a, sizeof a); }
 
-EG_INLINE void vec_store_half(void *p, vec a)
+EG_INLINE void vec_store_f16(void *p, vec a)
 {
     uint16_t half[16];
     for (int i = 0; i < 16; i++) half[i] = eg_float_bits_to_half(a.v[i]);
@@ -67,7 +67,7 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
     return sum;
 }
 
-enum { EG_BLOCK_ROWS = 2, EG_BLOCK_COLS = 1, EG_HALVES_IN_PLACE = 0 };
+enum { EG_REGISTER_ROWS = 2, EG_REGISTER_COLS = 1, EG_F16_IN_PLACE = 0 };
 #include "lanes.inc"
 
 /* One group: the weights are int8 and so are the activations. */
@@ -141,8 +141,8 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 
 /* clang-format off: a list in rows, not in columns */
 const eg_kernels eg_kernels_scalar = {
-    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
-    softcap,  kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    snap_i8,
+    "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
+    softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
+    fake_quant_i8,
 };
 /* clang-format on */

@@ -108,7 +108,7 @@ static void multiply_rows(const matmul_call *call, const eg_product *product, in
     if (w->scale && !(w->in_step > 0)) scale_rows(product, row0, row1);
     if (w->out_step > 0)
         for (int64_t t = 0; t < product->n; t++)
-            kernels->snap_i8(product->y + t * product->ldy + row0, row1 - row0, w->out_step);
+            kernels->fake_quant_i8(product->y + t * product->ldy + row0, row1 - row0, w->out_step);
     if (product->bounds) clamp_rows(product, row0, row1);
 }
 

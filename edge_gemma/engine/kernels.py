@@ -164,7 +164,7 @@ class Target:
         scratch, work = _scratch(lib.eg_matmul_scratch_bytes(cols))
         self._table.matmul_i8(pointer(out, "float *"), rows, i8, n, matrix, 0, rows, work)
         if out_step:
-            self._table.snap_i8(pointer(out, "float *"), out.size, out_step)
+            self._table.fake_quant_i8(pointer(out, "float *"), out.size, out_step)
         del scratch
         return out
 

@@ -441,7 +441,7 @@ def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None
     view = ffi.new("eg_kv_view *", (*(ffi.cast("uint8_t *", a.ctypes.data) for a in (k, v)), 4 * dim, m, lib.EG_KV_F32))
     first = max(0, m - n - window + 1) // lib.EG_SPAN if window else 0
     spans, rows = (m - 1) // lib.EG_SPAN - first + 1, n * heads
-    part = lib.eg_attention_part_floats(dim, rows)
+    part = lib.eg_attention_partial_floats(dim, rows)
     parts, out = np.full(spans * part + 8, -7.25, F), np.full((n, heads, dim + 1), -7.25, F)
     at, queries = parts.ctypes.data, ffi.cast("float *", q.ctypes.data)
     scratch = np.empty(lib.eg_attention_scratch_bytes(dim, heads, n) + 64, np.uint8)

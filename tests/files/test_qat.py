@@ -111,7 +111,7 @@ def test_steps_of_activations(target):
     assert (q[64:] == 77).all()
     assert total[0] == q[:64].sum(dtype=int)
     snapped = x[:21].copy()
-    target._table.snap_i8(cast(snapped, "float *"), 19, 1.0)
+    target._table.fake_quant_i8(cast(snapped, "float *"), 19, 1.0)
     assert np.array_equal(snapped[:19], q[:19])
     for bad in (np.nan, np.inf):
         x[40] = bad
@@ -119,7 +119,7 @@ def test_steps_of_activations(target):
         assert not q[:64].any()
         assert total[0] == 0
     values = np.array([np.nan, np.inf, -np.inf], F)
-    target._table.snap_i8(cast(values, "float *"), 3, 0.5)
+    target._table.fake_quant_i8(cast(values, "float *"), 3, 0.5)
     assert np.array_equal(values, np.array([np.nan, 63.5, -64], F), equal_nan=True)
 
 
