@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
-    """Prints one line: cycles for 32 weights of one row, multiplied by a single token; unpacked, then by each of four tokens."""
+    """Prints one line: cycles for 32 weights of one row: times one token; unpacked, and then times each of four tokens."""
     gemv, unpack = (
         cost(mca, core, *blocks(assembly, f"{way}_{kind.name}", kind))[0] / 16 / (kind.block / 32)
         for way in ("gemv", "unpack")

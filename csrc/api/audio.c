@@ -54,7 +54,7 @@ eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stre
     s->encoder.weights = &model->audio;
     s->encoder.matmul.kernels = eg_kernels_get();
     s->encoder.matmul.pool = model->pool;
-    s->encoder.matmul.q8.fine = true;
+    s->encoder.matmul.q8.two_term = true;
     s->encoder.cancel = &s->cancel;
     s->encoder.context = context;
     eg_arena arena = {NULL, 0};

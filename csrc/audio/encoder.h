@@ -97,7 +97,7 @@ typedef struct eg_audio {
     float *wide;               /* [B, largest of F, 2w, rows * channels, output] */
 } eg_audio;
 
-/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.fine, cancel and context before. */
+/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.two_term, cancel and context before. */
 void eg_audio_layout(eg_audio *audio, eg_arena *arena);
 /* out[layers, REACH, w], the same for all encoders of these weights. The caller sets `relative` to it before encoding. */
 void eg_audio_relative(eg_audio *audio, float *out);

@@ -34,7 +34,7 @@ typedef struct eg_q8 {
     int8_t *q;                 /* [n, parts, cols] */
     float *d;                  /* [n, cols / 32] */
     int16_t *sum;              /* [n, parts, cols / 16] */
-    bool fine;                 /* two parts; else one */
+    bool two_term;                 /* two parts; else one */
 } eg_q8;
 
 /* Activations x[n, cols] as numbers of one fixed step; cols is a multiple of 32.
@@ -68,7 +68,7 @@ typedef struct eg_kernels {
      * q = round-half-even(x * (127 / amax)); q and d are 0 where 127 / amax overflows (amax < 3.8e-37). If a value is not
      * finite, d is NaN and q 0. Fine: q[2, n] and sum[2, n / 16], d = (amax / 127) / 256, and the second part is
      * round-half-even(256 * (x * (127 / amax) - the first)) within -127 .. 127. */
-    void (*quantize_q8)(const float *x, int64_t n, bool fine, int8_t *q, float *d, int16_t *sum);
+    void (*quantize_q8)(const float *x, int64_t n, bool two_term, int8_t *q, float *d, int16_t *sum);
 
     /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has
      * row stride ldy. W is a quantized type. Order: groups of 16 or 32 along k in sequence, from 0:

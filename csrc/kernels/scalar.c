@@ -82,12 +82,12 @@ EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
 EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_t t, int64_t cols, int64_t k, int64_t n,
                            const int group, bool has_min)
 {
-    const int parts = x->fine ? 2 : 1;
+    const int terms = x->two_term ? 2 : 1;
     for (int64_t g = 0; g < n / group; g++) {
         float factor = x->d[(t * cols + k + g * group) / 32];
         int32_t dot = 0, total = 0;
-        for (int part = 0; part < parts; part++) {
-            const int64_t at = (t * parts + part) * cols + k + g * group;
+        for (int term = 0; term < terms; term++) {
+            const int64_t at = (t * terms + term) * cols + k + g * group;
             dot = 256 * dot + dot_i8(row->plain + g * group, x->q + at, group);
             total = 256 * total + eg_group_total(x->sum + at / 16, 0, group);
         }

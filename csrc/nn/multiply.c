@@ -26,7 +26,7 @@ static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / 
 
 void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
 {
-    size_t count = (size_t)values * (m->q8.fine ? 2 : 1);
+    size_t count = (size_t)values * (m->q8.two_term ? 2 : 1);
     size_t bytes = eg_matmul_scratch_bytes(widest);
     if (bytes < scratch_bytes) bytes = scratch_bytes;
     m->q8.q = eg_arena_take(arena, 1, count);
@@ -47,8 +47,8 @@ typedef struct matmul_call {
 /* q8, whose rows have cols values, from row `row` on. */
 static eg_q8 q8_rows(const eg_q8 *q8, int64_t row, int64_t cols)
 {
-    int64_t parts = row * (q8->fine ? 2 : 1);
-    return (eg_q8){q8->q + parts * cols, q8->d + row * (cols / 32), q8->sum + parts * (cols / 16), q8->fine};
+    int64_t terms = row * (q8->two_term ? 2 : 1);
+    return (eg_q8){q8->q + terms * cols, q8->d + row * (cols / 32), q8->sum + terms * (cols / 16), q8->two_term};
 }
 
 static void quantize_fixed_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -69,7 +69,7 @@ static void quantize_task(void *context, int64_t begin, int64_t end, unsigned wo
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         eg_q8 to = q8_rows(&call->m->q8, t, cols);
-        call->m->kernels->quantize_q8(call->x + t * call->ldx, cols, to.fine, to.q, to.d, to.sum);
+        call->m->kernels->quantize_q8(call->x + t * call->ldx, cols, to.two_term, to.q, to.d, to.sum);
     }
 }
 

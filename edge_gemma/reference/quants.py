@@ -282,13 +282,13 @@ def dequantize(raw: ArrayLike | bytes, type: str | int) -> F32:
     return (value if minimum is None else value - minimum[:, None]).ravel()
 
 
-def quantize_q8(x: ArrayLike, fine: bool = False) -> tuple[I8, F32]:
+def quantize_q8(x: ArrayLike, two_term: bool = False) -> tuple[I8, F32]:
     """Activations as 8-bit codes: x [n], n a multiple of 32 -> (q int8 [n], d float32 [n / 32]), x ~ d * q.
 
     Per 32 values: amax = max |x|, d = amax / 127, q = rint(x * (127 / amax)), ties to even; all in float32. Where
     127 / amax is not finite (amax below 3.8e-37, zero included) q and d are 0. x must be finite.
-    `fine`: q int8 [2, n], x ~ d * (256 * q[0] + q[1]), d = (amax / 127) / 256: what q leaves over, in steps of 1/256, within
-    -127 .. 127. ValueError for another length.
+    With `two_term`, q is int8 [2, n] and x ~ d * (256 * q[0] + q[1]), d = (amax / 127) / 256; q[1] is the rounding error of
+    q[0] in steps of 1/256, within -127 .. 127. ValueError for another length.
     """
     blocks = np.asarray(x, np.float32)
     if blocks.size % 32:
@@ -301,7 +301,7 @@ def quantize_q8(x: ArrayLike, fine: bool = False) -> tuple[I8, F32]:
     inverse[tiny] = amax[tiny] = 0
     steps, d = blocks * inverse[:, None], amax / np.float32(127)
     q = np.rint(steps)
-    if not fine:
+    if not two_term:
         return q.astype(np.int8).ravel(), d
     rest = np.clip(np.rint((steps - q) * np.float32(256)), -127, 127)
     return np.stack([q, rest]).astype(np.int8).reshape(2, -1), d / np.float32(256)
