@@ -43,7 +43,7 @@ TYPES = [
     "IQ2_S",
     "IQ3_S",
 ]
-TYPES += ["C2", "C4", "C8"]  # a scale for a row, activations on a fixed step
+TYPES += ["QC2", "QC4", "QC8"]  # a scale for a row, activations on a fixed step
 
 
 def best(work: Callable[[], object], loops: int = 1) -> float:
@@ -70,7 +70,7 @@ def product(
     scratch = np.empty(lib.eg_matmul_scratch_bytes(COLS) + 64, np.uint8)
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     y = np.empty((tokens, rows), np.float32)
-    if lib.eg_type_by_channel(info):
+    if lib.eg_type_per_channel(info):
         scale, totals = np.ones(rows, np.float32), q.sum(1, dtype=np.int32)
         matrix.scale, matrix.scales, run = pointer(scale, "float *"), 1, target._table.matmul_i8
         kept: tuple[np.ndarray, ...] = (q, d[:, 0].copy(), totals, scale)

@@ -36,10 +36,11 @@ enum {
     EG_TYPE_TQ1_0 = 34,
     EG_TYPE_TQ2_0 = 35,
     EG_TYPE_MXFP4 = 39,
-    /* Not GGML's: 2, 4 and 8 bits with one scale for a whole row, which is a tensor of its own (nn/binder.h). */
-    EG_TYPE_C2 = 0x45470002,
-    EG_TYPE_C4 = 0x45470004,
-    EG_TYPE_C8 = 0x45470008
+    /* "QC": quantized per channel, to 2, 4 or 8 bits. A row of W makes one output channel of y = W x and has one scale, which
+     * is in a tensor of its own (nn/binder.h). GGML does not have these types. */
+    EG_TYPE_QC2 = 0x45470002,
+    EG_TYPE_QC4 = 0x45470004,
+    EG_TYPE_QC8 = 0x45470008
 };
 
 /* n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group], and min[n / group] if the
@@ -58,8 +59,9 @@ typedef struct eg_type_info {
 /* The row of a type; NULL if unknown. */
 const eg_type_info *eg_type_find(uint32_t id);
 
-/* Whether rows of the type have their scale elsewhere: values unpacked from C2, C4, C8 are whole numbers with scales of 1. */
-bool eg_type_by_channel(const eg_type_info *type);
+/* Whether the type is QC2, QC4 or QC8: its blocks have no scales. They unpack to integers with scales of 1, and the scale of
+ * the row is in another tensor. */
+bool eg_type_per_channel(const eg_type_info *type);
 
 /* Row by its position in the table, for listing: NULL past the end. */
 const eg_type_info *eg_type_at(size_t index);

@@ -219,20 +219,20 @@ static void unpack_runs(const uint8_t *restrict b, int64_t n, const int bits, in
     for (int64_t g = 0; g < n / 32; g++) scale[g] = 1;
 }
 
-void eg_unpack_c2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     unpack_runs(blocks, n, 2, q, scale);
 }
 
-void eg_unpack_c4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     unpack_runs(blocks, n, 4, q, scale);
 }
 
 /* int8 n */
-void eg_unpack_c8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     if (n > 0) memcpy(q, blocks, (size_t)n);

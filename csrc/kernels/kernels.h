@@ -20,7 +20,7 @@ typedef struct eg_matrix {
     const eg_type_info *type;
     int64_t rows, cols;
     size_t row_bytes;
-    /* Of the types with a scale for a row (C2, C4, C8); NULL and 0 for all others. */
+    /* Of the types with a scale for a row (QC2, QC4, QC8); NULL and 0 for all others. */
     const float *scale;        /* [rows, scales]: of cols / scales columns each; 1 a row but for tables of embeddings */
     int64_t scales;
     float in_step, out_step;             /* steps of x and of y, which are 8-bit numbers of them; 0: floats as they come */
@@ -59,7 +59,7 @@ size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim);
 
 enum { EG_ROW_TILE = 16 };     /* hand out rows in multiples of this; any range is correct, these are fast */
 enum { EG_SPAN = 128, EG_SPAN_QUERIES = 16 };   /* keys, and queries, of a share of attention */
-enum { EG_CHANNEL_COLS = 65536 };   /* longest row of C2, C4 and C8: sums of products of bytes stay within 32 bits */
+enum { EG_CHANNEL_COLS = 65536 };   /* longest row of QC2, QC4 and QC8: sums of products of bytes stay within 32 bits */
 
 typedef struct eg_kernels {
     const char *name;
@@ -122,7 +122,7 @@ typedef struct eg_kernels {
      * multiple of 32. Returns step. If a value is not finite: q and sum are 0, and NaN is returned. */
     float (*quantize_i8)(const float *x, int64_t n, float step, int8_t *q, int32_t *sum);
 
-    /* matmul_q8 for W of C2, C4 or C8, at most EG_CHANNEL_COLS columns, and x on a fixed step:
+    /* matmul_q8 for W of QC2, QC4 or QC8, at most EG_CHANNEL_COLS columns, and x on a fixed step:
      *   y[t, r] = (float)isum * (scale[r] * d[t])                 isum = sum of q_w q_x over the whole row, exact */
     void (*matmul_i8)(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);

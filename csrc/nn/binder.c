@@ -44,7 +44,7 @@ static bool has_shape(eg_binder *b, const eg_gguf_tensor *t, const char *name, c
 bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, const int64_t ne[4])
 {
     if (!has_shape(b, t, name, ne)) return false;
-    if (!eg_type_by_channel(t->type)) return true;
+    if (!eg_type_per_channel(t->type)) return true;
     b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED, "%s: the tensor '%s' has type %s, which only single matrices may have.",
                         eg_gguf_name(b->file), name, t->type->name);
     return false;
@@ -105,7 +105,7 @@ static eg_matrix bind(eg_binder *b, const char *name, int64_t rows, int64_t cols
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (!has_shape(b, t, name, (const int64_t[4]){cols, rows, 1, 1})) return (eg_matrix){0};
     eg_matrix w = eg_matrix_from_tensor(t, 0, rows);
-    if (eg_type_by_channel(w.type)) bind_channels(b, name, &w, table);
+    if (eg_type_per_channel(w.type)) bind_channels(b, name, &w, table);
     return b->status ? (eg_matrix){0} : w;
 }
 

@@ -4,7 +4,7 @@
  * belong to an eg_owned. A missing tensor, a wrong shape or an unknown type is an error that names file and tensor; the first
  * one stays in `status`, and later calls do nothing.
  *
- * A matrix X.weight of a type with a scale for a row (C2, C4, C8) has further tensors, all F32: X.scale [rows], or in a table
+ * A matrix X.weight of a type with a scale for a row (QC2, QC4, QC8) has further tensors, all F32: X.scale [rows], or in a table
  * [scales, rows], fastest first; X.input_scale and X.output_scale [1], the steps of its input and output, where they are
  * known beforehand.
  */

@@ -39,9 +39,9 @@ def dequantize(raw: ArrayLike, type: str | int) -> Float:
     return out
 
 
-def by_channel(name: str | int) -> bool:
-    """Whether rows of a type have their scale in another tensor: C2, C4, C8. Raises ValueError for an unknown type."""
-    return bool(lib.eg_type_by_channel(type_info(name)))
+def per_channel(name: str | int) -> bool:
+    """Whether rows of a type have their scale in another tensor: QC2, QC4, QC8. Raises ValueError for an unknown type."""
+    return bool(lib.eg_type_per_channel(type_info(name)))
 
 
 def writable_type(name: str | int) -> str:
@@ -138,15 +138,15 @@ class Target:
     def matmul_steps(
         self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, scale: ArrayLike, steps: tuple[float, float]
     ) -> Float:
-        """x (n, cols) float32 on a fixed step times W (rows, cols), raw blocks of C2, C4 or C8, with one scale for a row:
+        """x (n, cols) float32 on a fixed step times W (rows, cols), raw blocks of QC2, QC4 or QC8, with one scale for a row:
         (n, rows) float32. `steps`: of x, above 0, and of the result, 0 for a result as it comes. Raises ValueError for sizes
         that do not fit each other."""
         values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
         scales = float_array(scale, (None,), "scale")
         (n, cols), rows, (step, out_step) = values.shape, scales.size, steps
-        if not lib.eg_type_by_channel(info) or not step > 0 or out_step < 0 or cols > lib.EG_CHANNEL_COLS:
+        if not lib.eg_type_per_channel(info) or not step > 0 or out_step < 0 or cols > lib.EG_CHANNEL_COLS:
             raise EdgeGemmaValueError(
-                "matmul_steps is for C2, C4 and C8, rows within limits, and steps above 0.", "argument"
+                "matmul_steps is for QC2, QC4 and QC8, rows within limits, and steps above 0.", "argument"
             )
         if cols % info.block or data.size != rows * (cols // info.block) * info.bytes:
             raise EdgeGemmaValueError(

@@ -8,7 +8,7 @@ Every block type is an affine code over small integers, in groups of 16 or 32 co
     value[i] = scale[i / group] * q[i] - min[i / group]          (float32; min only where a type has one)
 
 so a type is one row of `TYPES` and one function that returns (q, scale, min). Source: Gemma 4 specification, block
-formats. Layouts are little endian; f16 is IEEE half. C2, C4 and C8 have scales of 1: a whole row has one scale, in a tensor
+formats. Layouts are little endian; f16 is IEEE half. QC2, QC4 and QC8 have scales of 1: a whole row has one scale, in a tensor
 of its own (`gguf.py`).
 """
 
@@ -187,15 +187,15 @@ def _tq2_0(b: U8) -> Codes:
     return _fields(b[:, :64], 2, 32).astype(np.int8) - 1, _half(b[:, 64:]), None
 
 
-def _c2(b: U8) -> Codes:
+def _qc2(b: U8) -> Codes:
     return _fields(b, 2, 64).astype(np.int8) - 2, np.ones((len(b), 1), np.float32), None
 
 
-def _c4(b: U8) -> Codes:
+def _qc4(b: U8) -> Codes:
     return _fields(b, 4, 64).astype(np.int8) - 8, np.ones((len(b), 1), np.float32), None
 
 
-def _c8(b: U8) -> Codes:
+def _qc8(b: U8) -> Codes:
     return _view(b, np.int8), np.ones((len(b), 1), np.float32), None
 
 
@@ -234,11 +234,11 @@ TYPES = (
     BlockType("TQ1_0", 34, 256, 54, _tq1_0),
     BlockType("TQ2_0", 35, 256, 66, _tq2_0),
     BlockType("MXFP4", 39, 32, 17, _mxfp4),
-    BlockType("C2", 0x45470002, 256, 64, _c2),
-    BlockType("C4", 0x45470004, 128, 64, _c4),
-    BlockType("C8", 0x45470008, 32, 32, _c8),
+    BlockType("QC2", 0x45470002, 256, 64, _qc2),
+    BlockType("QC4", 0x45470004, 128, 64, _qc4),
+    BlockType("QC8", 0x45470008, 32, 32, _qc8),
 )
-BY_CHANNEL = ("C2", "C4", "C8")
+PER_CHANNEL = ("QC2", "QC4", "QC8")
 _LOOKUP: dict[str | int, BlockType] = {t.name: t for t in TYPES} | {t.id: t for t in TYPES}
 
 

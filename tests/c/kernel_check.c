@@ -106,7 +106,7 @@ static void check_channels(const eg_kernels *k)
     static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {9, 48, 512}};   /* tokens, rows, columns */
     const eg_type_info *type;
     for (size_t i = 0; (type = eg_type_at(i)); i++) {
-        if (!eg_type_by_channel(type)) continue;
+        if (!eg_type_per_channel(type)) continue;
         uint64_t sum = 0;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             int64_t n = sizes[s][0], rows = sizes[s][1], cols = sizes[s][2];
@@ -127,7 +127,7 @@ static void check_channels(const eg_kernels *k)
             sum += hash(y, (size_t)(n * rows) * 4);
             free(w), free(x), free(y), free(scale), free(i8.q), free(i8.d), free(i8.sum), free(scratch);
         }
-        printf("%s %s-by-channel %016llx\n", k->name, type->name, (unsigned long long)sum);
+        printf("%s %s-per-channel %016llx\n", k->name, type->name, (unsigned long long)sum);
     }
 }
 

@@ -36,9 +36,9 @@ TABLE = {
 }
 # Of this engine alone; their scales lie elsewhere, so an unpacked number is its own value.
 OWN = {
-    "C2": (0x45470002, 256, 64, 32, False),
-    "C4": (0x45470004, 128, 64, 32, False),
-    "C8": (0x45470008, 32, 32, 32, False),
+    "QC2": (0x45470002, 256, 64, 32, False),
+    "QC4": (0x45470004, 128, 64, 32, False),
+    "QC8": (0x45470008, 32, 32, 32, False),
 }
 QUANTIZED = [name for name, row in TABLE.items() if row[3]]
 
@@ -132,7 +132,7 @@ def test_table():
     assert sorted(names) == sorted(TABLE | OWN)
     for name, row in zip(names, rows, strict=True):
         assert (row.id, row.block, row.bytes, row.group, row.has_min) == (TABLE | OWN)[name]
-        assert lib.eg_type_by_channel(row) == (name in OWN)
+        assert lib.eg_type_per_channel(row) == (name in OWN)
         assert (row.unpack == ffi.NULL) == (row.group == 0)
         assert lib.eg_type_find(row.id) == row
     assert lib.eg_type_at(2**63) == ffi.NULL
