@@ -60,7 +60,7 @@ static int64_t piece_of(const eg_pool *pool, int64_t n, int64_t parts)
 
 /* The next piece, from the front of the worker's share: one after the other they make a single stream through memory, for
  * what is fetched ahead of a piece belongs to the one after it. */
-static bool take(eg_pool *pool, unsigned worker, int64_t *begin, int64_t *end)
+static bool claim_piece(eg_pool *pool, unsigned worker, int64_t *begin, int64_t *end)
 {
     uint64_t left = atomic_load(&pool->shares[worker].left);
     do {
@@ -90,7 +90,7 @@ static bool steal(eg_pool *pool, unsigned worker)
 static void work(eg_pool *pool, unsigned worker)
 {
     do
-        for (int64_t begin, end; take(pool, worker, &begin, &end);) pool->task(pool->context, begin, end, worker);
+        for (int64_t begin, end; claim_piece(pool, worker, &begin, &end);) pool->task(pool->context, begin, end, worker);
     while (steal(pool, worker));
 }
 

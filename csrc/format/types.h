@@ -48,12 +48,12 @@ enum {
 typedef void eg_unpack(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
 
 typedef struct eg_type_info {
-    const char *name;          /* "Q4_0" */
-    uint32_t id;               /* EG_TYPE_... */
-    uint16_t block, bytes;     /* values per block, bytes per block */
-    uint16_t group;            /* values that share a scale once unpacked: 16 or 32; 0 for F32, F16, BF16 */
+    const char *name; /* "Q4_0" */
+    uint32_t id; /* EG_TYPE_... */
+    uint16_t block, bytes; /* values per block, bytes per block */
+    uint16_t group; /* values that share a scale once unpacked: 16 or 32; 0 for F32, F16, BF16 */
     bool has_min;
-    eg_unpack *unpack;         /* NULL for F32, F16, BF16 */
+    eg_unpack *unpack; /* NULL for F32, F16, BF16 */
 } eg_type_info;
 
 /* The row of a type; NULL if unknown. */
