@@ -75,7 +75,7 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
         return;
     }
     if (type->id == EG_TYPE_F16) {
-        for (int64_t i = 0; i < n; i++) out[i] = eg_half_bits_to_float(eg_load_u16(b + 2 * i));
+        for (int64_t i = 0; i < n; i++) out[i] = eg_half_to_float(eg_load_u16(b + 2 * i));
         return;
     }
     if (type->id == EG_TYPE_BF16) {
@@ -94,6 +94,3 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
         b += CHUNK / type->block * type->bytes;
     }
 }
-
-float eg_half_to_float(uint16_t h) { return eg_half_bits_to_float(h); }
-uint16_t eg_float_to_half(float f) { return eg_float_bits_to_half(f); }

@@ -69,8 +69,4 @@ const eg_type_info *eg_type_at(size_t index);
 /* out[n] = the values of n / block blocks, equal to what the gguf package computes. n is a multiple of the block. */
 void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, float *out);
 
-/* IEEE half <-> float, exact and round-to-nearest-even. */
-float eg_half_to_float(uint16_t h);
-uint16_t eg_float_to_half(float f);
-
 #endif

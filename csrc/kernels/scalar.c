@@ -19,7 +19,7 @@ EG_INLINE vec vec_load(const void *p)
     return y;
 }
 
-EG_INLINE vec vec_load_f16(const void *p) { EACH(eg_half_bits_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
+EG_INLINE vec vec_load_f16(const void *p) { EACH(eg_half_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
 EG_INLINE vec vec_load_bf16(const void *p) { EACH(eg_bits_to_float((uint32_t)eg_load_u16((const uint8_t *)p + 2 * i) << 16)); }
 EG_INLINE vec vec_load_i8(const void *p) { EACH((float)((const int8_t *)p)[i]); }
 EG_INLINE void vec_store(void *p, vec a) { memcpy(p, &a, sizeof a); }
@@ -27,7 +27,7 @@ EG_INLINE void vec_store(void *p, vec a) { memcpy(p, &a, sizeof a); }
 EG_INLINE void vec_store_f16(void *p, vec a)
 {
     uint16_t half[16];
-    for (int i = 0; i < 16; i++) half[i] = eg_float_bits_to_half(a.v[i]);
+    for (int i = 0; i < 16; i++) half[i] = eg_float_to_half(a.v[i]);
     memcpy(p, half, sizeof half);
 }
 
