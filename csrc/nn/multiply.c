@@ -22,6 +22,10 @@ void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, floa
     for (int64_t i = 0; i < n; i++) out[i] *= scale[(col + i) / width];
 }
 
+/* i8 shares the memory of q8. A row of q8 has a sum for every 16 values, a row of i8 has one sum, and a row has at least 32
+ * values. */
+_Static_assert(32 / 16 * sizeof *((eg_q8 *)0)->sum >= sizeof *((eg_i8 *)0)->sum, "the sums of i8 do not fit into those of q8");
+
 static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT; }
 
 void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
@@ -32,7 +36,7 @@ void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scrat
     m->q8.q = eg_arena_take(arena, 1, count);
     m->q8.d = eg_arena_take(arena, (size_t)values / 32 + 1, sizeof *m->q8.d);
     m->q8.sum = eg_arena_take(arena, count / 16 + 1, sizeof *m->q8.sum);
-    m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};   /* a row has 32 values at least */
+    m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);
 }
