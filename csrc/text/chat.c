@@ -105,10 +105,10 @@ eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t fla
         return eg_fail(err, EG_ERROR_ARGUMENT, "eg_chat_render: unknown flags 0x%x.", (unsigned)(flags & ~known));
     for (size_t i = 0; i < n; i++) {
         if (!messages[i].role || !messages[i].content)
-            return eg_fail(err, EG_ERROR_ARGUMENT, "Message %zu has no role or no content.", i);
+            return eg_fail(err, EG_ERROR_ARGUMENT, "message %zu has no role or no content.", i);
         if (!is_role(messages[i].role))
             return eg_fail(err, EG_ERROR_ARGUMENT,
-                           "Message %zu has the role %.40s; it must be system, developer, user, assistant or model.", i,
+                           "message %zu has the role %.40s; it must be system, developer, user, assistant or model.", i,
                            messages[i].role);
     }
 
@@ -135,7 +135,7 @@ eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t fla
         put_text(&w, "<|turn>model\n");
         if ((flags & EG_CHAT_EMPTY_THOUGHT) && !thinking) put_text(&w, THOUGHT_BEGIN "thought\n" THOUGHT_END);
     }
-    if (w.overflow) return eg_fail(err, EG_ERROR_ARGUMENT, "The conversation is longer than this machine can address.");
+    if (w.overflow) return eg_fail(err, EG_ERROR_ARGUMENT, "the conversation is longer than this machine can address.");
     if (w.length < capacity) text[w.length] = '\0';
     *length = w.length;
     return EG_OK;
