@@ -69,9 +69,9 @@ typedef enum eg_layer_mode {
     EG_LAYER_NO_KV             /* K/V are in the cache already */
 } eg_layer_mode;
 
-/* Runs layers [from, to) on x[n] at positions position...; first_mode applies to layer `from`, last_mode to layer
- * `to - 1` (unless that is `from`). Every layer that computes its output needs its per-layer inputs. With hidden, x is copied to
- * hidden + (l + 1) * hidden_stride after layer l. False when cancelled. */
+/* Runs layers [from, to) on x[n] at positions position...; first_mode applies to layer `from`, last_mode to layer `to - 1`
+ * (unless that is `from`). Every layer that computes its output needs its per-layer inputs. With hidden, x is copied to hidden
+ * + (l + 1) * hidden_stride after layer l. False when cancelled. */
 bool eg_decoder_run(eg_decoder *decoder, int64_t n, int64_t position, int32_t from, int32_t to, eg_layer_mode first_mode,
                     eg_layer_mode last_mode, float *hidden, size_t hidden_stride);
 

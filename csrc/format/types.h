@@ -36,8 +36,8 @@ enum {
     EG_TYPE_TQ1_0 = 34,
     EG_TYPE_TQ2_0 = 35,
     EG_TYPE_MXFP4 = 39,
-    /* "QC": quantized per channel, to 2, 4 or 8 bits. A row of W makes one output channel of y = W x and has one scale, which
-     * is in a tensor of its own (nn/binder.h). GGML does not have these types. */
+    /* "QC": quantized per channel, to 2, 4 or 8 bits. A row of W makes one output channel of y = W x and has one scale,
+     * which is in a tensor of its own (nn/binder.h). GGML does not have these types. */
     EG_TYPE_QC2 = 0x45470002,
     EG_TYPE_QC4 = 0x45470004,
     EG_TYPE_QC8 = 0x45470008
