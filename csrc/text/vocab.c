@@ -32,7 +32,7 @@ static const struct {
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* Cleared memory that counts towards heap_bytes; NULL with an error when there is none. */
-static void *take(eg_tokenizer *t, size_t count, size_t size, eg_error *err)
+static void *allocate(eg_tokenizer *t, size_t count, size_t size, eg_error *err)
 {
     void *memory = calloc(count ? count : 1, size);
     if (memory) t->heap_bytes += (uint64_t)count * size;
@@ -77,7 +77,9 @@ static eg_status check_model(const eg_gguf *file, eg_error *err)
 {
     const char *key = "tokenizer.ggml.model";
     const eg_gguf_value *value = eg_gguf_find(file, key);
-    if (!value) return eg_fail(err, EG_ERROR_FORMAT, "%s: has no %s, so no vocabulary.", eg_gguf_name(file), key);
+    if (!value)
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: the key '%s' is missing, so there is no vocabulary.", eg_gguf_name(file),
+                       key);
     if (value->is_array || value->type != EG_GGUF_STRING)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string.", eg_gguf_name(file), key);
     const uint8_t *cursor = value->data;
@@ -110,7 +112,7 @@ static bool table_create(eg_tokenizer *t, eg_table *table, uint32_t count, eg_er
     while (table->index_mask < count) table->index_mask = table->index_mask << 1 | 1;
     while (size / 2 < count) size *= 2;
     table->mask = size - 1;
-    table->slots = take(t, size, sizeof *table->slots, err);
+    table->slots = allocate(t, size, sizeof *table->slots, err);
     return table->slots != NULL;
 }
 
@@ -182,7 +184,8 @@ static eg_status read_tokens(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     if (!t->tokens || !t->tokens->count)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is absent or empty.", eg_gguf_name(file), key);
     t->n_tokens = (uint32_t)t->tokens->count;
-    if (!(t->token_at = take(t, t->n_tokens, sizeof *t->token_at, err)) || !table_create(t, &t->token_table, t->n_tokens, err))
+    if (!(t->token_at = allocate(t, t->n_tokens, sizeof *t->token_at, err)) ||
+        !table_create(t, &t->token_table, t->n_tokens, err))
         return EG_ERROR_MEMORY;
     filler fill = {.table = &t->token_table, .array = t->tokens, .at = t->token_at};
     const uint8_t *cursor = t->tokens->data;
@@ -204,7 +207,8 @@ static eg_status read_merges(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     eg_status status = find_strings(file, key, MAX_MERGES, &t->merges, err);
     if (status) return status;
     t->n_merges = t->merges ? (uint32_t)t->merges->count : 0;
-    if (!(t->merge_at = take(t, t->n_merges, sizeof *t->merge_at, err)) || !table_create(t, &t->merge_table, t->n_merges, err))
+    if (!(t->merge_at = allocate(t, t->n_merges, sizeof *t->merge_at, err)) ||
+        !table_create(t, &t->merge_table, t->n_merges, err))
         return EG_ERROR_MEMORY;
     filler fill = {.table = &t->merge_table, .array = t->merges, .at = t->merge_at};
     const uint8_t *cursor = t->merges ? t->merges->data : NULL;
@@ -252,7 +256,7 @@ static eg_status read_kinds(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
     const eg_gguf_value *types = eg_gguf_find(file, key);
     if (types && (!types->is_array || !is_integer(types->type) || types->count != t->n_tokens))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of %u integers.", eg_gguf_name(file), key, t->n_tokens);
-    if (!(t->kinds = take(t, t->n_tokens, sizeof *t->kinds, err))) return EG_ERROR_MEMORY;
+    if (!(t->kinds = allocate(t, t->n_tokens, sizeof *t->kinds, err))) return EG_ERROR_MEMORY;
     for (uint32_t id = 0; types && id < t->n_tokens; id++) {
         double type = eg_gguf_number(types, id);
         if (!(type >= 0 && type <= 6))
@@ -305,7 +309,7 @@ static eg_status collect_specials(eg_tokenizer *t, eg_error *err)
             n++;
         }
         t->n_specials = n;
-        if (!pass && !(t->specials = take(t, n, sizeof *t->specials, err))) return EG_ERROR_MEMORY;
+        if (!pass && !(t->specials = allocate(t, n, sizeof *t->specials, err))) return EG_ERROR_MEMORY;
     }
     qsort(t->specials, t->n_specials, sizeof *t->specials, by_text);
     for (uint32_t byte = 0, i = 0; byte <= 256; byte++) {
@@ -336,7 +340,7 @@ static eg_status read_rest(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
             return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of integers.", eg_gguf_name(file), key);
         if (value->count > t->n_tokens)
             return eg_fail(err, EG_ERROR_FORMAT, "%s: %s has more elements than the vocabulary.", eg_gguf_name(file), key);
-        if (!(t->suppressed = take(t, (size_t)value->count, sizeof *t->suppressed, err))) return EG_ERROR_MEMORY;
+        if (!(t->suppressed = allocate(t, (size_t)value->count, sizeof *t->suppressed, err))) return EG_ERROR_MEMORY;
         t->n_suppressed = (size_t)value->count;
         for (size_t i = 0; i < t->n_suppressed; i++) {
             double id = eg_gguf_number(value, i);
