@@ -150,7 +150,7 @@ class Microphone(Source):
 
     # ---- the reader's thread ----
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._state:

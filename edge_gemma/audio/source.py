@@ -161,7 +161,7 @@ class Source(abc.ABC):
     warning: str | None = None
 
     def __init__(self) -> None:
-        """For subclasses, which define `_more`."""
+        """For subclasses, which define `next_block`."""
         self._held: deque[NDArray[np.float32]] = deque()
         self._held_size = 0
         self._ended = False
@@ -196,7 +196,7 @@ class Source(abc.ABC):
         want = max(1, round(seconds * SAMPLE_RATE))
         while self._held_size < want and not self._ended:
             try:
-                block = self._more(0 if self._held else timeout)
+                block = self.next_block(0 if self._held else timeout)
             except EdgeGemmaError as error:
                 block, self._failure = None, error
             if block is None:
@@ -228,7 +228,7 @@ class Source(abc.ABC):
         return samples
 
     @abc.abstractmethod
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         """The next block of any size; (0,) when none came in time; None at the end."""
 
     def seek(self, seconds: float) -> None:
@@ -285,7 +285,7 @@ class _Recording(Source):
         """What was wrong with the sound."""
         return self._decoder.warning
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         while self._converter is not None:
             frames = self._decoder.read(_BLOCK)
             if len(frames):
@@ -329,7 +329,7 @@ class _Pipe(Source):
     def _run(self, opening: Callable[[], _Recording]) -> None:
         try:
             with opening() as recording:
-                while not self._closed and (block := recording._more(None)) is not None:
+                while not self._closed and (block := recording.next_block(None)) is not None:
                     self._queue.put(block)
                 self.warning = recording.warning
             self._queue.put(None)
@@ -340,7 +340,7 @@ class _Pipe(Source):
             failure.__cause__ = error
             self._queue.put(failure)
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         try:
             item = self._queue.get(block=timeout is None or timeout > 0, timeout=timeout)
         except queue.Empty:
@@ -387,7 +387,7 @@ class Paced(Source):
         """What was wrong with the sound."""
         return self._source.warning
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         if self._began is None:
             self._began = self._clock()
         per_second = SAMPLE_RATE * self._speed
