@@ -14,11 +14,10 @@ import importlib
 import os
 import sys
 
-from .common import UsageError, error_text
+from .common import BROKEN_PIPE, FAILED, INTERRUPTED, WRONG_USAGE, UsageError, error_text
 
 VERBS = ("demo", "run", "chat", "transcribe", "translate", "listen", "info", "bench", "convert", "quantize", "pull")
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
-FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 EPILOG = f"""\
 examples:
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = _parser(argv).parse_args(argv)
     except SystemExit as stop:  # argparse has printed help or what is wrong
-        return stop.code if isinstance(stop.code, int) else USAGE
+        return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         _silence_stdout()
         return BROKEN_PIPE
     except UsageError as error:
-        return _fail(str(error), USAGE)
+        return _fail(str(error), WRONG_USAGE)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise

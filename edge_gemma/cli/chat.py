@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .common import (
+    DONE,
+    FAILED,
     add_model_options,
     add_sampling_options,
     add_session_options,
@@ -166,7 +168,7 @@ class Conversation:
         }
 
     def hold(self, reader: LineReader) -> int:
-        """Reads until the input ends or /quit. From a pipe, 1 if a turn or a command failed."""
+        """Reads until the input ends or /quit. From a pipe, FAILED if a turn or a command failed."""
         try:
             while True:
                 try:
@@ -185,7 +187,7 @@ class Conversation:
                 self._handle(message)
         finally:
             reader.close()
-        return 1 if self.failed and not reader.is_terminal else 0
+        return FAILED if self.failed and not reader.is_terminal else DONE
 
     def _message(self, reader: LineReader) -> str:
         """The next message, which may be several lines."""

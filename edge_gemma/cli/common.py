@@ -18,12 +18,15 @@ from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_fi
 if TYPE_CHECKING:
     from .. import Model
 
+# Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
 DEFAULT_CONTEXT = 4096
 TOY = "[the embedded toy model, which knows commands to a home and no more; `edge-gemma pull e2b` gets the real one]"
 
 
 class UsageError(Exception):
-    """The command line asks for something impossible; shown as one message, exit status 2."""
+    """The command line asks for something impossible; shown as one message, with the exit status WRONG_USAGE."""
 
 
 def error_text(error: Exception) -> str:

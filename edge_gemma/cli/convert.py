@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_verb, format_bytes
+from .common import DONE, UsageError, add_verb, format_bytes
 from .terminal import Bar
 
 EXAMPLES = """
@@ -60,4 +60,4 @@ def run(args: argparse.Namespace) -> int:
         )
     for path in filter(None, written):
         print(f"{path}  {format_bytes(path.stat().st_size)}")
-    return 0
+    return DONE

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .common import (
+    DONE,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_verb,
@@ -23,8 +25,6 @@ from .common import (
     open_model,
 )
 from .terminal import Interrupt
-
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma demo
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
         if not args.json:
             print(_closing_words(found, demo, _toy(model, paths)))
-    return INTERRUPTED if interrupt.hit else 0
+    return INTERRUPTED if interrupt.hit else DONE
 
 
 def _utterances(language: str | None) -> list[Any]:

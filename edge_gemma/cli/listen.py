@@ -11,10 +11,20 @@ import json
 import sys
 from typing import Any
 
-from .common import UsageError, add_model_options, add_session_options, add_verb, amount, count, open_model, print_json
+from .common import (
+    DONE,
+    INTERRUPTED,
+    UsageError,
+    add_model_options,
+    add_session_options,
+    add_verb,
+    amount,
+    count,
+    open_model,
+    print_json,
+)
 from .terminal import Interrupt, Screen, TransientLine
 
-INTERRUPTED = 130
 STDIN = "-"
 PAUSE = 0.25  # seconds of silence after which an answer is begun
 
@@ -117,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             output.close()
         if source.warning:
             print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
-    return INTERRUPTED if interrupt.hit else 0
+    return INTERRUPTED if interrupt.hit else DONE
 
 
 def _source(args: argparse.Namespace) -> Any:
@@ -137,14 +147,14 @@ def _list_devices(args: argparse.Namespace) -> int:
     found = devices()
     if args.json:
         print_json([dataclasses.asdict(device) for device in found])
-        return 0
+        return DONE
     for device in found:
         channels = f"{device.channels} channel{'s' * (device.channels != 1)}"
         default = ", default" if device.default else ""
         print(f"{device.index:3}: {device.name} ({channels}, {device.rate:g} Hz{default})")
     if not found:
         print("edge-gemma: there is no microphone", file=sys.stderr)
-    return 0
+    return DONE
 
 
 class _Lines:

@@ -10,10 +10,8 @@ import os
 import sys
 from typing import Any
 
-from .common import add_verb, format_bytes, print_json
+from .common import DONE, INTERRUPTED, add_verb, format_bytes, print_json
 from .terminal import Bar, Screen
-
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma pull e2b
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 "downloaded_bytes": done.downloaded,
             }
         )
-        return 0
+        return DONE
     print(f"{done.repository}, {format_bytes(done.size)}{'' if done.downloaded else ', all of it was there'}")
     print(f"  model   {done.model}")
     if done.mmproj:
@@ -75,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     elif not args.no_mmproj:
         print("  mmproj  the repository has none")
     print(f'Now: edge-gemma run -m {name} "Hello"')
-    return 0
+    return DONE
 
 
 class _Shown:

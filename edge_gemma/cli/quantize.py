@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_verb, count, format_bytes
+from .common import DONE, UsageError, add_verb, count, format_bytes
 from .terminal import Bar
 
 EXAMPLES = """
@@ -66,4 +66,4 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     types = ", ".join(f"{n} {type}" for type, n in sorted(written.types.items(), key=lambda entry: -entry[1]))
     print(f"{written.path}  {format_bytes(written.path.stat().st_size)}  tensors: {types}")
-    return 0
+    return DONE

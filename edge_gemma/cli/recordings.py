@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .common import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_sampling_options,
@@ -31,7 +34,6 @@ from .common import (
 )
 from .terminal import Bar, Interrupt, Screen, format_clock
 
-FAILED, INTERRUPTED = 1, 130
 FORMATS = ("txt", "srt", "vtt", "json")
 STDIN = "-"
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
@@ -122,7 +124,7 @@ def write_down(
                         print(f"edge-gemma: error: {_named(file, error_text(error))}", file=sys.stderr)
                 if interrupt.hit:
                     return INTERRUPTED
-    return FAILED if failed else 0
+    return FAILED if failed else DONE
 
 
 def _named(file: str, message: str) -> str:

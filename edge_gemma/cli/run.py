@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .common import (
+    DONE,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_sampling_options,
@@ -26,8 +28,6 @@ from .common import (
     timings,
 )
 from .terminal import Interrupt, Screen
-
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             print_json({**answer, **timings(stats)})
         if args.verbose:
             print(f"[{answer['stop']}; {format_stats(stats)}]", file=sys.stderr)
-    return INTERRUPTED if answer["stop"] == "interrupted" else 0
+    return INTERRUPTED if answer["stop"] == "interrupted" else DONE
 
 
 def _prompt(args: argparse.Namespace) -> str | None:

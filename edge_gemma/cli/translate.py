@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_verb, open_model, sampling
-from .recordings import INTERRUPTED, add_recording_options, plan, replacing, write_down
+from .common import DONE, INTERRUPTED, UsageError, add_verb, open_model, sampling
+from .recordings import add_recording_options, plan, replacing, write_down
 from .terminal import Interrupt, Screen
 
 EXAMPLES = """
@@ -137,7 +137,7 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
         return INTERRUPTED
     if not screen:
         _deliver(_written(format, text.strip(), "".join(said), args.bilingual, names), output)
-    return 0
+    return DONE
 
 
 def _written(format: str, text: str, translation: str, bilingual: bool, names: dict[str, str | None]) -> str:

@@ -272,7 +272,7 @@ class _Stoppable(Source):
         self._source, self._check = source, check
         self._at = round(source.position * SAMPLE_RATE)
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         while True:
             self._check()
             block = self._source.read(0.5, 0.1 if timeout is None else timeout)
