@@ -75,7 +75,7 @@ eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w
 void eg_audio_free(eg_audio_weights *weights);
 
 /* Lets the system take the weights' pages out of memory; they come back when they are touched. */
-void eg_audio_give_back(const eg_audio_weights *weights);
+void eg_audio_release_pages(const eg_audio_weights *weights);
 
 typedef struct eg_audio_state {        /* of one layer */
     float *k, *v;              /* [CONTEXT or more + BLOCK, w]: history, then the block at hand */
@@ -84,7 +84,7 @@ typedef struct eg_audio_state {        /* of one layer */
 
 typedef struct eg_audio {
     const eg_audio_weights *weights;
-    eg_multiplier multiplier;
+    eg_matmul matmul;
     atomic_bool *cancel;       /* checked once per layer */
     int32_t context;           /* tokens that a token sees, itself included */
     const float *relative;     /* [layers, REACH, w]: keys of relative positions, from eg_audio_relative */
@@ -97,7 +97,7 @@ typedef struct eg_audio {
     float *wide;               /* [B, largest of F, 2w, rows * channels, output] */
 } eg_audio;
 
-/* The caller sets weights, multiplier.kernels, multiplier.pool, multiplier.q8.fine, cancel and context before. */
+/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.two_term, cancel and context before. */
 void eg_audio_layout(eg_audio *audio, eg_arena *arena);
 /* out[layers, REACH, w], the same for all encoders of these weights. The caller sets `relative` to it before encoding. */
 void eg_audio_relative(eg_audio *audio, float *out);

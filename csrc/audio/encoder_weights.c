@@ -176,12 +176,13 @@ void eg_audio_free(eg_audio_weights *w)
     memset(w, 0, sizeof *w);
 }
 
-void eg_audio_give_back(const eg_audio_weights *w)
+void eg_audio_release_pages(const eg_audio_weights *w)
 {
     for (int32_t l = 0; l < w->config.layers; l++) {
-        const eg_audio_layer *y = &w->layer[l];
-        const eg_matrix *all[] = {&y->ffw[0].up.w, &y->ffw[0].down.w, &y->q.w,   &y->k.w,         &y->v.w,          &y->out.w,
-                                  &y->k_rel,       &y->pw1.w,         &y->pw2.w, &y->ffw[1].up.w, &y->ffw[1].down.w};
+        const eg_audio_layer *layer = &w->layer[l];
+        const eg_matrix *all[] = {&layer->ffw[0].up.w, &layer->ffw[0].down.w, &layer->q.w,          &layer->k.w,
+                                  &layer->v.w,         &layer->out.w,         &layer->k_rel,        &layer->pw1.w,
+                                  &layer->pw2.w,       &layer->ffw[1].up.w,   &layer->ffw[1].down.w};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             eg_map_advise(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, EG_ADVICE_DONTNEED);
     }

@@ -115,12 +115,12 @@ int64_t eg_mel_push(eg_mel *m, const float **samples, int64_t *n, float *frames,
 {
     int64_t written = 0;
     while (*n > 0 && written < room) {
-        int64_t take = EG_MEL_FRAME + 1 - m->filled;   /* the sample that makes the frame count, and no more */
-        if (take > *n) take = *n;
-        memcpy(m->samples + m->filled, *samples, (size_t)take * sizeof **samples);
-        m->filled += (int32_t)take;
-        *samples += take;
-        *n -= take;
+        int64_t copied = EG_MEL_FRAME + 1 - m->filled;   /* the sample that makes the frame count, and no more */
+        if (copied > *n) copied = *n;
+        memcpy(m->samples + m->filled, *samples, (size_t)copied * sizeof **samples);
+        m->filled += (int32_t)copied;
+        *samples += copied;
+        *n -= copied;
         if (m->filled <= EG_MEL_FRAME) continue;
         frame(m, frames + written++ * m->features);
         m->filled -= EG_MEL_HOP;

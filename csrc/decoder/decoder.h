@@ -29,13 +29,13 @@ typedef struct eg_decoder {
     float *t;                  /* [B, d] output of a matrix */
     float *q, *o;              /* [B, H*D] */
     float *k, *v;              /* [B, K*D] */
-    float *parts;              /* [parts_size] attention of few queries over spans of keys; one query fits in any context */
-    size_t parts_size;
+    float *partials;           /* [partials_size] attention of few queries over one span of keys each, to be merged */
+    size_t partials_size;      /* floats: enough for one query over the whole context */
     float *gate, *up;          /* [B, F] */
     float *ple;                /* [B, ple_layers*P]: inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
     int64_t ple_rows;          /* rows of the table read since its pages were last given back */
-    eg_multiplier multiplier;
+    eg_matmul matmul;
     float *cos, *sin;          /* [2 (global, local), B, D/2] */
     int64_t angle_first, angle_count;   /* positions that cos and sin hold */
     float *frequency;          /* [2, D/2] */
@@ -47,7 +47,7 @@ typedef struct eg_decoder {
         float *weight;         /* [B, experts_used] */
         int32_t *expert, *row; /* [B, experts_used]: chosen expert, and its row in x */
         int32_t *first;        /* [E + 1]: where an expert's rows begin */
-        eg_job *jobs;          /* [2 * E] */
+        eg_product *products;          /* [2 * E] */
     } moe;
 } eg_decoder;
 
@@ -69,9 +69,9 @@ typedef enum eg_layer_mode {
     EG_LAYER_NO_KV             /* K/V are in the cache already */
 } eg_layer_mode;
 
-/* Runs layers [from, to) on x[n] at positions position...; first_mode applies to layer `from`, last_mode to layer
- * `to - 1` (unless that is `from`). Every layer that computes its output needs its per-layer inputs. With hidden, x is copied to
- * hidden + (l + 1) * hidden_stride after layer l. False when cancelled. */
+/* Runs layers [from, to) on x[n] at positions position...; first_mode applies to layer `from`, last_mode to layer `to - 1`
+ * (unless that is `from`). Every layer that computes its output needs its per-layer inputs. With hidden, x is copied to hidden
+ * + (l + 1) * hidden_stride after layer l. False when cancelled. */
 bool eg_decoder_run(eg_decoder *decoder, int64_t n, int64_t position, int32_t from, int32_t to, eg_layer_mode first_mode,
                     eg_layer_mode last_mode, float *hidden, size_t hidden_stride);
 

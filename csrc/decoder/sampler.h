@@ -22,11 +22,12 @@ typedef struct eg_sampler {
 
 void eg_sampler_layout(eg_sampler *sampler, int32_t vocab, eg_arena *arena);
 
-/* Checks options: EG_ERROR_ARGUMENT names the field. options NULL is fine. */
-eg_status eg_sampling_check(const eg_sampling *options, int32_t vocab, eg_error *err);
+/* The options in force: those of the caller, or what eg_sampling_default fills in for NULL. EG_ERROR_ARGUMENT names the
+ * field that is out of range. */
+eg_status eg_sampling_read(const eg_sampling *given, int32_t vocab, eg_sampling *options, eg_error *err);
 
 /* Draws from logits[V] (not changed). history[n] are the timeline's last tokens (negative: soft, ignored); suppressed are
- * ids of the model file never to be drawn. options as checked. */
+ * ids of the model file never to be drawn. options as eg_sampling_read gives them. */
 int32_t eg_sampler_draw(eg_sampler *sampler, const eg_sampling *options, const float *logits, const int32_t *history, size_t n,
                         const int32_t *suppressed, size_t n_suppressed);
 

@@ -78,7 +78,7 @@ typedef struct reader {
 static uint64_t left(const reader *r) { return (uint64_t)(r->end - r->at); }
 
 /* The next n bytes, or NULL if they are not there. */
-static const uint8_t *take(reader *r, uint64_t n)
+static const uint8_t *read_bytes(reader *r, uint64_t n)
 {
     if (n > left(r)) return NULL;
     const uint8_t *at = r->at;
@@ -86,25 +86,25 @@ static const uint8_t *take(reader *r, uint64_t n)
     return at;
 }
 
-static bool take_u32(reader *r, uint32_t *out)
+static bool read_u32(reader *r, uint32_t *out)
 {
-    const uint8_t *at = take(r, 4);
+    const uint8_t *at = read_bytes(r, 4);
     if (at) *out = (uint32_t)load(at, 4);
     return at != NULL;
 }
 
-static bool take_u64(reader *r, uint64_t *out)
+static bool read_u64(reader *r, uint64_t *out)
 {
-    const uint8_t *at = take(r, 8);
+    const uint8_t *at = read_bytes(r, 8);
     if (at) *out = load_u64(at);
     return at != NULL;
 }
 
-static bool take_string(reader *r, eg_span *out)
+static bool read_string(reader *r, eg_span *out)
 {
     uint64_t length;
-    if (!take_u64(r, &length) || length > left(r)) return false;
-    *out = (eg_span){(const char *)take(r, length), (size_t)length};
+    if (!read_u64(r, &length) || length > left(r)) return false;
+    *out = (eg_span){(const char *)read_bytes(r, length), (size_t)length};
     return true;
 }
 
@@ -209,7 +209,7 @@ static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uin
     if (type == EG_GGUF_STRING) {
         eg_span text;
         for (uint64_t i = 0; i < count; i++)
-            if (!take_string(r, &text)) return ENDED;
+            if (!read_string(r, &text)) return ENDED;
         return SKIPPED;
     }
     if (type == EG_GGUF_ARRAY) {
@@ -217,7 +217,7 @@ static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uin
         for (uint64_t i = 0; i < count; i++) {
             uint32_t inner;
             uint64_t n;
-            if (!take_u32(r, &inner) || !take_u64(r, &n)) return ENDED;
+            if (!read_u32(r, &inner) || !read_u64(r, &n)) return ENDED;
             skip_result result = skip(r, inner, n, depth + 1, seen);
             if (result) return result;
         }
@@ -225,13 +225,13 @@ static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uin
     }
     uint64_t bytes;
     if (!number_size(type)) return BAD_TYPE;
-    return eg_mul_u64(count, number_size(type), &bytes) && take(r, bytes) ? SKIPPED : ENDED;
+    return eg_mul_u64(count, number_size(type), &bytes) && read_bytes(r, bytes) ? SKIPPED : ENDED;
 }
 
 static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_value *out)
 {
     eg_gguf_value value = {.count = 1};
-    bool here = take_string(r, &value.key);
+    bool here = read_string(r, &value.key);
     if (here && value.key.length > MAX_KEY)
         return eg_fail(r->err, EG_ERROR_FORMAT,
                        "%s: the name of metadata key %llu of %llu is %llu bytes long; at most "
@@ -244,10 +244,10 @@ static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_v
                        "before byte %llu: it is truncated or damaged; download it again.",
                        r->name, (unsigned long long)index + 1, (unsigned long long)count,
                        (unsigned long long)(r->at - r->begin));
-    here = take_u32(r, &value.type);
+    here = read_u32(r, &value.type);
     if (here && value.type == EG_GGUF_ARRAY) {
         value.is_array = true;
-        here = take_u32(r, &value.type) && take_u64(r, &value.count);
+        here = read_u32(r, &value.type) && read_u64(r, &value.count);
     }
     uint32_t seen = value.type;
     value.data = r->at;
@@ -326,14 +326,14 @@ static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t
                              uint64_t *offset)
 {
     eg_gguf_tensor tensor = {.dims = {1, 1, 1, 1}};
-    bool here = take_string(r, &tensor.name);
+    bool here = read_string(r, &tensor.name);
     if (here && tensor.name.length > MAX_TENSOR_NAME)
         return eg_fail(r->err, EG_ERROR_FORMAT,
                        "%s: the name of tensor %llu of %llu is %llu bytes long; at most %d "
                        "are allowed.",
                        r->name, (unsigned long long)index + 1, (unsigned long long)count,
                        (unsigned long long)tensor.name.length, MAX_TENSOR_NAME);
-    here = here && take_u32(r, &tensor.n_dims);
+    here = here && read_u32(r, &tensor.n_dims);
     if (here && tensor.n_dims > 4)
         return eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensor '%.*s' has %lu dimensions; GGUF allows 4.", r->name,
                        shown(tensor.name), tensor.name.data, (unsigned long)tensor.n_dims);
@@ -341,12 +341,12 @@ static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t
     bool fits = true;
     for (uint32_t i = 0; here && i < tensor.n_dims; i++) {
         uint64_t n = 0;
-        here = take_u64(r, &n);
+        here = read_u64(r, &n);
         fits = fits && n <= INT64_MAX && eg_mul_u64(product, n ? n : 1, &product) && product <= INT64_MAX;
         elements = fits ? elements * n : 0;
         tensor.dims[i] = (int64_t)(n & INT64_MAX);
     }
-    here = here && take_u32(r, &tensor.type_id) && take_u64(r, offset);
+    here = here && read_u32(r, &tensor.type_id) && read_u64(r, offset);
     if (!here)
         return eg_fail(r->err, EG_ERROR_FORMAT,
                        "%s: the file ends inside the directory entry of tensor %llu of %llu: "
@@ -484,8 +484,8 @@ static eg_status read_part(const eg_map *map, const char *name, value_list *valu
     reader r = {.name = name, .begin = map->data, .at = map->data + 8, .end = map->data + map->length, .err = err};
     uint64_t n_tensors = 0, n_values = 0, alignment = DEFAULT_ALIGNMENT;
     bool present;
-    take_u64(&r, &n_tensors);
-    take_u64(&r, &n_values);
+    read_u64(&r, &n_tensors);
+    read_u64(&r, &n_values);
     if ((status = read_values(&r, n_values, values)) ||
         (status = read_integer(name, values, "general.alignment", &alignment, &present, err)))
         return status;
@@ -553,7 +553,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
     if (maps) file->maps = maps;
     value_list values = {0};
     eg_status status;
-    eg_error local;
+    eg_error local = {.struct_size = sizeof local};
     split place;
     if (!name || !maps) {
         status = no_memory(file->name, err);

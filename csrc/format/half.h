@@ -28,7 +28,7 @@ static inline uint32_t eg_float_to_bits(float f)
 /* The little-endian 16-bit word at p, any alignment. */
 static inline uint16_t eg_load_u16(const uint8_t *p) { return (uint16_t)(p[0] | (uint32_t)p[1] << 8); }
 
-static inline float eg_half_bits_to_float(uint16_t h)
+static inline float eg_half_to_float(uint16_t h)
 {
     uint32_t rest = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
     uint32_t rebias = rest >= 0x7c00u ? 224u << 23 : 112u << 23;   /* infinities and NaN go to the top exponent */
@@ -38,7 +38,7 @@ static inline float eg_half_bits_to_float(uint16_t h)
     return eg_bits_to_float(sign | (small & is_small) | (normal & ~is_small));
 }
 
-static inline uint16_t eg_float_bits_to_half(float f)
+static inline uint16_t eg_float_to_half(float f)
 {
     uint32_t bits = eg_float_to_bits(f), rest = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
     /* 0xfff plus the last kept bit: ties go to the even neighbour, and a carry runs into the exponent as it should. */

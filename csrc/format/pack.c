@@ -18,7 +18,7 @@ void eg_pack_f32(const float *x, int64_t n, void *blocks) { memcpy(blocks, x, (s
 void eg_pack_f16(const float *x, int64_t n, void *blocks)
 {
     uint8_t *b = blocks;
-    for (int64_t i = 0; i < n; i++) eg_store_u16(b + 2 * i, eg_float_bits_to_half(x[i]));
+    for (int64_t i = 0; i < n; i++) eg_store_u16(b + 2 * i, eg_float_to_half(x[i]));
 }
 
 /* The upper half of the float, rounded to the nearest, ties to even. */
@@ -40,7 +40,7 @@ void eg_pack_q8_0(const float *restrict x, int64_t n, void *restrict blocks)
         for (int i = 0; i < BLOCK; i++) peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
         float d = peak / 127.0f, inverse = d != 0.0f ? 1.0f / d : 0.0f;
         inverse = isfinite(inverse) ? inverse : 0.0f;
-        eg_store_u16(b, eg_float_bits_to_half(d));
+        eg_store_u16(b, eg_float_to_half(d));
         int8_t q[BLOCK];
         for (int i = 0; i < BLOCK; i++) {
             float t = x[i] * inverse, r = (t + 12582912.0f) - 12582912.0f, rest = t - r;   /* exact: |t| < 128 */
@@ -73,7 +73,7 @@ static void symmetric(const float *x, eg_levels levels, uint8_t *b, int8_t *q)
     eg_weigh(x, BLOCK, w);
     uint16_t d = eg_half_scale(eg_fit_scale((eg_group){x, w, BLOCK}, levels));
     eg_store_u16(b, d);
-    eg_nearest(x, BLOCK, (eg_fit){eg_half_bits_to_float(d), 0.0f}, levels, q);
+    eg_nearest(x, BLOCK, (eg_fit){eg_half_to_float(d), 0.0f}, levels, q);
     for (int i = 0; i < BLOCK && !levels.iq4; i++) q[i] = (int8_t)(q[i] - (int)levels.low);
 }
 
@@ -86,7 +86,7 @@ static void affine(const float *x, float high, uint8_t *b, int8_t *q)
     uint16_t d = eg_half_scale(fit.scale), m = eg_half_scale(-fit.min);
     eg_store_u16(b, d);
     eg_store_u16(b + 2, m);
-    fit = (eg_fit){eg_half_bits_to_float(d), -eg_half_bits_to_float(m)};
+    fit = (eg_fit){eg_half_to_float(d), -eg_half_to_float(m)};
     eg_nearest(x, BLOCK, fit, (eg_levels){0.0f, high, false}, q);
 }
 

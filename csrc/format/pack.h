@@ -29,7 +29,7 @@ static inline void eg_store_u16(uint8_t *p, uint16_t v)
 static inline uint16_t eg_half_scale(float scale)
 {
     scale = scale > 65504.0f ? 65504.0f : scale < -65504.0f ? -65504.0f : scale;
-    return eg_float_bits_to_half(scale);
+    return eg_float_to_half(scale);
 }
 
 #endif

@@ -25,7 +25,7 @@ typedef struct block {
 } block;
 
 /* The half float nearest to a scale, as a float. */
-static float half_near(float scale) { return eg_half_bits_to_float(eg_half_scale(scale)); }
+static float half_near(float scale) { return eg_half_to_float(eg_half_scale(scale)); }
 
 /* The nearest whole number from low to high. */
 static inline int nearest(float t, int low, int high)
@@ -121,7 +121,7 @@ static void fit_symmetric(const float *x, const layout *l, block *out)
         }
         if (round + 1 < ROUNDS) d = half_near(refit(x, w, l, d, scale));
     }
-    out->d = eg_float_bits_to_half(best);
+    out->d = eg_float_to_half(best);
     for (int j = 0; j < l->groups; j++)
         eg_nearest(x + j * size, size, (eg_fit){best * (float)out->scale[j], 0.0f}, l->levels, out->q + j * size);
 }
@@ -207,8 +207,8 @@ static void fit_affine(const float *x, const layout *l, block *out)
         }
         if (round + 1 < ROUNDS) refit_affine(x, w, l, scale, min, &d, &dmin);
     }
-    out->d = eg_float_bits_to_half(best);
-    out->dmin = eg_float_bits_to_half(best_min);
+    out->d = eg_float_to_half(best);
+    out->dmin = eg_float_to_half(best_min);
     for (int j = 0; j < l->groups; j++)
         eg_nearest(x + j * size, size, (eg_fit){best * (float)out->scale[j], best_min * (float)out->min[j]}, l->levels,
                    out->q + j * size);

@@ -38,7 +38,7 @@ void eg_unpack_q4_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 18, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         nibbles(b + 2, 8, q);
     }
 }
@@ -48,8 +48,8 @@ void eg_unpack_q4_1(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 20, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
-        min[k] = -eg_half_bits_to_float(eg_load_u16(b + 2));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
+        min[k] = -eg_half_to_float(eg_load_u16(b + 2));
         nibbles(b + 4, 0, q);
     }
 }
@@ -60,7 +60,7 @@ void eg_unpack_q5_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 22, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         nibbles_and_bit(b + 6, b + 2, 16, q);
     }
 }
@@ -70,8 +70,8 @@ void eg_unpack_q5_1(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 24, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
-        min[k] = -eg_half_bits_to_float(eg_load_u16(b + 2));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
+        min[k] = -eg_half_to_float(eg_load_u16(b + 2));
         nibbles_and_bit(b + 8, b + 4, 0, q);
     }
 }
@@ -82,7 +82,7 @@ void eg_unpack_q8_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 34, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         memcpy(q, b + 2, 32);
     }
 }
@@ -93,7 +93,7 @@ void eg_unpack_q2_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 84, scale += 16, min += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 80)), dmin = eg_half_bits_to_float(eg_load_u16(b + 82));
+        float d = eg_half_to_float(eg_load_u16(b + 80)), dmin = eg_half_to_float(eg_load_u16(b + 82));
         for (int j = 0; j < 16; j++) {
             scale[j] = d * (float)(b[j] & 15);
             min[j] = dmin * (float)(b[j] >> 4);
@@ -118,7 +118,7 @@ void eg_unpack_q3_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 110, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 108));
+        float d = eg_half_to_float(eg_load_u16(b + 108));
         const uint8_t *s = b + 96;
         for (int j = 0; j < 16; j++) {
             int low = s[j % 8] >> 4 * (j / 8) & 15, high = s[8 + j % 4] >> 2 * (j / 4) & 3;
@@ -142,7 +142,7 @@ void eg_unpack_q3_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
  * two above those first ones. */
 static inline void scales_and_mins(const uint8_t *restrict b, float *restrict scale, float *restrict min)
 {
-    float d = eg_half_bits_to_float(eg_load_u16(b)), dmin = eg_half_bits_to_float(eg_load_u16(b + 2));
+    float d = eg_half_to_float(eg_load_u16(b)), dmin = eg_half_to_float(eg_load_u16(b + 2));
     const uint8_t *s = b + 4;
     for (int j = 0; j < 4; j++) {
         scale[j] = d * (float)(s[j] & 63);
@@ -192,7 +192,7 @@ void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 210, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 208));
+        float d = eg_half_to_float(eg_load_u16(b + 208));
         int8_t s[16];
         memcpy(s, b + 192, 16);
         for (int j = 0; j < 16; j++) scale[j] = d * (float)s[j];
@@ -219,20 +219,20 @@ static void unpack_runs(const uint8_t *restrict b, int64_t n, const int bits, in
     for (int64_t g = 0; g < n / 32; g++) scale[g] = 1;
 }
 
-void eg_unpack_c2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     unpack_runs(blocks, n, 2, q, scale);
 }
 
-void eg_unpack_c4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     unpack_runs(blocks, n, 4, q, scale);
 }
 
 /* int8 n */
-void eg_unpack_c8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     if (n > 0) memcpy(q, blocks, (size_t)n);

@@ -38,7 +38,7 @@ void eg_unpack_iq4_nl(const void *restrict blocks, int64_t n, int8_t *restrict q
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 18, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         iq4_values(b + 2, q);
     }
 }
@@ -49,7 +49,7 @@ void eg_unpack_iq4_xs(const void *restrict blocks, int64_t n, int8_t *restrict q
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 136, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         int high = eg_load_u16(b + 2);
         for (int j = 0; j < 8; j++, q += 32) {
             int s = (b[4 + j / 2] >> 4 * (j % 2) & 15) | (high >> 2 * j & 3) << 4;
@@ -97,7 +97,7 @@ void eg_unpack_iq2_xxs(const void *restrict blocks, int64_t n, int8_t *restrict 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 66, q += 256, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
         for (int j = 0; j < 8; j++) {
             const uint8_t *p = b + 2 + 8 * j;
@@ -116,7 +116,7 @@ void eg_unpack_iq2_xs(const void *restrict blocks, int64_t n, int8_t *restrict q
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 74, q += 256, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
         for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + (float)(b[66 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
         for (int i = 0; i < 32; i++) {
@@ -135,7 +135,7 @@ void eg_unpack_iq2_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 82, q += 256, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         const uint8_t *qs = b + 2, *qh = b + 66;
         uint8_t magnitude[256];
         for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + (float)(b[74 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
@@ -150,7 +150,7 @@ void eg_unpack_iq3_xxs(const void *restrict blocks, int64_t n, int8_t *restrict 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 98, q += 256, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
         for (int j = 0; j < 8; j++) scale[j] = d * (0.5f + (float)signs_and_scale(b + 66 + 4 * j, signs + 4 * j)) * 0.5f;
         for (int i = 0; i < 64; i++) memcpy(magnitude + 4 * i, eg_grid_iq3_xxs[b[2 + i]], 4);
@@ -165,7 +165,7 @@ void eg_unpack_iq3_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 110, q += 256, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         const uint8_t *qs = b + 2, *qh = b + 66;
         uint8_t magnitude[256];
         for (int j = 0; j < 8; j++) scale[j] = d * (float)(1 + 2 * (b[106 + j / 2] >> 4 * (j % 2) & 15));
@@ -191,7 +191,7 @@ void eg_unpack_tq1_0(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 54, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 52));
+        float d = eg_half_to_float(eg_load_u16(b + 52));
         for (int j = 0; j < 8; j++) scale[j] = d;
         q = digits(b, 32, 5, q);
         q = digits(b + 32, 16, 5, q);
@@ -205,7 +205,7 @@ void eg_unpack_tq2_0(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 66, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 64));
+        float d = eg_half_to_float(eg_load_u16(b + 64));
         for (int j = 0; j < 8; j++) scale[j] = d;
         const uint8_t *qs = b;
         for (int h = 0; h < 2; h++, qs += 32, q += 128) {

@@ -40,7 +40,7 @@ EG_INLINE void tile_store(uint8_t *q, ints first, ints second)
 }
 
 /* One token. */
-EG_INLINE void add_dots_alone(ints *dot, const uint8_t *w, const int8_t *q, const int group)
+EG_INLINE void add_dots_one_token(ints *dot, const uint8_t *w, const int8_t *q, const int group)
 {
     int32x4_t halves[8];                                     /* of two rows each */
     EG_UNROLL
@@ -107,10 +107,10 @@ EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, 
 
 /* Weights are signed bytes here; those below 128 are the same unsigned. */
 EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int8_t *const *q, int64_t k, const int group,
-                        const bool wide)
+                        const bool int8_weights)
 {
-    (void)wide;
-    if (tokens == 1) add_dots_alone(dot, w, q[0] + k, group);
+    (void)int8_weights;
+    if (tokens == 1) add_dots_one_token(dot, w, q[0] + k, group);
     else add_dots_in_pairs(dot, tokens, w, q, k, group);
 }
 

@@ -235,15 +235,15 @@ eg_status eg_tokenizer_encode(const eg_tokenizer *t, const char *text, size_t le
                               size_t capacity, size_t *n, eg_error *err)
 {
     if (!t || !n || (!text && length) || (!ids && capacity))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: a pointer is NULL");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: a pointer is NULL.");
     if (flags & ~(uint32_t)(EG_TEXT_SPECIAL | EG_TEXT_BOS))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: unknown flags %#x", (unsigned)flags);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: unknown flags %#x.", (unsigned)flags);
     if (flags & EG_TEXT_BOS && t->bos < 0)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "the vocabulary has no <bos> to begin the text with");
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "the vocabulary has no <bos> to begin the text with.");
     if (!text) text = "";
     if (length == SIZE_MAX) length = strlen(text);
     if (length > (UINT32_MAX - 1) / 3)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "a text of %llu bytes is too long to encode at once",
+        return eg_fail(err, EG_ERROR_ARGUMENT, "a text of %llu bytes is too long to encode at once.",
                        (unsigned long long)length);
 
     /* First only measure: then all memory is there before the first id is written. */
@@ -263,7 +263,7 @@ eg_status eg_tokenizer_encode(const eg_tokenizer *t, const char *text, size_t le
     work w = {NULL, NULL, NULL, 0};
     for (int pass = 0; pass < 2; pass++) {
         if (pass && (arena.used > SIZE_MAX / 2 || !(arena.base = malloc(arena.used))))
-            return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a text of %llu bytes", (unsigned long long)length);
+            return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a text of %llu bytes.", (unsigned long long)length);
         if (pass) arena.used = 0;
         w.symbols = eg_arena_take(&arena, most_symbols, sizeof *w.symbols);
         w.heap = eg_arena_take(&arena, most_symbols, 2 * sizeof *w.heap);

@@ -33,14 +33,14 @@ eg_status eg_tokenizer_decode(const eg_tokenizer *t, const int32_t *ids, size_t 
     uint8_t bytes[EG_TOKEN_MAX];
     size_t total = 0;
     if (!t || !length || (!ids && n) || (!text && capacity))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: a pointer is NULL");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: a pointer is NULL.");
     if (flags & ~(uint32_t)(EG_TEXT_SPECIAL | EG_TEXT_BOS))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: unknown flags %#x", (unsigned)flags);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: unknown flags %#x.", (unsigned)flags);
     if (n > SIZE_MAX / EG_TOKEN_MAX)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "%llu tokens are too many to decode at once", (unsigned long long)n);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "%llu tokens are too many to decode at once.", (unsigned long long)n);
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= t->n_tokens)
-            return eg_fail(err, EG_ERROR_ARGUMENT, "token id %ld is outside the vocabulary of %u tokens", (long)ids[i],
+            return eg_fail(err, EG_ERROR_ARGUMENT, "token id %ld is outside the vocabulary of %u tokens.", (long)ids[i],
                            t->n_tokens);
     for (size_t i = 0; i < n; i++) {
         size_t k = token_bytes(t, ids[i], flags, bytes);

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +14,19 @@ from .._engine import ffi, lib
 from .._version import __version__
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
 
-__all__ = ["Handle", "check", "ffi", "float_array", "int_array", "lib", "new_struct", "pointer", "text_of"]
+__all__ = [
+    "Handle",
+    "Uncopyable",
+    "check",
+    "ffi",
+    "file_params",
+    "float_array",
+    "int_array",
+    "lib",
+    "new_struct",
+    "pointer",
+    "text_of",
+]
 
 _built = ffi.string(lib.eg_version()).decode()
 if _built != __version__:
@@ -41,17 +55,38 @@ def check(status: int, err: Any) -> None:
     raise kind(ffi.string(err.message).decode("utf-8", "replace"), code)
 
 
+#: Memory that structs point to, by struct.
+_kept: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
 Self = TypeVar("Self", bound="Handle")
 
 
-class Handle:
+class Uncopyable:
+    """Refers to an object of the engine. A copy would refer to it still when it has been freed, so there is none."""
+
+    #: What error messages call the object.
+    kind = "object"
+    #: How to get a second one, for the error of those who try to copy it.
+    instead = "open another one"
+
+    def __copy__(self) -> NoReturn:
+        """Raises TypeError: two would close one object of the engine."""
+        raise TypeError(f"a {self.kind} cannot be copied: {self.instead}.")
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        """Raises TypeError, as `__copy__` does."""
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Raises TypeError: pickle and multiprocessing cannot carry it to another process."""
+        raise TypeError(f"a {self.kind} cannot be pickled: {self.instead}, in the process that uses it.")
+
+
+class Handle(Uncopyable):
     """Owns one object of the engine; the base of what can be closed.
 
     Closed by `close()`, at the end of a `with` block, or by the garbage collector.
     """
-
-    #: What error messages call the object.
-    kind = "object"
 
     def __init__(self, raw: Any, close: Any) -> None:
         """Takes over the pointer `raw`, which the function `close` frees."""
@@ -91,6 +126,14 @@ def new_struct(name: str) -> Any:
     struct = ffi.new(f"{name} *")
     struct.struct_size = ffi.sizeof(name)
     return struct
+
+
+def file_params(path: str | os.PathLike[str]) -> Any:
+    """The `eg_file_params *` of a path."""
+    params = new_struct("eg_file_params")
+    name = params.path = ffi.new("char[]", os.fsencode(path))
+    _kept[params] = name  # as long as the struct is alive
+    return params
 
 
 def text_of(chars: Any, length: int) -> str:

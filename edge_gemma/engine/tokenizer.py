@@ -10,14 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
-from .native import check, ffi, lib, text_of
+from .interface import TokenizerLike
+from .native import Uncopyable, check, ffi, file_params, lib, new_struct, text_of
 
 
-class Tokenizer:
+class Tokenizer(Uncopyable):
     """Gemma 4's tokenizer. Immutable, and safe to share between threads.
 
     From a file of its own with `Tokenizer.load(path)`, or a model's: `model.tokenizer`.
     """
+
+    kind = "tokenizer"
+    instead = "threads may share it; other processes call Tokenizer.load()"
 
     def __init__(self, pointer: Any, owner: object) -> None:
         """Wraps an `eg_tokenizer *` that lives as long as `owner` does. Internal: use `load`."""
@@ -42,15 +46,15 @@ class Tokenizer:
         Takes some tens of milliseconds. Raises EdgeGemmaError (an OSError or a ValueError) for a file that is missing,
         damaged, or has another kind of vocabulary.
         """
-        out, err = ffi.new("eg_tokenizer **"), ffi.new("eg_error *")
-        check(lib.eg_tokenizer_open(os.fsencode(path), out, err), err)
+        out, err = ffi.new("eg_tokenizer **"), new_struct("eg_error")
+        check(lib.eg_tokenizer_open(file_params(path), out, err), err)
         return cls(ffi.gc(out[0], lib.eg_tokenizer_close), None)
 
-    def encode(self, text: str, special: bool = True, bos: bool = False) -> list[int]:
+    def encode(self, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """The token ids of `text`.
 
-        `special`: texts of control tokens, such as "<|turn>", become these tokens. Pass False for text that came from
-        outside, so that nobody can write a turn marker into a prompt. `bos`: put <bos> first unless it is there.
+        `special`: texts of control tokens, such as "<|turn>", become these tokens; never pass True for text that came from
+        outside, or somebody can write a turn marker into a prompt. `bos`: put <bos> first unless it is there.
         Raises ValueError for a lone surrogate (which is no text: decode with errors="replace" where it arose).
         """
         try:
@@ -59,7 +63,7 @@ class Tokenizer:
             where = f"U+{ord(text[error.start]):04X}, at {error.start}"
             raise EdgeGemmaValueError(f"The text has a lone surrogate, {where}.", "argument") from None
         flags = (lib.EG_TEXT_SPECIAL if special else 0) | (lib.EG_TEXT_BOS if bos else 0)
-        n, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        n, err = ffi.new("size_t *"), new_struct("eg_error")
         capacity = len(data) + 1
         while True:
             ids = ffi.new("int32_t[]", capacity)
@@ -82,7 +86,7 @@ class Tokenizer:
                 raise EdgeGemmaValueError(f"Token id {number} is outside the vocabulary of {size} tokens.", "argument")
         tokens = ffi.new("int32_t[]", numbers)
         flags = lib.EG_TEXT_SPECIAL if special else 0
-        length, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        length, err = ffi.new("size_t *"), new_struct("eg_error")
         capacity = 8 * len(numbers) + 64
         while True:
             text = ffi.new("char[]", capacity)
@@ -117,3 +121,31 @@ class Tokenizer:
     def __repr__(self) -> str:
         """Tells the size."""
         return f"<Tokenizer of {self.vocab_size:,} tokens>"
+
+
+class StreamingDetokenizer:
+    """Tokens to text, one by one: a character whose bytes are not complete yet is held back, as `Session.next` does.
+
+    For tokens that were not drawn, such as those of a checked draft.
+    """
+
+    def __init__(self, tokenizer: TokenizerLike) -> None:
+        """`tokenizer`: whose tokens they are."""
+        self._tokenizer = tokenizer
+        self._held: list[int] = []  # tokens of a character that is not complete
+
+    def feed(self, token: int) -> str:
+        """What the token adds, control tokens written out; "" while a character is incomplete."""
+        self._held.append(token)
+        text = self._tokenizer.decode(self._held, special=True)
+        # A character has four bytes at most, so the replacement character after four tokens is no beginning of one.
+        if text.endswith("\ufffd") and len(self._held) < 4:
+            return ""
+        self._held = []
+        return text
+
+    def finish(self) -> str:
+        """What stands for a character that was left incomplete."""
+        text = self._tokenizer.decode(self._held, special=True) if self._held else ""
+        self._held = []
+        return text

@@ -27,9 +27,12 @@ _NAMES = {name.lower(): name for name in LANGUAGES.values()}
 
 
 def language_name(language: str) -> str:
-    """The English name of a language given by its code ("de", "de-AT") or name; unknown ones stay as they are given."""
+    """The English name of a language, from its code ("de", "de-AT") or name. An unknown language stays as it is given.
+
+    Raises EdgeGemmaValueError "argument" for an empty one.
+    """
     name = " ".join(language.split())
     if not name:
-        raise EdgeGemmaValueError('the language is empty: give a name or a code, such as "German" or "de".', "argument")
+        raise EdgeGemmaValueError('The language is empty: give a name or a code, such as "German" or "de".', "argument")
     code = re.split("[-_]", name.lower())[0]
     return _NAMES.get(name.lower()) or LANGUAGES.get(code) or name

@@ -118,7 +118,7 @@ def test_a_conversation_goes_on_where_the_answer_ends(model: eg.Model) -> None:
     base.feed_tokens(after)
     list(base.generate(max_tokens=30, temperature=0))
     for other in (session, base):
-        other.feed_text("<turn|>\n<|turn>user\nAnd then?<turn|>\n<|turn>model\n")
+        other.feed_text("<turn|>\n<|turn>user\nAnd then?<turn|>\n<|turn>model\n", special=True)
         with other.stream_audio() as audio:
             audio.push(SPEECH[:9000])
     assert session.tokens == base.tokens
