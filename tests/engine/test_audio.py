@@ -465,7 +465,7 @@ def test_cancel_in_a_session(model: eg.Model) -> None:
 
 def test_chat_hears(model: eg.Model) -> None:
     """Audio in a conversation, over several turns: only what is new is fed."""
-    chat = model.chat(context=1024, temperature=0, max_tokens=4)
+    chat = model.chat(context=1024, sampling=eg.Sampling(temperature=0), max_tokens=4)
     for turn in range(2):
         done = list(chat.send("What is this?", audio=noise(8000, seed=turn)))[-1]
         assert done.kind == "done"

@@ -406,8 +406,9 @@ def test_a_dropped_model_is_freed_at_once(folder: Path) -> None:
 
 def test_chat_on_the_real_engine(model: eg.Model) -> None:
     """Turns reuse what the session holds, a reset leaves nothing behind, and media are refused before anything is lost."""
-    options = {"system": "Be brief.", "context": 512, "temperature": 0, "max_tokens": 6, "template": BUILTIN_TEMPLATE}
-    chat = model.chat(**options)
+    chat = model.chat(
+        system="Be brief.", context=512, sampling=eg.Sampling(temperature=0), max_tokens=6, template=BUILTIN_TEMPLATE
+    )
     done = list(chat.send("hello"))[-1]
     assert done.kind == "done"
     first = done.stats
