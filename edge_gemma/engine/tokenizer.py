@@ -5,6 +5,7 @@ Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. Th
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -124,28 +125,31 @@ class Tokenizer(Uncopyable):
 
 
 class StreamingDetokenizer:
-    """Tokens to text, one by one: a character whose bytes are not complete yet is held back, as `Session.next` does.
+    """Tokens to text, one by one: bytes of a character that is not complete yet are held back, as `Session.next` does.
 
-    For tokens that were not drawn, such as those of a checked draft.
+    For tokens that were not drawn, such as those of a verified draft.
     """
 
     def __init__(self, tokenizer: TokenizerLike) -> None:
         """`tokenizer`: whose tokens they are."""
         self._tokenizer = tokenizer
-        self._held: list[int] = []  # tokens of a character that is not complete
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._byte_tokens: dict[int, int] = {}  # token id -> the byte that it stands for
 
     def feed(self, token: int) -> str:
         """What the token adds, control tokens written out; "" while a character is incomplete."""
-        self._held.append(token)
-        text = self._tokenizer.decode(self._held, special=True)
-        # A character has four bytes at most, so the replacement character after four tokens is no beginning of one.
-        if text.endswith("\ufffd") and len(self._held) < 4:
-            return ""
-        self._held = []
-        return text
+        text = self._tokenizer.decode([token], special=True)
+        if text == "\ufffd" and (byte := self._byte(token)) is not None:
+            return self._decoder.decode(bytes([byte]))
+        return self._decoder.decode(text.encode())
 
     def finish(self) -> str:
-        """What stands for a character that was left incomplete."""
-        text = self._tokenizer.decode(self._held, special=True) if self._held else ""
-        self._held = []
-        return text
+        """U+FFFD for a character that was left incomplete, else ""."""
+        return self._decoder.decode(b"", final=True)
+
+    def _byte(self, token: int) -> int | None:
+        """The byte of a token that is no text by itself; None for a token whose text is U+FFFD."""
+        if not self._byte_tokens:
+            found = {self._tokenizer.find(f"<0x{byte:02X}>"): byte for byte in range(128, 256)}
+            self._byte_tokens = {number: byte for number, byte in found.items() if number is not None}
+        return self._byte_tokens.get(token)

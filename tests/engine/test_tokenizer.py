@@ -1,5 +1,6 @@
 """The tokenizer against vectors of the real vocabulary, a slow BPE written from its definition, and hostile files."""
 
+import codecs
 import json
 import random
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_gemma.engine.native import check, ffi, lib, new_struct
-from edge_gemma.engine.tokenizer import Tokenizer
+from edge_gemma.engine.tokenizer import StreamingDetokenizer, Tokenizer
 from support.gguf_writer import I32, STRING, Writer, tiny_vocabulary
 from support.paths import SHARED
 
@@ -589,3 +590,24 @@ def test_control_tokens_by_the_thousand(tmp_path):
     ids = [256 + i for i in (0, 1, 12, 5999, 599, 59)]
     assert tokenizer.encode("".join(f"<unused{i - 256}>" for i in ids), special=True) == ids
     assert tokenizer.decode(tokenizer.encode("<unused6000><unused", special=True)) == "<unused6000><unused"
+
+
+def test_tokens_to_text_one_by_one(tmp_path):
+    """Any bytes come out as an incremental decoder of UTF-8 gives them: a character when it is complete, not later."""
+    tokens = [*BYTES, "ä".encode(), "\ufffd".encode(), b"<turn|>"]
+    tokenizer = Tokenizer.load(
+        vocabulary(tmp_path / "v.gguf", tokens, token_type=[BYTE] * 256 + [NORMAL] * 2 + [CONTROL])
+    )
+    numbers = {data: number for number, data in enumerate(tokens)}
+    rng = random.Random(0)
+    texts = ["aä€😀".encode(), b"\x80a", b"\xe2\x82a", b"\xf0\x9f\xe2\x82\xac", b"\xc3"]
+    texts += [bytes(rng.choices([0x41, 0x80, 0xA4, 0xC3, 0xE2, 0x82, 0xF0, 0x9F], k=30)) for _ in range(50)]
+    for text in texts:
+        decoder, streaming = codecs.getincrementaldecoder("utf-8")("replace"), StreamingDetokenizer(tokenizer)
+        for byte in text:
+            assert streaming.feed(byte) == decoder.decode(bytes([byte])), text
+        assert streaming.finish() == decoder.decode(b"", final=True)
+        assert streaming.finish() == ""
+    streaming = StreamingDetokenizer(tokenizer)
+    ids = [0xC3, numbers["ä".encode()], numbers["\ufffd".encode()], numbers[b"<turn|>"]]
+    assert [streaming.feed(number) for number in ids] == ["", "\ufffdä", "\ufffd", "<turn|>"]
