@@ -34,6 +34,7 @@ from .terminal import Bar, Interrupt, Screen, format_clock
 FAILED, INTERRUPTED = 1, 130
 FORMATS = ("txt", "srt", "vtt", "json")
 STDIN = "-"
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
 
@@ -99,16 +100,17 @@ def write_down(
     from .. import Transcriber
     from ..errors import EdgeGemmaError
 
-    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole")}
-    options |= {"detector": args.vad, **sampling(args)}
+    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
+    options |= {"detector": args.vad}
+    drawing = {name: getattr(args, name) for name in _SAMPLING}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, **limits, **options) as transcriber,
+        Transcriber(model, language, to, sampling=sampling(args), **limits, **options) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
-        work = _Work(args, transcriber, format, names, {**names, **options, **raw}, stdin)
+        work = _Work(args, transcriber, format, names, {**names, **options, **drawing, **raw}, stdin)
         failed = False
         with Interrupt(transcriber.cancel) as interrupt:
             for file, output in zip(files, outputs, strict=True):

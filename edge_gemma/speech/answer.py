@@ -6,12 +6,13 @@ what becomes of its text, is decided elsewhere (request.py, turn.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..chat.reply import ChatEvent, ReplyParser
+from ..engine.generation import possible_stop
 from ..engine.interface import SessionLike
 from ..engine.sampling import GREEDY, Sampling
 from ..engine.tokenizer import StreamingDetokenizer
@@ -40,7 +41,8 @@ class Answer:
         ids: the tokens so far, without the one that stopped the answer.
         text: the words so far, without thoughts and control tokens.
         stop: why the answer ended; "" until then. "eos", "turn", "tool_response": the model ended it. "length": it has
-            `max_tokens`. "loop": it repeats itself; `loop_start` tells where to cut it. "line": a line is complete.
+            `max_tokens`. "stop": a stop text follows. "loop": it repeats itself; `loop_start` tells where to cut it. "line":
+            a line is complete.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Answer:
         max_tokens: int,
         *,
         sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
         sound: Samples | None = None,
         draft: Sequence[int] = (),
         trusted: int = 0,
@@ -62,6 +65,7 @@ class Answer:
             closing: tokens that are fed before the answer begins, such as those that end the user's turn.
             max_tokens: the most tokens of the answer.
             sampling: how tokens are drawn. Its seed begins the random sequence, once.
+            stop: texts that end the answer; they are left out of it.
             sound: (n,) samples at 16 kHz that are fed before `closing`.
             draft: a guess at the tokens of the answer.
             trusted: so many tokens at the beginning of the draft are taken over without verification.
@@ -70,7 +74,8 @@ class Answer:
         self.session, self.sampling = session, sampling
         self.ids: list[int] = []
         self.text = self.stop = ""
-        self._closing, self._max_tokens, self._line = list(closing), max_tokens, line
+        self._closing, self._max_tokens, self._stops, self._line = list(closing), max_tokens, tuple(stop), line
+        self._held = ""  # text that may be the beginning of a stop text
         self._draft = list(draft) if sampling.greedy and not sampling.changes_logits else []
         # One detokenizer for drafted and drawn tokens: a character may begin in the draft and end behind it.
         self._detokenizer, self._parser = StreamingDetokenizer(session.model.tokenizer), ReplyParser()
@@ -102,7 +107,7 @@ class Answer:
         self._steps.close()
         self.session.close()
 
-    def _work(self, sound: Samples | None, trusted: int) -> Iterator[bool]:
+    def _work(self, sound: Samples | None, trusted: int) -> Generator[bool, None, None]:
         """All steps; yields True after each."""
         if sound is not None:
             audio = self.session.stream_audio()
@@ -123,7 +128,7 @@ class Answer:
             self._draw()
             yield True
 
-    def _verify_draft(self) -> Iterator[bool]:
+    def _verify_draft(self) -> Generator[bool, None, None]:
         """Keeps the beginning of the draft that a greedy answer has too."""
         if not self._draft or self.stop:
             return
@@ -147,25 +152,37 @@ class Answer:
     def _draw(self) -> None:
         token = self.session.next(self.sampling)
         if token.stop:
-            self._add_text(self._parser.feed(self._detokenizer.finish()))
-            self._end(token.stop)
+            self._add_text(self._detokenizer.finish())
+            self._end(self.stop or token.stop)
         else:
             self._append(token.id)
 
     def _append(self, token: int) -> None:
         """Takes a token that the session has, and ends the answer where it has to end."""
         self.ids.append(token)
-        self._add_text(self._parser.feed(self._detokenizer.feed(token)))
-        if loop_start(self.text) is not None:
+        self._add_text(self._detokenizer.feed(token))
+        if self.stop:
+            self._end(self.stop)
+        elif loop_start(self.text) is not None:
             self.stop = "loop"
         elif self._line and "\n" in self.text.lstrip():
             self._end("line")
         elif len(self.ids) >= self._max_tokens:
             self._end("length")
 
+    def _add_text(self, piece: str) -> None:
+        """Adds what the next token says, as far as it cannot belong to a stop text. Sets `stop` at a stop text."""
+        self._held += piece
+        if found := [at for at in map(self._held.find, self._stops) if at >= 0]:
+            self._held = self._held[: min(found)]
+            self.stop = "stop"
+        ready = len(self._held) - (0 if self.stop else possible_stop(self._held, self._stops))
+        self._add_words(self._parser.feed(self._held[:ready]))
+        self._held = self._held[ready:]
+
     def _end(self, stop: str) -> None:
-        self._add_text(self._parser.finish())
+        self._add_words([*self._parser.feed(self._held), *self._parser.finish()])
         self.stop = stop
 
-    def _add_text(self, events: Iterable[ChatEvent]) -> None:
+    def _add_words(self, events: Sequence[ChatEvent]) -> None:
         self.text += "".join(event.text for event in events if event.kind == "text")

@@ -20,7 +20,7 @@ ru Russian, sd Sindhi, si Sinhala, sk Slovak, sl Slovenian, so Somali, sq Albani
 ta Tamil, te Telugu, tg Tajik, th Thai, tk Turkmen, tl Tagalog, tr Turkish, uk Ukrainian, ur Urdu, uz Uzbek,
 vi Vietnamese, xh Xhosa, yi Yiddish, yo Yoruba, yue Cantonese, zh Chinese, zu Zulu
 """
-LANGUAGES: dict[str, str] = dict(entry.split() for entry in _TABLE.replace("\n", " ").split(","))  # type: ignore[misc]
+LANGUAGES: dict[str, str] = dict(entry.split() for entry in _TABLE.replace("\n", " ").split(","))
 """English names of common languages by their codes."""
 
 _NAMES = {name.lower(): name for name in LANGUAGES.values()}

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -115,6 +115,7 @@ class Listener(Cancellable):
         memory_limit: int | str | MemoryLimit | None = None,
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> None:
         """Opens a session and reads the request.
 
@@ -126,7 +127,7 @@ class Listener(Cancellable):
             clock: seconds, for the latencies and for how long guesses take.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
-            order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling: as in `Transcriber`.
+            order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
 
         Raises:
             EdgeGemmaError: as `Transcriber`.
@@ -150,6 +151,7 @@ class Listener(Cancellable):
             memory_limit=memory_limit,
             max_tokens=max_tokens,
             sampling=sampling,
+            stop=stop,
             sessions=_SESSIONS,
         )
 
@@ -223,6 +225,7 @@ def listen(
     memory_limit: int | str | MemoryLimit | None = None,
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
+    stop: str | Sequence[str] | None = None,
 ) -> Iterator[ListenerEvent]:
     """Listens, and yields what is said.
 
@@ -240,7 +243,7 @@ def listen(
         once: end after the first utterance with words.
         mmproj, threads: as in `transcribe`.
         partials, step_task, clock, order, max_seconds, detector, silence, pause, context, kv, memory_limit, max_tokens,
-            sampling: as in `Listener`.
+            sampling, stop: as in `Listener`.
 
     Raises:
         EdgeGemmaError: as `Listener` does. To be able to cancel, use a `Listener`.
@@ -264,6 +267,7 @@ def listen(
                 memory_limit=memory_limit,
                 max_tokens=max_tokens,
                 sampling=sampling,
+                stop=stop,
             )
         )
         resources = stack.pop_all()

@@ -36,6 +36,7 @@ __all__ = [
     "open_endpointer",
     "open_request",
     "second_attempt",
+    "stop_texts",
 ]
 
 MIN_CLIP, MAX_CLIP = 2.0, 30.0
@@ -60,6 +61,14 @@ def second_attempt(text: str, sampling: Sampling) -> Sampling | None:
     return replace(sampling, temperature=0.5, top_k=64, top_p=0.95, seed=0)
 
 
+def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop texts, given as one text, several, or None. Raises EdgeGemmaValueError "argument" for an empty one."""
+    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(texts):
+        raise EdgeGemmaValueError("stop has an empty string.", "argument")
+    return texts
+
+
 def _plain(text: str) -> tuple[str, None]:
     return one_line(text), None
 
@@ -75,6 +84,7 @@ class SpeechRequest:
         limit: seconds of sound -> the most tokens of an answer about it.
         sampling: how answers are drawn.
         parse: text of an answer -> (what was said, its translation or None).
+        stop: texts that end an answer.
     """
 
     session: SessionLike
@@ -82,6 +92,7 @@ class SpeechRequest:
     limit: Callable[[float], int]
     sampling: Sampling = GREEDY
     parse: Callable[[str], tuple[str, str | None]] = _plain
+    stop: Sequence[str] = ()
 
     def answer(
         self,
@@ -103,6 +114,7 @@ class SpeechRequest:
             self.closing,
             self.limit(seconds),
             sampling=sampling or self.sampling,
+            stop=self.stop,
             sound=sound,
             draft=draft,
             trusted=trusted,
@@ -126,18 +138,21 @@ def open_request(
     memory_limit: int | str | MemoryLimit | None,
     max_tokens: int | None,
     sampling: Sampling | None,
+    stop: str | Sequence[str] | None,
     sessions: int,
 ) -> SpeechRequest:
     """The request to transcribe speech, and to translate it if there is `to`. Whoever calls this closes its session.
 
     Args:
-        model, order, max_seconds, context, kv, memory_limit, max_tokens, sampling: as in `Transcriber`.
+        model, order, max_seconds, context, kv, memory_limit, max_tokens, sampling, stop: as in
+            `Transcriber`.
         language, to: English names, or None.
         sessions: how many sessions are open at the same time, the request's included; a memory limit is for all of them.
 
     Raises:
         EdgeGemmaError: as `Transcriber`.
     """
+    stops = stop_texts(stop)
     instruction = translation_prompt(language, to) if to else asr_prompt(language)
     before, closing = speech_turn(model.tokenizer, instruction, order)
 
@@ -167,7 +182,7 @@ def open_request(
         on_failure.callback(session.close)
         session.feed_tokens(before)
         on_failure.pop_all()
-    return SpeechRequest(session, tuple(closing), limit, sampling or GREEDY, parse)
+    return SpeechRequest(session, tuple(closing), limit, sampling or GREEDY, parse, stops)
 
 
 def open_endpointer(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -76,6 +76,7 @@ class Transcriber(Cancellable):
         memory_limit: int | str | MemoryLimit | None = None,
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> None:
         """Opens a session and reads the request.
 
@@ -96,6 +97,7 @@ class Transcriber(Cancellable):
             max_tokens: the most tokens of an answer about a segment; None for a limit that grows with its length.
             sampling: how tokens are drawn; None for the most likely token always. An answer that is drawn so and repeats
                 itself is drawn once more, with some chance.
+            stop: a text, or several, that ends an answer and is left out of it.
 
         Raises:
             EdgeGemmaValueError: "unsupported" for a model without audio encoder, "context" when the longest segment does
@@ -118,6 +120,7 @@ class Transcriber(Cancellable):
             memory_limit=memory_limit,
             max_tokens=max_tokens,
             sampling=sampling,
+            stop=stop,
             sessions=_SESSIONS,
         )
 
@@ -241,6 +244,7 @@ def transcribe_segments(
     memory_limit: int | str | MemoryLimit | None = None,
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
+    stop: str | Sequence[str] | None = None,
 ) -> Iterator[Segment]:
     """Yields the segments of a recording, each as soon as it is done.
 
@@ -267,6 +271,7 @@ def transcribe_segments(
                 memory_limit=memory_limit,
                 max_tokens=max_tokens,
                 sampling=sampling,
+                stop=stop,
             )
         )
         resources = stack.pop_all()
@@ -300,6 +305,7 @@ def transcribe(
     memory_limit: int | str | MemoryLimit | None = None,
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
+    stop: str | Sequence[str] | None = None,
 ) -> Transcript:
     """Writes down what is said in a recording.
 
@@ -312,7 +318,7 @@ def transcribe(
         threads: of the model, if `model` is a path; None for the fast cores.
         start: seconds to skip.
         progress: called after each segment with the seconds done and in all.
-        order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens, sampling: as in
+        order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens, sampling, stop: as in
             `Transcriber`.
 
     Returns:
@@ -341,6 +347,7 @@ def transcribe(
         memory_limit=memory_limit,
         max_tokens=max_tokens,
         sampling=sampling,
+        stop=stop,
     )
     return Transcript(
         found, **{name: language_name(given) for name, given in (("language", language), ("to", to)) if given}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .answer import Answer
 from .languages import language_name
 from .prompts import Order, text_translation_prompt, text_turn
-from .request import SPARE_TOKENS, Cancellable
+from .request import SPARE_TOKENS, Cancellable, stop_texts
 from .transcriber import ModelOrPath, Progress, opened_model, transcribe
 from .transcript import Transcript
 
@@ -51,6 +51,7 @@ class Translator(Cancellable):
         memory_limit: int | str | MemoryLimit | None = None,
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> None:
         """Chooses the size of the session that each part is translated in.
 
@@ -63,6 +64,7 @@ class Translator(Cancellable):
             memory_limit: bytes, or a size such as "1.5GB", that the process stays within, weights included.
             max_tokens: the most tokens of the translation of a part; None for a limit that grows with its length.
             sampling: how tokens are drawn; None for the most likely token always.
+            stop: a text, or several, that ends the translation of a part and is left out of it.
 
         Raises:
             EdgeGemmaValueError: "context" when the context has no room for a sentence, "argument" for an option out of
@@ -76,7 +78,7 @@ class Translator(Cancellable):
         if memory_limit is not None:
             plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
             self._context, self._kv = plan.context, plan.kv
-        self._max_tokens, self._sampling = max_tokens, sampling or GREEDY
+        self._max_tokens, self._sampling, self._stop = max_tokens, sampling or GREEDY, stop_texts(stop)
         self._closed = False
         request = len(self._tokens(self._request("")))
         self._part = min(_PART, (self._context - request - SPARE_TOKENS) // (1 + _GROWTH))
@@ -118,7 +120,7 @@ class Translator(Cancellable):
         """The translation of a text that fits."""
         limit = self._max_tokens or SPARE_TOKENS + _GROWTH * len(self._tokens(text))
         with self._working(self.model.session(context=self._context, kv=self._kv)) as session:
-            answer = Answer(session, self._tokens(self._request(text)), limit, sampling=self._sampling)
+            answer = Answer(session, self._tokens(self._request(text)), limit, sampling=self._sampling, stop=self._stop)
             for piece in answer.pieces():
                 yield piece
                 self._check_cancelled()
@@ -166,6 +168,7 @@ def translate(
     memory_limit: int | str | MemoryLimit | None = None,
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
+    stop: str | Sequence[str] | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
     order: Order = "instruction-first",
@@ -183,7 +186,7 @@ def translate(
         to: the language to translate into, a name or a code.
         model, mmproj, threads: as in `transcribe`; a text needs no audio encoder.
         source_language: the language of the speech or text; None leaves it to the model.
-        context, kv, memory_limit, max_tokens, sampling: as in `Transcriber` for speech, as in `Translator` for text.
+        context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in `Translator` for text.
         start, progress, order, max_seconds, detector, silence, pause, whole: as in `transcribe`, for speech. They have no
             effect on a text.
 
@@ -216,6 +219,7 @@ def translate(
             memory_limit=memory_limit,
             max_tokens=max_tokens,
             sampling=sampling,
+            stop=stop,
         )
     text = read_text(audio_or_text) if kind == "document" else audio_or_text
     with (
@@ -229,6 +233,7 @@ def translate(
             memory_limit=memory_limit,
             max_tokens=max_tokens,
             sampling=sampling,
+            stop=stop,
         ) as translator,
     ):
         return "".join(translator.pieces(text))
