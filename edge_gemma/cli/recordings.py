@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .common import (
+    SAMPLING_OPTIONS,
     UsageError,
     add_model_options,
     add_sampling_options,
@@ -34,7 +35,6 @@ from .terminal import Bar, Interrupt, Screen, format_clock
 FAILED, INTERRUPTED = 1, 130
 FORMATS = ("txt", "srt", "vtt", "json")
 STDIN = "-"
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
 
@@ -102,7 +102,7 @@ def write_down(
 
     options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
     options |= {"detector": args.vad}
-    drawing = {name: getattr(args, name) for name in _SAMPLING}
+    drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
