@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -159,7 +160,7 @@ class Session(Handle):
 
     def seed(self, seed: int) -> None:
         """Begins the random sequence anew: the same seed, tokens and options give the same text on every machine."""
-        lib.eg_session_seed(self.pointer, seed & (2**64 - 1))
+        lib.eg_session_seed(self.pointer, operator.index(seed) & (2**64 - 1))
 
     def generate(
         self,

@@ -5,6 +5,7 @@ Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. Th
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -132,20 +133,20 @@ class StreamingDetokenizer:
     def __init__(self, tokenizer: TokenizerLike) -> None:
         """`tokenizer`: whose tokens they are."""
         self._tokenizer = tokenizer
-        self._held: list[int] = []  # tokens of a character that is not complete
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._bytes: dict[int | None, int] = {}
 
     def feed(self, token: int) -> str:
         """What the token adds, control tokens written out; "" while a character is incomplete."""
-        self._held.append(token)
-        text = self._tokenizer.decode(self._held, special=True)
-        # A character has four bytes at most, so the replacement character after four tokens is no beginning of one.
-        if text.endswith("\ufffd") and len(self._held) < 4:
-            return ""
-        self._held = []
-        return text
+        text = self._tokenizer.decode([token], special=True)
+        if text == "\ufffd":  # perhaps a byte that is no character by itself
+            self._bytes = self._bytes or {self._tokenizer.find(f"<0x{byte:02X}>"): byte for byte in range(128, 256)}
+            if token in self._bytes:
+                return self._decoder.decode(bytes([self._bytes[token]]))
+        return self._decoder.decode(text.encode())
 
     def finish(self) -> str:
         """What stands for a character that was left incomplete."""
-        text = self._tokenizer.decode(self._held, special=True) if self._held else ""
-        self._held = []
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
         return text
