@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .common import (
+    SAMPLING_OPTIONS,
     UsageError,
     add_model_options,
     add_sampling_options,
@@ -99,16 +100,17 @@ def write_down(
     from .. import Transcriber
     from ..errors import EdgeGemmaError
 
-    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole")}
-    options |= {"detector": args.vad, **sampling(args)}
+    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
+    options |= {"detector": args.vad}
+    drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, **limits, **options) as transcriber,
+        Transcriber(model, language, to, sampling=sampling(args), **limits, **options) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
-        work = _Work(args, transcriber, format, names, {**names, **options, **raw}, stdin)
+        work = _Work(args, transcriber, format, names, {**names, **options, **drawing, **raw}, stdin)
         failed = False
         with Interrupt(transcriber.cancel) as interrupt:
             for file, output in zip(files, outputs, strict=True):

@@ -120,9 +120,20 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
         raise UsageError("the text is empty")
     screen = Screen(sys.stdout) if output is None and format == "txt" else None
     said: list[str] = []
-    with open_model(args) as model:
-        limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
-        translator = Translator(model, args.to, args.source, **limits, **sampling(args))
+    with (
+        open_model(args) as model,
+        Translator(
+            model,
+            args.to,
+            args.source,
+            context=args.context,
+            kv=args.kv,
+            memory_limit=args.memory_limit,
+            max_tokens=args.max_tokens,
+            stop=args.stop,
+            sampling=sampling(args),
+        ) as translator,
+    ):
         if screen and args.bilingual:
             screen.line(text.strip() + "\n")
         with Interrupt(translator.cancel) as interrupt, contextlib.suppress(Cancelled):

@@ -360,12 +360,6 @@ class ScriptedSession:
         self._hear(sound)
         self._end_recording(markers)
 
-    def feed_image(self, image: Any) -> None:
-        """What `Chat` calls where sessions have it."""
-        self._begin("feed_image", image, room=3)
-        self.fed.append(("image", image))
-        self._append([self._marker("<|image>"), -1, self._marker("<image|>")])
-
     def stream_audio(self, markers: bool = True, left_context: int = 12) -> ScriptedFeed:
         """As `Session.stream_audio`."""
         self._begin("stream_audio", None, room=int(markers))

@@ -207,7 +207,7 @@ def _decode_rate(state: _Sweep, base: Any, model: Any, timed: Callable[..., floa
 
 
 def draw(session: Any, tokens: int) -> None:
-    """Draws exactly so many tokens; random prompts end answers at any time, and then it simply goes on.
+    """Draws exactly so many tokens. Answers to random prompts may end at any time; then it draws the next answer.
 
     Raises Cancelled after a cancel.
     """
@@ -215,9 +215,7 @@ def draw(session: Any, tokens: int) -> None:
 
     end = session.position + tokens
     while (before := session.position) < end:
-        for _ in session.generate(max_tokens=end - before, temperature=0.0):
-            pass
-        if session.last_stop == "cancelled":
+        if session.generate(max_tokens=end - before, temperature=0.0).stop == "cancelled":
             raise Cancelled()
         if session.position == before:
             raise RuntimeError("the session draws no token")
