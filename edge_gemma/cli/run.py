@@ -197,6 +197,8 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
 
 def _until(interrupt: Interrupt, items: Iterable[Any]) -> Iterable[Any]:
     """The items until Ctrl-C is pressed."""
+    if interrupt.hit:
+        return
     for item in items:
         yield item
         if interrupt.hit:

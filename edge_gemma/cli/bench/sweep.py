@@ -40,6 +40,7 @@ class _Sweep:
         self.decode: list[dict[str, Any]] = []
         self.done = 0.0
         self._session: Any = None
+        self._cancelled = False
         self._lock = threading.Lock()
 
     def total(self) -> float:
@@ -53,14 +54,17 @@ class _Sweep:
         try:
             with self._lock:
                 self._session = session
+                if self._cancelled:
+                    session.cancel()
             yield session
         finally:
             with self._lock:
                 self._session = None
 
     def cancel(self) -> None:
-        """Stops the session that works now, from another thread."""
+        """Stops the session that works now, or the next one, from another thread."""
         with self._lock:
+            self._cancelled = True
             if self._session is not None:
                 self._session.cancel()
 
