@@ -1,4 +1,4 @@
-/* Looks tensors up and checks them. */
+/* Looks up tensors by name and checks their shapes and types; see binder.h. */
 #include "binder.h"
 
 #include <math.h>
@@ -57,14 +57,14 @@ eg_matrix eg_matrix_from_tensor(const eg_gguf_tensor *t, int64_t first, int64_t 
         .data = t->data + (size_t)first * stride, .type = t->type, .rows = rows, .cols = t->dims[0], .row_bytes = stride};
 }
 
-/* The name of what belongs to the matrix "X.weight": "X.scale". */
+/* The name of a tensor that accompanies the matrix "X.weight", such as "X.scale". */
 static void belonging(char out[EG_TENSOR_NAME], const char *name, const char *what)
 {
     const char *end = strrchr(name, '.');
     snprintf(out, EG_TENSOR_NAME, "%.*s.%s", (int)(end ? (size_t)(end - name) : strlen(name)), name, what);
 }
 
-/* X.input_scale or X.output_scale; 0 if there is none, or it says that there is none. */
+/* The step X.input_scale or X.output_scale; 0 if the tensor is absent or says 0. */
 static float bind_step(eg_binder *b, const char *name, const char *what)
 {
     char step_name[EG_TENSOR_NAME];
@@ -77,7 +77,7 @@ static float bind_step(eg_binder *b, const char *name, const char *what)
     return 0;
 }
 
-/* Scales and steps of w, which is "X.weight"; several scales a row only if it is a table. */
+/* The scales and steps of w, which is "X.weight" of a per-channel type. Only a table may have several scales in a row. */
 static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool table)
 {
     char scale_name[EG_TENSOR_NAME];

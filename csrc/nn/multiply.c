@@ -1,7 +1,7 @@
-/* Spreads the rows of matrices over threads. */
+/* Quantizes the input of matrix products and spreads the rows of the matrices over the threads of a pool. */
 #include "multiply.h"
 
-enum { TILES = 4 };            /* of rows, at least, that a thread multiplies in a run */
+enum { TILES = 4 };            /* a thread claims at least this many tiles of EG_ROW_TILE rows at a time */
 
 eg_matrix eg_matrix_slice(const eg_matrix *w, int64_t first, int64_t rows)
 {
@@ -48,7 +48,7 @@ typedef struct matmul_call {
     eg_product *products;
 } matmul_call;
 
-/* q8, whose rows have cols values, from row `row` on. */
+/* The rows of q8 from `row` on; a row has cols values. */
 static eg_q8 q8_rows(const eg_q8 *q8, int64_t row, int64_t cols)
 {
     int64_t terms = row * (q8->two_term ? 2 : 1);
@@ -77,7 +77,7 @@ static void quantize_task(void *context, int64_t begin, int64_t end, unsigned wo
     }
 }
 
-/* y *= the scales of its rows, where the product has left them out. */
+/* y *= the scales of the rows: matmul_q8 sees a per-channel type as one with scales of 1. */
 static void scale_rows(const eg_product *product, int64_t row0, int64_t row1)
 {
     for (int64_t t = 0; t < product->n; t++)
@@ -93,7 +93,7 @@ static void clamp_rows(const eg_product *product, int64_t row0, int64_t row1)
     }
 }
 
-/* Rows of one job. */
+/* Rows [row0, row1) of one product. */
 static void multiply_rows(const matmul_call *call, const eg_product *product, int64_t row0, int64_t row1, uint8_t *scratch)
 {
     const eg_kernels *kernels = call->m->kernels;
@@ -116,7 +116,7 @@ static void multiply_rows(const matmul_call *call, const eg_product *product, in
     if (product->bounds) clamp_rows(product, row0, row1);
 }
 
-/* Tiles [begin, end) of all jobs' rows, counted through. */
+/* Tiles [begin, end) of the products, which are numbered through all products in order. */
 static void multiply_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     matmul_call *call = context;
@@ -130,7 +130,7 @@ static void multiply_task(void *context, int64_t begin, int64_t end, unsigned wo
     }
 }
 
-/* Jobs that take their input in the same form. */
+/* Products whose input has the same step, or no step: the input is quantized once for all of them. */
 static void multiply_same_step(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
 {
     matmul_call call = {m, x, ldx, products};
