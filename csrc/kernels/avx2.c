@@ -1,4 +1,5 @@
-/* AVX2 with F16C (x86 processors since 2013): sixteen lanes are two registers. */
+/* The set "avx2": AVX2, FMA and F16C (x86 processors since 2013). Sixteen lanes are two registers. Owns the integer dot
+ * products of AVX2; everything else is in avx256.inc and the files that it includes. */
 #include "internal.h"
 
 #if defined(__x86_64__)
@@ -13,8 +14,8 @@
 
 #include "avx256.inc"
 
-/* Pairs of products of an unsigned and a signed byte are added in 16 bits: enough while weights stay below 128. Wide
- * weights go in as |w|, and their sign to x: 128 * 127 * 2 just fits. */
+/* maddubs multiplies unsigned by signed bytes and adds pairs of products in 16 bits, which fit while weights are below 128.
+ * For int8 weights the unsigned factor is |w|, and x takes the sign of w: at most 128 * 127 * 2, which still fits. */
 EG_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, const bool int8_weights)
 {
     __m256i pairs = int8_weights ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))

@@ -1,5 +1,5 @@
-/* AVX-512 with VNNI: sixteen rows stand in the sixteen lanes of one register, and one instruction multiplies four columns
- * of all of them. It takes the weights as unsigned bytes. */
+/* The set "avx512vnni": AVX-512 with VNNI. Sixteen lanes are one register. In a matrix product each lane holds one row, and
+ * one instruction multiplies four columns of all sixteen rows; it takes the weights as unsigned bytes. */
 #include "internal.h"
 
 #if defined(__x86_64__)
@@ -95,7 +95,8 @@ EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool int
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(eg_int_at(x, c)));
 }
 
-/* 16 bytes each from four places `step` apart. In two halves first: half a register costs half as much. */
+/* 16 bytes from each of four places, `step` apart. The two halves are built first, since inserting into a 256-bit register is
+ * cheaper. */
 EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
 {
     __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p));
@@ -105,7 +106,7 @@ EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-/* Rows i, i + 4, i + 8, i + 12 in the quarters of in[i]; transposing the quarters puts the rows in order. */
+/* The quarters of in[i] hold rows i, i + 4, i + 8, i + 12. Transposing 4 x 4 words in each quarter puts the rows in order. */
 EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
 {
     __m512i in[4];

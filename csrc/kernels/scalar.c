@@ -1,4 +1,5 @@
-/* The kernels in plain C: what the other sets must equal bit for bit, and what runs where none of them does. */
+/* The set "scalar": the kernels in plain C. All other sets must give the same bits, and it runs on processors that support no
+ * other set. */
 #include "internal.h"
 
 #include "../format/half.h"
@@ -56,7 +57,7 @@ EG_INLINE float vec_max_across(vec a)
     return a.v[0];
 }
 
-/* |a| is far below 2^22: adding 1.5 * 2^23 leaves the nearest integer, ties to even. */
+/* |a| < 2^22, so adding 1.5 * 2^23 rounds to the nearest integer, ties to even. */
 EG_INLINE int vec_store_i8(int8_t *q, vec a)
 {
     int sum = 0;
@@ -70,7 +71,7 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
 enum { EG_REGISTER_ROWS = 2, EG_REGISTER_COLS = 1, EG_F16_IN_PLACE = 0 };
 #include "lanes.inc"
 
-/* One group: the weights are int8 and so are the activations. */
+/* The dot product of one group of int8 weights and activations. */
 EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
 {
     int32_t sum = 0;
@@ -78,7 +79,7 @@ EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
     return sum;
 }
 
-/* acc plus the groups of one unpacked piece of a row: n columns from column k of token t on. */
+/* acc plus the products of one unpacked segment of a row with token t: n columns from column k on. */
 EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_t t, int64_t cols, int64_t k, int64_t n,
                            const int group, bool has_min)
 {
@@ -117,7 +118,7 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
     }
 }
 
-/* The sums so far lie in y, as the bits of integers, between the pieces of a row. */
+/* Between the segments of a row, y holds the bits of the integer sums so far. */
 void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                          void *scratch)
 {
@@ -139,7 +140,7 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
     }
 }
 
-/* clang-format off: a list in rows, not in columns */
+/* clang-format off: keeps the list in rows */
 const eg_kernels eg_kernels_scalar = {
     "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
     softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
