@@ -10,8 +10,8 @@
 #define EG_PRINTF(text, args)
 #endif
 
-/* Writes the formatted sentence to err (which may be NULL) and returns status. Names from files are passed with %.*s. Bytes
- * that are not printable, valid UTF-8 are replaced by '?'. */
+/* Writes the formatted sentence to err (which may be NULL), as far as its struct_size goes, and returns status. Names from
+ * files go in as %.*s; bytes that are not printable ASCII or valid UTF-8 are replaced by '?'. */
 eg_status eg_fail(eg_error *err, eg_status status, const char *format, ...) EG_PRINTF(3, 4);
 
 #endif

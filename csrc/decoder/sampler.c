@@ -1,6 +1,8 @@
 /* Draws a token: biases and suppression, penalties, temperature, top-k, softmax, top-p, min-p, draw, in this order. */
 #include "sampler.h"
 
+#include "../base/structs.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -12,19 +14,31 @@ void eg_sampler_layout(eg_sampler *s, int32_t vocab, eg_arena *arena)
     s->counts = eg_arena_take(arena, (size_t)vocab, sizeof *s->counts);
 }
 
-eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
+/* What Gemma 4 is recommended with. */
+static const eg_sampling recommended = {.struct_size = sizeof recommended,
+                                        .temperature = 1,
+                                        .top_k = 64,
+                                        .top_p = 0.95f,
+                                        .repetition_penalty = 1,
+                                        .penalty_window = 64};
+
+void eg_sampling_default(eg_sampling *sampling)
 {
-    if (!o) return EG_OK;
-    if (o->struct_size != sizeof *o)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_sampling.struct_size is %u; set it to sizeof(eg_sampling).", o->struct_size);
+    if (!eg_struct_check(sampling, "eg_sampling", NULL)) eg_struct_write(sampling, &recommended, sizeof recommended);
+}
+
+static eg_status check(const eg_sampling *o, int32_t vocab, eg_error *err)
+{
     if (!(o->temperature >= 0 && o->temperature <= 1e6f))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "temperature must be positive (use greedy for zero).");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "temperature must be within 0 (greedy) and 1e6.");
     if (!(o->top_p >= 0 && o->top_p <= 1)) return eg_fail(err, EG_ERROR_ARGUMENT, "top_p must be within 0 and 1.");
     if (!(o->min_p >= 0 && o->min_p <= 1)) return eg_fail(err, EG_ERROR_ARGUMENT, "min_p must be within 0 and 1.");
     if (!(o->repetition_penalty >= 0 && o->repetition_penalty <= 1e6f))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "repetition_penalty must be positive.");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "repetition_penalty must be within 0 (off) and 1e6.");
     if (!isfinite(o->presence_penalty) || !isfinite(o->frequency_penalty))
         return eg_fail(err, EG_ERROR_ARGUMENT, "presence_penalty and frequency_penalty must be finite.");
+    if (o->text_flags & ~(uint32_t)EG_TEXT_SPECIAL)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "text_flags is %#x; it can be 0 or EG_TEXT_SPECIAL.", (unsigned)o->text_flags);
     if ((o->n_biases && !o->biases) || (o->n_suppress && !o->suppress))
         return eg_fail(err, EG_ERROR_ARGUMENT, "biases or suppress is NULL although its count is not zero.");
     for (size_t i = 0; i < o->n_biases; i++)
@@ -35,6 +49,12 @@ eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
         if (o->suppress[i] < 0 || o->suppress[i] >= vocab)
             return eg_fail(err, EG_ERROR_ARGUMENT, "suppress[%zu] is %d; ids are below %d.", i, o->suppress[i], vocab);
     return EG_OK;
+}
+
+eg_status eg_sampling_read(const eg_sampling *given, int32_t vocab, eg_sampling *options, eg_error *err)
+{
+    eg_status status = eg_struct_read(given ? given : &recommended, options, sizeof *options, "eg_sampling", err);
+    return status ? status : check(options, vocab, err);
 }
 
 /* e^x for x <= 0: 2^k times a series in the remainder r, |r| <= ln(2) / 2, with an error below 1e-15. Made of plain
@@ -200,20 +220,18 @@ static int32_t argmax(const float *logits, int32_t n)
     return best;
 }
 
-int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *options, const float *logits, const int32_t *history, size_t n,
+int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *o, const float *logits, const int32_t *history, size_t n,
                         const int32_t *suppressed, size_t n_suppressed)
 {
-    static const eg_sampling defaults = {.struct_size = sizeof defaults};
-    const eg_sampling *o = options ? options : &defaults;
     memcpy(s->logits, logits, (size_t)s->vocab * sizeof *logits);
     for (size_t i = 0; i < o->n_biases; i++) s->logits[o->biases[i].id] += o->biases[i].bias;
     for (size_t i = 0; i < o->n_suppress; i++) s->logits[o->suppress[i]] = -INFINITY;
     for (size_t i = 0; i < n_suppressed; i++) s->logits[suppressed[i]] = -INFINITY;
     penalize(s, o, history, n);
-    if (o->greedy) return argmax(s->logits, s->vocab);
+    if (!(o->temperature > 0)) return argmax(s->logits, s->vocab);
 
-    size_t top_k = o->top_k ? o->top_k : 64;
-    double temperature = o->temperature > 0 ? o->temperature : 1, top_p = o->top_p > 0 ? o->top_p : 0.95f;
+    size_t top_k = o->top_k ? o->top_k : SIZE_MAX;
+    double temperature = o->temperature, top_p = o->top_p > 0 ? o->top_p : 1;
     eg_candidate *c = s->candidates;
     size_t count = gather(s->logits, s->vocab, top_k < (size_t)s->vocab ? top_k : (size_t)s->vocab, c);
     if (!count) return argmax(logits, s->vocab);   /* everything was suppressed */

@@ -22,11 +22,12 @@ typedef struct eg_sampler {
 
 void eg_sampler_layout(eg_sampler *sampler, int32_t vocab, eg_arena *arena);
 
-/* Checks the options: EG_ERROR_ARGUMENT, with a sentence that names the field. NULL is valid and means the defaults. */
-eg_status eg_sampling_check(const eg_sampling *options, int32_t vocab, eg_error *err);
+/* Completes the options: `given`, or those of eg_sampling_default for NULL, into *options. EG_ERROR_ARGUMENT, with a sentence
+ * that names the field, if a value is out of range. */
+eg_status eg_sampling_read(const eg_sampling *given, int32_t vocab, eg_sampling *options, eg_error *err);
 
 /* Draws from logits[V], which stay unchanged. history[n]: the last tokens of the timeline, where negative ids (soft tokens)
- * are ignored. suppressed: ids that the model file says must never be drawn. options must have passed eg_sampling_check. */
+ * are ignored. suppressed: ids that the model file says must never be drawn. options come from eg_sampling_read. */
 int32_t eg_sampler_draw(eg_sampler *sampler, const eg_sampling *options, const float *logits, const int32_t *history, size_t n,
                         const int32_t *suppressed, size_t n_suppressed);
 

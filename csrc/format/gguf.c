@@ -553,7 +553,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
     if (maps) file->maps = maps;
     value_list values = {0};
     eg_status status;
-    eg_error local;
+    eg_error local = {.struct_size = sizeof local};
     split place;
     if (!name || !maps) {
         status = no_memory(file->name, err);

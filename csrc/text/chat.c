@@ -6,7 +6,7 @@
  *     <bos> {<|turn>ROLE \n CONTENT <turn|> \n} [<|turn>model \n]
  */
 #include "../base/checked.h"
-#include "../base/status.h"
+#include "../base/structs.h"
 #include "utf8.h"
 
 #include <string.h>
@@ -97,6 +97,32 @@ static bool is_role(const char *role)
     return false;
 }
 
+/* Message i of the caller's array: struct_size of the first one, the distance between two, may be another than ours. */
+static eg_status read_message(const eg_chat_message *messages, size_t i, eg_chat_message *out, eg_error *err)
+{
+    uint32_t stride = eg_struct_size(messages);
+    const void *message = (const uint8_t *)messages + i * stride;
+    if (i && eg_struct_size(message) != stride)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "messages[%zu].struct_size is %u, but that of messages[0] is %u.", i,
+                       (unsigned)eg_struct_size(message), (unsigned)stride);
+    return eg_struct_read(message, out, sizeof *out, "eg_chat_message", err);
+}
+
+static eg_status check_messages(const eg_chat_message *messages, size_t n, eg_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        eg_chat_message m;
+        eg_status status = read_message(messages, i, &m, err);
+        if (status) return status;
+        if (!m.role || !m.content) return eg_fail(err, EG_ERROR_ARGUMENT, "messages[%zu] has no role or no content.", i);
+        if (!is_role(m.role))
+            return eg_fail(err, EG_ERROR_ARGUMENT,
+                           "messages[%zu] has the role %.40s; it must be system, developer, user, assistant or model.", i,
+                           m.role);
+    }
+    return EG_OK;
+}
+
 eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t flags, char *text, size_t capacity, size_t *length,
                          eg_error *err)
 {
@@ -105,32 +131,28 @@ eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t fla
         return eg_fail(err, EG_ERROR_ARGUMENT, "eg_chat_render: messages, text and length must not be NULL.");
     if (flags & ~known)
         return eg_fail(err, EG_ERROR_ARGUMENT, "eg_chat_render: unknown flags 0x%x.", (unsigned)(flags & ~known));
-    for (size_t i = 0; i < n; i++) {
-        if (!messages[i].role || !messages[i].content)
-            return eg_fail(err, EG_ERROR_ARGUMENT, "message %zu has no role or no content.", i);
-        if (!is_role(messages[i].role))
-            return eg_fail(err, EG_ERROR_ARGUMENT,
-                           "message %zu has the role %.40s; it must be system, developer, user, assistant or model.", i,
-                           messages[i].role);
-    }
+    eg_status status = check_messages(messages, n, err);
+    if (status) return status;
 
     writer w = {text, capacity, 0, false};
+    eg_chat_message m = {0};
     bool thinking = flags & EG_CHAT_THINKING;
-    bool has_system = n && (!strcmp(messages[0].role, "system") || !strcmp(messages[0].role, "developer"));
+    if (n) read_message(messages, 0, &m, NULL);
+    bool has_system = n && (!strcmp(m.role, "system") || !strcmp(m.role, "developer"));
     put_text(&w, "<bos>");
     if (thinking || has_system) {
         put_text(&w, "<|turn>system\n");
         if (thinking) put_text(&w, "<|think|>\n");
-        if (has_system) put_content(&w, messages[0].content, false);
+        if (has_system) put_content(&w, m.content, false);
         put_text(&w, "<turn|>\n");
     }
     for (size_t i = has_system ? 1 : 0; i < n; i++) {
-        const char *role = messages[i].role;
-        bool is_model = !strcmp(role, "assistant") || !strcmp(role, "model");
+        read_message(messages, i, &m, NULL);
+        bool is_model = !strcmp(m.role, "assistant") || !strcmp(m.role, "model");
         put_text(&w, "<|turn>");
-        put_text(&w, is_model ? "model" : role);
+        put_text(&w, is_model ? "model" : m.role);
         put_text(&w, "\n");
-        put_content(&w, messages[i].content, is_model);
+        put_content(&w, m.content, is_model);
         put_text(&w, "<turn|>\n");
     }
     if (flags & EG_CHAT_GENERATION) {

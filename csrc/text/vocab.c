@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "../base/structs.h"
 #include "vocab.h"
 
 enum {
@@ -380,11 +381,13 @@ eg_status eg_tokenizer_create(const eg_gguf *file, eg_tokenizer **out, eg_error 
     return EG_OK;
 }
 
-eg_status eg_tokenizer_open(const char *path, eg_tokenizer **out, eg_error *err)
+eg_status eg_tokenizer_open(const eg_file_params *params, eg_tokenizer **out, eg_error *err)
 {
+    eg_file_params p;
     eg_gguf *file;
-    if (!path || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open needs a path and a place for the result.");
-    eg_status status = eg_gguf_open(path, -1, 0, 0, &file, err);
+    if (!out) return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open: out is NULL.");
+    eg_status status = eg_struct_read(params, &p, sizeof p, "eg_file_params", err);
+    if (!status) status = eg_gguf_open(p.path, p.fd, p.offset, p.length, &file, err);
     if (status) return status;
     eg_tokenizer *t;
     if ((status = eg_tokenizer_create(file, &t, err))) {

@@ -6,12 +6,14 @@ on how it was cut. Where it comes from is the business of the folder `audio`.
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import EdgeGemmaError
 from .native import Handle, check, ffi, float_array, lib, new_struct, pointer
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ __all__ = ["AudioEncoder", "AudioFeed", "audio_params", "audio_tokens", "sound_a
 
 def audio_tokens(samples: int) -> int:
     """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples."""
-    return lib.eg_audio_tokens(max(samples, 0))
+    return lib.eg_audio_token_count(max(samples, 0))
 
 
 def audio_params(left_context: int = 12, markers: bool = True) -> Any:
@@ -52,7 +54,7 @@ class AudioEncoder(Handle):
 
     def __init__(self, model: Model, left_context: int = 12) -> None:
         """Internal: use `Model.audio_encoder`."""
-        out, self._err = ffi.new("eg_audio_stream **"), ffi.new("eg_error *")
+        out, self._err = ffi.new("eg_audio_stream **"), new_struct("eg_error")
         check(lib.eg_audio_stream_open(model.pointer, audio_params(left_context), out, self._err), self._err)
         super().__init__(out[0], lib.eg_audio_stream_close)
         self.model = model
@@ -61,7 +63,7 @@ class AudioEncoder(Handle):
         """Takes samples (n,) and returns the soft tokens that are final now, (k, hidden_size) float32; k may be 0. Raises
         EdgeGemmaError: "argument" for a sample that is not finite (nothing was taken), "cancelled"."""
         sound = sound_array(samples)
-        room = lib.eg_audio_stream_tokens(self.pointer, sound.size)
+        room = lib.eg_audio_stream_token_count(self.pointer, sound.size)
         return self._run(lib.eg_audio_stream_push, room, pointer(sound, "float *"), sound.size)
 
     def finish(self) -> NDArray[np.float32]:
@@ -78,8 +80,8 @@ class AudioEncoder(Handle):
         lib.eg_audio_stream_reset(self.pointer)
 
     def cancel(self) -> None:
-        """Stops the call that runs in another thread, if any, within one layer: it raises `Cancelled`, and the recording is
-        lost: `reset()` before the next."""
+        """Stops the call that runs in another thread within one layer, or else the next one: it raises `Cancelled`, and the
+        recording is lost: `reset()` before the next."""
         lib.eg_audio_stream_cancel(self.pointer)
 
 
@@ -92,7 +94,7 @@ class AudioFeed:
     def __init__(self, session: Session) -> None:
         """Internal: use `Session.stream_audio`."""
         self.session = session
-        self._err = ffi.new("eg_error *")
+        self._err = new_struct("eg_error")
 
     def push(self, samples: ArrayLike) -> None:
         """Adds samples (n,). They gather for 160 to 480 ms, then they are encoded and prefilled. Raises EdgeGemmaError:
@@ -110,9 +112,10 @@ class AudioFeed:
         check(lib.eg_session_audio_end(self.session.pointer, self._err), self._err)
 
     def abandon(self) -> None:
-        """Ends the audio without its rest and without end marker; what was fed stays. Nothing if it is over already."""
+        """Drops the audio: the session goes back to where it was before. Nothing if the audio is over already. Raises
+        EdgeGemmaError "state" where the session cannot go back so far: then what was heard stays, without end marker."""
         if not self.session.closed and lib.eg_session_audio_is_open(self.session.pointer):
-            self.session.rewind(0)
+            check(lib.eg_session_audio_abort(self.session.pointer, self._err), self._err)
 
     def __enter__(self) -> AudioFeed:
         """The audio itself."""
@@ -123,6 +126,7 @@ class AudioFeed:
     ) -> None:
         """Finishes it, or abandons it after an exception."""
         if error is not None:
-            self.abandon()
+            with contextlib.suppress(EdgeGemmaError):  # the audio is over in any case, and the exception goes on
+                self.abandon()
         elif lib.eg_session_audio_is_open(self.session.pointer):
             self.finish()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import Cancelled
 
-__all__ = ["Generation", "Token"]
+__all__ = ["Generation", "Token", "possible_stop"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Generation:
             self._held = self._held[: min(found)]
             self._finish("stop")
         else:
-            self._give(len(self._held) - _possible_stop(self._held, self._stops))
+            self._give(len(self._held) - possible_stop(self._held, self._stops))
 
     def _finish(self, stop: str) -> None:
         self._stop = stop
@@ -123,7 +123,7 @@ class Generation:
             self._held = self._held[length:]
 
 
-def _possible_stop(text: str, stops: Sequence[str]) -> int:
+def possible_stop(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins one of `stops`."""
     longest = max((len(stop) - 1 for stop in stops), default=0)
     for n in range(min(longest, len(text)), 0, -1):

@@ -38,6 +38,11 @@ class TokenizerLike(Protocol):
         """The Jinja chat template of the file."""
         ...
 
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens; ids are below it."""
+        ...
+
 
 class ConfigLike(Protocol):
     """What is asked of a model's shape; see `ModelConfig`."""
@@ -100,6 +105,11 @@ class SessionLike(Protocol):
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
+        ...
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """Tokens that were fed and drawn, and the seconds that this took."""
         ...
 
     def feed_tokens(self, ids: ArrayLike) -> None:

@@ -67,7 +67,7 @@ class Model(Handle):
         self._parts: dict[str, int] = {}
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
         self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
-        info, err = new_struct("eg_model_info"), ffi.new("eg_error *")
+        info, err = new_struct("eg_model_info"), new_struct("eg_error")
         check(lib.eg_model_get_info(self._pointer, info, err), err)
         self.threads: int = info.threads
         numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
@@ -96,7 +96,7 @@ class Model(Handle):
             warn_if_toy(path)
         else:
             path, mmproj = locate(path, mmproj)
-        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
+        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), new_struct("eg_error")
         name = ffi.new("char[]", os.fsencode(path))
         params.path = name
         encoders = ffi.NULL if mmproj is None else ffi.new("char[]", os.fsencode(mmproj))
@@ -118,7 +118,7 @@ class Model(Handle):
 
     def memory(self) -> dict[str, int]:
         """Bytes: `mapped` of the file, `resident` of these in memory now, `tables` on the heap."""
-        out, err = new_struct("eg_memory"), ffi.new("eg_error *")
+        out, err = new_struct("eg_memory"), new_struct("eg_error")
         check(lib.eg_model_get_memory(self.pointer, out, err), err)
         return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
 
@@ -136,7 +136,7 @@ class Model(Handle):
 
     def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
         """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""
-        params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), ffi.new("eg_error *")
+        params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), new_struct("eg_error")
         params.context = self._context(context)
         params.kv = kv_type(kv)
         check(lib.eg_session_estimate(self.pointer, params, out, err), err)
@@ -162,7 +162,7 @@ class Model(Handle):
         if memory_limit is not None and restore is None:
             plan = fit(self, memory_limit, None if context is None else self._context(context), kv)
             context, kv = plan.context, plan.kv
-        out, err = ffi.new("eg_session **"), ffi.new("eg_error *")
+        out, err = ffi.new("eg_session **"), new_struct("eg_error")
         length = self._context(context) if context is not None else 0
         if restore is not None:
             check(lib.eg_session_restore(self.pointer, os.fsencode(restore), length, out, err), err)

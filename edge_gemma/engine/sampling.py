@@ -119,10 +119,9 @@ class NativeSampling:
         """`special`: the texts of control tokens are written out."""
         self.key = (sampling, special)
         self.struct = struct = new_struct("eg_sampling")
-        struct.greedy = sampling.greedy
         struct.temperature = sampling.temperature
-        struct.top_k = int(sampling.top_k) or 2**32 - 1
-        struct.top_p = max(sampling.top_p, 1e-9)
+        struct.top_k = int(sampling.top_k)
+        struct.top_p = max(sampling.top_p, 1e-9)  # 0 is one token here, and off in the engine
         struct.min_p = sampling.min_p
         penalties = sampling.penalty_window > 0
         struct.repetition_penalty = sampling.repetition_penalty if penalties else 1

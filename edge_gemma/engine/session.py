@@ -46,7 +46,7 @@ class Session(Handle):
         """Takes over an `eg_session *`. Internal: use `Model.session`."""
         super().__init__(session, lib.eg_session_close)
         self.model: Model = model
-        self._err = ffi.new("eg_error *")
+        self._err = new_struct("eg_error")
         self._native: NativeSampling | None = None  # that of the last token
 
     def __repr__(self) -> str:
@@ -153,7 +153,7 @@ class Session(Handle):
         options = sampling or _DEFAULT
         if self._native is None or self._native.key[0] is not options or self._native.key[1] != special:
             self._native = NativeSampling(options, special)
-        token = ffi.new("eg_token *")
+        token = new_struct("eg_token")
         check(lib.eg_session_next(self.pointer, self._native.struct, token, self._err), self._err)
         return Token(token.id, text_of(token.text, token.text_length), _STOPS.get(token.stop, ""))
 
@@ -235,18 +235,23 @@ class Session(Handle):
         """The ids of the timeline; soft tokens are -1."""
         n = self.position
         ids = ffi.new("int32_t[]", n or 1)
-        return ffi.unpack(ids, lib.eg_session_tokens(self.pointer, 0, ids, n)) if n else []
+        return ffi.unpack(ids, lib.eg_session_get_tokens(self.pointer, 0, ids, n)) if n else []
 
     def rewind(self, n: int) -> None:
         """Goes back by n tokens; errors as in `rewind_to`."""
         if n < 0:
             raise EdgeGemmaValueError("n must not be negative.", "argument")
-        check(lib.eg_session_rewind(self.pointer, n, self._err), self._err)
+        position = self.position
+        if n > position:
+            raise EdgeGemmaValueError(f"cannot go back by {n} tokens: the session has {position}.", "argument")
+        self.rewind_to(position - n)
 
     def rewind_to(self, position: int) -> None:
         """Goes back to where the timeline had `position` tokens. Raises EdgeGemmaError: "argument" when it has fewer,
-        "state" when soft tokens would have to be evaluated again (then nothing changes)."""
-        self.rewind(self.position - position)
+        "state" when soft tokens would have to be evaluated again or audio is open (then nothing changes)."""
+        if position < 0:
+            raise EdgeGemmaValueError("position must not be negative.", "argument")
+        check(lib.eg_session_rewind_to(self.pointer, position, self._err), self._err)
 
     def fork(self) -> Session:
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
@@ -259,7 +264,8 @@ class Session(Handle):
         check(lib.eg_session_save(self.pointer, os.fsencode(path), self._err), self._err)
 
     def cancel(self) -> None:
-        """Stops the call that runs in another thread, if any, within one layer: it raises `Cancelled`."""
+        """Stops the call that runs in another thread within one layer, or else the next one that computes: it raises
+        `Cancelled`. Feeding no tokens uses up a request that came too late."""
         lib.eg_session_cancel(self.pointer)
 
     # ---- reports ----

@@ -204,7 +204,7 @@ def test_info(mobile, run_cli):
 
 
 def test_quantizing_again_is_refused(mobile, tmp_path):
-    with pytest.raises(ValueError, match=r"has type C\d, which cannot be quantized again"):
+    with pytest.raises(ValueError, match=r"has type QC\d, which cannot be quantized again"):
         quantize(mobile[0], tmp_path / "q.gguf", "Q4_0")
     with pytest.raises(ValueError, match="QC4"):
         quantize(mobile[0], tmp_path / "q.gguf", "QC4")
