@@ -1,5 +1,6 @@
-/* The encoder's stages, in their order:
- *   two convolutions, a projection; for each layer: feed-forward, attention, light convolution, feed-forward, norm; output
+/* The audio encoder, in the order of the model:
+ *   two strided convolutions and a projection; for each layer: feed-forward, attention, light convolution, feed-forward, norm;
+ *   then the output projections
  */
 #include "encoder.h"
 
@@ -85,7 +86,7 @@ void eg_audio_copy(eg_audio *to, const eg_audio *from)
     }
 }
 
-/* ---- steps that stages share -------------------------------------------------------------------------------------- */
+/* ---- operations that the stages share ----------------------------------------------------------------------------- */
 
 typedef struct encoder_call {
     eg_audio *enc;
@@ -154,7 +155,7 @@ static void multiply(encoder_call *call, const eg_clipped *w, const float *x, fl
 
 /* ---- subsampling -------------------------------------------------------------------------------------------------- */
 
-/* Each position's channels: mean removed, scaled to variance 1, weighted, negative values cut off. */
+/* x = relu(layer_norm(x) * weight), over the channels of each position. */
 static void layer_norm_relu(float *x, int64_t positions, int64_t channels, const float *weight)
 {
     for (int64_t i = 0; i < positions; i++, x += channels) {
@@ -216,7 +217,7 @@ static void second_convolution_task(void *context, int64_t begin, int64_t end, u
                  call->enc->wide + t * c->rows[1] * c->channels[1], patches);
 }
 
-/* x[n] from frames, whose n_frames begin behind the last one of the block before. */
+/* x[n] from n_frames frames; `frames` begins with the last frame of the previous block. */
 static void subsample(eg_audio *enc, int64_t n_frames, int64_t n)
 {
     subsample_call call = {enc, n_frames};
@@ -261,7 +262,7 @@ static void clamp_copy_task(void *context, int64_t begin, int64_t end, unsigned 
     clamp(call->enc->t + begin * w, (end - begin) * w, call->bounds);
 }
 
-/* q, k and v of h, which is clamped for each: at once where the three clamp alike. */
+/* q, k and v of h. Each matrix clamps its input; if all three clamp alike, they are multiplied in one call. */
 static void project(encoder_call *call, const eg_clipped *const matrices[3], float *const out[3])
 {
     const eg_audio *enc = call->enc;
@@ -294,8 +295,8 @@ static void scale_task(void *context, int64_t begin, int64_t end, unsigned worke
     }
 }
 
-/* One token of one head: p = softmax over delta of 50 tanh((q.k + q.R) / 50), o = clamp(sum of p v). content and v are those
- * of delta 0; the others lie before them. */
+/* One token of one head: p = softmax over delta of 50 tanh((q.k + q.R) / 50), o = clamp(sum of p v). `content` and `v` point
+ * to delta 0; larger deltas are before them in memory. */
 static void attend(const encoder_call *call, const float *content, const float *relative, int64_t deltas, const float *v,
                    float *o)
 {
@@ -404,7 +405,7 @@ static void light_convolution(encoder_call *call)
     add(call, NULL, 1);
 }
 
-/* ---- all of it ---------------------------------------------------------------------------------------------------- */
+/* ---- the whole encoder -------------------------------------------------------------------------------------------- */
 
 /* x = rms(x; ln2) */
 static void last_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -430,7 +431,7 @@ static void output_task(void *context, int64_t begin, int64_t end, unsigned work
     }
 }
 
-/* What the next block needs of this one moves to the front. */
+/* Moves the state that the next block needs to the front of the buffers. */
 static void keep(eg_audio *enc, int64_t n_frames, int64_t n)
 {
     const eg_audio_config *c = &enc->weights->config;

@@ -1,9 +1,9 @@
 /* Attention of one layer:
  *
- *   h = rms(x; attn_norm);  q = rope(rms(W_q h; q_norm)), k = rope(rms(W_k h; k_norm)), v = rms(W_v h), each by head
- *   t = W_o softmax(q K) V  over the cache, which has k and v of these tokens by then
+ *   h = rms(x; attn_norm);  q = rope(rms(W_q h; q_norm)), k = rope(rms(W_k h; k_norm)), v = rms(W_v h), for each head
+ *   t = W_o softmax(q K) V,  K and V from the cache, into which k and v of these tokens have been written
  *
- * Threads share the queries of a prompt; for a few tokens they share the keys, in spans whose results are merged.
+ * In a prompt, threads split the queries. For a few tokens they split the keys, in spans whose partial results are merged.
  */
 #include "attention.h"
 
@@ -11,14 +11,14 @@
 
 #include "../base/numbers.h"
 
-/* Pairs of a row of the angle tables: those of the wider kind of head. */
+/* Width of a row of the angle tables: half of the larger head_dim. */
 static int64_t angle_pairs(const eg_config *c) { return eg_larger(c->head_dim_global, c->head_dim_local) / 2; }
 
 void eg_attend_init(eg_decoder *dec)
 {
     const eg_config *c = dec->config;
     int64_t half = angle_pairs(c);
-    /* "Proportional" RoPE: the file's factors are 1 for pairs that rotate, a quarter of them, and 1e30 for the others. */
+    /* "Proportional" RoPE: a factor of 1 for the quarter of the pairs that rotate, 1e30 for the others. */
     for (int64_t i = 0; i < c->head_dim_global / 2; i++) {
         float factor = dec->weights->rope_freqs ? dec->weights->rope_freqs[i] : i < c->head_dim_global / 8 ? 1 : 1e30f;
         dec->frequency[i] = (float)pow(c->theta_global, -2.0 * (double)i / c->head_dim_global) / factor;
@@ -52,9 +52,9 @@ typedef struct attention_call {
     int64_t n, position;
     int32_t layer;
     bool queries, keys;        /* which of q and k/v are computed */
-    int64_t window;            /* attention: keys that a query sees, 0 for all */
-    int64_t tile;              /* queries of a task */
-    int64_t span, spans;       /* or the first span of keys, and how many there are */
+    int64_t window;            /* keys that a query sees; 0: all */
+    int64_t tile;              /* queries of a unit of work, if queries are split */
+    int64_t span, spans;       /* first span of keys and number of spans, if keys are split */
 } attention_call;
 
 static void norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -66,7 +66,7 @@ static void norm_task(void *context, int64_t begin, int64_t end, unsigned worker
         call->dec->kernels->rms_norm(call->dec->h + t * d, call->dec->x + t * d, call->w->attn_norm, d, call->dec->config->eps);
 }
 
-/* (x_i, x_{i+D/2}) rotated by the angle of pair i. */
+/* Rotates each pair (x_i, x_{i+D/2}) by its angle. */
 static void rotate(float *x, const float *cos, const float *sin, int64_t half)
 {
     for (int64_t i = 0; i < half; i++) {
@@ -76,7 +76,7 @@ static void rotate(float *x, const float *cos, const float *sin, int64_t half)
     }
 }
 
-/* Norms and RoPE of q and k, the norm of v, and k and v into the cache. */
+/* Norm and RoPE of q and k, norm of v; writes k and v into the cache. */
 static void heads_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     attention_call *call = context;
@@ -98,7 +98,7 @@ static void heads_task(void *context, int64_t begin, int64_t end, unsigned worke
             int64_t slot = (call->position + t) % cache->capacity;
             size_t offset = (size_t)slot * cache->slot_bytes + (size_t)h * cache->row_bytes;
             float *k = dec->k + (t * call->s->kv_heads + h) * D, *v = dec->v + (t * call->s->kv_heads + h) * D;
-            dec->kernels->rms_norm(v, call->w->v.data ? v : k, NULL, D, c->eps);   /* k_eq_v: from k before its norm */
+            dec->kernels->rms_norm(v, call->w->v.data ? v : k, NULL, D, c->eps);   /* k_eq_v: v is k before its norm */
             dec->kernels->rms_norm(k, k, call->w->k_norm, D, c->eps);
             rotate(k, cos, sin, half);
             dec->kernels->kv_store(dec->cache.format, cache->k + offset, k, D);
@@ -107,11 +107,11 @@ static void heads_task(void *context, int64_t begin, int64_t end, unsigned worke
     }
 }
 
-/* Queries `first` and on that use one KV head, and where their results go. */
+/* Some queries that use one KV head, their outputs, and that head's cache. */
 typedef struct queries {
     const float *q;
     float *o;
-    int64_t n, share, width;   /* share: heads of q that use the KV head; width: floats from one token to the next */
+    int64_t n, share, width;   /* share: query heads that use the KV head; width: floats from one token to the next */
     eg_kv_view view;
 } queries;
 
@@ -180,7 +180,7 @@ static void attention(attention_call *call)
     size_t partials = (size_t)call->spans * eg_attention_partial_floats(call->s->head_dim, rows);
     if (threads > kv_heads && call->spans > 1 && call->n <= EG_SPAN_QUERIES && partials <= dec->partials_size) {
         eg_pool_run(dec->pool, span_task, call, call->spans * kv_heads, 1);
-        /* Few spans: a thread gets many rows, since merging them alone takes less time than waking another thread. */
+        /* With few spans a piece is many rows: merging them takes less time than waking another thread. */
         eg_pool_run(dec->pool, merge_task, call, rows, 1 + 64 / call->spans);
         return;
     }

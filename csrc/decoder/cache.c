@@ -1,4 +1,4 @@
-/* KV cache layout; see cache.h. */
+/* Lays out the KV cache in an arena and finds its rows; see cache.h. */
 #include "cache.h"
 
 void eg_cache_layout(eg_cache *cache, const eg_config *c, int64_t context, int64_t block, eg_kv_type format, eg_arena *arena)

@@ -1,5 +1,6 @@
-/* The decoder's layers, in the order of the model:
+/* The decoder, in the order of the model:
  *   x = embed(ids); for each layer: attention, feed-forward, per-layer embedding, scale; logits = softcap(E rms(x))
+ * Attention and feed-forward are in files of their own.
  */
 #include "decoder.h"
 
@@ -132,7 +133,7 @@ void eg_decoder_per_layer_inputs(eg_decoder *dec, const int32_t *ids, int64_t n,
     const eg_config *c = dec->config;
     if (!c->per_layer || from >= to) return;
     const eg_matrix *table = &dec->weights->per_layer_token_embd;
-    if (n > 1)   /* a prompt's rows lie all over a table of gigabytes: ask for them together before the first is needed */
+    if (n > 1)   /* the rows of a prompt are scattered over gigabytes: start reading them all before the first is needed */
         for (int64_t t = 0; t < n; t++)
             eg_map_advise(table->data + (size_t)(ids[t] < 0 ? 0 : ids[t]) * table->row_bytes, table->row_bytes,
                           EG_ADVICE_WILLNEED);
@@ -143,8 +144,7 @@ void eg_decoder_per_layer_inputs(eg_decoder *dec, const int32_t *ids, int64_t n,
     eg_multiply_one(&dec->matmul, &w, dec->x, n, dec->ple);
     input_call call = {dec, ids, NULL, from, to};
     eg_pool_run(dec->pool, per_layer_task, &call, n, 1);
-    /* Each row read leaves up to 64 KB of the table in the process, which over a long prompt adds up to half a
-     * gigabyte. */
+    /* Each row read maps up to 64 KB of the table, which over a long prompt would add up to half a gigabyte. */
     dec->ple_rows += n;
     if (dec->ple_rows >= EG_BLOCK) {
         eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_DONTNEED);
@@ -175,7 +175,7 @@ static void after_attention_task(void *context, int64_t begin, int64_t end, unsi
     }
 }
 
-/* x += rms(t; norm), and the layer's scale if this is its last step */
+/* x = (x + rms(t; norm)) * scale; the scale is 1 unless this is the layer's last operation. */
 static void add(layer_call *call, int64_t begin, int64_t end, const float *norm, float scale)
 {
     int64_t d = call->dec->config->hidden;

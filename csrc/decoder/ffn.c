@@ -1,11 +1,11 @@
-/* Feed-forward of one layer: dense, or a mixture of experts (26B-A4B): a dense FFN and, beside it, the chosen experts.
+/* Feed-forward of one layer: a dense FFN or, in 26B-A4B, a dense FFN and a mixture of experts.
  *
  *   m1 = rms(FFN(rms(x; ffn_norm)); post_ffw_norm_1)
  *   z = W_r (rms(x) * g / sqrt(d));  S = the experts_used largest;  w = softmax(z over S)
  *   m2 = rms(sum over e in S of w_e c_e Down_e(gelu(Gate_e u) * Up_e u); post_ffw_norm_2),  u = rms(x; pre_ffw_norm_2)
  *   result m1 + m2
- * Tokens are gathered by expert so that each expert's weights are read once a block; the sum of a token runs in the order
- * of its ranks, whatever else is in the block.
+ * Tokens are gathered by expert, so that the weights of an expert are read once for a block. The sum of a token runs over its
+ * experts from the highest score down, so it does not depend on the other tokens of the block.
  */
 #include "ffn.h"
 
@@ -110,7 +110,7 @@ static void combine_task(void *context, int64_t begin, int64_t end, unsigned wor
     }
 }
 
-/* Sorts the block's (token, rank) pairs by expert: their rows in moe.x, and where each expert's rows begin. */
+/* Sorts the (token, rank) pairs of the block by expert: sets moe.row, their rows in moe.x, and moe.first. */
 static void assign_rows(eg_decoder *dec, int64_t n)
 {
     int64_t pairs = n * dec->config->experts_used, row = 0;
@@ -122,7 +122,7 @@ static void assign_rows(eg_decoder *dec, int64_t n)
     dec->moe.first[dec->config->experts] = (int32_t)row;
 }
 
-/* One job for each expert that has rows: out[its rows] = its matrix times these rows of the input. Returns how many. */
+/* One product for each expert that has rows: out[its rows] = its matrix times these rows. Returns the number of products. */
 static int64_t add_products(const eg_decoder *dec, const eg_experts *experts, float *out, eg_product *products)
 {
     int64_t n = 0, ldy = experts->first.rows;
@@ -136,7 +136,7 @@ static int64_t add_products(const eg_decoder *dec, const eg_experts *experts, fl
     return n;
 }
 
-/* t[n] := m1 + m2 of x[n] and h[n] */
+/* t[n] := m1 + m2 */
 static void experts(eg_decoder *dec, const eg_layer *w, const eg_layer_shape *s, int64_t n)
 {
     const eg_config *c = dec->config;

@@ -1,4 +1,4 @@
-/* Binds tensors of the file to the model's structure. */
+/* Binds the tensors of a text model by their names; see weights.h. */
 #include "weights.h"
 
 #include <stdio.h>
@@ -33,7 +33,7 @@ static void bind_attention(eg_binder *b, const eg_config *c, int32_t l, eg_layer
     layer_name(name, l, "attn_qkv.weight");
     const eg_gguf_tensor *fused = eg_bind_find(b, name, false);
     if (fused) {
-        int64_t rows = s->owns_kv ? q_rows + 2 * kv_rows : fused->dims[1];   /* a sharing layer's K/V rows are not used */
+        int64_t rows = s->owns_kv ? q_rows + 2 * kv_rows : fused->dims[1];   /* not used: K/V rows of a sharing layer */
         if (!eg_bind_check(b, fused, name, (const int64_t[4]){d, rows > q_rows ? rows : q_rows, 1, 1})) return;
         w->q = eg_matrix_from_tensor(fused, 0, q_rows);
         if (s->owns_kv) {

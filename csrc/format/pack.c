@@ -1,7 +1,7 @@
-/* Floats to the plain types and to those with blocks of 32 values.
+/* Packs floats into F32, F16, BF16 and the types with blocks of 32 values; the inverse of unpack.c, which has the layouts.
  *
- * F32, F16, BF16 and Q8_0 are defined by their rounding. For the others any scale is allowed, and the one with the least
- * error is searched for. Layouts are those of unpack.c.
+ * F32, F16, BF16 and Q8_0 are defined by their rounding. The other types allow any scale, and fit.c searches for the one with
+ * the least error.
  */
 #include "pack.h"
 
@@ -52,13 +52,13 @@ void eg_pack_q8_0(const float *restrict x, int64_t n, void *restrict blocks)
     }
 }
 
-/* q[32] of 4 bits, the first half in the low nibbles. */
+/* Stores 32 codes of 4 bits: the first 16 in the low nibbles. */
 static void store_nibbles(const int8_t *q, uint8_t *qs)
 {
     for (int i = 0; i < 16; i++) qs[i] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
 }
 
-/* The fifth bits of q[32]. */
+/* Stores the fifth bits of 32 codes. */
 static void store_fifth_bits(const int8_t *q, uint8_t *qh)
 {
     uint32_t bits = 0;
@@ -66,7 +66,7 @@ static void store_fifth_bits(const int8_t *q, uint8_t *qh)
     for (int i = 0; i < 4; i++) qh[i] = (uint8_t)(bits >> 8 * i);
 }
 
-/* One block with a scale alone: q[32] counted from 0, d to b. */
+/* Fits one block with a scale and no min: codes q[32], counted from 0; stores d at b. */
 static void symmetric(const float *x, eg_levels levels, uint8_t *b, int8_t *q)
 {
     float w[BLOCK];
@@ -77,7 +77,7 @@ static void symmetric(const float *x, eg_levels levels, uint8_t *b, int8_t *q)
     for (int i = 0; i < BLOCK && !levels.iq4; i++) q[i] = (int8_t)(q[i] - (int)levels.low);
 }
 
-/* One block with scale and min: q[32], d and m (added, not subtracted) to b. */
+/* Fits one block with a scale and a min: codes q[32]; stores d and m at b (the formats add m). */
 static void affine(const float *x, float high, uint8_t *b, int8_t *q)
 {
     float w[BLOCK];

@@ -1,5 +1,5 @@
-/* The table of tensor types, and whole tensors as floats: value = scale * q - min, one multiplication and one
- * subtraction. The byte layouts are in unpack.c and unpack_iq.c. */
+/* The table of tensor types, and dequantization: value = scale * q - min, one multiplication and one subtraction. The byte
+ * layouts are in unpack.c and unpack_iq.c. */
 #include "types.h"
 
 #include <string.h>
@@ -38,7 +38,7 @@ static const eg_type_info types[] = {
 
 enum { N_TYPES = sizeof types / sizeof types[0] };
 
-/* Values per step of eg_type_to_float: at least the largest block, and small enough for the stack. */
+/* Values that eg_type_to_float unpacks at a time: at least the largest block, and small enough for the stack. */
 enum { CHUNK = 256 };
 
 const eg_type_info *eg_type_find(uint32_t id)
@@ -55,7 +55,7 @@ bool eg_type_per_channel(const eg_type_info *type)
 
 const eg_type_info *eg_type_at(size_t index) { return index < N_TYPES ? &types[index] : NULL; }
 
-/* out[n] from q[n] with one scale per `group` values, and one min unless it is NULL. */
+/* out[n] from q[n], with one scale for every `group` values and, unless min is NULL, one min. */
 static inline void evaluate(const int8_t *restrict q, const float *restrict scale, const float *restrict min, int64_t n,
                             int group, float *restrict out)
 {
@@ -88,7 +88,7 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
         int64_t count = n - done < CHUNK ? n - done : CHUNK;
         type->unpack(b, count, q, scale, min);
         const float *m = type->has_min ? min : NULL;
-        if (type->group == 16)   /* constants, so that the inner loops have a known length */
+        if (type->group == 16)   /* constants: the inner loops have a known length */
             evaluate(q, scale, m, count, 16, out + done);
         else evaluate(q, scale, m, count, 32, out + done);
         b += CHUNK / type->block * type->bytes;

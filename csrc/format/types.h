@@ -1,8 +1,8 @@
-/* GGML tensor types: one table row each, one unpacking function each.
+/* GGML tensor types: a table row and an unpacking function for each.
  *
- * Every quantized type is seen through the same lens: value[i] = scale[i / group] * q[i] - min[i / group] with an int8 q.
- * The matrix kernels work on that form, and dequantization is that formula, so a new type is one row here and one
- * `unpack`. Knows nothing of files or of matrices.
+ * Every quantized type is unpacked to the same form: value[i] = scale[i / group] * q[i] - min[i / group], with int8 q. The
+ * matrix kernels work on that form, and dequantization is that formula. So a new type needs one row of the table and one
+ * `unpack`. Files and matrices are not its concern.
  */
 #ifndef EG_FORMAT_TYPES_H
 #define EG_FORMAT_TYPES_H
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Numbers as in the format. */
+/* The type numbers of GGUF files. */
 enum {
     EG_TYPE_F32 = 0,
     EG_TYPE_F16 = 1,
@@ -43,8 +43,8 @@ enum {
     EG_TYPE_QC8 = 0x45470008
 };
 
-/* n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group], and min[n / group] if the
- * type has one (else min is not touched and may be NULL). */
+/* Unpacks n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group] and, if the type has mins,
+ * min[n / group]. For other types min is untouched and may be NULL. */
 typedef void eg_unpack(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
 
 typedef struct eg_type_info {
@@ -63,7 +63,7 @@ const eg_type_info *eg_type_find(uint32_t id);
  * the row is in another tensor. */
 bool eg_type_per_channel(const eg_type_info *type);
 
-/* Row by its position in the table, for listing: NULL past the end. */
+/* A row of the table by its index, for listing; NULL past the end. */
 const eg_type_info *eg_type_at(size_t index);
 
 /* out[n] = the values of n / block blocks, equal to what the gguf package computes. n is a multiple of the block. */

@@ -1,5 +1,5 @@
-/* The unpacking functions behind the table of types: one per quantized type, all of the `eg_unpack` form of types.h.
- * Plain loops, the same on every instruction set; the layouts are written down where each function is. */
+/* The unpacking functions of the quantized types, in the `eg_unpack` form of types.h. Plain loops, the same for every
+ * instruction set. The layout of a type is documented at its function. */
 #ifndef EG_FORMAT_UNPACK_H
 #define EG_FORMAT_UNPACK_H
 

@@ -1,8 +1,8 @@
-/* Opens a vocabulary: checks what the file says and builds the tables of vocab.h. Owns their memory, and the file when
+/* Opens a vocabulary: checks the file's metadata and builds the tables of vocab.h. Owns their memory, and the file if it was
  * opened by path. Knows nothing of encoding or decoding.
  *
- * One pass over the tokens and one over the merges. Merges are not resolved to ids: the encoder looks them up by the
- * texts of both sides, which spares 1.5 million look-ups here.
+ * There is one pass over the tokens and one over the merges. Merges are not resolved to ids: the encoder looks them up by the
+ * texts of both sides, which saves 1.5 million look-ups here.
  */
 #include <stdlib.h>
 #include <time.h>
@@ -13,10 +13,10 @@
 enum {
     MAX_TOKENS = 1 << 24,
     MAX_MERGES = 1 << 26,
-    MAX_PROBES = 4096          /* far beyond what a table half full needs: more means that somebody broke the hash */
+    MAX_PROBES = 4096          /* far more than a half-full table needs: beyond that, the strings are made to collide */
 };
 
-/* Gemma 4's own markers and what they are. Some converters type them as normal tokens; then the text decides. */
+/* Gemma 4's markers and their kinds. Some converters give them the type "normal"; then this table decides. */
 static const struct {
     const char *text;
     eg_kind kind;
@@ -31,7 +31,7 @@ static const struct {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* Cleared memory that counts towards heap_bytes; NULL with an error when there is none. */
+/* Zeroed memory that is counted in heap_bytes; NULL and an error if there is none. */
 static void *allocate(eg_tokenizer *t, size_t count, size_t size, eg_error *err)
 {
     void *memory = calloc(count ? count : 1, size);
@@ -58,7 +58,7 @@ void eg_tokenizer_close(eg_tokenizer *t)
 
 static bool is_integer(uint32_t type) { return type <= EG_GGUF_I32 || type == EG_GGUF_U64 || type == EG_GGUF_I64; }
 
-/* An id under `key`; *out is untouched when the key is absent. */
+/* Reads a token id; *out is untouched if the key is absent. */
 static eg_status read_id(const eg_gguf *file, const char *key, uint32_t n_tokens, int32_t *out, eg_error *err)
 {
     const eg_gguf_value *value = eg_gguf_find(file, key);
@@ -90,7 +90,7 @@ static eg_status check_model(const eg_gguf *file, eg_error *err)
     return EG_OK;
 }
 
-/* A string array of at most `limit` elements whose offsets fit 32 bits; *out NULL when it is absent. */
+/* Finds a string array of at most `limit` elements whose offsets fit 32 bits; *out is NULL if it is absent. */
 static eg_status find_strings(const eg_gguf *file, const char *key, uint32_t limit, const eg_gguf_value **out, eg_error *err)
 {
     const eg_gguf_value *value = *out = eg_gguf_find(file, key);
@@ -116,8 +116,8 @@ static bool table_create(eg_tokenizer *t, eg_table *table, uint32_t count, eg_er
     return table->slots != NULL;
 }
 
-/* Fills a table with the strings of an array, in order. A table of megabytes is a cache miss for every string, so slots
- * are asked for ahead of their use: additions wait in a short queue. */
+/* Fills a table with the strings of an array, in order. In a table of megabytes every insertion is a cache miss. So the slot
+ * is prefetched when a string is added, and the string is inserted after a short queue. */
 enum { QUEUE = 16 };
 
 typedef struct filler {
@@ -131,7 +131,8 @@ typedef struct filler {
     uint32_t n_added, n_inserted;
 } filler;
 
-/* Of equal strings the first stays: of tokens the lower id, of merges the lower rank. False after too many probes. */
+/* Inserts the next string of the queue. Of equal strings the first one stays: the lower id, or the lower rank. False after too
+ * many probes. */
 static bool insert_next(filler *f)
 {
     const eg_table *table = f->table;
@@ -215,7 +216,7 @@ static eg_status read_merges(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     for (uint32_t rank = 0; rank < t->n_merges; rank++) {
         t->merge_at[rank] = (uint32_t)(cursor - t->merges->data);
         eg_span text = eg_gguf_next_string(t->merges, &cursor);
-        /* byte 0 belongs to the left side, whatever it is */
+        /* the left side has at least one byte, so a space at byte 0 belongs to it */
         const char *space = text.length > 2 ? memchr(text.data + 1, ' ', text.length - 2) : NULL;
         if (!space)
             return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is not two texts with a space between.", eg_gguf_name(file), key,
@@ -246,7 +247,7 @@ int eg_vocab_byte(eg_span text)
     return value;
 }
 
-/* The kind of every token: the file's type, or, where that is missing or says "normal", what its text says. */
+/* The kind of every token: the file's type; where that is missing or "normal", the kind that its text has in `markers`. */
 static eg_status read_kinds(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
 {
     static const uint8_t kind_of_type[7] = {   /* undefined, normal, unknown, control, user-defined, unused, byte */

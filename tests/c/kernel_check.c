@@ -1,5 +1,5 @@
-/* Runs every kernel of every set that this machine supports on numbers from a fixed generator, and prints a checksum for
- * each: the sets, and the machines that run this, must all print the same. */
+/* Runs every kernel of every set that this machine supports on numbers from a fixed generator, and prints a checksum of each
+ * result. All sets on all machines must print the same checksums. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +37,8 @@ static void fill(float *x, int64_t n)
     for (int64_t i = 0; i < n; i++) x[i] = number();
 }
 
-/* Random blocks; bytes that hold scales get small finite halves (an exponent of 2 for MXFP4), so that no sum is NaN, whose
- * bits differ between processors. */
+/* Random blocks. Scales get small finite halves (an exponent of 2 for MXFP4), so that no sum is NaN: the bits of a NaN differ
+ * between processors. */
 static void fill_blocks(const eg_type_info *type, uint8_t *blocks, int64_t count)
 {
     static const struct {
@@ -100,7 +100,7 @@ static void check_matrices(const eg_kernels *k)
     }
 }
 
-/* Rows of integers on a fixed step, which drives some of them to -128 and 127. */
+/* Per-channel types, with a step so small that some activations are clamped to -128 and 127. */
 static void check_channels(const eg_kernels *k)
 {
     static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {9, 48, 512}};   /* tokens, rows, columns */
