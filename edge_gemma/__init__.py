@@ -18,9 +18,10 @@ from .chat.template import render_chat
 from .chat.tools import Tool, tool_schema
 from .engine import kernels
 from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
+from .engine.config import ModelConfig
 from .engine.generation import Generation, Token
 from .engine.gguf import GGUFFile
-from .engine.model import Model, ModelConfig
+from .engine.model import Model
 from .engine.native import ffi as _ffi
 from .engine.native import lib as _lib
 from .engine.sampling import Sampling

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaError
 from .native import Handle, check, ffi, float_array, lib, new_struct, pointer
-
-if TYPE_CHECKING:
-    from .model import Model
-    from .session import Session
 
 __all__ = ["AudioEncoder", "AudioFeed", "audio_params", "audio_tokens", "sound_array"]
 
@@ -52,12 +48,12 @@ class AudioEncoder(Handle):
     kind = "audio encoder"
     instead = "Model.audio_encoder() opens another one"
 
-    def __init__(self, model: Model, left_context: int = 12) -> None:
+    def __init__(self, model: Handle, hidden_size: int, left_context: int = 12) -> None:
         """Internal: use `Model.audio_encoder`."""
         out, self._err = ffi.new("eg_audio_stream **"), new_struct("eg_error")
         check(lib.eg_audio_stream_open(model.pointer, audio_params(left_context), out, self._err), self._err)
         super().__init__(out[0], lib.eg_audio_stream_close)
-        self.model = model
+        self._hidden_size = hidden_size
 
     def push(self, samples: ArrayLike) -> NDArray[np.float32]:
         """Takes samples (n,) and returns the soft tokens that are final now, (k, hidden_size) float32; k may be 0. Raises
@@ -71,7 +67,7 @@ class AudioEncoder(Handle):
         return self._run(lib.eg_audio_stream_finish, 1)
 
     def _run(self, function: Any, room: int, *sound: Any) -> NDArray[np.float32]:
-        rows, written = np.empty((room, self.model.config.hidden_size), np.float32), ffi.new("size_t *")
+        rows, written = np.empty((room, self._hidden_size), np.float32), ffi.new("size_t *")
         check(function(self.pointer, *sound, pointer(rows, "float *"), room, written, self._err), self._err)
         return rows[: written[0]]
 
@@ -91,7 +87,7 @@ class AudioFeed:
     A `with` block finishes it at its end, and abandons it when an exception leaves it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Handle) -> None:
         """Internal: use `Session.stream_audio`."""
         self.session = session
         self._err = new_struct("eg_error")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
 from .audio import AudioFeed, audio_params, sound_array
+from .config import ModelConfig
 from .generation import Generation, Token
+from .interface import ModelLike
 from .native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
 from .sampling import NativeSampling, Sampling
-
-if TYPE_CHECKING:
-    from .model import Model
 
 _KV: dict[str, int] = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
 _STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
@@ -43,10 +42,11 @@ class Session(Handle):
     kind = "session"
     instead = "fork() makes a second one"
 
-    def __init__(self, model: Model, session: Any) -> None:
-        """Takes over an `eg_session *`. Internal: use `Model.session`."""
+    def __init__(self, model: ModelLike, config: ModelConfig, session: Any, adopt: Callable[[Any], Session]) -> None:
+        """Takes over an `eg_session *`; `adopt` makes a session of a fork's. Internal: use `Model.session`."""
         super().__init__(session, lib.eg_session_close)
-        self.model: Model = model
+        self.model = model
+        self._config, self._adopt = config, adopt
         self._err = new_struct("eg_error")
         self._native: NativeSampling | None = None  # that of the last token
 
@@ -63,7 +63,7 @@ class Session(Handle):
         if tokens.size <= _PIECE:
             return self._feed(tokens)
         # What could fail is checked before the first piece, so that a failure adds nothing.
-        size = self.model.config.vocab_size
+        size = self._config.vocab_size
         if tokens.min() < 0 or tokens.max() >= size:
             raise EdgeGemmaValueError(f"ids has a number outside the vocabulary of {size} tokens.", "argument")
         room = self.context - self.position
@@ -85,7 +85,7 @@ class Session(Handle):
 
     def feed_embeddings(self, embeddings: ArrayLike) -> None:
         """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
-        rows = float_array(embeddings, (None, self.model.config.hidden_size), "embeddings")
+        rows = float_array(embeddings, (None, self._config.hidden_size), "embeddings")
         check(lib.eg_session_feed_embeddings(self.pointer, pointer(rows, "float *"), len(rows), self._err), self._err)
 
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
@@ -118,7 +118,7 @@ class Session(Handle):
 
     def logits(self) -> NDArray[np.float32]:
         """(vocab,) float32: the logits that follow the last token. Raises EdgeGemmaError "state" when nothing was fed."""
-        out = np.empty(self.model.config.vocab_size, np.float32)
+        out = np.empty(self._config.vocab_size, np.float32)
         check(lib.eg_session_logits(self.pointer, pointer(out, "float *"), self._err), self._err)
         return out
 
@@ -132,7 +132,7 @@ class Session(Handle):
         return self._forward(ids, logits=False, hidden=True)[1]
 
     def _forward(self, ids: ArrayLike, logits: bool, hidden: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        tokens, config = int_array(ids, "ids"), self.model.config
+        tokens, config = int_array(ids, "ids"), self._config
         n = tokens.size
         out = np.empty((n if logits else 0, config.vocab_size), np.float32)
         states = np.empty((config.layers + 1, n if hidden else 0, config.hidden_size), np.float32)
@@ -258,7 +258,7 @@ class Session(Handle):
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
         out = ffi.new("eg_session **")
         check(lib.eg_session_fork(self.pointer, out, self._err), self._err)
-        return self.model.adopt(out[0])
+        return self._adopt(out[0])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError."""
