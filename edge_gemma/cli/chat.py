@@ -283,8 +283,10 @@ class Conversation:
             system=system,
             tools=tools or None,
             thinking=self.args.thinking,
+            sampling=sampling(self.args),
+            max_tokens=self.args.max_tokens,
+            stop=self.args.stop,
             **session_options(self.args, self.model),
-            **sampling(self.args),
         )
 
     def _help(self, _: str) -> None:
@@ -306,7 +308,7 @@ class Conversation:
             tools = [] if text == "off" else load_tools(text)
             old, self.chat = self.chat, self._open(self.chat.system, tools)
             self.chat.history, self.tools = old.history, tools
-            old.session.close()
+            old.close()
         for tool in self.tools:
             summary = (tool.__doc__ or "").strip().split("\n")[0]
             self.screen.line(f"{tool.__name__}  {summary}".rstrip())

@@ -16,12 +16,13 @@ from ..engine.memory import format_bytes as format_bytes
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
 
 if TYPE_CHECKING:
-    from .. import Model
+    from .. import Model, Sampling
 
 # Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 DEFAULT_CONTEXT = 4096
+SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 TOY = "[this is the embedded toy model, which knows only commands to a home; `edge-gemma pull e2b` gets the real one]"
 
 
@@ -216,18 +217,11 @@ def add_sampling_options(
     )
 
 
-def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The sampling options as keyword arguments of `Session.generate`."""
-    return {
-        "max_tokens": args.max_tokens,
-        "temperature": args.temperature,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "min_p": args.min_p,
-        "repetition_penalty": args.repetition_penalty,
-        "seed": args.seed,
-        "stop": args.stop,
-    }
+def sampling(args: argparse.Namespace) -> Sampling:
+    """How tokens are drawn, from the options."""
+    from .. import Sampling
+
+    return Sampling(**{name: getattr(args, name) for name in SAMPLING_OPTIONS})
 
 
 # ---- model ------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from .common import (
     DONE,
     FAILED,
     INTERRUPTED,
+    SAMPLING_OPTIONS,
     UsageError,
     add_model_options,
     add_sampling_options,
@@ -36,7 +37,6 @@ from .terminal import Bar, Interrupt, Screen, format_clock
 
 FORMATS = ("txt", "srt", "vtt", "json")
 STDIN = "-"
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
 
@@ -103,7 +103,7 @@ def write_down(
 
     options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
     options |= {"detector": args.vad}
-    drawing = {name: getattr(args, name) for name in _SAMPLING}
+    drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (

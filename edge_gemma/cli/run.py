@@ -131,15 +131,15 @@ class _Output:
         if self._err:
             self._err.write(piece, "dim")
 
-    def result(self, session: Any, interrupted: bool) -> dict[str, Any]:
-        """Ends the output. Returns the answer with its thoughts, the reason of its end, and the session's figures."""
+    def result(self, stop: str, stats: dict[str, Any]) -> dict[str, Any]:
+        """Ends the output. `stop`: why the answer ended; `stats`: those of the session."""
         if self._out:
             self._out.end_line()
         return {
             "text": "".join(self.text),
             "thinking": "".join(self.thinking) or None,
-            "stop": "interrupted" if interrupted else session.last_stop,
-            "stats": dict(session.stats),
+            "stop": stop,
+            "stats": dict(stats),
         }
 
 
@@ -149,15 +149,19 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
 
     output = _Output(args)
     with contextlib.closing(model.session(**session_options(args, model, audio=False))) as session:
+        stop = ""
         with Interrupt(session.cancel) as interrupt:
             try:
                 session.feed_text(prompt, special=True, bos=True)
-                for piece in _until(interrupt, session.generate(**sampling(args))):
+                pieces = session.generate(args.max_tokens, stop=args.stop, sampling=sampling(args))
+                for piece in _until(interrupt, pieces):
                     output.add_text(piece)
+                if not interrupt.hit:
+                    stop = pieces.stop
             except EdgeGemmaError:
                 if not interrupt.hit:
                     raise
-        return output.result(session, interrupt.hit)
+        return output.result("interrupted" if interrupt.hit else stop, session.stats)
 
 
 def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str, Any]:
@@ -167,27 +171,34 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
 
     output = _Output(args)
     audio = [load_audio(file) for file in args.audio or ()] or None
-    chat = model.chat(
+    stop = ""
+    with model.chat(
         system=args.system,
         thinking=args.thinking,
+        sampling=sampling(args),
+        max_tokens=args.max_tokens,
+        stop=args.stop,
         **session_options(args, model, audio=audio is not None),
-        **sampling(args),
-    )
-    with Interrupt(chat.cancel) as interrupt:
-        try:
-            for event in _until(interrupt, chat.send(prompt, audio=audio)):
-                if event.kind == "text":
-                    output.add_text(event.text)
-                elif event.kind == "thinking":
-                    output.add_thinking(event.text)
-        except EdgeGemmaError:
-            if not interrupt.hit:
-                raise
-    return output.result(chat.session, interrupt.hit)
+    ) as chat:
+        with Interrupt(chat.cancel) as interrupt:
+            try:
+                for event in _until(interrupt, chat.send(prompt, audio=audio)):
+                    if event.kind == "text":
+                        output.add_text(event.text)
+                    elif event.kind == "thinking":
+                        output.add_thinking(event.text)
+                    elif event.kind == "done":
+                        stop = event.stop
+            except EdgeGemmaError:
+                if not interrupt.hit:
+                    raise
+        return output.result("interrupted" if interrupt.hit else stop, chat.session.stats)
 
 
 def _until(interrupt: Interrupt, items: Iterable[Any]) -> Iterable[Any]:
     """The items until Ctrl-C is pressed."""
+    if interrupt.hit:
+        return
     for item in items:
         yield item
         if interrupt.hit:

@@ -159,14 +159,14 @@ class Interrupt:
     """Inside the `with` block, Ctrl-C calls `cancel` and sets `hit`; a second Ctrl-C raises KeyboardInterrupt.
 
     Python runs signal handlers only between bytecodes of the main thread, and that thread may be in a prefill of many
-    seconds. So the signal also writes a byte to a socket, which wakes a helper thread that calls `cancel`. The thread
-    repeats this until the block is left, since a cancel just before a call begins has no effect.
+    seconds. So the signal also writes a byte to a socket, which wakes a helper thread that calls `cancel` once: a session
+    that is between two calls keeps the request for the next one.
     """
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         self.hit = False
         self._cancel = cancel
-        self._left = threading.Event()
+        self._cancelled = False
         self._active = False
 
     def __enter__(self) -> Interrupt:
@@ -187,7 +187,6 @@ class Interrupt:
             return
         signal.set_wakeup_fd(self._old_fd)
         signal.signal(signal.SIGINT, self._old_handler)
-        self._left.set()
         self._wake_write.close()
         self._thread.join()
         self._wake_read.close()
@@ -199,7 +198,6 @@ class Interrupt:
 
     def _watch(self) -> None:
         while received := self._wake_read.recv(1):
-            if received[0] == signal.SIGINT:
-                while not self._left.is_set():
-                    self._cancel()
-                    self._left.wait(0.05)
+            if received[0] == signal.SIGINT and not self._cancelled:
+                self._cancelled = True
+                self._cancel()

@@ -25,7 +25,7 @@ __all__ = ["AudioEncoder", "AudioFeed", "audio_params", "audio_tokens", "sound_a
 
 def audio_tokens(samples: int) -> int:
     """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples."""
-    return lib.eg_audio_token_count(max(samples, 0))
+    return int(lib.eg_audio_token_count(max(samples, 0)))
 
 
 def audio_params(left_context: int = 12, markers: bool = True) -> Any:

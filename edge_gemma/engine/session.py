@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from .sampling import NativeSampling, Sampling
 if TYPE_CHECKING:
     from .model import Model
 
-_KV = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
+_KV: dict[str, int] = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
 _STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
 _DEFAULT = Sampling()
 # A prompt goes to the engine in pieces, so that Python sees Ctrl-C in between; results do not depend on the cut.
@@ -159,7 +160,7 @@ class Session(Handle):
 
     def seed(self, seed: int) -> None:
         """Begins the random sequence anew: the same seed, tokens and options give the same text on every machine."""
-        lib.eg_session_seed(self.pointer, seed & (2**64 - 1))
+        lib.eg_session_seed(self.pointer, operator.index(seed) & (2**64 - 1))
 
     def generate(
         self,
@@ -209,7 +210,7 @@ class Session(Handle):
             "logit_bias": logit_bias,
             "suppress": suppress,
         }
-        given = {name: value for name, value in changes.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         options = replace(sampling or _DEFAULT, **given)
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         if not all(stops):
@@ -223,12 +224,12 @@ class Session(Handle):
     @property
     def position(self) -> int:
         """How many tokens the timeline has."""
-        return lib.eg_session_position(self.pointer)
+        return int(lib.eg_session_position(self.pointer))
 
     @property
     def context(self) -> int:
         """How many tokens it can have."""
-        return lib.eg_session_context(self.pointer)
+        return int(lib.eg_session_context(self.pointer))
 
     @property
     def tokens(self) -> list[int]:

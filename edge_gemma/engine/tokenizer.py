@@ -145,7 +145,9 @@ class StreamingDetokenizer:
 
     def finish(self) -> str:
         """U+FFFD for a character that was left incomplete, else ""."""
-        return self._decoder.decode(b"", final=True)
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
 
     def _byte(self, token: int) -> int | None:
         """The byte of a token that is no text by itself; None for a token whose text is U+FFFD."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import edge_gemma as eg
+from edge_gemma.engine.sampling import GREEDY
 from edge_gemma.reference.audio import AudioEncoder, log_mel
 from support.paths import DATA
 from support.tiny_audio import AudioShape, audio_writer
@@ -446,7 +447,7 @@ def test_cancel_in_a_session(model: eg.Model) -> None:
 
 def test_chat_hears(model: eg.Model) -> None:
     """Audio in a conversation, over several turns: only what is new is fed."""
-    chat = model.chat(context=1024, sampling=eg.Sampling(temperature=0), max_tokens=4)
+    chat = model.chat(context=1024, sampling=GREEDY, max_tokens=4)
     for turn in range(2):
         done = list(chat.send("What is this?", audio=noise(8000, seed=turn)))[-1]
         assert done.kind == "done"
