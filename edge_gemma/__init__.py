@@ -8,49 +8,76 @@ for event in model.chat().send("Hello"):
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .chat.conversation import Chat
-from .chat.reply import ReplyParser, parse_reply
-from .chat.template import render_chat
-from .chat.tools import tool_schema
 from .engine import kernels
 from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
+from .engine.config import ModelConfig
+from .engine.generation import Generation, Token
 from .engine.gguf import GGUFFile
-from .engine.model import Model, ModelConfig
+from .engine.model import Model
 from .engine.native import ffi as _ffi
 from .engine.native import lib as _lib
+from .engine.sampling import Sampling
 from .engine.session import Session
 from .engine.tokenizer import Tokenizer
 from .errors import Cancelled, EdgeGemmaError
 
+if TYPE_CHECKING:
+    from .audio.source import Source, open_audio
+    from .chat.calls import ToolCall
+    from .chat.conversation import Chat
+    from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
+    from .chat.template import render_chat
+    from .chat.tools import Tool, tool_schema
+    from .speech.listener import Listener, ListenerEvent, listen
+    from .speech.transcriber import Transcriber, transcribe, transcribe_segments
+    from .speech.transcript import Segment, Transcript, TranscriptWriter
+    from .speech.translator import Translator, translate
+
 #: The instruction set whose kernels were chosen for this machine; see `edge_gemma.kernels.targets`.
 isa: str = _ffi.string(_lib.eg_isa()).decode()
 
-# What is needed for sound alone is imported when it is first used.
-_LATER = {
-    "listen": "speech.listener",
+# Imported at first use: conversations need a template engine, and not everybody uses sound. Type checkers see the imports
+# above.
+_LAZY = {
+    "Chat": "chat.conversation",
+    "ChatEvent": "chat.reply",
     "Listener": "speech.listener",
     "ListenerEvent": "speech.listener",
+    "Reply": "chat.reply",
+    "ReplyParser": "chat.reply",
+    "Segment": "speech.transcript",
+    "Source": "audio.source",
+    "Tool": "chat.tools",
+    "ToolCall": "chat.calls",
+    "Transcriber": "speech.transcriber",
+    "Transcript": "speech.transcript",
+    "TranscriptWriter": "speech.transcript",
+    "Translator": "speech.translator",
+    "listen": "speech.listener",
     "open_audio": "audio.source",
+    "parse_reply": "chat.reply",
+    "render_chat": "chat.template",
+    "tool_schema": "chat.tools",
     "transcribe": "speech.transcriber",
     "transcribe_segments": "speech.transcriber",
     "translate": "speech.translator",
-    "Transcriber": "speech.transcriber",
-    "Translator": "speech.translator",
-    "Segment": "speech.transcript",
-    "Transcript": "speech.transcript",
-    "TranscriptWriter": "speech.transcript",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Names of `_LATER`."""
-    if name not in _LATER:
+    """Imports the names of `_LAZY` when they are first used."""
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    value = globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     return value
+
+
+def __dir__() -> list[str]:
+    """Everything public, whether it was imported by now or not."""
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
@@ -58,16 +85,24 @@ __all__ = [
     "AudioFeed",
     "Cancelled",
     "Chat",
+    "ChatEvent",
     "EdgeGemmaError",
     "GGUFFile",
+    "Generation",
     "Listener",
     "ListenerEvent",
     "Model",
     "ModelConfig",
+    "Reply",
     "ReplyParser",
+    "Sampling",
     "Segment",
     "Session",
+    "Source",
+    "Token",
     "Tokenizer",
+    "Tool",
+    "ToolCall",
     "Transcriber",
     "Transcript",
     "TranscriptWriter",

@@ -87,11 +87,11 @@ load = now() - start
 
 def begin():
     session = m.session(context=context)
-    session.feed_text(head, bos=True)
+    session.feed_text(head, bos=True, special=True)
     return session
 
 def answer(session):
-    session.feed_text("<audio|>" + tail)
+    session.feed_text("<audio|>" + tail, special=True)
     return int(session.logits().argmax())
 """
 

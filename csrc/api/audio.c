@@ -53,9 +53,9 @@ eg_status eg_audio_stream_create(eg_model *model, uint32_t context, eg_audio_str
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     s->model = model;
     s->encoder.weights = &model->audio;
-    s->encoder.multiplier.kernels = eg_kernels_get();
-    s->encoder.multiplier.pool = model->pool;
-    s->encoder.multiplier.q8.fine = true;
+    s->encoder.matmul.kernels = eg_kernels_get();
+    s->encoder.matmul.pool = model->pool;
+    s->encoder.matmul.q8.two_term = true;
     s->encoder.cancel = &s->cancel;
     s->encoder.context = (int32_t)context;
     eg_arena arena = {NULL, 0};

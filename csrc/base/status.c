@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Bytes of the well-formed, printable character at text[length]; 0 if there is none. Overlong forms, surrogates and the
- * control characters of both halves of Latin-1 do not count: a terminal might obey them. */
+/* Bytes of the printable UTF-8 character that text[length] begins with; 0 if there is none. Overlong forms, surrogates and
+ * control characters (C0 and C1) are refused: a terminal might act on them. */
 static size_t printable(const unsigned char *text, size_t length)
 {
     unsigned c = text[0];
@@ -35,7 +35,7 @@ eg_status eg_fail(eg_error *err, eg_status status, const char *format, ...)
 {
     size_t room = err ? message_room(err) : 0;
     if (!room) return status;
-    /* Longer than the message, so that a character cut at its end can be told from a damaged one. */
+    /* Longer than the message, so that a character that the message cuts off is not taken for a damaged one. */
     char text[sizeof err->message + 4];
     va_list args;
     va_start(args, format);

@@ -1,4 +1,4 @@
-/* Error text: how every layer reports a failure. */
+/* Error reporting: eg_fail writes the sentence that a failing function leaves for its caller, and returns the status. */
 #ifndef EG_BASE_STATUS_H
 #define EG_BASE_STATUS_H
 

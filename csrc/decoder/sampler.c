@@ -1,4 +1,4 @@
-/* Order: biases and suppression, penalties, temperature, top-k, softmax, top-p, min-p, draw. */
+/* Draws a token: biases and suppression, penalties, temperature, top-k, softmax, top-p, min-p, draw, in this order. */
 #include "sampler.h"
 
 #include "../base/structs.h"
@@ -57,8 +57,8 @@ eg_status eg_sampling_read(const eg_sampling *given, int32_t vocab, eg_sampling 
     return status ? status : check(options, vocab, err);
 }
 
-/* exp(x) for x <= 0: 2^k times a series in the remainder (|r| <= ln(2)/2, error below 1e-15), in plain multiplications and
- * additions so that every machine rounds alike. */
+/* e^x for x <= 0: 2^k times a series in the remainder r, |r| <= ln(2) / 2, with an error below 1e-15. Made of plain
+ * multiplications and additions in a fixed order, which every machine rounds alike. */
 static double exponential(double x)
 {
     static const double factor[] = {
@@ -99,7 +99,7 @@ static double uniform(uint64_t *state)
 
 static bool before(eg_candidate a, eg_candidate b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
 
-/* Restores the heap below `at`; the root is the candidate that comes last. */
+/* Sifts down from `at`; the root of the heap is the worst candidate. */
 static void sift(eg_candidate *heap, size_t n, size_t at)
 {
     eg_candidate moved = heap[at];
@@ -111,8 +111,8 @@ static void sift(eg_candidate *heap, size_t n, size_t at)
     heap[at] = moved;
 }
 
-/* The k best of logits[n] into candidates, in no order, or all by their ids; returns how many there are (those of -infinity
- * and NaN are not). */
+/* The k best of logits[n] into candidates, in no particular order. Returns their number; logits of -infinity and NaN are left
+ * out. */
 static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *candidates)
 {
     size_t count = 0;
@@ -131,13 +131,13 @@ static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *can
     return count;
 }
 
-/* What candidates weigh: e^((logit - highest) / temperature). */
+/* The weight of a candidate is e^((logit - highest) / temperature). */
 typedef struct scale {
     float highest;
     double temperature;
 } scale;
 
-/* 1 also if both are infinite. */
+/* The weight of the highest logit is 1, also if it is infinite. */
 static double weight(scale by, eg_candidate c)
 {
     return c.logit < by.highest ? exponential((c.logit - by.highest) / by.temperature) : 1;
@@ -157,8 +157,8 @@ static void swap(eg_candidate *a, eg_candidate *b)
     *b = c;
 }
 
-/* Moves the fewest candidates that weigh `goal` together, the best, to the front; returns how many, at least one. The last of
- * them is looked for as quicksort does, without sorting: it is in [begin, end), and those before that weigh `kept`. */
+/* Top-p: moves the fewest best candidates whose weights add up to `goal` to the front; returns their number, at least one.
+ * Finds the last of them by quickselect: it is in [begin, end), and the candidates before begin weigh `kept`. */
 static size_t move_heaviest(scale by, eg_candidate *c, size_t n, double goal)
 {
     size_t begin = 0, end = n;
@@ -183,7 +183,7 @@ static size_t move_heaviest(scale by, eg_candidate *c, size_t n, double goal)
     return begin;
 }
 
-/* Moves those that weigh `least` or more to the front; returns how many. */
+/* Min-p: moves the candidates of weight `least` or more to the front; returns their number. */
 static size_t move_heavy(scale by, eg_candidate *c, size_t n, double least)
 {
     size_t count = 0;
@@ -237,7 +237,8 @@ int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *o, const float *logits
     if (!count) return argmax(logits, s->vocab);   /* everything was suppressed */
     scale by = {c[0].logit, temperature};
     for (size_t i = 1; i < count; i++) by.highest = c[i].logit > by.highest ? c[i].logit : by.highest;
-    /* The fewest whose probability reaches top_p, and of these the ones not below min_p times the first. */
+    /* Top-p: the fewest candidates whose probability reaches top_p. Min-p: of these, the ones of at least min_p times the
+     * probability of the best. */
     if (top_p < 1) count = move_heaviest(by, c, count, top_p * weight_of_all(by, c, count));
     if (o->min_p > 0) count = move_heavy(by, c, count, o->min_p);
     double target = uniform(&s->state) * weight_of_all(by, c, count);

@@ -1,7 +1,7 @@
 /* Plain chat turns in Gemma 4's format, without a template engine.
  *
- * Owns eg_chat_render of the public header: what edge_gemma/data/chat_template.jinja gives for messages that are only text.
- * Tools, audio and images need more than a role and a text, and are written by the Python package.
+ * Owns eg_chat_render of the public header. For messages of text alone it gives what chat_template.jinja of the Python package
+ * gives. That package renders tools, audio and images.
  *
  *     <bos> {<|turn>ROLE \n CONTENT <turn|> \n} [<|turn>model \n]
  */
@@ -14,7 +14,7 @@
 #define THOUGHT_BEGIN "<|channel>"
 #define THOUGHT_END "<channel|>"
 
-/* Writes what fits and counts everything. */
+/* Writes the bytes that fit and counts all of them. */
 typedef struct writer {
     char *text;        /* [capacity] */
     size_t capacity, length;
@@ -32,8 +32,8 @@ static void put(writer *w, const char *bytes, size_t n)
 
 static void put_text(writer *w, const char *text) { put(w, text, strlen(text)); }
 
-/* Whether the character text[n], n from eg_utf8_character, is white space: Unicode's White_Space and the four ASCII
- * separators, which is what Python strips. */
+/* Whether the character text[n] is white space (n from eg_utf8_character): Unicode's White_Space and the four ASCII
+ * separators, like Python's str.strip. */
 static bool is_space(const uint8_t *text, uint32_t n)
 {
     if (n == 1) return (text[0] >= 0x09 && text[0] <= 0x0D) || (text[0] >= 0x1C && text[0] <= 0x20);
@@ -44,8 +44,9 @@ static bool is_space(const uint8_t *text, uint32_t n)
            code == 0x205F || code == 0x3000;
 }
 
-/* The next stretch of `content` from *at on that is not a thought, as [*begin, *end); false at the end. A thought runs to
- * the next THOUGHT_END or to the end of the content; a lone THOUGHT_END is dropped. Without `is_model` all is kept. */
+/* The next stretch of the content from *at on that is not a thought, as [*begin, *end); false at the end. A thought ends at
+ * the next THOUGHT_END or at the end of the content; a THOUGHT_END without a beginning is dropped. Without `is_model`
+ * everything is kept. */
 static bool next_kept(const char **at, bool is_model, const char **begin, const char **end)
 {
     const char *from = *at;
@@ -65,10 +66,11 @@ static bool next_kept(const char **at, bool is_model, const char **begin, const 
     return true;
 }
 
-/* Writes `content` without its thoughts, then trimmed: both looks at it go over the same stretches. */
+/* Writes `content` without its thoughts, trimmed. The first loop finds where the trimmed text begins and ends, the second loop
+ * writes it. */
 static void put_content(writer *w, const char *content, bool is_model)
 {
-    const char *first = NULL, *last = NULL;   /* of what remains after trimming: its begin and its end */
+    const char *first = NULL, *last = NULL;   /* begin and end of the trimmed text */
     const char *at = content, *begin, *end;
     while (next_kept(&at, is_model, &begin, &end)) {
         for (const char *c = begin; c < end;) {

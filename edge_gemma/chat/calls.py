@@ -1,12 +1,12 @@
-"""The text of tool calls and tool responses in Gemma 4's prompt format: written exactly, read tolerantly.
+"""Tool calls and tool responses as text in Gemma 4's prompt format: written exactly, read tolerantly.
 
     call     = call:NAME{KEY:value,...}          between <|tool_call> and <tool_call|>
     response = response:NAME{KEY:value,...}      between <|tool_response> and <tool_response|>
     value    = <|"|>text<|"|> | number | true | false | null | {KEY:value,...} | [value,...]
 
-Owns this notation only; finding the markers in a reply is reply.py's. A string in it has no escapes: it ends at the next
-<|"|>. Models drop the opening or closing delimiter, use JSON's or Python's quotes and constants, and write whole calls as
-JSON or as Python; all of these are understood.
+Owns this notation and the texts of all control tokens; reply.py finds these in a reply. A string in the notation has no
+escapes: it ends at the next <|"|>. Models leave out the opening or closing delimiter, use the quotes and constants of JSON or
+Python, or write whole calls as JSON or as Python; the reader understands all of these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["MARKERS", "QUOTE", "ToolCall", "format_call", "format_tool_response", "format_value", "parse_calls"]
+__all__ = [
+    "ANY_MARKER",
+    "MARKERS",
+    "QUOTE",
+    "ToolCall",
+    "format_call",
+    "format_tool_response",
+    "format_value",
+    "parse_calls",
+    "plain_data",
+]
 
 QUOTE = '<|"|>'
 """The string delimiter, one token of the vocabulary."""
@@ -54,9 +64,10 @@ MARKERS: tuple[str, ...] = (
 )
 """The texts of all control tokens. No two of them can overlap in a text."""
 
-MAX_DEPTH = 64  # of nested lists and objects that are read; what lies deeper is kept as text
+ANY_MARKER = re.compile("|".join(map(re.escape, MARKERS)))
+"""Finds the text of a control token."""
 
-_ANY_MARKER = re.compile("|".join(map(re.escape, MARKERS)))
+MAX_DEPTH = 64  # of nested lists and objects; deeper ones are kept as text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +75,7 @@ class ToolCall:
     """A call that the model asks for.
 
     Attributes:
-        name: of the tool; it need not exist.
+        name: the tool's name; there need not be such a tool.
         arguments: by name, plain JSON values as the model wrote them, not yet checked.
     """
 
@@ -78,7 +89,7 @@ class ToolCall:
         return getattr(self, key)
 
     def keys(self) -> list[str]:
-        """The two names that `call[...]` takes."""
+        """The two keys that `call[...]` accepts."""
         return ["name", "arguments"]
 
     def __iter__(self) -> Iterator[str]:
@@ -89,17 +100,17 @@ class ToolCall:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _neutral(text: str) -> str:
-    # A delimiter inside a string can not be escaped. Parted from its "<" it is no token any more, and still readable.
-    return _ANY_MARKER.sub(lambda found: "< " + found[0][1:], text)
+def _without_markers(text: str) -> str:
+    # A delimiter inside a string cannot be escaped. With a space after its "<" it is no token any more, but still readable.
+    return ANY_MARKER.sub(lambda found: "< " + found[0][1:], text)
 
 
-def _plain(value: Any) -> Any:
-    """`value` as plain data; what has no such form becomes its str()."""
+def _plain_level(value: Any) -> Any:
+    """`value` with its outermost level as plain data; an object of an unknown type becomes its str()."""
     if value is None or isinstance(value, (bool, str, int, float, Mapping, list, tuple)):
         return value.value if isinstance(value, enum.Enum) else value
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return _plain_level(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, (set, frozenset)):
@@ -112,10 +123,10 @@ def _plain(value: Any) -> Any:
 
 
 def plain_data(value: Any) -> Any:
-    """`value` in the types that JSON has, the way `format_value` reads it: what a history keeps of a tool's result."""
-    value = _plain(value)
+    """`value` in the types of JSON, converted as `format_value` does it. A history keeps the results of tools in this form."""
+    value = _plain_level(value)
     if isinstance(value, Mapping):
-        return {str(_plain(key)): plain_data(item) for key, item in value.items()}
+        return {str(_plain_level(key)): plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_data(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -126,13 +137,13 @@ def format_value(value: Any) -> str:
 
     Args:
         value: None, bool, number, string, list, tuple, mapping; also enums, dataclasses, sets, dates and arrays. Anything
-            else is written as its `str()`. NaN and infinities, which have no notation, become null.
+            else is written as its `str()`. NaN and infinities have no notation and become null.
 
     Returns:
-        The text. Keys are sorted without regard to case. Control-token texts inside strings, the delimiter among them,
-        are written with a space after their "<", so that feeding the text can not make tokens of them.
+        The text. Keys are sorted without regard to case. The texts of control tokens inside strings, such as the string
+        delimiter, are written with a space after their "<", so that feeding the text makes no control tokens of them.
     """
-    value = _plain(value)
+    value = _plain_level(value)
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -142,15 +153,17 @@ def format_value(value: Any) -> str:
     if isinstance(value, float):
         return float.__repr__(value) if math.isfinite(value) else "null"
     if isinstance(value, str):
-        return QUOTE + _neutral(value) + QUOTE
+        return QUOTE + _without_markers(value) + QUOTE
     if isinstance(value, Mapping):
         return "{" + _format_pairs(value) + "}"
     return "[" + ",".join(map(format_value, value)) + "]"
 
 
 def _format_pairs(pairs: Mapping[Any, Any]) -> str:
-    # Keys stand bare, so the characters that would end them can not be in them.
-    named = ((_neutral(re.sub(r"[:{}\[\],]", "_", str(_plain(key)))), item) for key, item in pairs.items())
+    # Keys have no delimiters, so the characters that would end a key are replaced.
+    named = (
+        (_without_markers(re.sub(r"[:{}\[\],]", "_", str(_plain_level(key)))), item) for key, item in pairs.items()
+    )
     return ",".join(f"{key}:{format_value(item)}" for key, item in sorted(named, key=lambda pair: pair[0].lower()))
 
 
@@ -163,11 +176,11 @@ def format_tool_response(name: str, result: Any) -> str:
     """Writes a tool's result with its markers: `<|tool_response>response:NAME{...}<tool_response|>`.
 
     Args:
-        name: of the tool.
-        result: a mapping (or dataclass), written as the object itself; anything else becomes {value:...}. See
-            `format_value` for what it may hold.
+        name: the tool's name.
+        result: a mapping (or dataclass), written as the object itself; anything else becomes {value:...}. The values
+            may be all that `format_value` takes.
     """
-    plain = _plain(result)
+    plain = _plain_level(result)
     pairs = plain if isinstance(plain, Mapping) else {"value": plain}
     return f"<|tool_response>response:{name}{{{_format_pairs(pairs)}}}<tool_response|>"
 
@@ -183,12 +196,12 @@ _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 class _Reader:
-    """Reads values from `text`, moving `at`. Never fails: what it can not make sense of becomes a string."""
+    """Reads values from `text` and moves `at` behind them. Never fails: text that it does not understand becomes a string."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.whole = True  # every bracket and string was closed
+        self.whole = True  # whether every bracket and string was closed
 
     def skip(self) -> str:
         """Skips white space; the next character, or "" at the end."""
@@ -224,7 +237,7 @@ class _Reader:
                 self.at += 1
                 continue
             key = _KEY.match(self.text, self.at)
-            if key is None:  # a value without a name has no place to go
+            if key is None:  # a value without a name is read and dropped
                 before = self.at
                 self.value("{", depth)
                 self.at = max(self.at, before + 1)
@@ -242,7 +255,7 @@ class _Reader:
                 self.whole = False
                 return found
             if char in "})]":
-                # Another bracket closes what is around the list: leave it there.
+                # Another kind of bracket closes what encloses the list: leave it there.
                 self.at += char == closing
                 return found
             if char == ",":
@@ -265,7 +278,7 @@ class _Reader:
             nested = self.pairs("}", depth + 1) if char == "{" else self.items("]" if char == "[" else ")", depth + 1)
             if self.ends(self.at, inside) or not self.whole:
                 return nested
-            self.at = start  # only the beginning of a bare text, such as "[sic] word"
+            self.at = start  # the bracket only begins a text without delimiters, such as "[sic] word"
         return self.bare(inside)
 
     def quoted(self, inside: str) -> str:
@@ -276,7 +289,7 @@ class _Reader:
             self.at = start
             return self.unclosed(inside)
         if not self.ends(end + len(QUOTE), inside):
-            # The next delimiter opens another entry's string: this one was never closed.
+            # The next delimiter opens the string of another entry: this string was never closed.
             entry = self.last_key(start, end) if inside == "{" else -1
             if entry >= 0:
                 self.at = entry
@@ -285,7 +298,7 @@ class _Reader:
         return self.text[start:end]
 
     def last_key(self, start: int, end: int) -> int:
-        """Where the comma is that begins the entry whose value would begin at `end`; -1 if there is none."""
+        """The position of the comma before the entry whose value would begin at `end`; -1 if there is no such entry."""
         comma = self.text.rfind(",", start, end)
         key = _KEY.match(self.text, comma + 1) if comma >= 0 else None
         return comma if key is not None and _SPACE.match(self.text, key.end()).end() == end else -1  # type: ignore[union-attr]
@@ -297,7 +310,7 @@ class _Reader:
         return text[:-1] if text[-1:] in ('"', "'") else text
 
     def json_string(self, quote: str, inside: str) -> str:
-        """A string in JSON's or Python's quotes; a quote that nothing can follow is taken for a part of it."""
+        """A string in the quotes of JSON or Python. A quote is a part of the string unless a value may end there."""
         start, at, last = self.at + 1, self.at + 1, -1
         triple = self.text.startswith(quote * 3, self.at)
         if triple and (end := self.text.find(quote * 3, self.at + 3)) >= 0:
@@ -322,7 +335,7 @@ class _Reader:
         return _unescape(self.text[start:last], quote)
 
     def bare(self, inside: str) -> Any:
-        """A number, a word, or a string whose opening delimiter is missing."""
+        """A number, a constant, or a string whose opening delimiter is missing."""
         start = self.at
         end = self.text.find(QUOTE, start)
         if end >= 0 and not self.ends(self.bare_end(start, inside), inside):
@@ -333,7 +346,7 @@ class _Reader:
             and self.ends(end + len(QUOTE), inside)
         ):
             first = self.bare_end(start, inside)
-            # The delimiter closes this value unless the value ends, as numbers and words do, before it.
+            # The delimiter closes this value, unless the value is a number or a constant that ends before it.
             if first >= end or _constant(self.text[start:first].strip()) is _NO_CONSTANT:
                 self.at = end + len(QUOTE)
                 return self.text[start:end]
@@ -344,7 +357,7 @@ class _Reader:
         return text[:-1].rstrip() if text[-1:] == '"' and text.count('"') == 1 else text
 
     def bare_end(self, start: int, inside: str) -> int:
-        """Where a bare text ends: at the bracket that closes what it is in, or at a comma before a next entry."""
+        """Where a text without delimiters ends: at the bracket that closes what encloses it, or at a comma before an entry."""
         depth, at = 0, start
         while at < len(self.text):
             char = self.text[at]
@@ -373,7 +386,7 @@ def _constant(text: str) -> Any:
     """The number or constant that `text` spells, or _NO_CONSTANT."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    # int() refuses thousands of digits; such a "number" is an identifier, and stays text.
+    # int() refuses thousands of digits; such a "number" is an identifier and stays text.
     if len(text) > 300 or not _NUMBER.match(text):
         return _NO_CONSTANT
     if re.fullmatch(r"[-+]?\d+", text):
@@ -414,14 +427,14 @@ def _from_json(value: Any) -> ToolCall | None:
 
 
 def parse_calls(text: str) -> tuple[list[ToolCall], str, bool]:
-    """Reads what stands between <|tool_call> and <tool_call|>.
+    """Reads the text between <|tool_call> and <tool_call|>. Never raises.
 
     Args:
         text: usually one `call:NAME{...}`; also several, or calls written as JSON or as Python.
 
     Returns:
-        The calls; the text that is left over, "" normally; and whether the last call was complete, with every bracket
-        closed. Never raises.
+        The calls; the text that is left over, normally ""; and whether the last call was complete, with every bracket
+        closed.
     """
     text = text.replace("<escape>", QUOTE)
     calls: list[ToolCall] = []
@@ -445,7 +458,7 @@ def parse_calls(text: str) -> tuple[list[ToolCall], str, bool]:
             reader.at = name.end() + 1
             calls.append(ToolCall(name[1], reader.pairs("}" if following == "{" else ")", 0)))
         elif explicit and not following and not calls:
-            # Nothing but a name: a call without arguments whose braces are missing or still to come.
+            # Only a name: a call without arguments whose braces are missing or have not come yet.
             return [ToolCall(name[1], {})], "", False
         else:
             return calls, text[start:].strip(), reader.whole

@@ -1,13 +1,14 @@
-"""`Chat`: a conversation with a model, its tools, and its memory of what was said.
+"""`Chat`: a conversation with a model that may call tools, and the history of what was said.
 
-Owns the history, the loop of calls and results, and the economy of the session: before every answer the whole prompt is
-written (prompt.py), compared with the tokens that the session holds, and only the difference is fed. That one comparison
-serves a next turn, a history whose thoughts were dropped, an edited history, an interrupted answer and a tool's result.
+Owns the history and what the session holds of it. Before every answer the whole prompt is written (prompt.py) and compared with
+the tokens in the session, and only the difference is fed. This one comparison covers a next turn, a history whose thoughts were
+dropped, an edited history, an interrupted answer and the results of tools. tool_loop.py runs the calls.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import tempfile
@@ -17,100 +18,127 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from ..engine.interface import ModelLike
+from ..engine.memory import MemoryLimit
+from ..engine.sampling import Sampling
+from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from ..hub.resolve import no_encoder
-from .calls import ToolCall, plain_data
+from .calls import ToolCall
 from .prompt import Media, Prompt, Unit
-from .reply import ChatEvent, Reply, ReplyParser
+from .reply import MODEL_STOPS, ChatEvent, Reply, ReplyParser
+from .tool_loop import ToolLoop
 from .tools import Tool, Toolbox
 
 __all__ = ["Chat", "ChatEvent"]
 
-_OWN_STOPS = ("eos", "turn", "tool_response")
 _FORMAT = "edge-gemma-chat"
 
 
-class _Turn:
-    """What has been said since the user's message, over all rounds of calls."""
+class _Answer:
+    """Everything that was said since the user's message, over all rounds of tool calls, and how long it took."""
 
-    def __init__(self) -> None:
-        self.said: dict[str, list[str]] = {"thinking": [], "text": []}
-        self.calls: list[ToolCall] = []
-        self.spoke: set[str] = set()  # the kinds of text that this round has brought
-        self.stats: dict[str, Any] = {
-            "stop": "",
-            "rounds": 0,
-            "prompt_tokens": 0,
-            "reused_tokens": 0,
-            "generated_tokens": 0,
-            "first_token_s": None,
-            "seconds": 0.0,
-        }
+    def __init__(self, max_tokens: int | None, stop: Sequence[str], sampling: Sampling | None) -> None:
+        self.max_tokens, self.stop_texts, self.sampling = max_tokens, stop, sampling
+        self.began = 0.0  # on the clock
+        self.stop = ""
+        self.rounds = self.prompt_tokens = self.reused_tokens = self.generated_tokens = 0
+        self.first_token_s: float | None = None
+        self._texts: dict[str, list[str]] = {"thinking": [], "text": []}
+        self._calls: list[ToolCall] = []
+        self._begun: set[str] = set()  # the kinds of text that this round has brought
 
-    def take(self, event: ChatEvent) -> ChatEvent:
-        """Keeps what `event` brings; text of a later round is parted from the earlier by an empty line."""
+    def begin_round(self) -> None:
+        """Counts a reply of the model."""
+        self.rounds += 1
+        self._begun = set()
+
+    def record(self, event: ChatEvent) -> ChatEvent:
+        """Keeps what the event brings. An empty line separates the text of a later round from the text before."""
         if event.kind == "tool_call" and event.call is not None:
-            self.calls.append(event.call)
+            self._calls.append(event.call)
             return event
-        parts = self.said[event.kind]
-        if parts and event.kind not in self.spoke:
+        texts = self._texts[event.kind]
+        if texts and event.kind not in self._begun:
             event = ChatEvent(event.kind, text="\n\n" + event.text)
-        self.spoke.add(event.kind)
-        parts.append(event.text)
+        self._begun.add(event.kind)
+        texts.append(event.text)
         return event
 
-    def reply(self) -> Reply:
-        return Reply("".join(self.said["thinking"]), "".join(self.said["text"]), list(self.calls))
+    def time_first_token(self) -> None:
+        """Notes the time, unless there was a token before."""
+        if self.first_token_s is None:
+            self.first_token_s = time.perf_counter() - self.began
+
+    def done(self) -> ChatEvent:
+        """The last event."""
+        reply = Reply("".join(self._texts["thinking"]), "".join(self._texts["text"]), list(self._calls))
+        stats = {
+            "stop": self.stop,
+            "rounds": self.rounds,
+            "prompt_tokens": self.prompt_tokens,
+            "reused_tokens": self.reused_tokens,
+            "generated_tokens": self.generated_tokens,
+            "first_token_s": self.first_token_s,
+            "seconds": time.perf_counter() - self.began,
+        }
+        return ChatEvent("done", reply=reply, stats=stats)
 
 
 class Chat:
-    """A conversation. Open with `Model.chat`.
+    """A conversation. Open it with `Model.chat`; close it with `close()` or a `with` block.
 
     Args:
         model: opens the session and has the tokenizer.
-        system: instructions; None for none.
-        tools: functions, JSON schemas or `Tool`s that the model may call. A tool that is only a schema is not run:
-            the answer then ends with stop "tool_call"; append {"role": "tool", "name": ..., "content": result} messages
-            to `history` and `send()` nothing to go on.
+        system: the instructions; None for no instructions.
+        tools: functions, JSON schemas or `Tool`s that the model may call. A tool that is only a schema is not run: the
+            answer then ends with stop "tool_call". To go on, append messages {"role": "tool", "name": ..., "content":
+            result} to `history`, and call `send()` without arguments.
         thinking: let the model think before it answers.
-        context: tokens that the session can hold; None for the session's own default.
+        context: the tokens that the session can hold; None for as many as fit `memory_limit`, or 4096 without a limit.
         kv: type of the KV cache, f32, f16 or q8; None for f16, or what fits `memory_limit`.
-        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: `Model.session` tells how.
+        sampling: how tokens are drawn; None for the defaults of `Sampling`.
+        max_tokens: the most tokens of a round (what the model generates up to its tool calls or its end); None for as
+            many as the session has room for.
+        stop: a text, or several, that ends an answer and is left out of it.
+        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`.
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
-        sampling: options of `Session.generate` for every answer: temperature, top_p, top_k, seed, stop, max_tokens (per
-            round; all the room there is when not given), ...
 
     Attributes:
         history: the messages, oldest first, without the instructions: dicts with "role" (user, assistant, tool) and
-            "content"; also "reasoning_content", "tool_calls", "name". A plain list: it may be edited between answers.
+            "content"; also "reasoning_content", "tool_calls", "name". It is a plain list and may be edited between answers.
         session: the session behind it.
+        sampling, max_tokens, stop, max_rounds: the options; changes take effect with the next answer.
 
     Raises:
-        EdgeGemmaValueError: with code "tool" for an unusable tool, and what opening a session raises.
+        EdgeGemmaValueError: "tool" for an unusable tool, "argument" for an empty text in `stop`, and what opening a session
+            raises.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: ModelLike,
         system: str | None = None,
         tools: Sequence[Callable[..., Any] | Mapping[str, Any] | Tool] | None = None,
         thinking: bool = False,
-        context: int | None = 4096,
+        context: int | None = None,
         kv: str | None = None,
         *,
-        memory_limit: Any = None,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        memory_limit: int | str | MemoryLimit | None = None,
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         max_rounds: int = 8,
-        **sampling: Any,
     ) -> None:
         self.tools = Toolbox(tools or ())
         self.history: list[dict[str, Any]] = []
-        self.max_rounds = max_rounds
-        self.sampling = sampling
+        self.sampling, self.max_tokens, self.max_rounds = sampling, max_tokens, max_rounds
+        self.stop: str | Sequence[str] | None = _stop_texts(stop)
         self._system = system
         self._model = model
         self._prompt = Prompt(
@@ -119,17 +147,29 @@ class Chat:
             self.tools.schemas,
             {"enable_thinking": thinking, **(template_options or {})},
         )
-        limit = {} if memory_limit is None else {"memory_limit": memory_limit}
-        self.session = model.session(context=context, kv=kv, **limit)
-        self._spans: dict[
-            int, tuple[int, Media]
-        ] = {}  # where media begin in the session, where they end, what they are
+        self.session = model.session(context=context, kv=kv, memory_limit=memory_limit)
+        # By the position in the session at which media begin: the position behind them, and what they are.
+        self._spans: dict[int, tuple[int, Media]] = {}
         self._cancelled = False
         self._active: weakref.ref[Generator[ChatEvent, None, None]] | None = None
 
+    def close(self) -> None:
+        """Frees the session; an answer that is not finished ends. Further calls do nothing. Raises as `send` while an answer
+        runs in another thread."""
+        self._close_open_answer()
+        self.session.close()
+
+    def __enter__(self) -> Chat:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
     @property
     def system(self) -> str | None:
-        """The instructions. Setting them takes effect with the next answer, which then reads the conversation anew."""
+        """The instructions. A change takes effect with the next answer, which then reads the whole conversation again."""
         return self._system
 
     @system.setter
@@ -139,16 +179,23 @@ class Chat:
     # ---- answers -----------------------------------------------------------------------------------------------------
 
     def send(
-        self, text: str | None = None, audio: Any = None, images: Any = None, **sampling: Any
+        self,
+        text: str | None = None,
+        audio: Any = None,
+        images: Any = None,
+        *,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[ChatEvent]:
-        """Sends a user's message and yields the answer as it comes.
+        """Sends a user's message and yields the answer as it is generated.
 
         Args:
-            text: what the user says. Markers such as "<|turn>" in it are mere text. Nothing at all (no text, audio or
-                images) answers the history as it stands: the last message must be the user's or a tool's.
+            text: what the user says. Markers such as "<|turn>" in it are plain text. Without text, audio and images, the
+                history is answered as it is: its last message must be the user's or a tool's.
             audio: 16 kHz mono samples in [-1, 1], (n,), or a list of such arrays. It goes after the text.
-            images: a PIL image or (h, w, 3) uint8 array, or a list of them. They go before the text.
-            sampling: options of `Session.generate` for this answer alone.
+            images: a PIL image or (h, w, 3) uint8 array, or a list of them. They go before the text. Not supported yet.
+            sampling, max_tokens, stop: for this answer, instead of those of the chat.
 
         Yields:
             Events: "thinking" and "text" with `text`; "tool_call" with `call`, before the tool runs; "tool_result" with
@@ -156,25 +203,31 @@ class Chat:
             stop, cancelled, tool_call, tool_limit), rounds, prompt_tokens (fed), reused_tokens (found in the cache),
             generated_tokens, first_token_s, seconds.
 
-            Closing the iterator, or leaving its loop, stops the answer; the history keeps what was said until then. A
+            Closing the iterator stops the answer, as leaving its loop does; the history keeps what was said until then. A
             new `send` closes an iterator that is still open.
 
         Raises:
-            EdgeGemmaError: "argument" for unusable input; "template" when the template refuses the conversation (the
-                message is then not in the history); "context" when the session is full; "state" while an
-                answer runs in another thread. With "context" the user's message
+            EdgeGemmaError: "argument" for unusable input; "unsupported" for audio without an audio encoder, and for images;
+                "template" when the template refuses the conversation (the message is then not in the history); "context"
+                when the session is full; "state" while an answer runs in another thread. After "context" the user's message
                 and what was said of the answer are in the history: shorten it, or `reset()`, and go on.
         """
-        if audio is not None and not getattr(self._model, "has_audio", True):
+        if audio is not None and not self._model.has_audio:
             raise no_encoder(self._model, "audio")
-        if images is not None and not hasattr(self.session, "feed_image"):
-            raise EdgeGemmaValueError("images: this version hears, but does not see yet.", "unsupported")
+        if images is not None:
+            raise _no_images()
         message = _user_message(text, audio, images)
+        stops = self.stop if stop is None else stop
+        answer = _Answer(
+            self.max_tokens if max_tokens is None else max_tokens, _stop_texts(stops), sampling or self.sampling
+        )
         self._close_open_answer()
+        with contextlib.suppress(Cancelled):
+            self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
         self._cancelled = False
-        answer = self._answer(message, {**self.sampling, **sampling})
-        self._active = weakref.ref(answer)
-        return answer
+        events = self._events(message, answer)
+        self._active = weakref.ref(events)
+        return events
 
     def cancel(self) -> None:
         """Stops the answer that runs, from any thread: within one layer while computing, or when the tool returns.
@@ -185,96 +238,85 @@ class Chat:
         self.session.cancel()
 
     def reset(self) -> None:
-        """Forgets the conversation; instructions and tools stay. Raises as `send` while an answer runs elsewhere."""
+        """Forgets the conversation, but not the instructions and tools. Raises as `send` while an answer runs elsewhere."""
         self._close_open_answer()
         self.history = []
         self._rewind(0)
 
     def _close_open_answer(self) -> None:
-        if self._active is not None and (answer := self._active()) is not None:
+        if self._active is not None and (events := self._active()) is not None:
             try:
-                answer.close()
-            except ValueError as error:  # it is running this moment
-                raise EdgeGemmaError("an answer of this chat is running: cancel() it first", "state") from error
+                events.close()
+            except ValueError as error:  # its code is being executed at this moment
+                raise EdgeGemmaError("An answer of this chat is running: cancel() it first.", "state") from error
 
-    def _answer(self, message: dict[str, Any] | None, options: dict[str, Any]) -> Generator[ChatEvent, None, None]:
-        began = time.perf_counter()
+    def _events(self, message: dict[str, Any] | None, answer: _Answer) -> Generator[ChatEvent, None, None]:
+        answer.began = time.perf_counter()
         messages = [*self.history, *([message] if message else [])]
         if not messages or messages[-1].get("role") not in ("user", "tool"):
-            raise EdgeGemmaValueError("there is no message to answer", code="argument")
+            raise EdgeGemmaValueError("There is no message to answer.", "argument")
         system = [{"role": "system", "content": self._system}] if self._system else []
         target = self._prompt.conversation([*system, *messages])
+        if any(isinstance(unit, Media) and unit.kind == "image" for unit in target):
+            raise _no_images()
         if message:
             self.history.append(message)
-        turn = _Turn()
         try:
-            yield from self._rounds(turn, target, options, began)
-        except EdgeGemmaError as error:
-            if error.code != "cancelled":
-                raise
-            turn.stats["stop"] = "cancelled"
+            yield from self._rounds(answer, target)
+        except Cancelled:
+            answer.stop = "cancelled"
         finally:
             last = self.history[-1] if self.history else {}
             if last.get("role") == "assistant" and not any(
                 map(last.get, ("content", "reasoning_content", "tool_calls"))
             ):
-                self.history.pop()  # nothing but calls that were never answered
-        turn.stats["seconds"] = time.perf_counter() - began
-        yield ChatEvent("done", reply=turn.reply(), stats=turn.stats)
+                self.history.pop()  # it had only calls that were not answered
+        yield answer.done()
 
-    def _rounds(
-        self, turn: _Turn, target: list[Unit], options: dict[str, Any], began: float
-    ) -> Generator[ChatEvent, None, None]:
+    def _rounds(self, answer: _Answer, target: list[Unit]) -> Generator[ChatEvent, None, None]:
+        loop = ToolLoop(self.tools, self._prompt, self.max_rounds)
         while True:
-            turn.stats["rounds"] += 1
-            self._feed(target, turn.stats)
+            answer.begin_round()
+            self._feed(target, answer)
             start = self.session.position
-            reply = yield from self._round(turn, options, began)
-            if not reply.tool_calls or turn.stats["stop"] == "cancelled":
+            reply = yield from self._generate(answer)
+            if not reply.tool_calls or answer.stop == "cancelled":
                 return
-            if turn.stats["rounds"] > self.max_rounds + 1:
-                turn.stats["stop"] = "tool_limit"
+            if refusal := loop.refusal(reply.tool_calls):
+                if refusal == "tool_call":
+                    self.history[-1]["tool_calls"] = _written_calls(reply.tool_calls)
+                answer.stop = refusal
                 return
-            if not all(self.tools.can_call(call.name) for call in reply.tool_calls):
-                self.history[-1]["tool_calls"] = _written_calls(reply.tool_calls)
-                turn.stats["stop"] = "tool_call"
-                return
-            results = yield from self._run_tools(reply.tool_calls, turn)
+            yield from self._run_tools(loop, reply.tool_calls)
             if self._cancelled:
-                turn.stats["stop"] = "cancelled"
+                answer.stop = "cancelled"
                 return
-            target = [*target, *self._own_words(start, reply), *self._prompt.responses(results)]
+            words = loop.own_words(self.session.tokens[start:])
+            target = [*target, *words, *loop.continuation(words)]
 
-    def _round(self, turn: _Turn, options: dict[str, Any], began: float) -> Generator[ChatEvent, None, Reply]:
-        """One stretch of generation. Its text is in the history at the end, however it ends; its calls are not yet."""
-        options = dict(options)
-        if options.get("max_tokens") is None:
-            # Up to the last place, so that a full session ends the answer as "length" and loses nothing.
-            room = getattr(self.session, "context", 1 << 20) - self.session.position
-            options["max_tokens"] = max(1, room)
+    def _generate(self, answer: _Answer) -> Generator[ChatEvent, None, Reply]:
+        """One reply of the model. However it ends, its text is in the history afterwards; its calls are not yet."""
         start = self.session.position
+        # Up to the last place, so that a full session ends the answer as "length" and loses nothing.
+        limit = max(1, self.session.context - start) if answer.max_tokens is None else answer.max_tokens
+        pieces = self.session.generate(limit, stop=answer.stop_texts, sampling=answer.sampling, special=True)
         parser = ReplyParser()
-        turn.spoke = set()
-        pieces = self.session.generate(special=True, **options)
-        # Whatever ends this block before its last line, an exception or the closing of the iterator, has cut the reply.
+        # An exception, or the closing of this iterator, leaves the block before its last line: the reply was then cut off.
         try:
             for piece in pieces:
-                if turn.stats["first_token_s"] is None:
-                    turn.stats["first_token_s"] = time.perf_counter() - began
+                answer.time_first_token()
                 for event in parser.feed(piece):
-                    yield turn.take(event)
+                    yield answer.record(event)
                 if self._cancelled:
                     break
-            stop = "cancelled" if self._cancelled else self.session.last_stop
-            for event in parser.finish(complete=stop in _OWN_STOPS):
-                yield turn.take(event)
-            turn.stats["stop"] = stop
+            stop = "cancelled" if self._cancelled else pieces.stop
+            for event in parser.finish(complete=stop in MODEL_STOPS):
+                yield answer.record(event)
+            answer.stop = stop
         finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
             parser.finish(complete=False)
             self._remember(parser.reply)
-            turn.stats["generated_tokens"] += self.session.position - start
+            answer.generated_tokens += self.session.position - start
             self._prompt.learn(self.session.tokens, start)
         return parser.reply
 
@@ -285,62 +327,50 @@ class Chat:
                 message["reasoning_content"] = reply.thinking
             self.history.append(message)
 
-    def _run_tools(self, calls: Sequence[ToolCall], turn: _Turn) -> Generator[ChatEvent, None, list[tuple[str, Any]]]:
-        """Runs the calls in order; the history gets each call together with its result, never a call without one."""
+    def _run_tools(self, loop: ToolLoop, calls: Sequence[ToolCall]) -> Generator[ChatEvent, None, None]:
+        """Runs the calls. Each gets into the history together with its result, so there is never a call without a result."""
         asked = self.history[-1]
         asked["tool_calls"] = []
-        results = []
         try:
-            for number, call in enumerate(calls):
-                if turn.stats["rounds"] > self.max_rounds:
-                    result: Any = {"error": "too many tool calls in one answer: answer with what is known"}
-                else:
-                    result = plain_data(self.tools.call(call.name, call.arguments))
-                written = _written_calls([call], first=len(self.history) + number)[0]
+            for event in loop.run(calls):
+                if event.kind != "tool_result" or event.call is None:
+                    continue  # the parser of the reply has yielded the call already
+                written = _written_calls([event.call], first=len(self.history) + len(loop.results) - 1)[0]
                 asked["tool_calls"].append(written)
-                message = {"role": "tool", "name": call.name, "tool_call_id": written["id"], "content": result}
+                message = {
+                    "role": "tool",
+                    "name": event.call.name,
+                    "tool_call_id": written["id"],
+                    "content": event.result,
+                }
                 self.history.append(message)
-                results.append((call.name, result))
-                yield ChatEvent("tool_result", call=call, result=result)
+                yield event
                 if self._cancelled:
                     break
         finally:
-            if not results:
+            if not asked["tool_calls"]:
                 del asked["tool_calls"]
-        return results
-
-    def _own_words(self, start: int, reply: Reply) -> list[Unit]:
-        """What the model generated from `start` on, without the token that stopped it."""
-        words: list[Unit] = list(self.session.tokens[start:])
-        stops = {self._prompt.token(marker) for marker in ("<eos>", "<turn|>", "<|tool_response>")}
-        while words and words[-1] in stops:
-            words.pop()
-        opening, closing = self._prompt.token("<|tool_call>"), self._prompt.token("<tool_call|>")
-        markers = [word for word in words if word in (opening, closing)]
-        if markers and markers[-1] == opening and closing is not None:
-            words.append(closing)  # the model left its last call open
-        return words
 
     # ---- the session -------------------------------------------------------------------------------------------------
 
-    def _feed(self, target: list[Unit], stats: dict[str, Any]) -> None:
-        """Makes the session hold exactly `target`, feeding what differs from what it holds."""
+    def _feed(self, target: list[Unit], answer: _Answer) -> None:
+        """Makes the session hold exactly `target`, by feeding only what it does not hold already."""
         held = self.session.tokens
         same, at = self._common(target, held)
         if same == len(target) and at < len(held) and isinstance(target[-1], int):
-            # All is there and more: the last token is fed again, for the logits after it.
+            # The session holds more than `target`: the last token is fed again, for the logits that follow it.
             same, at = same - 1, at - 1
         if at < len(held) and not self._rewind(at):
             same = at = 0
-        stats["reused_tokens"] += at
+        answer.reused_tokens += at
         before = self.session.position
         try:
             self._append(target[same:])
         finally:
-            stats["prompt_tokens"] += self.session.position - before
+            answer.prompt_tokens += self.session.position - before
 
     def _common(self, target: Sequence[Unit], held: Sequence[int]) -> tuple[int, int]:
-        """How many units of `target` the session holds from its start, and how many tokens they are there."""
+        """How many units from the start of `target` the session holds, and how many tokens these take."""
         at = 0
         for number, unit in enumerate(target):
             if isinstance(unit, Media):
@@ -355,15 +385,15 @@ class Chat:
         return len(target), at
 
     def _rewind(self, position: int) -> bool:
-        """Goes back to `position`, or to the start and returns False where the session can not go back so far."""
+        """Goes back to `position`. Where the session cannot go back that far, it goes to the start and returns False."""
         reached = True
         if self.session.position > position:
             try:
-                self.session.rewind(self.session.position - position)
+                self.session.rewind_to(position)
             except EdgeGemmaError as error:
                 if error.code == "cancelled" or position == 0:
                     raise
-                self.session.rewind(self.session.position)
+                self.session.rewind_to(0)
                 reached = False
         now = self.session.position
         self._spans = {start: span for start, span in self._spans.items() if span[0] <= now}
@@ -379,8 +409,7 @@ class Chat:
                 self.session.feed_tokens(run)
                 run = []
             start = self.session.position
-            feed = self.session.feed_audio if unit.kind == "audio" else self.session.feed_image
-            feed(unit.data)
+            self.session.feed_audio(unit.data)
             self._spans[start] = (self.session.position, unit)
         if run:
             self.session.feed_tokens(run)
@@ -388,11 +417,11 @@ class Chat:
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes instructions and history to a JSON file, sounds and pictures included. Raises EdgeGemmaOSError."""
+        """Writes instructions and history, with all sounds and pictures, to a JSON file. Raises EdgeGemmaOSError."""
         content = {"format": _FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
         path = os.fspath(path)
         try:
-            # Beside its place first: a crash never leaves half a conversation where there was a whole one.
+            # Written beside its place first, so that a crash never replaces a complete file by an incomplete one.
             handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", suffix=".part")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -407,7 +436,7 @@ class Chat:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Replaces instructions and history by those of a file that `save` wrote.
 
-        Raises EdgeGemmaOSError, or EdgeGemmaValueError with code "format" for another kind of file; then nothing changes.
+        Raises EdgeGemmaOSError, or EdgeGemmaValueError "format" for another kind of file; then nothing changes.
         """
         try:
             with open(path, encoding="utf-8") as file:
@@ -415,22 +444,34 @@ class Chat:
         except OSError as error:
             raise EdgeGemmaOSError(f"{os.fspath(path)}: {error.strerror or error}", "file") from error
         except (ValueError, RecursionError) as error:
-            raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}", "format") from error
+            raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}.", "format") from error
         try:
             if content["format"] != _FORMAT or content["version"] != 1:
                 raise ValueError("it is of another format or version")
             system, messages = content["system"], _unpacked(content["messages"])
             if not isinstance(system, (str, type(None))):
-                raise ValueError("its instructions are no text")
+                raise ValueError("its instructions are not text")
             if not all(m["role"] in ("user", "assistant", "tool") and "content" in m for m in messages):
                 raise ValueError("a message has another role, or no content")
         except (KeyError, TypeError, ValueError) as error:
-            raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}", "format") from error
+            raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}.", "format") from error
         self._system, self.history = system, messages
 
 
+def _stop_texts(stop: str | Sequence[str] | None) -> Sequence[str]:
+    """The texts that end an answer. Raises EdgeGemmaValueError "argument" for an empty one."""
+    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(texts):
+        raise EdgeGemmaValueError("stop has an empty string.", "argument")
+    return texts
+
+
+def _no_images() -> EdgeGemmaValueError:
+    return EdgeGemmaValueError("Images are not supported yet.", "unsupported")
+
+
 def _written_calls(calls: Sequence[ToolCall], first: int = 0) -> list[dict[str, Any]]:
-    """Calls in the form that messages have them."""
+    """Calls in the form in which messages have them."""
     return [
         {"id": f"call_{first + n}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for n, call in enumerate(calls)
@@ -438,9 +479,9 @@ def _written_calls(calls: Sequence[ToolCall], first: int = 0) -> list[dict[str, 
 
 
 def _user_message(text: str | None, audio: Any, images: Any) -> dict[str, Any] | None:
-    """The message; None when there is nothing in it. Raises EdgeGemmaValueError with code "argument"."""
+    """The message; None when it would be empty. Raises EdgeGemmaValueError "argument"."""
     if text is not None and not isinstance(text, str):
-        raise EdgeGemmaValueError(f"text is {type(text).__name__}, not str", code="argument")
+        raise EdgeGemmaValueError(f"text is {type(text).__name__}, not str.", "argument")
     pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
     sounds = [] if audio is None else [audio]
     if isinstance(audio, (list, tuple)) and not all(isinstance(sample, (int, float)) for sample in audio):
@@ -454,26 +495,26 @@ def _user_message(text: str | None, audio: Any, images: Any) -> dict[str, Any] |
     return {"role": "user", "content": parts or text}
 
 
-def _pixels(picture: Any) -> np.ndarray:
+def _pixels(picture: Any) -> NDArray[np.uint8]:
     """(h, w, 3) uint8."""
     array = np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         wanted = "a PIL image or an (h, w, 3) uint8 array"
-        raise EdgeGemmaValueError(f"an image is {wanted}, not {array.dtype} {array.shape}", code="argument")
+        raise EdgeGemmaValueError(f"An image is {wanted}, not {array.dtype} {array.shape}.", "argument")
     return array
 
 
-def _samples(sound: Any) -> np.ndarray:
+def _samples(sound: Any) -> NDArray[np.float32]:
     """(n,) float32."""
     array = np.array(sound)
     if array.ndim != 1 or array.dtype.kind != "f":
         wanted = "16 kHz mono samples, a 1-D array of floats in [-1, 1]"
-        raise EdgeGemmaValueError(f"audio is {wanted}, not {array.dtype} {array.shape}", code="argument")
+        raise EdgeGemmaValueError(f"audio is {wanted}, not {array.dtype} {array.shape}.", "argument")
     return array.astype(np.float32)
 
 
 def _packed(value: Any) -> Any:
-    """`value` for JSON: arrays as base64 with their type and shape."""
+    """`value` for JSON: arrays become base64 texts with their type and shape."""
     if isinstance(value, np.ndarray):
         data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode("ascii")
         return {"array": data, "dtype": value.dtype.newbyteorder("<").str, "shape": list(value.shape)}
@@ -485,7 +526,7 @@ def _packed(value: Any) -> Any:
 
 
 def _unpacked(messages: Any) -> list[dict[str, Any]]:
-    """The reverse for the parts of messages. Raises ValueError, KeyError or TypeError."""
+    """Messages from what `_packed` made of them. Raises ValueError, KeyError or TypeError."""
     unpacked = []
     for message in messages:
         if isinstance(message["content"], list) and message["role"] == "user":

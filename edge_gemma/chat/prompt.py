@@ -1,12 +1,14 @@
-"""From a conversation to what a session is fed: token ids, and recordings and pictures in their places.
+"""From a conversation to what a session is fed: token ids, with recordings and pictures in their places.
 
-Owns two things. First, that nothing which came from outside can pose as a control token: the template is rendered with
-every "<" of such text replaced by a character that occurs nowhere else in the conversation, so whatever still looks like a
-marker afterwards was written by the template; markers are then encoded as tokens, and all else as plain text. Second, that a
-model's turn with tool calls is written as it was generated, calls, responses and text in one turn, whichever way a
-template would put them: the template places the turn, and its body is put in afterwards.
+Owns two guarantees.
 
-Does not know sessions, nor what is already in their caches.
+1. Text from outside cannot become control tokens. Before the template is rendered, every "<" in such text is replaced by a
+   character that the conversation does not use. A marker in the rendered text is then the template's own: it is encoded as a
+   control token, and everything else as plain text.
+2. A model's turn with tool calls is written as it was generated: calls, responses and text in one turn. Templates write such
+   turns in different ways, so the template only places the turn, and its body is inserted afterwards.
+
+Does not know sessions, nor what their caches hold.
 """
 
 from __future__ import annotations
@@ -16,23 +18,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from numpy.typing import NDArray
+
+from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
-from .calls import MARKERS, format_call, format_tool_response
+from .calls import ANY_MARKER, MARKERS, format_call, format_tool_response
 from .template import render_chat
 
-__all__ = ["Media", "Prompt", "TokenizerLike", "Unit"]
-
-
-class TokenizerLike(Protocol):
-    """What is needed of a tokenizer."""
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids; without `special` no control token among them."""
-
-    def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """Text of ids."""
+__all__ = ["Media", "Prompt", "Unit", "around_media"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +45,8 @@ class Media:
     data: Any = dataclasses.field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, kind: str, array: Any) -> Media:
-        """Takes a NumPy array."""
+    def of(cls, kind: str, array: NDArray[Any]) -> Media:
+        """Makes it of its samples or pixels."""
         digest = hashlib.blake2b(array.tobytes(), digest_size=16, person=repr(array.shape).encode()[:16])
         return cls(kind, digest.digest(), array)
 
@@ -59,10 +54,17 @@ class Media:
 Unit = int | Media
 """One element of a prompt: a token id, or media that becomes many soft tokens."""
 
-_MARKER = re.compile("|".join(map(re.escape, MARKERS)))
+
+def around_media(units: Sequence[Unit]) -> tuple[list[int], list[int]]:
+    """The token ids before and after the only recording or picture of a prompt."""
+    at = next(number for number, unit in enumerate(units) if isinstance(unit, Media))
+    before, after = ([unit for unit in part if isinstance(unit, int)] for part in (units[:at], units[at + 1 :]))
+    return before, after
+
+
 _HEAD = re.compile(r"(?:\w+\n+)?")
 _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
-_PRIVATE = [chr(code) for code in range(0x10FF00, 0x10FFFE)]
+_PRIVATE = [chr(code) for code in range(0x10FF00, 0x10FFFE)]  # characters for private use, which text hardly ever has
 _MEDIA = {"<|audio|>": "audio", "<|image|>": "image", "<|video|>": "video"}
 _MODEL_ROLES = ("assistant", "model", "tool")
 
@@ -84,7 +86,7 @@ class _Escape:
             self._collect(value, used)
         free = [char for char in _PRIVATE if char not in used]
         if len(free) < 2:
-            raise EdgeGemmaValueError("the conversation uses every private character of Unicode", code="argument")
+            raise EdgeGemmaValueError("The conversation uses every private character of Unicode.", code="argument")
         self.less, self.place = free[0], free[1]
 
     def _collect(self, value: Any, used: set[str]) -> None:
@@ -110,15 +112,15 @@ class _Escape:
         return value
 
     def show(self, text: str) -> str:
-        """The text as it was."""
+        """The reverse of `hide` for a text."""
         return text.replace(self.less, "<")
 
 
 class Prompt:
-    """Writes conversations for one model.
+    """Writes conversations as the tokens that one model reads.
 
     Args:
-        tokenizer: encodes text; `special=False` must make no control tokens.
+        tokenizer: the model's; `encode(special=False)` must make no control tokens.
         template: the file's Jinja text; None for the built-in one.
         tools: schemas to declare.
         options: variables of the template, such as enable_thinking.
@@ -133,13 +135,13 @@ class Prompt:
     ) -> None:
         self.tokenizer, self.template, self.tools = tokenizer, template, list(tools)
         self.options = dict(options or {})
-        self._ids: dict[str, list[int]] = {}
-        self._spellings: dict[str, list[int]] = {}
+        self._ids: dict[str, list[int]] = {}  # by control token
+        self._spellings: dict[str, list[int]] = {}  # by text: the tokens that the model itself chose for it
 
     # ---- conversations -----------------------------------------------------------------------------------------------
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Unit]:
-        """The whole prompt up to the place where the model goes on.
+        """The whole prompt, up to the place where the model goes on.
 
         Args:
             messages: roles system, developer, user, assistant (or model) and tool. The last is the user's, or a tool's
@@ -147,8 +149,8 @@ class Prompt:
                 {"type": "audio", "audio": samples} and {"type": "image", "image": pixels}.
 
         Raises:
-            EdgeGemmaValueError: with code "template" when the template fails or loses something, "argument" for
-                messages that are no conversation.
+            EdgeGemmaValueError: "template" when the template fails or leaves out a turn or media; "argument" for messages
+                with another role or content.
         """
         escape = _Escape([m.get("content") for m in messages], [m.get("tool_calls") for m in messages], self.tools)
         media: list[Media] = []
@@ -168,8 +170,8 @@ class Prompt:
                 at = end
             else:
                 body = self._body(messages[at:end], escape, keep_thoughts=False)
-                if body:  # an answer that was interrupted in its thoughts has none
-                    # It goes in afterwards: templates strip, reorder or reject what a model's turn can hold.
+                if body:  # an answer that was interrupted in its thoughts has no body
+                    # The body is inserted afterwards: templates strip, reorder or reject what a model's turn may contain.
                     mark = f"{escape.place}{len(bodies)}{escape.place}"
                     bodies.append(body)
                     turns.append({"role": "assistant", "content": mark})
@@ -178,14 +180,14 @@ class Prompt:
         for number, body in enumerate(bodies):
             mark = f"{escape.place}{number}{escape.place}"
             if text.count(mark) != 1:
-                raise EdgeGemmaValueError("the chat template does not print the model's turns", code="template")
+                raise EdgeGemmaValueError("The chat template does not print the model's turns.", code="template")
             text = text.replace(mark, body)
         return self._encode(text + tail, escape, media)
 
     def _other_turn(self, message: Mapping[str, Any], escape: _Escape, media: list[Media]) -> dict[str, Any]:
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "developer", "user"):
-            raise EdgeGemmaValueError(f"a message has the role {role!r}", code="argument")
+            raise EdgeGemmaValueError(f"A message has the role {role!r}.", code="argument")
         if isinstance(content, str):
             return {"role": role, "content": escape.hide(content)}
         parts: list[dict[str, Any]] = []
@@ -197,11 +199,11 @@ class Prompt:
                 media.append(Media.of(kind, part[kind]))
                 parts.append({"type": kind})
             else:
-                raise EdgeGemmaValueError(f"a message has a part of type {kind!r}", code="argument")
+                raise EdgeGemmaValueError(f"A message has a part of type {kind!r}.", code="argument")
         return {"role": role, "content": parts}
 
     def _body(self, messages: Sequence[Mapping[str, Any]], escape: _Escape, keep_thoughts: bool) -> str:
-        """What stands between the head of a model's turn and its end."""
+        """The text between the head of a model's turn and its end."""
         written = []
         names: dict[str, str] = {}
         for message in messages:
@@ -228,11 +230,15 @@ class Prompt:
 
     # ---- tokens ------------------------------------------------------------------------------------------------------
 
-    def responses(self, results: Sequence[tuple[str, Any]]) -> list[Unit]:
-        """The response blocks of tools, as (name, plain data): what goes on with a turn that stopped for its calls."""
+    def responses(self, results: Sequence[tuple[str, Any]]) -> list[int]:
+        """The tokens of tool responses, which follow the calls in the model's turn.
+
+        Args:
+            results: the name of the tool and its result, as plain data, for each call.
+        """
         escape = _Escape(list(results))
         text = "".join(format_tool_response(escape.hide(name), escape.hide(result)) for name, result in results)
-        return self._encode(text, escape, [])
+        return [unit for unit in self._encode(text, escape, []) if isinstance(unit, int)]
 
     def token(self, marker: str) -> int | None:
         """The id of a control token; None when the vocabulary does not have it."""
@@ -248,10 +254,10 @@ class Prompt:
         units: list[Unit] = []
         waiting = iter(media)
         at = 0
-        for found in [*_MARKER.finditer(text), None]:
+        for found in [*ANY_MARKER.finditer(text), None]:
             plain = escape.show(text[at : found.start() if found else len(text)])
-            # The head of a turn by itself, so that the words after it are found among the known spellings. No token
-            # joins a newline with anything else, so this cut changes nothing.
+            # The head of a turn is encoded by itself, so that the words after it are found among the known spellings. This
+            # changes no token: no token has both a newline and another character.
             head = _HEAD.match(plain).end()  # type: ignore[union-attr]
             for part in (plain[:head], plain[head:]):
                 if part:
@@ -262,23 +268,25 @@ class Prompt:
             if found[0] in _MEDIA:
                 item = next(waiting, None)
                 if item is None or item.kind != _MEDIA[found[0]]:
-                    raise EdgeGemmaValueError(f"the chat template prints {found[0]} out of place", code="template")
+                    raise EdgeGemmaValueError(
+                        f"The chat template prints {found[0]} in the wrong place.", code="template"
+                    )
                 units.append(item)
             else:
                 units.extend(self._marker(found[0]))
         if next(waiting, None) is not None:
-            raise EdgeGemmaValueError("the chat template has no place for audio or images", code="template")
+            raise EdgeGemmaValueError("The chat template has no place for audio or images.", code="template")
         return units
 
     def learn(self, ids: Sequence[int], generated: int) -> None:
-        """Remembers how the model itself spelled its words, so that the same text is later the same tokens.
+        """Remembers which tokens the model itself chose for its words, so that `conversation` writes the same tokens later.
 
-        A text can be cut into tokens in several ways and a model need not choose the tokenizer's; encoding its words anew
-        would differ from what the cache holds.
+        A text can be divided into tokens in several ways, and a model may choose another way than the tokenizer. Tokens
+        that were encoded anew would differ from those in the session's cache.
 
         Args:
-            ids: the timeline, soft tokens as -1.
-            generated: where in it the generated part begins.
+            ids: the timeline; soft tokens are -1.
+            generated: the position at which the generated part begins.
         """
         markers = {self.token(marker) for marker in MARKERS} | {-1}
         run: list[int] = []

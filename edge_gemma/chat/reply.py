@@ -1,12 +1,12 @@
-"""What the model says, taken apart: thoughts, text, tool calls; all at once or while it is generated.
+"""Parsing of replies into thoughts, text and tool calls, all at once or while the reply is generated.
 
-Owns the markers of a model turn and the states between them. The notation inside a call is calls.py's. A reply is read
+Owns the markers of a model turn and the states between them. calls.py owns the notation inside a call. A reply is read
 with its control tokens written out:
 
     [<|channel>thought\\n THOUGHT <channel|>] TEXT {<|tool_call>call:NAME{...}<tool_call|>} [<|tool_response>] [<turn|>]
 
-Models slip: they open a channel without a thought, close one that is not open, add an empty thought, leave a call open,
-end with <eos> after it. None of that reaches the text.
+Models make mistakes: they open a channel without a thought, close one that is not open, add an empty thought, leave a call
+open, or end with <eos> after a call. The parser removes such markers from the text.
 """
 
 from __future__ import annotations
@@ -16,9 +16,21 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .calls import QUOTE, ToolCall, format_tool_response, format_value, parse_calls
+from .calls import MARKERS, QUOTE, ToolCall, format_tool_response, format_value, parse_calls
 
-__all__ = ["ChatEvent", "Reply", "ReplyParser", "ToolCall", "format_tool_response", "format_value", "parse_reply"]
+__all__ = [
+    "MODEL_STOPS",
+    "ChatEvent",
+    "Reply",
+    "ReplyParser",
+    "ToolCall",
+    "format_tool_response",
+    "format_value",
+    "parse_reply",
+]
+
+MODEL_STOPS = {"eos": "<eos>", "turn": "<turn|>", "tool_response": "<|tool_response>"}
+"""How a model itself ends a reply: the name of the stop, and the text of its token. Any other stop cuts the reply off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +61,8 @@ class ChatEvent:
             "done", a chat's last event, with `reply` and `stats`.
         text: what was added. All texts of one kind together are the reply's content, or its thinking.
         call: the call that was made or answered.
-        result: what the tool returned.
-        reply: everything said since the user's message.
+        result: what the tool returned, as plain data.
+        reply: everything that was said since the user's message.
         stats: see `Chat.send`.
     """
 
@@ -77,18 +89,17 @@ class ChatEvent:
         return self.stats["stop"] if self.stats else None
 
 
-class _Stream:
-    """One kind of text, trimmed as it comes: white space waits until something follows it."""
+class _TrimmedText:
+    """Text of one kind, trimmed while it comes: white space is held back until other text follows it."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
-        self.waiting = ""
-        self.fresh = (
-            True  # at the beginning of a stretch: white space is dropped, and an empty line parts it from the last
-        )
+        self.waiting = ""  # white space that is held back
+        # At the beginning of a passage: leading white space is dropped, and an empty line separates it from the passage before.
+        self.fresh = True
 
     def add(self, text: str) -> str:
-        """What can be shown now that `text` has come."""
+        """Adds `text`; returns what can be shown now."""
         if self.fresh:
             text = text.lstrip()
             if not text:
@@ -113,20 +124,6 @@ _RESPONSE_OPENS = ("<|tool_response>", "<start_function_response>")
 _RESPONSE_CLOSES = ("<tool_response|>", "<end_function_response>")
 _ENDS = ("<turn|>", "<eos>")
 _OPEN_THOUGHT, _CLOSE_THOUGHT, _TURN = "<|channel>", "<channel|>", "<|turn>"
-_DROPPED = (
-    "<bos>",
-    "<pad>",
-    "<|think|>",
-    "<|tool>",
-    "<tool|>",
-    "<|image>",
-    "<image|>",
-    "<|image|>",
-    "<|audio>",
-    "<audio|>",
-    "<|audio|>",
-    "<|video|>",
-)
 
 
 def _any_of(*texts: str) -> re.Pattern[str]:
@@ -134,7 +131,9 @@ def _any_of(*texts: str) -> re.Pattern[str]:
 
 
 _CALL_ENDS = (*_CALL_CLOSES, *_CALL_OPENS, *_RESPONSE_OPENS, *_ENDS, _OPEN_THOUGHT, _TURN)
-_MARKERS = (*_CALL_ENDS, *_RESPONSE_CLOSES, _CLOSE_THOUGHT, QUOTE, *_DROPPED)
+# Markers without a meaning in a reply are dropped. "<unk>" and "<mask>" are kept: a text may be about these words.
+_DROPPED = tuple(marker for marker in MARKERS if marker not in ("<unk>", "<mask>"))
+_MARKERS = tuple(dict.fromkeys((*_CALL_ENDS, *_RESPONSE_CLOSES, *_DROPPED)))
 _IN_TEXT = _any_of(*_MARKERS)
 _IN_CALL = _any_of(*_CALL_ENDS)
 _IN_RESPONSE = _any_of(*_RESPONSE_CLOSES, *_ENDS)
@@ -142,17 +141,17 @@ _PREFIXES = frozenset(marker[:n] for marker in _MARKERS for n in range(1, len(ma
 _LONGEST = max(map(len, _MARKERS))
 
 
-def _held_back(text: str) -> int:
-    """Length of the end of `text` that may become a marker."""
+def _possible_marker(text: str) -> int:
+    """The length of the end of `text` that may be the beginning of a marker."""
     at = text.rfind("<", max(0, len(text) - _LONGEST))
     return len(text) - at if at >= 0 and text[at:] in _PREFIXES else 0
 
 
 class ReplyParser:
-    """Takes a reply apart while it is generated.
+    """Parses a reply while it is generated.
 
     Feed it pieces of any size, with control tokens written out; the result does not depend on where they are cut. No part
-    of a marker is ever given out as text: what may become one is held back until it is decided.
+    of a marker is ever returned as text: what may become a marker is held back until that is decided.
 
         parser = ReplyParser()
         for piece in session.generate(special=True):
@@ -163,32 +162,32 @@ class ReplyParser:
 
     def __init__(self) -> None:
         self._buffer = ""
-        self._searched = 0  # where in the buffer the search for the end of a call goes on
+        self._searched = 0  # offset in the buffer: the end of a call is not before it
         self._state: Literal["text", "thought", "call", "response", "role", "ended"] = "text"
-        self._text, self._thinking = _Stream(), _Stream()
+        self._text, self._thinking = _TrimmedText(), _TrimmedText()
         self._calls: list[ToolCall] = []
         self._events: list[ChatEvent] = []
         self._finished = False
 
     @property
     def reply(self) -> Reply:
-        """What has been given out so far."""
+        """The reply as far as it has been returned in events."""
         return Reply(self._thinking.whole(), self._text.whole(), list(self._calls))
 
     def feed(self, piece: str) -> list[ChatEvent]:
-        """Takes the next piece; returns the events that it completes, often none. Ignores what comes after the end."""
+        """Parses the next piece; returns the events that it completes, often none. Text after the end is ignored."""
         if not self._finished and self._state != "ended":
             self._buffer += piece
             while self._step(False):
                 pass
-        return self._take()
+        return self._drain_events()
 
     def finish(self, complete: bool = True) -> list[ChatEvent]:
         """Ends the reply and returns the last events. A second call returns nothing.
 
         Args:
-            complete: the model ended by itself, so a call that it left open counts. False when the reply was cut off:
-                an unfinished call is then dropped, for its arguments may be cut off too.
+            complete: the model ended the reply itself, so a call that it left open counts. False when the reply was cut
+                off: an unfinished call is then dropped, because its arguments may be incomplete.
         """
         if not self._finished:
             self._finished = True
@@ -196,13 +195,13 @@ class ReplyParser:
                 pass
             if self._state == "call":
                 self._end_call(self._buffer, complete)
-        return self._take()
+        return self._drain_events()
 
-    def _take(self) -> list[ChatEvent]:
+    def _drain_events(self) -> list[ChatEvent]:
         events, self._events = self._events, []
         return events
 
-    # Each step works off one stretch of the buffer and tells whether there may be more to do. `last`: nothing will follow.
+    # Each step consumes a part of the buffer and returns whether another step may be possible. `last`: no text will follow.
 
     def _step(self, last: bool) -> bool:
         if self._state in ("text", "thought"):
@@ -228,13 +227,13 @@ class ReplyParser:
     def _step_text(self, last: bool) -> bool:
         found = _IN_TEXT.search(self._buffer)
         if found is None:
-            held = _held_back(self._buffer)
+            held = _possible_marker(self._buffer)
             if last and (held <= 2 or "|" not in self._buffer[-held:]):
                 held = 0  # "a <" and "a <t" end a text; "a <|cha" is a marker that was cut off
-            self._say(self._buffer[: len(self._buffer) - held])
+            self._emit(self._buffer[: len(self._buffer) - held])
             self._buffer = "" if last else self._buffer[len(self._buffer) - held :]
             return False
-        self._say(self._buffer[: found.start()])
+        self._emit(self._buffer[: found.start()])
         self._buffer = self._buffer[found.start() :]
         marker, rest = found[0], self._buffer[len(found[0]) :]
         following = True
@@ -247,7 +246,7 @@ class ReplyParser:
             if following:
                 rest = rest.lstrip()[len(word) :]
         if not following:
-            pass  # the marker alone is dropped, and the state stays
+            pass  # only the marker is dropped; the state stays
         elif marker == _OPEN_THOUGHT:
             self._thinking.fresh = True
             self._state = "thought"
@@ -260,11 +259,11 @@ class ReplyParser:
         elif marker in _ENDS:
             self._state = "ended"
         elif marker == _TURN:
-            # Before anything else it is the head of the turn; later the model has begun a turn that is not its own.
+            # At the very beginning it is the head of the model's turn; later the model has begun somebody else's turn.
             begun = self._text.parts or self._thinking.parts or self._calls
             self._state = "ended" if begun else "role"
         elif marker == QUOTE:
-            self._say('"')
+            self._emit('"')
         self._buffer = rest
         return True
 
@@ -283,18 +282,20 @@ class ReplyParser:
         self._state = "text"
         calls, left_over, whole = parse_calls(body)
         if not whole and not complete:
-            # Cut off in the middle: the calls before the last one are whole, and nothing of the last is of use.
+            # Cut off in the middle of the last call: only the calls before it are complete.
             calls, left_over = calls[:-1], ""
         for call in calls:
             self._calls.append(call)
             self._events.append(ChatEvent("tool_call", call=call))
-        # What is no call at all is shown rather than lost, but without its markers.
-        self._say(_IN_TEXT.sub(lambda found: '"' if found[0] == QUOTE else "", left_over))
+        # Text that is no call is shown, without markers, rather than lost.
+        self._emit(_IN_TEXT.sub(lambda found: '"' if found[0] == QUOTE else "", left_over))
 
-    def _say(self, text: str) -> None:
-        stream, kind = (self._thinking, "thinking") if self._state == "thought" else (self._text, "text")
-        if shown := stream.add(text):
-            self._events.append(ChatEvent(kind, text=shown))  # type: ignore[arg-type]
+    def _emit(self, text: str) -> None:
+        if self._state == "thought":
+            if shown := self._thinking.add(text):
+                self._events.append(ChatEvent("thinking", text=shown))
+        elif shown := self._text.add(text):
+            self._events.append(ChatEvent("text", text=shown))
 
 
 def _begins_with(text: str, word: str, last: bool) -> bool | None:
@@ -304,20 +305,20 @@ def _begins_with(text: str, word: str, last: bool) -> bool | None:
         return not (text[len(word)].isalnum() or text[len(word)] == "_")
     if not word.startswith(text):
         return False
-    # At the end, a part of the word can only be the beginning of a head that was cut off.
+    # At the end, a part of the word is a head that was cut off.
     return bool(text) if last else None
 
 
 def parse_reply(text: str) -> Reply:
-    """Takes a finished reply apart.
+    """Parses a finished reply. Never raises.
 
     Args:
-        text: what the model generated, with control tokens written out (`generate(special=True)`); the stop token and
-            the head of the turn may be there.
+        text: what the model generated, with control tokens written out (`generate(special=True)`); it may contain the stop
+            token and the head of the turn.
 
     Returns:
-        A Reply, which unpacks as thinking, content, tool_calls. Never raises: see the module for the slips that it
-        understands; a call that can not be understood at all stays in the content as text.
+        A Reply, which unpacks as thinking, content, tool_calls. Common mistakes of models are understood; a call that
+        cannot be understood stays in the content as text.
     """
     parser = ReplyParser()
     parser.feed(text)

@@ -1,9 +1,9 @@
 """Rendering of chat templates: the Jinja text that a GGUF file carries, and our own for files without one.
 
-Owns the sandbox, its limits and the compiled-template cache. Knows nothing of tokens, sessions or replies. The environment
-offers what chat templates are commonly written against: trimmed blocks, loop controls, `tojson` without HTML escapes,
-`raise_exception`, `strftime_now` and `{% generation %}` blocks. Templates come from downloaded files and are not
-trusted: they run sandboxed, on plain data, within a budget of work and output.
+Owns the sandbox, its limits and the cache of compiled templates. Knows nothing of tokens, sessions or replies. The
+environment has what chat templates commonly use: trimmed blocks, loop controls, `tojson` without HTML escapes,
+`raise_exception`, `strftime_now` and `{% generation %}` blocks. Templates come from downloaded files and are not trusted: they
+run in a sandbox, on plain data, with limits on work and output.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from .tools import as_schema
 __all__ = ["BUILTIN_TEMPLATE", "render_chat"]
 
 BUILTIN_TEMPLATE: str = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
-"""Jinja text of Gemma 4's current prompt format, used for files that have no template."""
+"""The Jinja text of Gemma 4's current prompt format, for files without a template of their own."""
 
-MAX_OUTPUT = 64 << 20  # characters of one rendering: far above any context, far below any memory
-MAX_WORK = 20_000_000  # calls and range items of one rendering; a long conversation takes thousands
-MAX_PRODUCT = 1 << 20  # length of a repeated string or list, digits of a number: templates pad, they do not fill
+MAX_OUTPUT = 64 << 20  # characters of one rendering: far more than any context has, and far less than any memory
+MAX_WORK = 20_000_000  # calls and range items of one rendering; a long conversation needs thousands
+MAX_PRODUCT = 1 << 20  # the length of a repeated string or list; templates only pad with repeated characters
 
 SPECIAL_TEXTS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 class _Budget(threading.local):
-    """Work left to the rendering that runs in this thread."""
+    """The work that is left to the rendering in this thread."""
 
     left = MAX_WORK
 
     def spend(self, amount: int) -> None:
         self.left -= amount
         if self.left < 0:
-            raise jinja2.sandbox.SecurityError("the template does not come to an end")
+            raise jinja2.sandbox.SecurityError("the template does not end")
 
 
 _budget = _Budget()
@@ -59,7 +59,7 @@ def _counted_range(*args: int) -> range:
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, with the operations that can blow up bounded."""
+    """The sandbox, with limits on operations whose results can be enormous."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -90,7 +90,7 @@ def _digit_runs(text: str) -> list[str]:
 
 
 class _GenerationBlocks(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks the model's words for training: here its body is simply printed."""
+    """`{% generation %}...{% endgeneration %}`, which marks the model's words for training. Here the body is just printed."""
 
     tags = {"generation"}
 
@@ -136,22 +136,29 @@ def _compiled(template: str) -> jinja2.Template:
     try:
         return _environment().from_string(template)
     except jinja2.TemplateSyntaxError as error:
-        message = f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
+        message = f"The chat template is not valid Jinja: line {error.lineno}: {_sentence(error.message)}"
         raise EdgeGemmaValueError(message, code="template") from error
     except (RecursionError, MemoryError, OverflowError, SyntaxError, ValueError) as error:
-        raise EdgeGemmaValueError(f"the chat template can not be compiled: {error}", code="template") from error
+        raise EdgeGemmaValueError(
+            f"The chat template cannot be compiled: {_sentence(error)}", code="template"
+        ) from error
 
 
-def _plain(value: Any) -> Any:
-    """Rebuilds `value` of plain data, so that a template never holds an object with methods of its own."""
+def _sentence(words: object) -> str:
+    """Foreign words as the end of a sentence."""
+    return f"{str(words).rstrip('.')}."
+
+
+def _data(value: Any) -> Any:
+    """A copy of `value` in plain data, so that a template never gets an object with methods of its own."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_data(key): _data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else [_plain(item) for item in value]
+        return type(value)(map(_data, value)) if type(value) in (list, tuple) else [_data(item) for item in value]
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
@@ -159,10 +166,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, jinja2.Undefined):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _data(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
-        return _plain(value.item())
-    # Samples and pictures: templates look whether they are there, never into them.
+        return _data(value.item())
+    # Samples and pictures: templates test whether they exist, and never read them.
     return f"<{type(value).__name__}>"
 
 
@@ -173,27 +180,27 @@ def render_chat(
     add_generation_prompt: bool = True,
     **options: Any,
 ) -> str:
-    """Renders a conversation to the text that the model reads, by the file's own template.
+    """Renders a conversation with a chat template: the text that the model reads.
 
     Args:
-        messages: the conversation; each message a mapping with "role" and "content" (a string or a list of parts), and
-            whatever else the template understands. Passed through as they are.
+        messages: the conversation; each message is a mapping with "role" and "content" (a string or a list of parts), and
+            whatever else the template understands. They reach the template unchanged.
         template: Jinja text, usually `Tokenizer.chat_template`; None for `BUILTIN_TEMPLATE`.
-        tools: JSON schemas, passed through as they are, or Python functions, of which a schema is made.
+        tools: JSON schemas, which reach the template unchanged, or Python functions, which are described by a schema.
         add_generation_prompt: end with the opening of the model's turn.
         options: further variables of the template, such as `enable_thinking=True`; they may also replace `bos_token`.
 
     Returns:
-        The prompt. It begins with "<bos>" where the template writes `bos_token`.
+        The prompt. It begins with "<bos>" if the template writes `bos_token`.
 
     Raises:
-        EdgeGemmaValueError: with code "template" when the template is not valid, refuses the conversation
-            (`raise_exception`), fails on it, or exceeds the limits.
+        EdgeGemmaValueError: "template" when the template is not valid, refuses the conversation (`raise_exception`), fails
+            on it, or exceeds the limits.
     """
     compiled = _compiled(BUILTIN_TEMPLATE if template is None else template)
-    variables = {**SPECIAL_TEXTS, **{key: _plain(value) for key, value in options.items()}}
-    variables["messages"] = [_plain(message) for message in messages]
-    variables["tools"] = None if tools is None else [_plain(as_schema(tool)) for tool in tools]
+    variables = {**SPECIAL_TEXTS, **{key: _data(value) for key, value in options.items()}}
+    variables["messages"] = [_data(message) for message in messages]
+    variables["tools"] = None if tools is None else [_data(as_schema(tool)) for tool in tools]
     variables["add_generation_prompt"] = add_generation_prompt
     variables.setdefault("documents", None)
 
@@ -207,12 +214,14 @@ def render_chat(
             if length > MAX_OUTPUT:
                 raise jinja2.sandbox.SecurityError(f"it writes more than {MAX_OUTPUT} characters")
     except jinja2.sandbox.SecurityError as error:
-        raise EdgeGemmaValueError(f"the chat template was stopped: {error}", code="template") from error
+        raise EdgeGemmaValueError(f"The chat template was stopped: {_sentence(error)}", code="template") from error
     except jinja2.TemplateError as error:
-        raise EdgeGemmaValueError(f"the chat template refuses this conversation: {error}", code="template") from error
+        raise EdgeGemmaValueError(
+            f"The chat template refuses this conversation: {_sentence(error)}", code="template"
+        ) from error
     except RecursionError as error:
-        raise EdgeGemmaValueError("the chat template nests too deeply", code="template") from error
-    except Exception as error:  # a template is foreign code: any exception may come out of it
-        message = f"the chat template fails on this conversation: {type(error).__name__}: {error}"
+        raise EdgeGemmaValueError("The chat template nests too deeply.", code="template") from error
+    except Exception as error:  # a template is foreign code and may raise anything
+        message = f"The chat template fails on this conversation: {type(error).__name__}: {_sentence(error)}"
         raise EdgeGemmaValueError(message, code="template") from error
     return "".join(pieces)

@@ -1,8 +1,8 @@
 """Tools that the model may call: their schemas, the conversion of arguments, and the calls themselves.
 
-Owns the way from a Python function to a JSON schema and from a model's arguments to that function's. Does not read the
-model's text (reply.py) nor drive the conversation (conversation.py). A call never raises for what the model wrote or for what
-the tool did: the model gets a result {"error": ...} and can correct itself.
+Owns the conversion of a Python function to a JSON schema, and of a model's arguments to those of the function. Does not read
+the model's text (reply.py), nor decide which calls are run (tool_loop.py). A call never raises for what the model wrote or
+for what the tool did: the model gets the result {"error": ...} and can correct itself.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def _dataclass_fields(hint: Any) -> list[tuple[str, Any, bool]]:
 
 def _schema_of_union(members: Sequence[Any]) -> dict[str, Any]:
     schemas = [_schema_of_hint(member) for member in members if member is not type(None)]
-    # The prompt format has one type per argument: it shows the first; a call may use any.
+    # The prompt format has one type per argument and shows the first; a call may use any of them.
     schema = dict(schemas[0]) if len(schemas) == 1 else {**schemas[0], "anyOf": schemas}
     return {**schema, "nullable": True} if type(None) in members else schema
 
 
 def _schema_of_hint(hint: Any) -> dict[str, Any]:
-    """JSON schema of a type hint; what JSON has no word for is described as a string."""
+    """The JSON schema of a type hint; a type that JSON does not have is described as a string."""
     if hint in _SCALARS:
         return {"type": _SCALARS[hint]}
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -153,19 +153,19 @@ def _callable_hints(function: Callable[..., Any]) -> dict[str, Any]:
     target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
     try:
         return typing.get_type_hints(target, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # hints that name something only a type checker sees
+    except (NameError, TypeError, AttributeError):  # hints with names that only a type checker knows
         return {}
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters that a model can give by name: not *args, **kwargs, nor an unbound method's receiver."""
+    """The parameters that a model can give by name: neither *args and **kwargs nor the receiver of an unbound method."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = list(inspect.signature(function).parameters.values())
     if found and found[0].name in ("self", "cls") and found[0].annotation is inspect.Parameter.empty:
         found = found[1:]
     if any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in found):
         name = getattr(function, "__name__", "function")
-        raise EdgeGemmaValueError(f"tool {name}: positional-only parameters can not be given by name", code="tool")
+        raise EdgeGemmaValueError(f"Tool {name}: positional-only parameters cannot be given by name.", code="tool")
     return [p for p in found if p.kind in kinds]
 
 
@@ -175,28 +175,28 @@ def tool_schema(function: Callable[..., Any] | Mapping[str, Any]) -> dict[str, A
     Args:
         function: a function, bound method or callable object. Its signature and type hints give names and types (str,
             int, float, bool, list, tuple, dict, Optional, unions, Literal, Enum, dataclasses, TypedDict, Annotated with
-            a description), its docstring the descriptions, in Google, NumPy or Sphinx style. A ready schema is also
-            taken: a function's dict, alone or under "function".
+            a description), its docstring gives the descriptions, in Google, NumPy or Sphinx style. It may also be a
+            schema: a function's dict, alone or under "function".
 
     Returns:
-        {"type": "function", "function": {"name", "description", "parameters"}}. Gemma's own prompt format skips
+        {"type": "function", "function": {"name", "description", "parameters"}}. Gemma's own prompt format leaves out
         arguments called description, type, properties, required or nullable: choose other names.
 
     Raises:
-        EdgeGemmaValueError: with code "tool" when it is neither a callable nor a schema with a usable name.
+        EdgeGemmaValueError: "tool" when it is neither a callable nor a schema with a usable name.
     """
     if isinstance(function, Mapping):
         inner = function.get("function", function)
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-            raise EdgeGemmaValueError('a tool schema needs a "name", alone or under "function"', code="tool")
+            raise EdgeGemmaValueError('A tool schema needs a "name", alone or under "function".', code="tool")
         schema: dict[str, Any] = {"type": "function", "function": dict(inner)}
         schema["function"].setdefault("description", "")
     elif callable(function):
         schema = {"type": "function", "function": _describe(function)}
     else:
-        raise EdgeGemmaValueError(f"a tool is a function or a JSON schema, not {type(function).__name__}", code="tool")
+        raise EdgeGemmaValueError(f"A tool is a function or a JSON schema, not {type(function).__name__}.", code="tool")
     if not _NAME.match(schema["function"]["name"]):
-        raise EdgeGemmaValueError(f"tool name {schema['function']['name']!r} is not a plain identifier", code="tool")
+        raise EdgeGemmaValueError(f"The tool name {schema['function']['name']!r} is not an identifier.", code="tool")
     return schema
 
 
@@ -207,7 +207,7 @@ def _describe(function: Callable[..., Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         if isinstance(error, EdgeGemmaValueError):
             raise
-        raise EdgeGemmaValueError(f"tool {name}: its signature can not be read: {error}", code="tool") from error
+        raise EdgeGemmaValueError(f"Tool {name}: its signature cannot be read: {error}.", code="tool") from error
     description, notes = _read_docstring(inspect.getdoc(function) or "")
     hints = _callable_hints(function)
     properties: dict[str, Any] = {}
@@ -228,7 +228,7 @@ def _describe(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def as_schema(tool: Any) -> Any:
-    """The form in which templates are given `tool`: mappings untouched, `Tool`s by their schema, callables described."""
+    """The schema of `tool` for a template: a mapping as it is, the schema of a `Tool`, the description of a callable."""
     if isinstance(tool, Mapping):
         return tool
     return tool.schema if isinstance(tool, Tool) else tool_schema(tool)
@@ -241,7 +241,7 @@ def _convert_scalar(value: Any, kind: str, where: str) -> Any:
     if kind == "string":
         if isinstance(value, str):
             return value
-        # The model lost the quotes around a number or a word.
+        # The model has left out the quotes around a number or a constant.
         return json.dumps(value, ensure_ascii=False)
     if kind == "boolean":
         if isinstance(value, bool):
@@ -254,7 +254,7 @@ def _convert_scalar(value: Any, kind: str, where: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if kind == "integer" and math.isfinite(number) and number.is_integer():
-        # Straight from the digits where there are only digits: a float has no room for 2**53 + 1.
+        # From the digits themselves if there are only digits: a float cannot hold 2**53 + 1.
         return int(value) if re.fullmatch(r"\s*[-+]?\d+\s*", str(value)) else int(number)
     if kind == "number" and math.isfinite(number):
         return value if isinstance(value, (int, float)) else number
@@ -264,7 +264,7 @@ def _convert_scalar(value: Any, kind: str, where: str) -> Any:
 def _convert_any_of(value: Any, schemas: Sequence[Mapping[str, Any]], where: str) -> Any:
     exact = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
     kind = exact.get(type(value))
-    # The member of the value's own type first, so that 3 stays a number under "string or integer".
+    # The value's own type comes first, so that 3 stays a number under "string or integer".
     ordered = sorted(schemas, key=lambda s: s.get("type") != kind)
     problems = []
     for schema in ordered:
@@ -276,7 +276,7 @@ def _convert_any_of(value: Any, schemas: Sequence[Mapping[str, Any]], where: str
 
 
 def _convert(value: Any, schema: Mapping[str, Any], where: str) -> Any:
-    """`value` as `schema` wants it. Raises ValueError with a sentence for the model."""
+    """`value` in the type that `schema` names. Raises ValueError with a message for the model."""
     kind = schema.get("type")
     if isinstance(kind, (list, tuple)):
         if value is None and "null" in kind:
@@ -324,7 +324,7 @@ def _convert_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: 
         label = f"{where}.{name}" if where else str(name)
         if name in properties:
             optional = name not in (schema.get("required") or ())
-            # null for an argument that may be left out means that it is left out
+            # null for an optional argument means that it is left out
             if item is None and optional and not properties[name].get("nullable"):
                 continue
             converted[name] = _convert(item, properties[name], label)
@@ -340,7 +340,7 @@ def _convert_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: 
 
 
 def _revive(value: Any, hint: Any) -> Any:
-    """Turns plain data into what the function's hint names: enums, dataclasses, tuples, sets."""
+    """Plain data in the type that the function's hint names: enums, dataclasses, tuples, sets."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return None
@@ -369,7 +369,7 @@ def _revive(value: Any, hint: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Tool:
-    """One tool: its schema and, unless the caller runs it elsewhere, the function behind it.
+    """One tool: its schema, and its function unless the caller runs the tool elsewhere.
 
     Attributes:
         schema: {"type": "function", "function": {...}}.
@@ -381,7 +381,7 @@ class Tool:
 
     @classmethod
     def of(cls, tool: Any) -> Tool:
-        """Makes a Tool of a function, a schema, or a Tool. Raises EdgeGemmaValueError with code "tool"."""
+        """Makes a Tool of a function, a schema, or a Tool. Raises EdgeGemmaValueError "tool"."""
         if isinstance(tool, Tool):
             return tool
         return cls(tool_schema(tool), None if isinstance(tool, Mapping) else tool)
@@ -395,7 +395,7 @@ class Tool:
         """Checks `arguments` against the schema and converts them for the function.
 
         Raises:
-            EdgeGemmaValueError: with code "tool" and a sentence that tells the model what to change.
+            EdgeGemmaValueError: "tool", with a message that tells the model what to change.
         """
         parameters = self.schema["function"].get("parameters") or {}
         try:
@@ -415,14 +415,14 @@ class Toolbox:
         tools: functions, JSON schemas or `Tool`s, with distinct names.
 
     Raises:
-        EdgeGemmaValueError: with code "tool" for something else, or for two tools of one name.
+        EdgeGemmaValueError: "tool" for anything else, or for two tools of one name.
     """
 
     def __init__(self, tools: Iterable[Any] = ()) -> None:
         self._tools: dict[str, Tool] = {}
         for tool in map(Tool.of, tools):
             if tool.name in self._tools:
-                raise EdgeGemmaValueError(f"two tools are called {tool.name}", code="tool")
+                raise EdgeGemmaValueError(f"Two tools are called {tool.name}.", code="tool")
             self._tools[tool.name] = tool
 
     def __len__(self) -> int:
@@ -433,11 +433,11 @@ class Toolbox:
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
-        """The schemas in the order given, as templates take them."""
+        """The schemas, in the order in which the tools were given."""
         return [tool.schema for tool in self]
 
     def can_call(self, name: str) -> bool:
-        """False when only the schema of the tool is known. An unknown name can be called: it gives an error result."""
+        """False when only the schema of the tool is known. An unknown name can be called: the result is an error."""
         return name not in self._tools or self._tools[name].function is not None
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -448,8 +448,8 @@ class Toolbox:
             arguments: as the model wrote them; checked and converted first.
 
         Returns:
-            What the function returned, or {"error": sentence} for an unknown tool, unusable arguments, a schema without
-            a function, or an exception in the function. Only KeyboardInterrupt and its like pass through.
+            What the function returned, or {"error": message} for an unknown tool, unusable arguments, a schema without
+            a function, or an exception in the function. Only exceptions such as KeyboardInterrupt are raised.
         """
         tool = self._tools.get(name)
         if tool is None:
@@ -460,5 +460,5 @@ class Toolbox:
             return tool.function(**tool.convert(arguments))
         except EdgeGemmaValueError as error:
             return {"error": str(error)}
-        except Exception as error:  # the tool is the caller's code, and its failure is the model's to read
+        except Exception as error:  # the tool is the caller's code; the model reads of its failure
             return {"error": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,16 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaError
 from .native import Handle, check, ffi, float_array, lib, new_struct, pointer
 
-if TYPE_CHECKING:
-    from .model import Model
-    from .session import Session
-
 __all__ = ["AudioEncoder", "AudioFeed", "audio_params", "audio_tokens", "sound_array"]
 
 
 def audio_tokens(samples: int) -> int:
     """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples."""
-    return lib.eg_audio_token_count(max(samples, 0))
+    return int(lib.eg_audio_token_count(max(samples, 0)))
 
 
 def audio_params(left_context: int = 12, markers: bool = True) -> Any:
@@ -49,14 +45,15 @@ def sound_array(samples: ArrayLike) -> NDArray[np.float32]:
 class AudioEncoder(Handle):
     """The encoder alone. Open with `Model.audio_encoder`; one thread at a time, but for `cancel`."""
 
-    kind = "audio stream"
+    kind = "audio encoder"
+    instead = "Model.audio_encoder() opens another one"
 
-    def __init__(self, model: Model, left_context: int = 12) -> None:
+    def __init__(self, model: Handle, hidden_size: int, left_context: int = 12) -> None:
         """Internal: use `Model.audio_encoder`."""
         out, self._err = ffi.new("eg_audio_stream **"), new_struct("eg_error")
         check(lib.eg_audio_stream_open(model.pointer, audio_params(left_context), out, self._err), self._err)
         super().__init__(out[0], lib.eg_audio_stream_close)
-        self.model = model
+        self._hidden_size = hidden_size
 
     def push(self, samples: ArrayLike) -> NDArray[np.float32]:
         """Takes samples (n,) and returns the soft tokens that are final now, (k, hidden_size) float32; k may be 0. Raises
@@ -70,7 +67,7 @@ class AudioEncoder(Handle):
         return self._run(lib.eg_audio_stream_finish, 1)
 
     def _run(self, function: Any, room: int, *sound: Any) -> NDArray[np.float32]:
-        rows, written = np.empty((room, self.model.config.hidden_size), np.float32), ffi.new("size_t *")
+        rows, written = np.empty((room, self._hidden_size), np.float32), ffi.new("size_t *")
         check(function(self.pointer, *sound, pointer(rows, "float *"), room, written, self._err), self._err)
         return rows[: written[0]]
 
@@ -90,7 +87,7 @@ class AudioFeed:
     A `with` block finishes it at its end, and abandons it when an exception leaves it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Handle) -> None:
         """Internal: use `Session.stream_audio`."""
         self.session = session
         self._err = new_struct("eg_error")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,39 +13,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
-from ..hub.cache import locate
-from ..hub.resolve import model_files
+from ..hub.resolve import locate, model_files, warn_if_toy
 from .audio import AudioEncoder, sound_array
+from .config import ModelConfig
 from .gguf import GGUFFile, TensorInfo
 from .memory import MemoryLimit, check_fits, file_parts, fit
 from .native import Handle, check, ffi, lib, new_struct
+from .sampling import Sampling
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ..chat.conversation import Chat
+    from ..chat.tools import Tool
 
 _PIECE = 40960  # samples: 2.56 s, EG_AUDIO_BLOCK tokens, which the engine encodes together
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of a model, under Hugging Face's names where they exist."""
-
-    name: str
-    layers: int
-    kv_layers: int
-    hidden_size: int
-    vocab_size: int
-    context_length: int
-    heads: int
-    sliding_window: int
-    per_layer_input: int
-    experts: int
-    experts_used: int
-    audio: bool
-    parameters: int
-    decode_bytes: int
 
 
 class Model(Handle):
@@ -56,6 +37,7 @@ class Model(Handle):
     """
 
     kind = "model"
+    instead = "Model.load() opens the file again, which takes milliseconds and no memory"
 
     def __init__(self, pointer: Any, path: Path, mmproj: Path | None = None) -> None:
         """Takes over an `eg_model *`. Internal: use `load`."""
@@ -64,9 +46,9 @@ class Model(Handle):
         self.path, self.mmproj = path, mmproj
         self._parts: dict[str, int] = {}
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
-        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
+        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self.pointer), self.pointer)
         info, err = new_struct("eg_model_info"), new_struct("eg_error")
-        check(lib.eg_model_get_info(self._pointer, info, err), err)
+        check(lib.eg_model_get_info(self.pointer, info, err), err)
         self.threads: int = info.threads
         numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
         self.config = ModelConfig(name=ffi.string(info.name).decode("utf-8", "replace"), **numbers)
@@ -80,15 +62,20 @@ class Model(Handle):
     ) -> Model:
         """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders.
 
-        "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included. Without a path it is the model of
-        EDGE_GEMMA_MODEL, else the small one that comes with the package: a toy that knows commands to a home, no more.
+        "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included; "toy" is the small model that comes
+        with the package and knows commands to a home, no more. Without a path it is the model of EDGE_GEMMA_MODEL, else the
+        toy, with a warning.
 
         Weights stay in the file and are mapped, so this takes milliseconds. `threads`: None for the fast cores that this
         process may use. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
         """
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
-        path, mmproj = model_files(None, mmproj) if path is None else locate(path, mmproj)
+        if path is None:
+            path, mmproj = model_files(None, mmproj)
+            warn_if_toy(path)
+        else:
+            path, mmproj = locate(path, mmproj)
         params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), new_struct("eg_error")
         name = ffi.new("char[]", os.fsencode(path))
         params.path = name
@@ -144,7 +131,8 @@ class Model(Handle):
     ) -> Session:
         """Opens a session: an empty timeline of up to `context` tokens, or the one saved in the file `restore`.
 
-        `context`: None for 4096 (the model's own length if that is shorter), or for the saved one. `kv`: type of the
+        `context`: None for 4096 (the model's own length if that is shorter), for as much as fits a memory limit, or for the
+        saved one. `kv`: type of the
         cache, f32, f16 or q8; None for f16; a restored session keeps its own.
 
         `memory_limit`: bytes, or a size such as "1.5GB", which the process stays within, weights and all: then `context`
@@ -163,7 +151,7 @@ class Model(Handle):
             params.context = length
             params.kv = kv_type(kv or "f16")
             check(lib.eg_session_open(self.pointer, params, out, err), err)
-        session = self._adopt(out[0])
+        session = self.adopt(out[0])
         if memory_limit is not None and restore is not None:
             with contextlib.ExitStack() as failed:
                 failed.callback(session.close)
@@ -171,9 +159,9 @@ class Model(Handle):
                 failed.pop_all()
         return session
 
-    def _adopt(self, pointer: Any) -> Session:
-        """A Session around an `eg_session *`, closed with the model at the latest."""
-        session = Session(self, pointer)
+    def adopt(self, pointer: Any) -> Session:
+        """Internal: a Session around an `eg_session *`, closed with the model at the latest."""
+        session = Session(self, self.config, pointer, self.adopt)
         self._children.add(session)
         return session
 
@@ -200,7 +188,7 @@ class Model(Handle):
 
     def audio_encoder(self, left_context: int = 12) -> AudioEncoder:
         """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""
-        stream = AudioEncoder(self, left_context)
+        stream = AudioEncoder(self, self.config.hidden_size, left_context)
         self._children.add(stream)
         return stream
 
@@ -214,11 +202,34 @@ class Model(Handle):
     def chat(
         self,
         system: str | None = None,
-        tools: Sequence[Callable[..., Any] | dict[str, Any]] | None = None,
+        tools: Sequence[Callable[..., Any] | Mapping[str, Any] | Tool] | None = None,
         thinking: bool = False,
-        **options: Any,
+        context: int | None = None,
+        kv: str | None = None,
+        *,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        memory_limit: int | str | MemoryLimit | None = None,
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        max_rounds: int = 8,
     ) -> Chat:
-        """Opens a conversation; see `Chat` for `options`, such as `context` and `memory_limit`."""
+        """Opens a conversation; `Chat` describes the options."""
         from ..chat.conversation import Chat
 
-        return Chat(self, system=system, tools=tools, thinking=thinking, **options)
+        return Chat(
+            self,
+            system,
+            tools,
+            thinking,
+            context,
+            kv,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            memory_limit=memory_limit,
+            template=template,
+            template_options=template_options,
+            max_rounds=max_rounds,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaO
 
 __all__ = [
     "Handle",
+    "Uncopyable",
     "check",
     "ffi",
     "file_params",
@@ -33,9 +34,6 @@ if _built != __version__:
         f"edge_gemma {__version__} found an engine of version {_built}: "
         "remove the old build and install the package again (pip install --force-reinstall edge-gemma)."
     )
-
-#: Memory that structs point to, by struct.
-_kept: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 _ERRORS: dict[int, tuple[type[EdgeGemmaError], str]] = {
     lib.EG_ERROR_ARGUMENT: (EdgeGemmaValueError, "argument"),
@@ -57,17 +55,38 @@ def check(status: int, err: Any) -> None:
     raise kind(ffi.string(err.message).decode("utf-8", "replace"), code)
 
 
+#: Memory that structs point to, by struct.
+_kept: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
 Self = TypeVar("Self", bound="Handle")
 
 
-class Handle:
+class Uncopyable:
+    """Refers to an object of the engine. A copy would refer to it still when it has been freed, so there is none."""
+
+    #: What error messages call the object.
+    kind = "object"
+    #: How to get a second one, for the error of those who try to copy it.
+    instead = "open another one"
+
+    def __copy__(self) -> NoReturn:
+        """Raises TypeError: two would close one object of the engine."""
+        raise TypeError(f"a {self.kind} cannot be copied: {self.instead}.")
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        """Raises TypeError, as `__copy__` does."""
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Raises TypeError: pickle and multiprocessing cannot carry it to another process."""
+        raise TypeError(f"a {self.kind} cannot be pickled: {self.instead}, in the process that uses it.")
+
+
+class Handle(Uncopyable):
     """Owns one object of the engine; the base of what can be closed.
 
     Closed by `close()`, at the end of a `with` block, or by the garbage collector.
     """
-
-    #: What error messages call the object.
-    kind = "object"
 
     def __init__(self, raw: Any, close: Any) -> None:
         """Takes over the pointer `raw`, which the function `close` frees."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import Cancelled, EdgeGemmaValueError
+from ..errors import EdgeGemmaValueError
 from .audio import AudioFeed, audio_params, sound_array
+from .config import ModelConfig
+from .generation import Generation, Token
+from .interface import ModelLike
 from .native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
+from .sampling import NativeSampling, Sampling
 
-if TYPE_CHECKING:
-    from .model import Model
-
-_KV = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
+_KV: dict[str, int] = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
 _STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
+_DEFAULT = Sampling()
 # A prompt goes to the engine in pieces, so that Python sees Ctrl-C in between; results do not depend on the cut.
 _PIECE = 128
 
@@ -37,14 +40,15 @@ class Session(Handle):
     """
 
     kind = "session"
+    instead = "fork() makes a second one"
 
-    def __init__(self, model: Model, session: Any) -> None:
-        """Takes over an `eg_session *`. Internal: use `Model.session`."""
+    def __init__(self, model: ModelLike, config: ModelConfig, session: Any, adopt: Callable[[Any], Session]) -> None:
+        """Takes over an `eg_session *`; `adopt` makes a session of a fork's. Internal: use `Model.session`."""
         super().__init__(session, lib.eg_session_close)
         self.model = model
+        self._config, self._adopt = config, adopt
         self._err = new_struct("eg_error")
-        #: Why the last `generate` ended: eos, turn, tool_response, length, stop, cancelled; "" before.
-        self.last_stop = ""
+        self._native: NativeSampling | None = None  # that of the last token
 
     def __repr__(self) -> str:
         """Tells the position."""
@@ -59,7 +63,7 @@ class Session(Handle):
         if tokens.size <= _PIECE:
             return self._feed(tokens)
         # What could fail is checked before the first piece, so that a failure adds nothing.
-        size = self.model.config.vocab_size
+        size = self._config.vocab_size
         if tokens.min() < 0 or tokens.max() >= size:
             raise EdgeGemmaValueError(f"ids has a number outside the vocabulary of {size} tokens.", "argument")
         room = self.context - self.position
@@ -75,13 +79,13 @@ class Session(Handle):
     def _feed(self, tokens: NDArray[np.int32]) -> None:
         check(lib.eg_session_feed_tokens(self.pointer, pointer(tokens, "int32_t *"), tokens.size, self._err), self._err)
 
-    def feed_text(self, text: str, special: bool = True, bos: bool = False) -> None:
+    def feed_text(self, text: str, special: bool = False, bos: bool = False) -> None:
         """Appends text. `special` and `bos` as in `Tokenizer.encode`; errors as in `feed_tokens`."""
         self.feed_tokens(self.model.tokenizer.encode(text, special=special, bos=bos))
 
     def feed_embeddings(self, embeddings: ArrayLike) -> None:
         """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
-        rows = float_array(embeddings, (None, self.model.config.hidden_size), "embeddings")
+        rows = float_array(embeddings, (None, self._config.hidden_size), "embeddings")
         check(lib.eg_session_feed_embeddings(self.pointer, pointer(rows, "float *"), len(rows), self._err), self._err)
 
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
@@ -114,7 +118,7 @@ class Session(Handle):
 
     def logits(self) -> NDArray[np.float32]:
         """(vocab,) float32: the logits that follow the last token. Raises EdgeGemmaError "state" when nothing was fed."""
-        out = np.empty(self.model.config.vocab_size, np.float32)
+        out = np.empty(self._config.vocab_size, np.float32)
         check(lib.eg_session_logits(self.pointer, pointer(out, "float *"), self._err), self._err)
         return out
 
@@ -128,7 +132,7 @@ class Session(Handle):
         return self._forward(ids, logits=False, hidden=True)[1]
 
     def _forward(self, ids: ArrayLike, logits: bool, hidden: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        tokens, config = int_array(ids, "ids"), self.model.config
+        tokens, config = int_array(ids, "ids"), self._config
         n = tokens.size
         out = np.empty((n if logits else 0, config.vocab_size), np.float32)
         states = np.empty((config.layers + 1, n if hidden else 0, config.hidden_size), np.float32)
@@ -143,89 +147,89 @@ class Session(Handle):
         check(status, self._err)
         return out, states
 
+    def next(self, sampling: Sampling | None = None, *, special: bool = False) -> Token:
+        """Draws a token and appends it. `sampling`: None for the defaults; its seed is not used here, `seed` begins the
+        sequence. `special`: the texts of control tokens are written out. Raises EdgeGemmaError: "context" when the session
+        is full, "state" when nothing was fed, and `Cancelled`."""
+        options = sampling or _DEFAULT
+        if self._native is None or self._native.key[0] is not options or self._native.key[1] != special:
+            self._native = NativeSampling(options, special)
+        token = new_struct("eg_token")
+        check(lib.eg_session_next(self.pointer, self._native.struct, token, self._err), self._err)
+        return Token(token.id, text_of(token.text, token.text_length), _STOPS.get(token.stop, ""))
+
+    def seed(self, seed: int) -> None:
+        """Begins the random sequence anew: the same seed, tokens and options give the same text on every machine."""
+        lib.eg_session_seed(self.pointer, operator.index(seed) & (2**64 - 1))
+
     def generate(
         self,
         max_tokens: int = 256,
-        temperature: float = 1.0,
-        top_p: float = 0.95,
-        top_k: int = 64,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         *,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        penalty_window: int = 64,
+        sampling: Sampling | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        penalty_window: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
         suppress: Sequence[int] | None = None,
         special: bool = False,
-    ) -> Iterator[str]:
-        """Continues the timeline; yields pieces of text as they come, whole characters only.
+    ) -> Generation:
+        """Continues the timeline. The result yields pieces of text as they are drawn, whole characters only.
 
-        Ends at <eos>, <turn|> or <|tool_response> (which is appended, but not yielded), at a string of `stop` (neither
-        yielded), after `max_tokens`, or by `cancel()`; `last_stop` tells which. `temperature` 0 is greedy, `top_k` 0 and
-        `top_p` 1 are off. `seed`: the same seed, tokens and options give the same text on every machine; None goes on
-        with the session's own sequence. `special`: control tokens are written out. Raises EdgeGemmaError: "argument" for
-        an option out of range, "context" when the session is full.
+        It ends at <eos>, <turn|> or <|tool_response> (which is appended, but has no text), at a text of `stop` (which is
+        left out), after `max_tokens`, or by `cancel()`; `Generation.stop` tells which.
+
+        Args:
+            max_tokens: the most tokens to draw.
+            stop: a text, or several, that ends it.
+            sampling: how tokens are drawn; `temperature`, `top_p`, `top_k`, `seed` and the others change single options
+                of it. None for the defaults of `Sampling`.
+            special: the texts of control tokens are written out.
+
+        Raises:
+            EdgeGemmaError: "argument" for an option out of range, at once; "context" while it is iterated over, when the
+                session is full.
         """
-        sampling, keep = _sampling(
-            temperature,
-            top_p,
-            top_k,
-            min_p,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            penalty_window,
-            logit_bias,
-            suppress,
-            special,
-        )
+        changes = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "seed": seed,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "penalty_window": penalty_window,
+            "logit_bias": logit_bias,
+            "suppress": suppress,
+        }
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        options = replace(sampling or _DEFAULT, **given)
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         if not all(stops):
             raise EdgeGemmaValueError("stop has an empty string.", "argument")
-        if seed is not None:
-            lib.eg_session_seed(self.pointer, seed & (2**64 - 1))
-        return self._generate(max_tokens, sampling, keep, stops)
-
-    def _generate(self, max_tokens: int, sampling: Any, keep: list[Any], stops: list[str]) -> Iterator[str]:
-        token, held = new_struct("eg_token"), ""
-        self.last_stop = "length"
-        for _ in range(max_tokens):
-            try:
-                check(lib.eg_session_next(self.pointer, sampling, token, self._err), self._err)
-            except Cancelled:
-                self.last_stop = "cancelled"
-                break
-            held += text_of(token.text, token.text_length)
-            if token.stop:
-                self.last_stop = _STOPS[token.stop]
-                break
-            found = [at for at in map(held.find, stops) if at >= 0]
-            if found:
-                held = held[: min(found)]
-                self.last_stop = "stop"
-                break
-            ready = len(held) - _possible_stop(held, stops)
-            if ready:
-                yield held[:ready]
-                held = held[ready:]
-        keep.clear()
-        if held:
-            yield held
+        if options.seed is not None:
+            self.seed(options.seed)
+        return Generation(lambda: self.next(options, special=special), max_tokens, stops)
 
     # ---- timeline ----
 
     @property
     def position(self) -> int:
         """How many tokens the timeline has."""
-        return lib.eg_session_position(self.pointer)
+        return int(lib.eg_session_position(self.pointer))
 
     @property
     def context(self) -> int:
         """How many tokens it can have."""
-        return lib.eg_session_context(self.pointer)
+        return int(lib.eg_session_context(self.pointer))
 
     @property
     def tokens(self) -> list[int]:
@@ -235,20 +239,26 @@ class Session(Handle):
         return ffi.unpack(ids, lib.eg_session_get_tokens(self.pointer, 0, ids, n)) if n else []
 
     def rewind(self, n: int) -> None:
-        """Goes back by n tokens. Raises EdgeGemmaError "argument" when there are fewer, "state" when soft tokens would
-        have to be evaluated again or audio is open (then nothing changes)."""
+        """Goes back by n tokens; errors as in `rewind_to`."""
         if n < 0:
             raise EdgeGemmaValueError("n must not be negative.", "argument")
         position = self.position
         if n > position:
             raise EdgeGemmaValueError(f"cannot go back by {n} tokens: the session has {position}.", "argument")
-        check(lib.eg_session_rewind_to(self.pointer, position - n, self._err), self._err)
+        self.rewind_to(position - n)
+
+    def rewind_to(self, position: int) -> None:
+        """Goes back to where the timeline had `position` tokens. Raises EdgeGemmaError: "argument" when it has fewer,
+        "state" when soft tokens would have to be evaluated again or audio is open (then nothing changes)."""
+        if position < 0:
+            raise EdgeGemmaValueError("position must not be negative.", "argument")
+        check(lib.eg_session_rewind_to(self.pointer, position, self._err), self._err)
 
     def fork(self) -> Session:
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
         out = ffi.new("eg_session **")
         check(lib.eg_session_fork(self.pointer, out, self._err), self._err)
-        return self.model._adopt(out[0])
+        return self._adopt(out[0])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError."""
@@ -280,54 +290,3 @@ class Session(Handle):
         out = new_struct("eg_memory")
         check(lib.eg_session_get_memory(self.pointer, out, self._err), self._err)
         return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "kv", "scratch")}
-
-
-def _sampling(
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    min_p: float,
-    repetition_penalty: float,
-    presence_penalty: float,
-    frequency_penalty: float,
-    penalty_window: int,
-    logit_bias: Mapping[int, float] | None,
-    suppress: Sequence[int] | None,
-    special: bool,
-) -> tuple[Any, list[Any]]:
-    """The engine's struct, in which zero means off, and the arrays that it points to."""
-    for name, value, low, high in (
-        ("temperature", temperature, 0, 1e6),
-        ("top_p", top_p, 0, 1),
-        ("top_k", top_k, 0, 2**32 - 2),
-        ("min_p", min_p, 0, 1),
-        ("repetition_penalty", repetition_penalty, 1e-6, 1e6),
-        ("penalty_window", penalty_window, 0, 2**32 - 1),
-    ):
-        if not (math.isfinite(value) and low <= value <= high):
-            raise EdgeGemmaValueError(f"{name} is {value}; it must be within {low:g} and {high:g}.", "argument")
-    sampling = new_struct("eg_sampling")
-    sampling.temperature = temperature
-    sampling.top_k = top_k
-    sampling.top_p = max(top_p, 1e-9)  # 0 is one token here, and off in the engine
-    sampling.min_p = min_p
-    penalties = penalty_window > 0
-    sampling.repetition_penalty = repetition_penalty if penalties else 1
-    sampling.presence_penalty = presence_penalty if penalties else 0
-    sampling.frequency_penalty = frequency_penalty if penalties else 0
-    sampling.penalty_window = penalty_window
-    biases = ffi.new("eg_logit_bias[]", [(int(i), float(b)) for i, b in (logit_bias or {}).items()])
-    never = ffi.new("int32_t[]", [int(i) for i in suppress or []])
-    sampling.biases, sampling.n_biases = biases, len(biases)
-    sampling.suppress, sampling.n_suppress = never, len(never)
-    sampling.text_flags = lib.EG_TEXT_SPECIAL if special else 0
-    return sampling, [biases, never]
-
-
-def _possible_stop(text: str, stops: list[str]) -> int:
-    """Length of the longest end of `text` that begins one of `stops`."""
-    longest = max((len(s) - 1 for s in stops), default=0)
-    for n in range(min(longest, len(text)), 0, -1):
-        if any(s.startswith(text[-n:]) for s in stops):
-            return n
-    return 0

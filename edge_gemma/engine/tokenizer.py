@@ -5,19 +5,24 @@ Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. Th
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
-from .native import check, ffi, file_params, lib, new_struct, text_of
+from .interface import TokenizerLike
+from .native import Uncopyable, check, ffi, file_params, lib, new_struct, text_of
 
 
-class Tokenizer:
+class Tokenizer(Uncopyable):
     """Gemma 4's tokenizer. Immutable, and safe to share between threads.
 
     From a file of its own with `Tokenizer.load(path)`, or a model's: `model.tokenizer`.
     """
+
+    kind = "tokenizer"
+    instead = "threads may share it; other processes call Tokenizer.load()"
 
     def __init__(self, pointer: Any, owner: object) -> None:
         """Wraps an `eg_tokenizer *` that lives as long as `owner` does. Internal: use `load`."""
@@ -46,11 +51,11 @@ class Tokenizer:
         check(lib.eg_tokenizer_open(file_params(path), out, err), err)
         return cls(ffi.gc(out[0], lib.eg_tokenizer_close), None)
 
-    def encode(self, text: str, special: bool = True, bos: bool = False) -> list[int]:
+    def encode(self, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """The token ids of `text`.
 
-        `special`: texts of control tokens, such as "<|turn>", become these tokens. Pass False for text that came from
-        outside, so that nobody can write a turn marker into a prompt. `bos`: put <bos> first unless it is there.
+        `special`: texts of control tokens, such as "<|turn>", become these tokens; never pass True for text that came from
+        outside, or somebody can write a turn marker into a prompt. `bos`: put <bos> first unless it is there.
         Raises ValueError for a lone surrogate (which is no text: decode with errors="replace" where it arose).
         """
         try:
@@ -117,3 +122,36 @@ class Tokenizer:
     def __repr__(self) -> str:
         """Tells the size."""
         return f"<Tokenizer of {self.vocab_size:,} tokens>"
+
+
+class StreamingDetokenizer:
+    """Tokens to text, one by one: bytes of a character that is not complete yet are held back, as `Session.next` does.
+
+    For tokens that were not drawn, such as those of a verified draft.
+    """
+
+    def __init__(self, tokenizer: TokenizerLike) -> None:
+        """`tokenizer`: whose tokens they are."""
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._byte_tokens: dict[int, int] = {}  # token id -> the byte that it stands for
+
+    def feed(self, token: int) -> str:
+        """What the token adds, control tokens written out; "" while a character is incomplete."""
+        text = self._tokenizer.decode([token], special=True)
+        if text == "\ufffd" and (byte := self._byte(token)) is not None:
+            return self._decoder.decode(bytes([byte]))
+        return self._decoder.decode(text.encode())
+
+    def finish(self) -> str:
+        """U+FFFD for a character that was left incomplete, else ""."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
+
+    def _byte(self, token: int) -> int | None:
+        """The byte of a token that is no text by itself; None for a token whose text is U+FFFD."""
+        if not self._byte_tokens:
+            found = {self._tokenizer.find(f"<0x{byte:02X}>"): byte for byte in range(128, 256)}
+            self._byte_tokens = {number: byte for number, byte in found.items() if number is not None}
+        return self._byte_tokens.get(token)

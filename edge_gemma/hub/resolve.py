@@ -6,20 +6,25 @@ when a file is missing. Opens nothing. Models by name, such as "e2b", are looked
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
-from .cache import locate
+from .cache import locate as locate_download
 
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_MMPROJ",
     "MMPROJ_VARIABLE",
     "MODEL_VARIABLE",
+    "TOY",
     "is_embedded",
+    "locate",
     "model_files",
     "no_encoder",
+    "warn_if_toy",
 ]
 
 Path = str | os.PathLike[str]
@@ -33,11 +38,23 @@ EMBEDDED, EMBEDDED_MMPROJ = (
 )
 """A toy model, trained on synthetic commands to a home, and its audio encoder. A checkout may be without them."""
 
+TOY = "toy"
+"""The name of the embedded model, for those who want just that."""
+
 _NO_MODEL = f"""no model file given.
 Gemma 4 runs from a GGUF file: download one from Hugging Face with `edge-gemma pull e2b` and name it with --model e2b (in
 Python: model=), or any other file with --model FILE, or either in the environment variable {MODEL_VARIABLE}. The encoders for
 audio and images are a second file, an "mmproj", named with --mmproj FILE (mmproj=) or in {MMPROJ_VARIABLE}; a name brings
 its own."""
+
+
+def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
+    """The files of a model that is given by name: "toy" is the embedded one, "e2b" and others were downloaded. `mmproj`
+    where nobody gave one; anything else comes back as it is, and so does a file of such a name. Raises EdgeGemmaOSError
+    with code "file" for a name whose model was not downloaded."""
+    if model == TOY and not os.path.isfile(model) and os.path.isfile(EMBEDDED):
+        return EMBEDDED, mmproj or _embedded_mmproj()
+    return locate_download(model, mmproj)
 
 
 def model_files(model: Path | None = None, mmproj: Path | None = None) -> tuple[Path, Path | None]:
@@ -50,12 +67,31 @@ def model_files(model: Path | None = None, mmproj: Path | None = None) -> tuple[
     default = os.environ.get(MODEL_VARIABLE) or None
     chosen = model or default
     if not chosen and os.path.isfile(EMBEDDED):
-        return EMBEDDED, mmproj or (EMBEDDED_MMPROJ if os.path.isfile(EMBEDDED_MMPROJ) else None)
+        return EMBEDDED, mmproj or _embedded_mmproj()
     if not chosen:
         raise EdgeGemmaValueError(_NO_MODEL, "argument")
     if mmproj is None and (default is None or os.fspath(chosen) == default):
         mmproj = os.environ.get(MMPROJ_VARIABLE) or None
     return locate(chosen, mmproj)
+
+
+def _embedded_mmproj() -> Path | None:
+    return EMBEDDED_MMPROJ if os.path.isfile(EMBEDDED_MMPROJ) else None
+
+
+@functools.cache
+def _warn_of_toy() -> None:
+    warnings.warn(
+        "no model was named, so the toy model of the package answers: it knows commands to a home and nothing else. Give "
+        f'a GGUF file or a name such as "e2b", or set {MODEL_VARIABLE}; "toy" asks for this one.',
+        stacklevel=4,
+    )
+
+
+def warn_if_toy(model: Path) -> None:
+    """Warns, once in a process, when the model that neither the caller nor EDGE_GEMMA_MODEL named is the embedded one."""
+    if is_embedded(model) and not os.environ.get(MODEL_VARIABLE):
+        _warn_of_toy()
 
 
 def is_embedded(model: Path) -> bool:

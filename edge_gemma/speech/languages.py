@@ -20,16 +20,19 @@ ru Russian, sd Sindhi, si Sinhala, sk Slovak, sl Slovenian, so Somali, sq Albani
 ta Tamil, te Telugu, tg Tajik, th Thai, tk Turkmen, tl Tagalog, tr Turkish, uk Ukrainian, ur Urdu, uz Uzbek,
 vi Vietnamese, xh Xhosa, yi Yiddish, yo Yoruba, yue Cantonese, zh Chinese, zu Zulu
 """
-LANGUAGES: dict[str, str] = dict(entry.split() for entry in _TABLE.replace("\n", " ").split(","))  # type: ignore[misc]
+LANGUAGES: dict[str, str] = dict(entry.split() for entry in _TABLE.replace("\n", " ").split(","))
 """English names of common languages by their codes."""
 
 _NAMES = {name.lower(): name for name in LANGUAGES.values()}
 
 
 def language_name(language: str) -> str:
-    """The English name of a language given by its code ("de", "de-AT") or name; unknown ones stay as they are given."""
+    """The English name of a language, from its code ("de", "de-AT") or name. An unknown language stays as it is given.
+
+    Raises EdgeGemmaValueError "argument" for an empty one.
+    """
     name = " ".join(language.split())
     if not name:
-        raise EdgeGemmaValueError('the language is empty: give a name or a code, such as "German" or "de".', "argument")
+        raise EdgeGemmaValueError('The language is empty: give a name or a code, such as "German" or "de".', "argument")
     code = re.split("[-_]", name.lower())[0]
     return _NAMES.get(name.lower()) or LANGUAGES.get(code) or name

@@ -1,9 +1,10 @@
-"""Listening: words and translations of what is being said, without waiting for them.
+"""Live listening: words and translations of what is being said, while it is said.
 
 Owns the loop that shares one thread between hearing and answering. Sound comes first: it goes to the endpointer and into the
-open turn (turn.py) as it arrives. A read that brings less than was asked for has emptied the source, and then there is time
-for one step of other work, no longer than a token takes: the answer to a finished utterance, else the answer that a pause has
-begun, else a guess at what is being said. So when the silence has lasted long enough to be the end, the answer is there.
+open turn (turn.py) as it arrives. A read that returns less than it asked for has emptied the source. Then there is time for one
+step of other work, about as long as one token takes: the answer to a finished utterance, else the answer that a pause has
+begun, else a guess at what is being said. So the answer is mostly complete when the silence has lasted long enough to be the
+end.
 """
 
 from __future__ import annotations
@@ -13,71 +14,50 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import EndpointEvent
+from ..audio.endpointing import Endpointer, EndpointEvent
 from ..audio.source import SAMPLE_RATE, Source, open_audio
+from ..audio.vad import Detector
+from ..engine.interface import ModelLike
+from ..engine.memory import MemoryLimit
+from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaValueError
-from .prompts import loop_start
-from .transcriber import SECOND_ATTEMPT, Transcriber, opened_model
+from .answer import Answer
+from .languages import language_name
+from .prompts import Order
+from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
+from .transcriber import ModelOrPath, opened_model, yield_and_close
 from .transcript import Segment
-from .turn import Answer, Turn
+from .turn import Latency, Turn, TurnTiming
 
-__all__ = ["Latency", "Listener", "ListenerEvent", "StepTask", "listen"]
+__all__ = ["Listener", "ListenerEvent", "StepTask", "listen"]
 
-_BLOCK = 0.5  # seconds that are read at most: a read of so much says that hearing has fallen behind
+_SESSIONS = 4  # that are open at the same time: the request, what is heard, the answer to it, a guess
+_BLOCK = 0.5  # seconds that are read at most; a read that returns so much means that hearing has fallen behind
 _WAIT = 0.1  # seconds to wait for sound before looking whether the work was cancelled
-_LONGEST_INTERVAL = 8.0  # seconds between guesses on a machine that is too slow for more
-_DRIFT = 1e-4  # what the clocks of sound devices and computers may differ by
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long the answer to an utterance took, in seconds.
-
-    Attributes:
-        decision: from the end of speech to the decision that it was the end: mostly the silence that this takes.
-        first_token: from that decision to the first token of the answer; 0 when it was there before.
-        last_token: from the decision to the last.
-        tokens: how many the answer has.
-        ready: how many of them were there at the decision.
-    """
-
-    decision: float
-    first_token: float
-    last_token: float
-    tokens: int
-    ready: int
-
-    @property
-    def speech_to_first_token(self) -> float:
-        """From the end of speech."""
-        return self.decision + self.first_token
-
-    @property
-    def speech_to_last_token(self) -> float:
-        """From the end of speech."""
-        return self.decision + self.last_token
+_LONGEST_INTERVAL = 8.0  # seconds of speech between guesses on the slowest machine
+_DRIFT = 1e-4  # relative difference between the clocks of a sound device and the computer, at most
 
 
 @dataclass(frozen=True)
 class ListenerEvent:
-    """What a listener has to tell.
+    """Something that a listener has noticed.
 
     Attributes:
-        kind: "start", somebody speaks; "partial", what the utterance seems to be so far; "final", its `segment`, with an
-            empty text when there were no words; "overrun", sound was lost.
-        time: seconds since the source began, of the sound that brought the event about.
-        text: what is being said, or was said.
-        stable: of a partial, the beginning of `text` that the last two guesses agree on, in whole words.
+        kind: "start": somebody begins to speak. "partial": what the utterance seems to be so far. "final": the utterance is
+            over and `segment` is its transcript, with an empty text if there were no words. "overrun": sound was lost.
+        time: seconds since the source began: of the sound that led to the event.
+        text: of a partial or final: the words.
+        stable: of a partial: the beginning of `text` that the last two guesses agree on, in whole words.
         segment: of a final.
         latency: of a final.
-        lost: of an overrun, seconds since the one before, as far as they are known.
+        lost: of an overrun: seconds of sound that were lost since the one before, as far as that is known.
     """
 
     kind: Literal["start", "partial", "final", "overrun"]
@@ -90,7 +70,7 @@ class ListenerEvent:
 
 
 class StepTask(Protocol):
-    """Hears what a `Listener` hears, and is given time for work of its own, before the listener's."""
+    """Other work in a listener's loop: it hears what the `Listener` hears, and its steps come before the listener's own."""
 
     @property
     def pending(self) -> bool:
@@ -98,67 +78,121 @@ class StepTask(Protocol):
         ...
 
     def hear(self, heard: EndpointEvent, at: float) -> None:
-        """What the endpointer found, and when its `time` was, on the listener's clock."""
+        """Takes what the endpointer has found. `at`: when `heard.time` was, on the listener's clock."""
         ...
 
     def step(self) -> Iterator[Any]:
-        """Works for about as long as a token takes; what it yields, the listener yields too."""
+        """Works for about as long as one token takes. The listener yields all that this yields."""
         ...
 
 
-class Listener(Transcriber):
+class Listener(Cancellable):
     """Writes down what is said while it is said; with `to`, also in another language.
 
     Close it with `close()` or a `with` block. One thread at a time may use it; only `cancel()` may come from others.
-    """
 
-    _sessions = 4  # the request, what is heard, the answer to it, a guess
+    Attributes:
+        language, to: English names, or None.
+        request: what the model is asked; its session belongs to the listener.
+    """
 
     def __init__(
         self,
-        model: Any,
+        model: ModelLike,
         language: str | None = None,
         to: str | None = None,
         *,
         partials: float | bool | None = None,
-        companion: StepTask | None = None,
+        step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
-        **options: Any,
+        order: Order = "instruction-first",
+        max_seconds: float = 28.0,
+        detector: str | Detector = "auto",
+        silence: float = 0.7,
+        pause: float = 0.25,
+        context: int | None = None,
+        kv: str | None = None,
+        memory_limit: int | str | MemoryLimit | None = None,
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> None:
-        """Reads the request.
+        """Opens a session and reads the request.
 
         Args:
-            model, language, to, options: as in `Transcriber`. `silence` ends an utterance; its answer is begun after `pause`.
-            partials: guess at the words after every so many seconds of speech, more seldom if the machine is slow; True for
-                0.5. They change nothing about the results.
-            companion: hears the same utterances, and shares the time in between.
-            clock: seconds, for the latencies and for telling how long a guess takes.
+            model, language, to: as in `Transcriber`.
+            partials: seconds of speech between guesses at the words, more on a slow machine; True for 0.5, None for no
+                guesses. Guesses never change the result.
+            step_task: other work that hears the same utterances and shares the time between reads.
+            clock: seconds, for the latencies and for how long guesses take.
+            silence: seconds of silence that end an utterance.
+            pause: seconds of silence after which its answer is begun.
+            order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
 
         Raises:
-            EdgeGemmaValueError: as `Transcriber`, and "argument" for seconds that make no sense.
+            EdgeGemmaError: as `Transcriber`.
         """
+        super().__init__()
         if partials is not None and not isinstance(partials, bool) and not partials > 0:
             raise EdgeGemmaValueError(f"partials is {partials}; it is seconds of speech, such as 0.5.", "argument")
-        super().__init__(model, language, to, **options)
-        self._partials = 0.5 if partials is True else float(partials or 0.0)
-        self._companion, self._clock = companion, clock
+        self.language = language_name(language) if language else None
+        self.to = language_name(to) if to else None
+        self._interval = 0.5 if partials is True else float(partials or 0.0)
+        self._step_task, self._clock = step_task, clock
+        self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
+        self.request: SpeechRequest = open_request(
+            model,
+            self.language,
+            self.to,
+            order=order,
+            max_seconds=max_seconds,
+            context=context,
+            kv=kv,
+            memory_limit=memory_limit,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            sessions=_SESSIONS,
+        )
+
+    def close(self) -> None:
+        """Frees the session. Further calls do nothing."""
+        self.request.session.close()
+
+    def __enter__(self) -> Listener:
+        """The listener itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
 
     def listen(self, source: Any = None, *, once: bool = False) -> Iterator[ListenerEvent]:
-        """What there is to tell about a source, as it happens, until it ends.
+        """Yields the events of a source as they happen, until the source ends.
 
         Args:
-            source: what `open_audio` takes; None for the default microphone. One that was given open stays open. A recording
-                is heard as fast as it can be, without partials; `sound.Paced` makes it come at the speed of speech.
+            source: what `open_audio` takes; None for the default microphone. A source that was given open stays open. A
+                recording is heard as fast as possible, without partials; `audio.source.Paced` plays it at the speed of
+                speech.
             once: end after the first utterance with words.
 
         Raises:
             Cancelled: after `cancel()`; an utterance that is not final by then is dropped.
             EdgeGemmaError: for unusable sound, or a microphone that fails.
         """
-        self._cancelled = False
         opened = _microphone() if source is None else open_audio(source)
         try:
-            with contextlib.closing(_Loop(self, opened)) as loop:
+            loop = _Loop(
+                opened,
+                self.request,
+                self.language,
+                self._endpointer,
+                interval=self._interval if opened.live else 0.0,
+                step_task=self._step_task,
+                clock=self._clock,
+                check=self.check_cancelled,
+            )
+            with contextlib.closing(loop):
                 for event in loop.events():
                     yield event
                     if once and event.kind == "final" and event.text:
@@ -169,7 +203,7 @@ class Listener(Transcriber):
 
 
 def listen(
-    model: Any = None,
+    model: ModelOrPath | None = None,
     source: Any = None,
     language: str | None = None,
     *,
@@ -177,13 +211,28 @@ def listen(
     once: bool = False,
     mmproj: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    **options: Any,
+    partials: float | bool | None = None,
+    step_task: StepTask | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    order: Order = "instruction-first",
+    max_seconds: float = 28.0,
+    detector: str | Detector = "auto",
+    silence: float = 0.7,
+    pause: float = 0.25,
+    context: int | None = None,
+    kv: str | None = None,
+    memory_limit: int | str | MemoryLimit | None = None,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] | None = None,
 ) -> Iterator[ListenerEvent]:
     """Listens, and yields what is said.
 
         for event in listen(model, language="English"):
             if event.kind == "final":
                 print(event.text)
+
+    Arguments are checked, and the model is opened, at once; the source is opened with the first event.
 
     Args:
         model: a `Model`, or the path of one; None for the file that EDGE_GEMMA_MODEL names, else the embedded toy.
@@ -192,13 +241,36 @@ def listen(
         to: a language to translate into as well.
         once: end after the first utterance with words.
         mmproj, threads: as in `transcribe`.
-        options: of `Listener`: partials, silence, pause; and of `Transcriber`.
+        partials, step_task, clock, order, max_seconds, detector, silence, pause, context, kv, memory_limit, max_tokens,
+            sampling, stop: as in `Listener`.
 
     Raises:
         EdgeGemmaError: as `Listener` does. To be able to cancel, use a `Listener`.
     """
-    with opened_model(model, mmproj, threads) as opened, Listener(opened, language, to, **options) as listener:
-        yield from listener.listen(source, once=once)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(
+            Listener(
+                stack.enter_context(opened_model(model, mmproj, threads)),
+                language,
+                to,
+                partials=partials,
+                step_task=step_task,
+                clock=clock,
+                order=order,
+                max_seconds=max_seconds,
+                detector=detector,
+                silence=silence,
+                pause=pause,
+                context=context,
+                kv=kv,
+                memory_limit=memory_limit,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                stop=stop,
+            )
+        )
+        resources = stack.pop_all()
+    return yield_and_close(listener.listen(source, once=once), resources)
 
 
 def _microphone() -> Source:
@@ -208,22 +280,17 @@ def _microphone() -> Source:
 
 
 class _Utterance:
-    """One utterance from its first sound to its last token."""
+    """One utterance, from its first sound to the last token of its answer."""
 
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
-        self.answer: Answer | None = None  # once it is over
-        self.second = False  # whether this is the second attempt
-        self.start = 0.0  # of its first sample, seconds in the source
-        # Of guesses: the last one's tokens and words, which of these are stable, samples then heard; what was shown of them.
+    def __init__(self, turn: Turn, clock: Callable[[], float]) -> None:
+        self.turn, self.timing = turn, TurnTiming(clock)
+        self.answer: Answer | None = None  # once the utterance is over
+        self.start = 0.0  # seconds in the source, of the first sample
+        # The last guess: its tokens, its words, which of the words are stable, and how many samples it has heard.
         self.ids: list[int] = []
         self.words = self.stable = ""
-        self.shown = "", ""
         self.guessed = 0
-        # On the clock: the end of speech, the decision that it was the end, the first token.
-        self.spoken = self.decided = 0.0
-        self.first: float | None = None
-        self.ready = 0
+        self.shown = "", ""  # text and stable text of the last partial
 
     def close(self) -> None:
         self.turn.close()
@@ -232,99 +299,116 @@ class _Utterance:
 
 
 class _Loop:
-    """Listens to one source, to its end."""
+    """Listens to one source, until it ends."""
 
-    def __init__(self, listener: Listener, source: Source) -> None:
-        self.source, self.listener, self.clock = source, listener, listener._clock
-        self.companion = listener._companion
-        self.endpointer = listener._endpointer
-        self.endpointer.reset(source.position)
-        self.speaking = False
-        self.current = self._open()  # before the first word, so that nothing is left to do when it comes
-        self.spare: _Utterance | None = None  # the next, opened when there is time
-        self.over: deque[_Utterance] = deque()  # utterances that are, but for their answers
-        self.guess: Answer | None = None
-        self.began = 0.0  # the guess, on the clock
-        self.interval = listener._partials if source.live else 0.0  # seconds of speech between guesses
-        self.origin = math.inf  # of the source's time, on the clock
-        self.overruns, self.lost = 0, 0.0
+    def __init__(
+        self,
+        source: Source,
+        request: SpeechRequest,
+        language: str | None,
+        endpointer: Endpointer,
+        *,
+        interval: float,
+        step_task: StepTask | None,
+        clock: Callable[[], float],
+        check: Callable[[], None],
+    ) -> None:
+        """`interval`: seconds of speech between guesses, 0 for no guesses. `check`: raises when the work is cancelled."""
+        self._source, self._request, self._language, self._endpointer = source, request, language, endpointer
+        self._shortest_interval = self._interval = interval
+        self._step_task, self._clock, self._check = step_task, clock, check
+        endpointer.reset(source.position)
+        self._speaking = False
+        self._current = self._open()  # before the first word, so that hearing it takes no preparation
+        self._spare: _Utterance | None = None  # the next utterance, opened when there is time
+        self._finished: deque[_Utterance] = deque()  # they are over, but their answers are not complete
+        self._guess: Answer | None = None
+        self._guess_began = 0.0  # on the clock
+        self._origin = math.inf  # the time 0 of the source, on the clock
+        self._overruns, self._lost = 0, 0.0  # that were reported
 
     def close(self) -> None:
-        """Closes all sessions."""
+        """Closes all sessions but the request's."""
         self._drop_guess()
-        for utterance in (self.current, self.spare, *self.over):
+        for utterance in (self._current, self._spare, *self._finished):
             if utterance:
                 utterance.close()
 
     def events(self) -> Iterator[ListenerEvent]:
-        """Reads and works until the source has ended and all is answered."""
-        ended = False
-        if self.source.live:
+        """Reads and works until the source has ended and everything is answered."""
+        ended, live = False, self._source.live
+        if live:
             self._warm_up()
-        while not ended or self.over or self._accompanied():
-            self.listener._check()
+        while not ended or self._finished or self._has_step_task_work():
+            self._check()
             behind = False
-            # Reading goes on while an answer is made, but a recording can wait for that, and a second answer is too much.
-            if not ended and len(self.over) <= self.source.live and (self.source.live or not self._accompanied()):
-                block = self.source.read(_BLOCK, 0 if self._busy() else _WAIT)
+            # A live source is read on while one utterance is being answered, but not with two of them waiting. A recording
+            # can wait for every answer.
+            if not ended and len(self._finished) <= live and (live or not self._has_step_task_work()):
+                block = self._source.read(_BLOCK, 0 if self._busy() else _WAIT)
                 ended = block is None
-                yield from self._lost_sound()
+                yield from self._report_lost_sound()
                 behind = block is not None and len(block) >= _BLOCK * SAMPLE_RATE
-                for heard in self.endpointer.finish() if block is None else self._push(block):
+                for heard in self._endpointer.finish() if block is None else self._push(block):
                     yield from self._hear(heard)
-            if self.companion and self._accompanied():
-                yield from self.companion.step()
-            elif self.over:
-                yield from self._answer(self.over[0])
+            if self._step_task and self._has_step_task_work():
+                yield from self._step_task.step()
+            elif self._finished:
+                yield from self._answer(self._finished[0])
             elif behind:
-                self._hurry()
-            elif not self.spare:
-                self.spare = self._open()
-            elif self.speaking:
-                yield from self._work_ahead(self.current)
+                self._drop_late_guess()
+            elif not self._spare:
+                self._spare = self._open()
+            elif self._speaking:
+                yield from self._work_ahead(self._current)
 
     def _open(self) -> _Utterance:
-        listener = self.listener
-        return _Utterance(Turn(listener._base, listener._after, listener._limit, **listener._sampling))
+        return _Utterance(Turn(self._request), self._clock)
 
     def _warm_up(self) -> None:
-        """Touches all weights, so that the first utterance is answered as quickly as the others."""
+        """Touches all weights, so that the first utterance is answered as fast as the others."""
         silence = np.zeros(SAMPLE_RATE // 2, np.float32)
-        with contextlib.closing(Answer(self.listener._base.fork(), self.listener._after, 1, sound=silence)) as answer:
-            answer.finish()
+        warm_up = Answer(self._request.session.fork(), self._request.closing, 1, sound=silence)
+        with contextlib.closing(warm_up):
+            warm_up.finish()
 
     def _busy(self) -> bool:
-        """Whether there is something to do while no sound comes."""
-        early = self.current.turn.early
+        """Whether there is work to do while no sound comes."""
+        early = self._current.turn.early
         return bool(
-            self.over or self.guess or self._guess_is_due() or (early and not early.stop) or self._accompanied()
+            self._finished
+            or self._guess
+            or self._guess_is_due()
+            or (early and not early.stop)
+            or self._has_step_task_work()
         )
 
-    def _accompanied(self) -> bool:
-        """Whether the companion has something to do."""
-        return bool(self.companion and self.companion.pending)
+    def _has_step_task_work(self) -> bool:
+        return bool(self._step_task and self._step_task.pending)
 
     # ---- hearing -----------------------------------------------------------------------------------------------------
 
     def _push(self, block: NDArray[np.float32]) -> list[EndpointEvent]:
         if len(block):
-            # The earliest time at which these samples can have been said: some read was not late.
+            # These samples cannot have been read before they were said. The earliest origin that this leaves is right,
+            # because some reads are not late.
             drift = _DRIFT * len(block) / SAMPLE_RATE
-            self.origin = min(self.origin + drift, self.clock() - self.source.position)
-        return self.endpointer.push(block)
+            self._origin = min(self._origin + drift, self._clock() - self._source.position)
+        return self._endpointer.push(block)
 
-    def _lost_sound(self) -> Iterator[ListenerEvent]:
-        overruns, lost = getattr(self.source, "overruns", 0), getattr(self.source, "lost", 0.0)
-        if overruns > self.overruns:
-            yield ListenerEvent("overrun", self.source.position, lost=lost - self.lost)
-            self.overruns, self.lost, self.origin = overruns, lost, math.inf
+    def _report_lost_sound(self) -> Iterator[ListenerEvent]:
+        overruns, lost = getattr(self._source, "overruns", 0), getattr(self._source, "lost", 0.0)
+        if overruns > self._overruns:
+            yield ListenerEvent("overrun", self._source.position, lost=lost - self._lost)
+            self._overruns, self._lost, self._origin = overruns, lost, math.inf
 
     def _hear(self, heard: EndpointEvent) -> Iterator[ListenerEvent]:
-        utterance, turn = self.current, self.current.turn
-        if self.companion:
-            self.companion.hear(heard, heard.time + self.origin)
+        utterance, at = self._current, heard.time + self._origin
+        turn, timing = utterance.turn, utterance.timing
+        if self._step_task:
+            self._step_task.hear(heard, at)
         if heard.kind == "start":
-            self.speaking, utterance.start = True, heard.time
+            self._speaking, utterance.start = True, heard.time
             turn.push(heard.samples)
             yield ListenerEvent("start", heard.time)
         elif heard.kind == "audio":
@@ -332,137 +416,122 @@ class _Loop:
         elif heard.kind == "pause":
             self._drop_guess()
             turn.pause()
-            utterance.spoken = heard.time
+            timing.pause(at)
         elif heard.kind == "resume":
             if turn.early and turn.early.stop:
                 self._take_guess(utterance, turn.early)
             turn.resume()
+            timing.resume()
         else:
             self._drop_guess()
-            if not turn.early:
-                utterance.spoken = heard.time
-            utterance.decided = self.clock()
-            utterance.answer = turn.finish(heard.keep)
-            utterance.ready = len(utterance.answer.ids)
-            utterance.first = utterance.decided if utterance.ready else None
-            utterance.spoken = min(utterance.spoken + self.origin, utterance.decided)
-            self.over.append(utterance)
-            self.speaking, self.current, self.spare = False, self.spare or self._open(), None
+            utterance.answer = timing.end(turn, heard.keep, at)
+            self._finished.append(utterance)
+            self._speaking, self._current, self._spare = False, self._spare or self._open(), None
 
     # ---- answering ---------------------------------------------------------------------------------------------------
 
     def _answer(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
-        """One step of the answer to an utterance that is over."""
-        answer = utterance.answer
+        """One step of the answer to a finished utterance."""
+        answer, timing = utterance.answer, utterance.timing
         assert answer
-        if not answer.stop:
-            answer.step()
-        if utterance.first is None and (answer.ids or answer.stop):
-            utterance.first = self.clock()
+        timing.step(answer)
         if not answer.stop:
             yield from self._show(utterance, answer.text, answer.text)
             return
-        cut = loop_start(answer.text)
-        if cut is not None and not utterance.second and self.listener._sampling["temperature"] == 0:
-            utterance.answer = utterance.turn.again(**{**self.listener._sampling, **SECOND_ATTEMPT})
-            utterance.second, utterance.first, utterance.ready = True, None, 0
+        if again := second_attempt(answer.text, answer.sampling):
+            utterance.answer = utterance.turn.again(again)
+            timing.restart()
             answer.close()
             return
-        self.over.popleft().close()
-        text, translation = self.listener._parted(answer.text[:cut])
+        self._finished.popleft().close()
+        text, translation = self._request.read(answer.text)
         end = (round(utterance.start * SAMPLE_RATE) + utterance.turn.kept) / SAMPLE_RATE
-        latency = Latency(
-            decision=utterance.decided - utterance.spoken,
-            first_token=utterance.first - utterance.decided,
-            last_token=self.clock() - utterance.decided,
-            tokens=len(answer.ids),
-            ready=utterance.ready,
-        )
-        segment = Segment(utterance.start, end, text, translation, self.listener.language)
-        yield ListenerEvent("final", end, text, text, segment, latency)
+        segment = Segment(utterance.start, end, text, translation, self._language)
+        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)))
 
     def _work_ahead(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
-        """One step of what will be useful if things go on as they seem to, while somebody speaks."""
+        """While somebody speaks: one step of the answer that a pause has begun, or of a guess."""
         early = utterance.turn.early
         if early:
             if not early.stop:
-                early.step()
+                utterance.timing.step(early)
                 yield from self._show(utterance, early.text, utterance.stable, whole=bool(early.stop))
             return
         if self._guess_is_due():
-            utterance.guessed, self.began = utterance.turn.heard, self.clock()
-            self.guess = utterance.turn.guess(draft=utterance.ids, trusted=self._trusted(utterance), line=True)
-        if self.guess:
-            self.guess.step()
-            if self.guess.stop:
-                self._take_guess(utterance, self.guess)
+            utterance.guessed, self._guess_began = utterance.turn.heard, self._clock()
+            self._guess = utterance.turn.guess(draft=utterance.ids, trusted=self._trusted(utterance), line=True)
+        if self._guess:
+            self._guess.step()
+            if self._guess.stop:
+                self._take_guess(utterance, self._guess)
                 self._drop_guess()
-                self._pace(2 * (self.clock() - self.began))  # guesses may take half of the time
+                self._set_guess_interval(2 * (self._clock() - self._guess_began))  # guesses may take half of the time
                 yield from self._show(utterance, utterance.words, utterance.stable, whole=True)
 
     # ---- guessing ----------------------------------------------------------------------------------------------------
 
     def _guess_is_due(self) -> bool:
-        turn = self.current.turn
-        if not self.interval or not self.speaking or self.guess or turn.early:
+        turn = self._current.turn
+        if not self._interval or not self._speaking or self._guess or turn.early:
             return False
-        return turn.heard - self.current.guessed >= self.interval * SAMPLE_RATE
+        return turn.heard - self._current.guessed >= self._interval * SAMPLE_RATE
 
     def _take_guess(self, utterance: _Utterance, guess: Answer) -> None:
-        words = _line(guess.text)
+        """Notes the words of a complete guess, and which words the one before had too."""
+        words = _first_line(guess.text)
         agreed = agreement(utterance.words, words)
         if words.startswith(utterance.stable):
             agreed = max(agreed, utterance.stable, key=len)
         utterance.ids, utterance.words, utterance.stable = guess.ids, words, agreed
 
     def _trusted(self, utterance: _Utterance) -> int:
-        """How many tokens of the last guess are its stable words: these are not checked again."""
-        decode, ids = self.listener._base.model.tokenizer.decode, utterance.ids
+        """How many tokens of the last guess are its stable words. The next guess does not verify them again."""
+        decode, ids = self._request.session.model.tokenizer.decode, utterance.ids
         inside = (
-            n for n in range(len(ids), 0, -1) if utterance.stable.startswith(_line(decode(ids[:n], special=True)))
+            n for n in range(len(ids), 0, -1) if utterance.stable.startswith(_first_line(decode(ids[:n], special=True)))
         )
         return next(inside, 0)
 
     def _drop_guess(self) -> None:
-        if self.guess:
-            self.current.turn.suggest(self.guess.ids)
-            self.guess.close()
-            self.guess = None
+        if self._guess:
+            self._current.turn.suggest(self._guess.ids)
+            self._guess.close()
+            self._guess = None
 
-    def _hurry(self) -> None:
-        """Hearing has fallen behind: guesses must not take that much time."""
-        if self.guess:
+    def _drop_late_guess(self) -> None:
+        """Hearing has fallen behind: drops the guess that may have caused it, and makes guesses less frequent."""
+        if self._guess:
             self._drop_guess()
-            self._pace(2 * self.interval)
+            self._set_guess_interval(2 * self._interval)
 
-    def _pace(self, interval: float) -> None:
-        self.interval = max(self.listener._partials, min(interval, _LONGEST_INTERVAL))
+    def _set_guess_interval(self, interval: float) -> None:
+        self._interval = max(self._shortest_interval, min(interval, _LONGEST_INTERVAL))
 
     def _show(self, utterance: _Utterance, text: str, stable: str, whole: bool = False) -> Iterator[ListenerEvent]:
-        """A partial, when it tells more than the one before, or is a whole guess."""
-        text, stable = _line(text), _line(stable)
+        """A partial, if it differs from the last one and is longer or a complete guess (`whole`)."""
+        text, stable = _first_line(text), _first_line(stable)
         now = text, stable if text.startswith(stable) else ""
-        if self.interval and now != utterance.shown and (whole or len(text) > len(utterance.shown[0])):
+        if self._interval and now != utterance.shown and (whole or len(text) > len(utterance.shown[0])):
             utterance.shown = now
             yield ListenerEvent("partial", utterance.start + utterance.turn.heard / SAMPLE_RATE, *now)
 
 
-def _line(text: str) -> str:
-    """The first line that says something."""
+def _first_line(text: str) -> str:
+    """The first line with words."""
     return text.lstrip().split("\n")[0]
 
 
 def agreement(before: str, now: str) -> str:
-    """The words with which both texts begin. The last word of `now` is none yet: it may still grow."""
+    """The words that both texts begin with, without the last word of `now`, which may still grow."""
     shorter = min(len(before), len(now))
     n = next((at for at in range(shorter) if before[at] != now[at]), shorter)
-    while n and not (n < len(now) and _parts_words(now, n) and (n == len(before) or _parts_words(before, n))):
+    while n and not (n < len(now) and _at_word_edge(now, n) and (n == len(before) or _at_word_edge(before, n))):
         n -= 1
     return now[:n].rstrip()
 
 
-def _parts_words(text: str, at: int) -> bool:
-    """Whether a word ends or begins there. Scripts beyond the Indian and European ones do without spaces."""
+def _at_word_edge(text: str, at: int) -> bool:
+    """Whether a word ends or begins at that index. East Asian scripts (from U+2E80 on) write no spaces between words."""
     a, b = text[at - 1], text[at]
     return not (_in_word(a) and _in_word(b)) or b >= "\u2e80"
 

@@ -1,7 +1,7 @@
-"""What a model is asked about speech, and how its answers are read.
+"""The wording of requests about speech and text, and how their answers are read.
 
-Owns the wording of the requests, the turn around a recording, the parts of an answer, and the
-detection of answers that run in circles. Knows neither sessions nor sound.
+Owns the instructions, the chat turn around a recording, the parts of an answer, and the detection of loops, which are answers
+that repeat one phrase. Knows neither sessions nor sound.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..chat.prompt import Media, Prompt, TokenizerLike, Unit
+from ..chat.prompt import Media, Prompt, Unit
+from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
 from .languages import language_name
 
@@ -40,16 +41,16 @@ Follow these specific instructions for formatting the answer:
 
 
 def asr_prompt(language: str | None = None) -> str:
-    """The request for a transcription of speech in `language`; None leaves it to the model to find out which it is."""
+    """The request to transcribe speech in `language`; with None the model finds out which language it is."""
     name = language and language_name(language)
     into = f" in {name} into {name} text" if name else ""
     return f"Transcribe the following speech segment{into}.{_ANSWER_FORM}"
 
 
-def translation_prompt(source: str | None, target: str) -> str:
-    """The request for a transcription of speech in `source` and its translation; source None as in `asr_prompt`."""
-    target = language_name(target)
-    in_source = f" in {language_name(source)}" if source else ""
+def translation_prompt(source_language: str | None, target_language: str) -> str:
+    """The request to transcribe speech and to translate it; `source_language` is None as in `asr_prompt`."""
+    target = language_name(target_language)
+    in_source = f" in {language_name(source_language)}" if source_language else ""
     return (
         f"Transcribe the following speech segment{in_source}, then translate it into {target}.\n"
         f"When formatting the answer, first output the transcription{in_source}, then one newline, "
@@ -57,11 +58,11 @@ def translation_prompt(source: str | None, target: str) -> str:
     )
 
 
-def text_translation_prompt(text: str, source: str | None, target: str) -> str:
-    """The request for a translation of `text`; source None as in `asr_prompt`."""
-    from_source = f" from {language_name(source)}" if source else ""
+def text_translation_prompt(text: str, source_language: str | None, target_language: str) -> str:
+    """The request to translate `text`; `source_language` is None as in `asr_prompt`."""
+    from_source = f" from {language_name(source_language)}" if source_language else ""
     return (
-        f"Translate the following text{from_source} into {language_name(target)}. "
+        f"Translate the following text{from_source} into {language_name(target_language)}. "
         f"Only output the translation, with no explanations.\n\n{text}"
     )
 
@@ -73,12 +74,12 @@ def speech_turn(
 
     Args:
         tokenizer: the model's.
-        instruction: what is asked; markers in it are mere text.
-        order: "instruction-first" leaves only the turn's closing to be read when the recording ends; "audio-first" is
-            the order that model cards advise for short clips.
+        instruction: what is asked. Control tokens that are spelled out in it stay plain text.
+        order: with "instruction-first" only the end of the turn is left to read when the recording ends, so the answer
+            begins sooner. "audio-first" is the order that model cards advise for short clips.
 
     Returns:
-        The tokens before and after the sound; the sound's own begin and end markers are in neither.
+        The tokens before the sound and those after it, both without the markers <|audio> and <audio|>.
 
     Raises:
         EdgeGemmaValueError: "argument" for another order, "template" when the template has no place for audio.
@@ -92,12 +93,12 @@ def speech_turn(
 
 
 def text_turn(tokenizer: TokenizerLike, text: str) -> list[int]:
-    """A user's turn with nothing but text, otherwise as `speech_turn`."""
+    """The tokens of a user's turn that is only text; otherwise as `speech_turn`."""
     return _ids(_user_turn(tokenizer, text))
 
 
 def _user_turn(tokenizer: TokenizerLike, content: Any) -> list[Unit]:
-    prompt = Prompt(tokenizer, getattr(tokenizer, "chat_template", None), options={"enable_thinking": False})
+    prompt = Prompt(tokenizer, tokenizer.chat_template, options={"enable_thinking": False})
     return prompt.conversation([{"role": "user", "content": content}])
 
 
@@ -108,22 +109,22 @@ def _ids(units: list[Unit]) -> list[int]:
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are no white space
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # control characters, except white space
 
 
 def one_line(text: str) -> str:
-    """The text on one line, single spaces between its words, no control characters."""
+    """The text on one line, with single spaces between its words and without control characters."""
     return " ".join(_CONTROL.sub("", text).split())
 
 
-def split_translation(answer: str, target: str, source: str | None = None) -> tuple[str, str | None]:
-    """Parts an answer to `translation_prompt` into transcription and translation, each on one line.
+def split_translation(answer: str, target_language: str, source_language: str | None = None) -> tuple[str, str | None]:
+    """Splits an answer to `translation_prompt` into transcription and translation, each on one line.
 
-    The wanted form is the transcription, a newline, and "German: " with the translation. Small models slip, so the label
-    may also be bold, follow on the same line, have a full-width colon, or be missing behind the newline. Where no
-    translation can be made out it is None.
+    The form that was asked for is the transcription, a newline, and "German: " with the translation. Small models deviate
+    from it: the label may be bold, stand on the line of the transcription, have a full-width colon, or be missing. The
+    translation is None where none is found.
     """
-    label = rf"[*_]*{re.escape(language_name(target))}[*_]*\s*[:：][*_]*"
+    label = rf"[*_]*{re.escape(language_name(target_language))}[*_]*\s*[:：][*_]*"
     found = re.search(rf"^\s*{label}", answer, re.MULTILINE | re.IGNORECASE)
     if found is None:
         found = next(iter([*re.finditer(rf"(?<=\s){label}", answer, re.IGNORECASE)][::-1]), None)
@@ -131,18 +132,19 @@ def split_translation(answer: str, target: str, source: str | None = None) -> tu
         text, translation = answer[: found.start()], answer[found.end() :]
     else:
         text, _, translation = answer.strip().partition("\n")
-    if source:
-        text = re.sub(rf"^\s*[*_]*{re.escape(language_name(source))}[*_]*\s*[:：][*_]*", "", text, flags=re.IGNORECASE)
+    if source_language:
+        name = re.escape(language_name(source_language))
+        text = re.sub(rf"^\s*[*_]*{name}[*_]*\s*[:：][*_]*", "", text, flags=re.IGNORECASE)
     return one_line(text), one_line(translation) or None
 
 
-# A low-bit model may fall into saying one phrase over and over, and would go on to the last allowed token. Speech has
-# repetitions too ("no, no, no"), so a loop is what fills this many characters with at least so many equal rounds.
+# A model of few bits may repeat one phrase up to the last token that it is allowed. Speech has repetitions too ("no, no, no"),
+# so a loop has at least this many characters and this many equal rounds.
 _LOOP_CHARACTERS, _LOOP_ROUNDS, _LONGEST_PHRASE = 96, 6, 120
 
 
 def loop_start(text: str) -> int | None:
-    """Where to cut a text that ends in a loop: behind the first round of the phrase. None when it does not."""
+    """Where to cut a text that ends in a loop: behind the first round of the phrase. None for a text without a loop."""
     for period in range(1, min(_LONGEST_PHRASE, len(text) // _LOOP_ROUNDS) + 1):
         length = max(_LOOP_CHARACTERS, _LOOP_ROUNDS * period)
         tail = text[-length:]

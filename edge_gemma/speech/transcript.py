@@ -1,6 +1,6 @@
-"""What was said, and when: segments, transcripts, and their text, subtitle and JSON forms.
+"""What was said, and when: `Segment`, `Transcript`, and their formats: text, subtitles and JSON.
 
-Owns the notation of these forms, written as a whole or segment by segment. Knows neither models nor sound.
+Owns how the formats are written, as a whole or segment by segment. Knows neither models nor sound.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Segment:
     Attributes:
         start, end: seconds since the recording began.
         text: what was said, on one line.
-        translation: the same in another language, if that was asked for and understood.
-        language: name of the language that `text` was asked for in; None when the model was to find out.
+        translation: its translation; None when none was requested, or none was found in the answer.
+        language: English name of the language that was named in the request; None when it named none.
     """
 
     start: float
@@ -39,12 +39,12 @@ class Transcript(Sequence[Segment]):
     """The segments of a recording, in order.
 
     Attributes:
-        segments: they, as a tuple. Segments in which nothing was said are among them, with an empty text.
-        info: what else is known, for the JSON form: file, duration, language, to, ...
+        segments: all of them, a tuple. A segment without words has an empty text.
+        info: what else is known, for the JSON format: file, duration, language, to, ...
     """
 
     def __init__(self, segments: Iterable[Segment], **info: Any) -> None:
-        """Takes the segments."""
+        """`info`: see the attribute."""
         self.segments = tuple(segments)
         self.info = info
 
@@ -67,7 +67,7 @@ class Transcript(Sequence[Segment]):
 
     @property
     def translation(self) -> str | None:
-        """Its translation; None when there is none."""
+        """The translation of all segments; None when no segment has one."""
         return " ".join(s.translation for s in self.segments if s.translation) or None
 
     def __str__(self) -> str:
@@ -81,33 +81,39 @@ class Transcript(Sequence[Segment]):
     def render(self, format: str, bilingual: bool = False) -> str:
         """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles) or "json".
 
-        Text and subtitles show the translation where there is one, with `bilingual` below what it translates. Subtitles
-        are cut into pieces that can be read; their times within a segment are estimated from the length of the text.
+        Text and subtitles show the translation instead of the original where there is one; `bilingual` shows the original
+        above it. Subtitles are cut into pieces of two lines; times within a segment are estimated from the length of the
+        text.
+
+        Raises EdgeGemmaValueError "argument" for another format.
         """
         writer = TranscriptWriter(format, bilingual, **self.info)
         return writer.head() + "".join(map(writer.segment, self.segments)) + writer.tail()
 
 
 class TranscriptWriter:
-    """Writes a transcript piece by piece: `head`, `segment` for each, `tail`. Raises EdgeGemmaValueError for a format."""
+    """Writes a transcript piece by piece: `head`, `segment` for each segment, `tail`.
+
+    Raises EdgeGemmaValueError "argument" for an unknown format.
+    """
 
     def __init__(self, format: str, bilingual: bool = False, **info: Any) -> None:
-        """`format` and `bilingual` as in `Transcript.to`; `info` goes into the JSON form."""
+        """`format` and `bilingual` as in `Transcript.render`; `info` goes into the JSON format."""
         if format not in FORMATS:
             raise EdgeGemmaValueError(f"format is {format!r}; choose {', '.join(FORMATS)}.", "argument")
-        self._form = FORMATS[format](bilingual, info)
+        self._format = FORMATS[format](bilingual, info)
 
     def head(self) -> str:
-        """What stands before the first segment."""
-        return self._form.head()
+        """The text before the first segment."""
+        return self._format.head()
 
     def segment(self, segment: Segment) -> str:
-        """One segment; "" when nothing was said."""
-        return "".join(self._form.segment(segment)) if segment.text or segment.translation else ""
+        """The text of one segment; "" for a segment without words."""
+        return "".join(self._format.segment(segment)) if segment.text or segment.translation else ""
 
     def tail(self, complete: bool = True, **info: Any) -> str:
-        """What stands after the last one; `complete`: the recording was transcribed to its end."""
-        return self._form.tail({**info, "complete": complete})
+        """The text after the last segment; `complete`: the recording was transcribed to its end."""
+        return self._format.tail({**info, "complete": complete})
 
 
 class _Text:
@@ -124,13 +130,13 @@ class _Text:
         return ""
 
     def lines(self, segment: Segment) -> list[str]:
-        """What is shown of a segment."""
+        """The lines that are shown of a segment."""
         if not segment.translation:
             return [segment.text]
         return [segment.text, segment.translation] if self.bilingual and segment.text else [segment.translation]
 
 
-# Two lines of this length are what people can read while they watch.
+# Viewers can read two lines of this many characters while they watch.
 _LINE, _LINES = 42, 2
 
 
@@ -175,7 +181,7 @@ class _WebVTT(_Subtitles):
 
 
 class _JSON(_Text):
-    """One document; it can be written while the segments come, and is whole also when they end early."""
+    """One document. It is written while the segments come, and is valid JSON also when they end early."""
 
     def __init__(self, bilingual: bool, info: dict[str, Any]) -> None:
         super().__init__(bilingual, info)
@@ -210,4 +216,4 @@ class _JSON(_Text):
 
 
 FORMATS: dict[str, type[_Text]] = {"txt": _Text, "srt": _Subtitles, "vtt": _WebVTT, "json": _JSON}
-"""The forms that a transcript can have."""
+"""The formats of a transcript, and what writes them."""

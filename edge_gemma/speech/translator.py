@@ -1,85 +1,128 @@
-"""Text and speech into another language; a text goes piece by piece, cut between paragraphs or sentences."""
+"""Text into another language, part by part: `Translator`; and `translate`, which takes speech as well as text.
+
+Owns how a text is cut into parts, and how `translate` tells speech, text files and texts apart.
+"""
 
 from __future__ import annotations
 
 import codecs
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..audio.vad import Detector
+from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit, fit
+from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from .answer import Answer
 from .languages import language_name
-from .prompts import text_translation_prompt, text_turn
-from .transcriber import SPARE_TOKENS, Cancellable, answer_pieces, opened_model, transcribe
+from .prompts import Order, text_translation_prompt, text_turn
+from .request import SPARE_TOKENS, Cancellable, stop_texts
+from .transcriber import ModelOrPath, Progress, opened_model, transcribe
 from .transcript import Transcript
 
 __all__ = ["Translator", "input_kind", "is_text", "read_text", "translate"]
 
-# Tokens of a text that are translated at once, and of an answer for each of them: scripts differ in what a token holds.
+# Tokens of a part at most, and tokens of its translation for each of them: scripts differ in how much a token holds.
 _PART, _GROWTH = 600, 3
 
 
 class Translator(Cancellable):
-    """Translates texts of any length, in parts that fit, cut between paragraphs or sentences.
+    """Translates texts of any length, in parts that fit the context, cut between paragraphs or sentences.
 
-    Args:
-        model: an open model.
-        to: the language to translate into, a name or a code.
-        source_language: that of the text; None leaves it to the model.
-        context: tokens of a session; None for 4096, or the model's own length if that is shorter.
-        kv, memory_limit: as in `Transcriber`, with room for one session.
-        max_tokens: longest answer about a part; None bounds it by the part's length.
-        sampling: options of `Session.generate`; greedy if not given.
+    Close it with `close()` or a `with` block. One thread at a time may use it; only `cancel()` may come from others.
 
-    Raises:
-        EdgeGemmaValueError: "context" when the context has no room for a sentence.
+    Attributes:
+        model: the model that translates.
+        to, source_language: English names; `source_language` may be None.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: ModelLike,
         to: str,
         source_language: str | None = None,
         *,
         context: int | None = None,
         kv: str | None = None,
-        memory_limit: int | str | None = None,
+        memory_limit: int | str | MemoryLimit | None = None,
         max_tokens: int | None = None,
-        **sampling: Any,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> None:
+        """Chooses the size of the session that each part is translated in.
+
+        Args:
+            model: an open model. It must stay open.
+            to: the language to translate into, a name or a code.
+            source_language: that of the text; None leaves it to the model.
+            context: tokens of the session; None for 4096, less if the model or `memory_limit` has room for less.
+            kv: type of the KV cache, f32, f16 or q8; None for f16, or for what fits `memory_limit`.
+            memory_limit: bytes, or a size such as "1.5GB", that the process stays within, weights included.
+            max_tokens: the most tokens of the translation of a part; None for a limit that grows with its length.
+            sampling: how tokens are drawn; None for the most likely token always.
+            stop: a text, or several, that ends the translation of a part and is left out of it.
+
+        Raises:
+            EdgeGemmaValueError: "context" when the context has no room for a sentence, "argument" for an option out of
+                range.
+            EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
+        """
         super().__init__()
-        self.model, self.to, self.source_language = (
-            model,
-            language_name(to),
-            language_name(source_language) if source_language else None,
-        )
+        self.model, self.to = model, language_name(to)
+        self.source_language = language_name(source_language) if source_language else None
         self._context, self._kv = context or min(4096, model.config.context_length), kv
         if memory_limit is not None:
             plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
             self._context, self._kv = plan.context, plan.kv
-        self._max_tokens, self._sampling = max_tokens, {"temperature": 0.0, **sampling}
+        self._max_tokens, self._sampling, self._stop = max_tokens, sampling or GREEDY, stop_texts(stop)
+        self._closed = False
         request = len(self._tokens(self._request("")))
         self._part = min(_PART, (self._context - request - SPARE_TOKENS) // (1 + _GROWTH))
         if self._part < 16:
             raise EdgeGemmaValueError(
-                f"a context of {self._context} tokens is too small to translate in: {request} are the request alone.",
+                f"A context of {self._context} tokens is too small to translate in: the request alone takes {request}.",
                 "context",
             )
 
+    def close(self) -> None:
+        """Ends its use: `pieces` raises from now on. Sessions are open only while `pieces` runs."""
+        self._closed = True
+
+    def __enter__(self) -> Translator:
+        """The translator itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
     def pieces(self, text: str) -> Iterator[str]:
-        """The translation as it comes. Raises `Cancelled` after `cancel()`; what came before is valid."""
-        self._cancelled = False
+        """Yields the translation as it is drawn.
+
+        Raises:
+            Cancelled: after `cancel()`; what came before is valid.
+            EdgeGemmaValueError: "state" after `close()`.
+        """
+        if self._closed:
+            raise EdgeGemmaValueError("The translator is closed.", "state")
         for part in _parts(text.strip(), lambda part: len(self._tokens(part)) <= self._part):
             words = part.strip()
             if words:
-                limit = self._max_tokens or SPARE_TOKENS + _GROWTH * len(self._tokens(words))
-                with self.working(self.model.session(context=self._context, kv=self._kv)) as session:
-                    session.feed_tokens(self._tokens(self._request(words)))
-                    yield from answer_pieces(session, limit, **self._sampling)
+                yield from self._translate(words)
             yield part[len(part.rstrip()) :] if words else part
+
+    def _translate(self, text: str) -> Iterator[str]:
+        """The translation of a text that fits."""
+        limit = self._max_tokens or SPARE_TOKENS + _GROWTH * len(self._tokens(text))
+        with self.working(self.model.session(context=self._context, kv=self._kv)) as session:
+            answer = Answer(session, self._tokens(self._request(text)), limit, sampling=self._sampling, stop=self._stop)
+            for piece in answer.pieces():
+                yield piece
+                self.check_cancelled()
 
     def _request(self, text: str) -> str:
         return text_translation_prompt(text, self.source_language, self.to)
@@ -88,12 +131,12 @@ class Translator(Cancellable):
         return text_turn(self.model.tokenizer, text)
 
 
-# Where a text may be cut, the best places first; the white space there is kept.
+# Where a text may be cut, the best places first. White space at a cut is kept.
 _BREAKS = (r"(\n\s*\n)", r"(\n)", r"((?<=[.!?…])\s+|(?<=[。！？]))", r"(\s+)")
 
 
 def _parts(text: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[str]:
-    """Parts of the text that fit, and the white space between them: all together, the text."""
+    """Parts of the text that fit, and the white space between them. Joined they are the text again."""
     if fits(text):
         yield text
     elif level == len(_BREAKS):
@@ -114,32 +157,85 @@ def _parts(text: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[s
 def translate(
     audio_or_text: Any,
     to: str,
-    model: Any = None,
+    model: ModelOrPath | None = None,
     source_language: str | None = None,
     *,
     mmproj: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    **options: Any,
+    context: int | None = None,
+    kv: str | None = None,
+    memory_limit: int | str | MemoryLimit | None = None,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    stop: str | Sequence[str] | None = None,
+    start: float = 0.0,
+    progress: Progress | None = None,
+    order: Order = "instruction-first",
+    max_seconds: float = 28.0,
+    detector: str | Detector = "auto",
+    silence: float = 0.7,
+    pause: float = 0.25,
+    whole: bool = False,
 ) -> Transcript | str:
     """Translates speech or text.
 
     Args:
-        audio_or_text: a text, or the path of a text or a recording (`input_kind` tells how they are told apart), or sound
-            in another form that `transcribe` takes.
+        audio_or_text: a text, the path of a text or a recording (`input_kind` tells which), or sound in another form that
+            `transcribe` takes.
         to: the language to translate into, a name or a code.
         model, mmproj, threads: as in `transcribe`; a text needs no audio encoder.
         source_language: the language of the speech or text; None leaves it to the model.
-        options: of `Transcriber` and `transcribe` for speech, of `Translator` for text.
+        context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in `Translator` for text.
+        start, progress, order, max_seconds, detector, silence, pause, whole: as in `transcribe`, for speech. They have no
+            effect on a text.
 
     Returns:
         For a text its translation, a str; for speech a Transcript whose segments have `text` and `translation`.
+
+    Raises:
+        EdgeGemmaError: as `transcribe` or `Translator` does, and "file" for a text file that cannot be read. To be able to
+            cancel, use a `Transcriber` or a `Translator`.
     """
     kind = input_kind(audio_or_text)
     if kind == "speech":
-        return transcribe(audio_or_text, model, source_language, to=to, mmproj=mmproj, threads=threads, **options)
+        return transcribe(
+            audio_or_text,
+            model,
+            source_language,
+            to=to,
+            mmproj=mmproj,
+            threads=threads,
+            start=start,
+            progress=progress,
+            order=order,
+            max_seconds=max_seconds,
+            detector=detector,
+            silence=silence,
+            pause=pause,
+            whole=whole,
+            context=context,
+            kv=kv,
+            memory_limit=memory_limit,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+        )
     text = read_text(audio_or_text) if kind == "document" else audio_or_text
-    with opened_model(model, mmproj, threads) as opened:
-        return "".join(Translator(opened, to, source_language, **options).pieces(text))
+    with (
+        opened_model(model, mmproj, threads) as opened,
+        Translator(
+            opened,
+            to,
+            source_language,
+            context=context,
+            kv=kv,
+            memory_limit=memory_limit,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+        ) as translator,
+    ):
+        return "".join(translator.pieces(text))
 
 
 _SOUND_ENDINGS = (
@@ -168,11 +264,12 @@ _SOUND_ENDINGS = (
 
 
 def input_kind(value: Any) -> Literal["speech", "document", "text"]:
-    """What `translate` takes its input for.
+    """How `translate` takes its input.
 
-    A path object, or a str that is the path of an existing file, is a file: "speech" if its name ends as those of sound
-    files do or its content is no UTF-8 text, else "document". Any other str is a "text" itself, except that a single word
-    which ends like the name of a sound file is taken for one that is missing. All else is "speech".
+    A path object, or a str that is the path of an existing file, is a file: "speech" if its name ends like that of a sound
+    file or if its content is not UTF-8 text, otherwise "document". Any other str is a "text" itself, except for a single
+    word that ends like the name of a sound file: that is "speech", from a file that is missing. Every other object is
+    "speech".
     """
     if not isinstance(value, (str, os.PathLike)):
         return "speech"
@@ -196,8 +293,8 @@ def is_text(data: bytes) -> bool:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a UTF-8 file. Raises EdgeGemmaOSError with code "file"."""
+    """The text of a UTF-8 file; bytes that are not UTF-8 become U+FFFD. Raises EdgeGemmaOSError with code "file"."""
     try:
         return Path(path).read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
-        raise EdgeGemmaOSError(f"{os.fspath(path)}: {error.strerror or error}", "file") from error
+        raise EdgeGemmaOSError(f"{os.fspath(path)}: {error.strerror or error}.", "file") from error

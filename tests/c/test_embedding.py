@@ -113,9 +113,9 @@ def test_example_transcribes(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     with edge_gemma.Model.load(files[0], mmproj=files[1]) as model, model.session(context=1024) as session:
         prompt = re.search(r'PROMPT "(.*)"', (ROOT / "examples" / "transcribe.c").read_text())[1].replace("\\n", "\n")
-        session.feed_text(prompt)
+        session.feed_text(prompt, special=True)
         session.feed_audio(pcm.astype(np.float32) / 32768)
-        session.feed_text("<turn|>\n<|turn>model\n")
+        session.feed_text("<turn|>\n<|turn>model\n", special=True)
         text = "".join(session.generate(256, temperature=0))
     assert len(text) > 10
     assert done.stdout.decode("utf-8", "replace").rstrip("\n") == text.rstrip("\n")

@@ -1,10 +1,9 @@
-"""Chat, against a scripted session: what it feeds, what it keeps, and what it never lets through."""
+"""Chat, with a scripted model: what it feeds, what it keeps, and what it never lets through."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,119 +12,27 @@ import pytest
 
 from edge_gemma.chat.calls import MARKERS
 from edge_gemma.chat.conversation import Chat
-from edge_gemma.errors import Cancelled, EdgeGemmaError, EdgeGemmaValueError
-
-CONTROL = {marker: number for number, marker in enumerate(MARKERS, start=1)}
-STOPS = {CONTROL["<eos>"]: "eos", CONTROL["<turn|>"]: "turn", CONTROL["<|tool_response>"]: "tool_response"}
-NAMES = {number: marker for marker, number in CONTROL.items()}
+from edge_gemma.engine.sampling import Sampling
+from edge_gemma.errors import EdgeGemmaError, EdgeGemmaValueError
+from support.scripted import ScriptedModel, ScriptedSession
 
 
-class FakeTokenizer:
-    """One token per character, and one per control token; "qu" can also be one token, which encode never writes."""
-
-    chat_template: str | None = None
-    joined = 999
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        ids: list[int] = []
-        while text:
-            marker = next((m for m in MARKERS if special and text.startswith(m)), None)
-            ids.append(CONTROL[marker] if marker else 1000 + ord(text[0]))
-            text = text[len(marker) if marker else 1 :]
-        return ids
-
-    def decode(self, ids: Any, special: bool = False) -> str:
-        parts = [NAMES.get(i, "qu" if i == self.joined else chr(max(i - 1000, 0))) for i in ids]
-        return "".join(part for part, i in zip(parts, ids, strict=True) if special or i not in NAMES)
+def open_chat(*script: Any, **options: Any) -> tuple[Chat, ScriptedSession]:
+    """A chat with a model that gives these answers, and its session."""
+    chat = Chat(ScriptedModel(script), **options)
+    assert isinstance(chat.session, ScriptedSession)
+    return chat, chat.session
 
 
-class FakeSession:
-    """Answers from a script; each entry is text whose last marker, if it is a stop, ends it."""
-
-    def __init__(self, context: int) -> None:
-        self.tokenizer, self.context = FakeTokenizer(), context
-        self.tokens: list[int] = []
-        self.fed: list[Any] = []
-        self.script: list[Any] = []
-        self.last_stop = ""
-        self.options: dict[str, Any] = {}
-        self.unable_to_rewind = False
-        self.cancelled = False
-        self.on_feed: Any = None
-
-    @property
-    def position(self) -> int:
-        return len(self.tokens)
-
-    def feed_tokens(self, ids: list[int]) -> None:
-        if self.on_feed:
-            self.on_feed()
-        if len(self.tokens) + len(ids) > self.context:
-            raise EdgeGemmaValueError("full", "context")
-        self.tokens += ids
-        self.fed.append(list(ids))
-
-    def feed_audio(self, samples: np.ndarray) -> None:
-        self.tokens += [CONTROL["<|audio>"], -1, -1, CONTROL["<audio|>"]]
-        self.fed.append(("audio", samples))
-
-    def feed_image(self, image: np.ndarray) -> None:
-        self.tokens += [CONTROL["<|image>"], -1, CONTROL["<image|>"]]
-        self.fed.append(("image", image))
-
-    def rewind(self, n: int) -> None:
-        assert 0 < n <= len(self.tokens)
-        if self.unable_to_rewind and n != len(self.tokens):
-            raise EdgeGemmaError("too far", "state")
-        del self.tokens[-n:]
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def generate(self, special: bool = False, **options: Any) -> Iterator[str]:
-        self.options = options
-        entry = self.script.pop(0)
-        if isinstance(entry, Exception):
-            raise entry
-        ids = entry if isinstance(entry, list) else self.tokenizer.encode(entry)
-        self.last_stop = "length"
-        for number, token in enumerate(ids):
-            if number >= options["max_tokens"]:
-                return
-            if self.cancelled:
-                self.last_stop = "cancelled"
-                return
-            if len(self.tokens) >= self.context:
-                raise EdgeGemmaValueError("full", "context")
-            self.tokens.append(token)
-            if token in STOPS:
-                self.last_stop = STOPS[token]
-                return
-            yield self.tokenizer.decode([token], special=True)
-
-    def text(self) -> str:
-        return self.tokenizer.decode([t for t in self.tokens if t >= 0], special=True)
-
-    def fed_tokens(self) -> int:
-        return sum(len(part) for part in self.fed if isinstance(part, list))
+def control_tokens(session: ScriptedSession) -> list[str]:
+    tokenizer = session.model.tokenizer
+    return [
+        text for token in session.tokens if (text := tokenizer.decode([token][: token >= 0], special=True)) in MARKERS
+    ]
 
 
-class FakeModel:
-    def __init__(self) -> None:
-        self.tokenizer = FakeTokenizer()
-        self.opened: FakeSession | None = None
-
-    def session(self, context: int = 4096, kv: str = "f16") -> FakeSession:
-        self.opened = FakeSession(context)
-        return self.opened
-
-
-def open_chat(*script: Any, **options: Any) -> tuple[Chat, FakeSession]:
-    model = FakeModel()
-    chat = Chat(model, **options)
-    assert model.opened is not None
-    model.opened.script = list(script)
-    return chat, model.opened
+def fed_tokens(session: ScriptedSession) -> int:
+    return sum(len(part) for part in session.fed if isinstance(part, list))
 
 
 def texts(events: Any) -> str:
@@ -134,19 +41,23 @@ def texts(events: Any) -> str:
 
 def test_turns_are_written_in_the_format_and_only_the_difference_is_fed() -> None:
     chat, session = open_chat("Hello!<turn|>", "Fine.<turn|>", system="Be brief.")
+
+    def encode(text: str) -> list[int]:
+        return session.model.tokenizer.encode(text, special=True)
+
     events = list(chat.send("Hi"))
     assert texts(events) == "Hello!"
     assert [e.kind for e in events][-1] == "done"
     assert events[-1].stop == "turn"
     assert events[-1].reply.content == "Hello!"
     begin = "<bos><|turn>system\nBe brief.<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\n"
-    assert session.text() == begin + "Hello!<turn|>"
+    assert session.text == begin + "Hello!<turn|>"
     session.fed.clear()
     done = list(chat.send(" How are you? "))[-1]
     added = "\n<|turn>user\nHow are you?<turn|>\n<|turn>model\n"
-    assert session.text() == begin + "Hello!<turn|>" + added + "Fine.<turn|>"
-    assert session.fed_tokens() == len(session.tokenizer.encode(added)) == done.stats["prompt_tokens"]
-    assert done.stats["reused_tokens"] == len(session.tokenizer.encode(begin + "Hello!<turn|>"))
+    assert session.text == begin + "Hello!<turn|>" + added + "Fine.<turn|>"
+    assert fed_tokens(session) == len(encode(added)) == done.stats["prompt_tokens"]
+    assert done.stats["reused_tokens"] == len(encode(begin + "Hello!<turn|>"))
     assert chat.history == [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello!"},
@@ -159,8 +70,8 @@ def test_end_of_sequence_is_replaced_by_the_end_of_the_turn() -> None:
     chat, session = open_chat("Hello!<eos>", "x<turn|>")
     list(chat.send("Hi"))
     list(chat.send("And?"))
-    assert "<eos>" not in session.text()
-    assert "Hello!<turn|>\n<|turn>user\nAnd?" in session.text()
+    assert "<eos>" not in session.text
+    assert "Hello!<turn|>\n<|turn>user\nAnd?" in session.text
 
 
 def test_thoughts_are_shown_and_leave_the_prompt() -> None:
@@ -168,31 +79,28 @@ def test_thoughts_are_shown_and_leave_the_prompt() -> None:
     events = list(chat.send("Hi"))
     assert "".join(e.text for e in events if e.kind == "thinking") == "Well."
     assert chat.history[-1] == {"role": "assistant", "content": "Hello!", "reasoning_content": "Well."}
-    assert session.text().startswith(
-        "<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\n<|ch"
-    )
+    assert session.text.startswith("<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\n<|ch")
     list(chat.send("Bye"))
-    assert "Well." not in session.text()
-    assert "<|turn>model\nHello!<turn|>\n<|turn>user\nBye<turn|>" in session.text()
+    assert "Well." not in session.text
+    assert "<|turn>model\nHello!<turn|>\n<|turn>user\nBye<turn|>" in session.text
 
 
-def test_a_session_that_can_not_go_back_is_fed_anew() -> None:
+def test_a_session_that_cannot_go_back_is_fed_anew() -> None:
     chat, session = open_chat("<|channel>thought\nWell.\n<channel|>Hello!<turn|>", "Bye<turn|>", thinking=True)
     list(chat.send("Hi"))
-    session.unable_to_rewind = True
+    session.rewind_limit = 0
     session.fed.clear()
     done = list(chat.send("Bye"))[-1]
     assert done.stats["reused_tokens"] == 0
-    assert session.text().endswith("<|turn>model\nHello!<turn|>\n<|turn>user\nBye<turn|>\n<|turn>model\nBye<turn|>")
+    assert session.text.endswith("<|turn>model\nHello!<turn|>\n<|turn>user\nBye<turn|>\n<|turn>model\nBye<turn|>")
 
 
 def test_the_models_own_spelling_is_kept() -> None:
-    words = [FakeTokenizer.joined, *FakeTokenizer().encode("ack<turn|>")]
-    chat, session = open_chat(words, "ok<turn|>")
+    chat, session = open_chat(["qu", *"ack", "<turn|>"], "ok<turn|>")  # "qu" is one token, which encode never writes
     assert texts(chat.send("duck?")) == "quack"
     held = session.position
     done = list(chat.send("again"))[-1]
-    assert FakeTokenizer.joined in session.tokens
+    assert session.model.tokenizer.find("qu") in session.tokens
     assert done.stats["reused_tokens"] == held
 
 
@@ -240,17 +148,16 @@ def test_text_from_outside_makes_no_control_tokens(evil: str, template: str | No
         list(one.send(evil if one is chat else "tame"))
         one.history[1]["content"] = "" if one is tame else evil.replace("<|channel>", "")  # as if loaded from a file
         list(one.send("next"))
-    control = [[t for t in s.tokens if t in NAMES] for s in (session, quiet)]
-    assert control[0] == control[1]
-    assert f"user\n{evil.strip()}<turn|>" in session.text(), "the text itself arrives whole"
+    assert control_tokens(session) == control_tokens(quiet)
+    assert f"user\n{evil.strip()}<turn|>" in session.text, "the text itself arrives whole"
 
 
-def test_a_parts_boundary_can_not_make_a_marker() -> None:
+def test_a_boundary_between_parts_cannot_make_a_marker() -> None:
     chat, session = open_chat("k<turn|>")
     chat.history = [{"role": "user", "content": [{"type": "text", "text": "<|tu"}, {"type": "text", "text": "rn>"}]}]
     list(chat.send())
-    assert session.text().count("<|turn>") == 3
-    assert session.tokens.count(CONTROL["<|turn>"]) == 2
+    assert session.text.count("<|turn>") == 3
+    assert control_tokens(session).count("<|turn>") == 2
 
 
 def get_weather(city: str, unit: str = "C") -> dict[str, Any]:
@@ -284,10 +191,10 @@ def test_tools_are_answered_in_the_same_turn(end: str | None) -> None:
     )
     assert texts(events) == "Let me look.\n\n7 degrees." == events[-1].reply.content
     assert [c.name for c in events[-1].reply.tool_calls] == ["get_weather"]
-    assert session.text().endswith(f"<|turn>model\nLet me look.\n{CALL}{RESPONSE}7 degrees.<turn|>")
+    assert session.text.endswith(f"<|turn>model\nLet me look.\n{CALL}{RESPONSE}7 degrees.<turn|>")
     assert [m["role"] for m in chat.history] == ["user", "assistant", "tool", "assistant"]
     list(chat.send("Thanks"))
-    assert f"<|turn>model\nLet me look.{CALL}{RESPONSE}7 degrees.<turn|>\n<|turn>user\nThanks<turn|>" in session.text()
+    assert f"<|turn>model\nLet me look.{CALL}{RESPONSE}7 degrees.<turn|>\n<|turn>user\nThanks<turn|>" in session.text
 
 
 def test_a_turn_with_tools_stays_in_the_cache() -> None:
@@ -314,7 +221,7 @@ def test_several_calls_are_answered_in_order_and_errors_reach_the_model() -> Non
         {"error": "LookupError: no such city"},
         {"error": "there is no tool nope; the tools are: get_weather"},
     ]
-    assert session.text().count("<|tool_response>response:") == 2
+    assert session.text.count("<|tool_response>response:") == 2
     assert texts(events) == "Sorry."
 
 
@@ -339,7 +246,7 @@ def test_tools_without_a_function_are_left_to_the_caller() -> None:
     assert done.reply.tool_calls[0].arguments == {"city": "Rome"}
     chat.history.append({"role": "tool", "name": "get_weather", "content": {"sky": "rain", "temp": 7}})
     assert texts(chat.send()) == "7."
-    assert session.text().endswith(f"<|turn>model\n<|channel>thought\nHm\n<channel|>{CALL}{RESPONSE}7.<turn|>")
+    assert session.text.endswith(f"<|turn>model\n<|channel>thought\nHm\n<channel|>{CALL}{RESPONSE}7.<turn|>")
 
 
 def test_leaving_the_loop_keeps_what_was_said() -> None:
@@ -349,7 +256,7 @@ def test_leaving_the_loop_keeps_what_was_said() -> None:
             break
     assert chat.history[-1] == {"role": "assistant", "content": "One tw"}
     assert texts(chat.send("Next")) == "Go on."
-    assert "<|turn>model\nOne tw<turn|>\n<|turn>user\nNext<turn|>\n" in session.text()
+    assert "<|turn>model\nOne tw<turn|>\n<|turn>user\nNext<turn|>\n" in session.text
 
 
 def test_a_new_message_ends_an_open_answer() -> None:
@@ -370,24 +277,26 @@ def test_cancel_while_generating_ends_with_done() -> None:
             chat.cancel()
     assert events[-1].stop == "cancelled"
     assert events[-1].reply.content == chat.history[-1]["content"] == "One"
-    chat.session.cancelled = False
     assert texts(chat.send("Next")) == "Go on."
 
 
 def test_cancel_while_feeding_ends_with_done() -> None:
     chat, session = open_chat("Go on.<turn|>")
-
-    def stop() -> None:
-        session.tokens.extend([5, 6])
-        raise Cancelled
-
-    session.on_feed = stop
+    session.model.on_call = lambda session, name, value: session.cancel()
     events = list(chat.send("Count"))
     assert [e.stop for e in events] == ["cancelled"]
     assert [m["role"] for m in chat.history] == ["user"]
-    session.on_feed = None
+    assert session.position > 0
+    session.model.on_call = None
     assert texts(chat.send()) == "Go on."
-    assert session.text().startswith("<bos><|turn>user\nCount<turn|>\n<|turn>model\n")
+    assert session.text.startswith("<bos><|turn>user\nCount<turn|>\n<|turn>model\n")
+
+
+def test_a_cancel_that_comes_too_late_does_not_reach_the_next_answer() -> None:
+    chat, _ = open_chat("One.<turn|>", "Two.<turn|>")
+    assert texts(chat.send("Count")) == "One."
+    chat.cancel()
+    assert texts(chat.send("Next")) == "Two."
 
 
 def test_cancel_in_a_tool_leaves_no_call_without_result() -> None:
@@ -397,7 +306,6 @@ def test_cancel_in_a_tool_leaves_no_call_without_result() -> None:
             chat.cancel()
     calls = sum(len(m.get("tool_calls", ())) for m in chat.history)
     assert calls == sum(m["role"] == "tool" for m in chat.history) == 1
-    chat.session.cancelled = False
     assert texts(chat.send("Go on")) == "Next."
 
 
@@ -455,31 +363,43 @@ def test_a_refused_conversation_is_not_kept() -> None:
     assert chat.history == []
 
 
-def test_media_are_fed_in_their_places_once() -> None:
-    chat, session = open_chat("A cat.<turn|>", "Yes.<turn|>")
-    image, sound = np.zeros((4, 6, 3), np.uint8), np.zeros(50, np.float64)
-    list(chat.send("What?", audio=sound, images=[image]))
-    assert [part if isinstance(part, list) else part[0] for part in session.fed if not isinstance(part, list)] == [
-        "image",
-        "audio",
-    ]
-    assert session.fed[-2][1].dtype == np.float32
-    text = session.text()
-    assert text.index("<|image>") < text.index("What?") < text.index("<|audio>")
-    session.fed.clear()
+def test_recordings_are_fed_in_their_places_once() -> None:
+    chat, session = open_chat("A cat.<turn|>", "Yes.<turn|>", "No.<turn|>")
+    first, second = np.zeros(800, np.float64), np.full(900, 0.5, np.float32)
+
+    def fed() -> list[int]:
+        found = [len(part[1]) for part in session.fed if isinstance(part, tuple)]
+        session.fed.clear()
+        return found
+
+    list(chat.send("What?", audio=[first, second]))
+    assert all(part[1].dtype == np.float32 for part in session.fed if isinstance(part, tuple))
+    assert fed() == [800, 900]
+    text = session.text
+    assert text.index("What?") < text.index("<|audio>") < text.rindex("<|audio>")
     list(chat.send("Sure?"))
-    assert all(isinstance(part, list) for part in session.fed)
-    chat.history[0]["content"][0]["image"] = image + 1
-    list_of_events = chat.send("Now?")
-    session.script = ["No.<turn|>"]
-    list(list_of_events)
-    assert [part[0] for part in session.fed if not isinstance(part, list)] == ["image", "audio"]
+    assert fed() == []
+    chat.history[0]["content"][2]["audio"] = second[:700]
+    list(chat.send("Now?"))
+    assert fed() == [700]
+
+
+def test_images_are_refused_before_anything_is_lost() -> None:
+    chat, session = open_chat("ok<turn|>")
+    image = np.zeros((4, 6, 3), np.uint8)
+    with pytest.raises(EdgeGemmaValueError, match="not supported") as caught:
+        chat.send("What?", images=[image])
+    assert caught.value.code == "unsupported" and chat.history == []
+    chat.history = [{"role": "user", "content": [{"type": "image", "image": image}]}]  # as if loaded from a file
+    with pytest.raises(EdgeGemmaValueError, match="not supported"):
+        list(chat.send("What?"))
+    assert len(chat.history) == 1 and session.position == 0
 
 
 def test_a_template_without_room_for_media_is_an_error() -> None:
     chat, _ = open_chat(template="{% for m in messages %}{{ m.role }}{% endfor %}")
     with pytest.raises(EdgeGemmaError, match="no place for audio"):
-        list(chat.send("x", audio=np.zeros(9, np.float32)))
+        list(chat.send("x", audio=np.zeros(400, np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -499,7 +419,8 @@ def test_nothing_to_answer_is_an_error() -> None:
 
 def test_a_conversation_survives_a_file(tmp_path: Path) -> None:
     chat, _ = open_chat(CALL + "<|tool_response>", "Wet.<turn|>", tools=[get_weather], system="Brief.")
-    list(chat.send("Grüße?", audio=np.linspace(-1, 1, 9, dtype=np.float32), images=np.full((2, 3, 3), 7, np.uint8)))
+    list(chat.send("Grüße?", audio=np.linspace(-1, 1, 200, dtype=np.float32)))
+    chat.history.append({"role": "user", "content": [{"type": "image", "image": np.full((2, 3, 3), 7, np.uint8)}]})
     chat.save(tmp_path / "chat.json")
     other, session = open_chat("ok<turn|>")
     other.load(tmp_path / "chat.json")
@@ -507,8 +428,9 @@ def test_a_conversation_survives_a_file(tmp_path: Path) -> None:
     assert json.dumps(other.history, default=lambda a: a.tolist()) == json.dumps(
         chat.history, default=lambda a: a.tolist()
     )
+    del other.history[-1]
     assert texts(other.send("And?")) == "ok"
-    assert CALL + RESPONSE + "Wet." in session.text()
+    assert CALL + RESPONSE + "Wet." in session.text
     assert [p.name for p in tmp_path.iterdir()] == ["chat.json"]
 
 
@@ -537,28 +459,90 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_options_reach_the_session() -> None:
-    chat, session = open_chat("a<turn|>", "b<turn|>", temperature=0.5, top_k=3)
-    list(chat.send("x", top_k=1, max_tokens=7))
-    assert session.options == {"temperature": 0.5, "top_k": 1, "max_tokens": 7}
+    chat, session = open_chat(
+        "a<turn|>", "b<turn|>", sampling=Sampling(temperature=0.5, top_k=3), max_tokens=9, stop="zz"
+    )
+    requests = session.model.requests
+    list(chat.send("x", sampling=Sampling(top_k=1), max_tokens=7))
+    assert requests[0].sampling == Sampling(top_k=1) and requests[0].max_tokens == 7 and requests[0].special
     list(chat.send("y"))
-    assert session.options["top_k"] == 3
+    assert requests[1].sampling == Sampling(temperature=0.5, top_k=3) and requests[1].max_tokens == 9
+    assert session.model.opened == [{"context": None, "kv": None, "restore": None, "memory_limit": None}]
+
+
+def test_options_of_the_session() -> None:
+    chat, session = open_chat(context=100, kv="q8", memory_limit="1GB")
+    assert session.model.opened == [{"context": 100, "kv": "q8", "restore": None, "memory_limit": "1GB"}]
+    assert chat.session.context == 100
+
+
+@pytest.mark.parametrize("stop", ["two", ["x", "two"]])
+def test_stop_texts_end_an_answer(stop: Any) -> None:
+    chat, _ = open_chat("One two three.", "One two three.", "One two three.", stop=stop)
+    done = list(chat.send("Count"))[-1]
+    assert done.stop == "stop" and done.reply and done.reply.content == "One"
+    assert chat.history[-1]["content"] == "One"
+    assert texts(chat.send("Again", stop="three")) == "One two"
+    assert texts(chat.send("Again")) == "One"
+
+
+@pytest.mark.parametrize("options", [{"temprature": 0}, {"temperature": 0}, {"max_token": 3}, {"top_k": 1}])
+def test_a_wrong_option_fails_when_the_chat_is_made(options: dict[str, Any]) -> None:
+    model = ScriptedModel()
+    with pytest.raises(TypeError):
+        Chat(model, **options)
+    assert model.sessions == []
+    with pytest.raises(TypeError):
+        Chat(model).send("x", **options)
+
+
+def test_an_empty_stop_text_fails_at_once() -> None:
+    model = ScriptedModel()
+    for stop in ("", ["a", ""]):
+        with pytest.raises(EdgeGemmaValueError, match="stop has an empty string"):
+            Chat(model, stop=stop)
+    assert model.sessions == []
+    with pytest.raises(EdgeGemmaValueError, match="stop has an empty string"):
+        Chat(model).send("x", stop="")
+
+
+def test_a_closed_chat_has_no_session() -> None:
+    chat, session = open_chat("One two three.<turn|>")
+    with chat:
+        events = chat.send("Count")
+        next(events)
+    assert session.closed and list(events) == []
+    assert chat.history[-1] == {"role": "assistant", "content": "O"}
+    chat.close()
+    with pytest.raises(EdgeGemmaError, match="closed"):
+        list(chat.send("Next"))
+
+
+def test_audio_without_an_encoder_is_refused() -> None:
+    chat = Chat(ScriptedModel(has_audio=False))
+    with pytest.raises(EdgeGemmaValueError, match="mmproj") as caught:
+        chat.send("x", audio=np.zeros(400, np.float32))
+    assert caught.value.code == "unsupported"
 
 
 def test_an_answer_in_another_thread_is_not_disturbed() -> None:
     chat, session = open_chat("One<turn|>")
     inside, go_on = threading.Event(), threading.Event()
 
-    def wait() -> None:
-        inside.set()
-        assert go_on.wait(10)
+    def wait(_session: ScriptedSession, name: str, value: Any) -> None:
+        if name == "feed_tokens" and len(value):
+            inside.set()
+            assert go_on.wait(10)
 
-    session.on_feed = wait
+    session.model.on_call = wait
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(texts(chat.send("x"))))
     thread.start()
     assert inside.wait(10)
     with pytest.raises(EdgeGemmaError, match="running"):
         chat.send("y")
+    with pytest.raises(EdgeGemmaError, match="running"):
+        chat.close()
     go_on.set()
     thread.join()
     assert answers == ["One"]

@@ -197,7 +197,7 @@ def test_what_is_no_tool(bad: Any) -> None:
 
 
 def test_names_are_distinct() -> None:
-    with pytest.raises(EdgeGemmaValueError, match="two tools"):
+    with pytest.raises(EdgeGemmaValueError, match="Two tools"):
         Toolbox([google, Tool.of(google)])
 
 

@@ -505,7 +505,8 @@ def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
 
 PROGRAM = (
     "import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from edge_gemma.demo import utterances; from edge_gemma.cli import main; utterances.FOLDER = pathlib.Path(sys.argv.pop(1));"
+    "from edge_gemma.demo import utterances; from edge_gemma.cli import main;"
+    "utterances.FOLDER = pathlib.Path(sys.argv.pop(1));"
     "sys.exit(main())"
 )
 

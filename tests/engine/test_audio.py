@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import edge_gemma as eg
+from edge_gemma.engine.sampling import GREEDY
 from edge_gemma.reference.audio import AudioEncoder, log_mel
 from support.paths import DATA
 from support.tiny_audio import AudioShape, audio_writer
@@ -225,9 +226,9 @@ def test_cancel_a_stream(model: eg.Model) -> None:
 def fed_by_hand(model: eg.Model, sound: np.ndarray, before: str = "<bos><|turn>user\n") -> eg.Session:
     """A session with the sound as embeddings between markers, and the model's turn opened."""
     s = model.session(context=512, kv="f32")
-    s.feed_text(before + "<|audio>")
+    s.feed_text(before + "<|audio>", special=True)
     s.feed_embeddings(model.encode_audio(sound))
-    s.feed_text("<audio|>" + CLOSING)
+    s.feed_text("<audio|>" + CLOSING, special=True)
     return s
 
 
@@ -236,22 +237,22 @@ def test_three_ways_in(model: eg.Model) -> None:
     sound, rng = noise(30000), np.random.default_rng(3)
     want = fed_by_hand(model, sound)
     whole = model.session(context=512, kv="f32")
-    whole.feed_text("<bos><|turn>user\n")
+    whole.feed_text("<bos><|turn>user\n", special=True)
     whole.feed_audio(sound)
-    whole.feed_text(CLOSING)
+    whole.feed_text(CLOSING, special=True)
     assert whole.tokens == want.tokens
     assert np.array_equal(whole.logits(), want.logits())
     assert whole.stats["audio_tokens"] == eg.audio_tokens(30000)
     for longest in (100, 3000, 20000):
         s, at = model.session(context=512, kv="f32"), 0
-        s.feed_text("<bos><|turn>user\n")
+        s.feed_text("<bos><|turn>user\n", special=True)
         with s.stream_audio() as audio:
             while at < len(sound):
                 n = int(rng.integers(1, longest))
                 audio.push(sound[at : at + n])
                 at += n
         assert s.audio is None
-        s.feed_text(CLOSING)
+        s.feed_text(CLOSING, special=True)
         assert s.tokens == want.tokens
         assert np.array_equal(s.logits(), want.logits())
 
@@ -259,11 +260,11 @@ def test_three_ways_in(model: eg.Model) -> None:
 def test_without_markers(model: eg.Model) -> None:
     """Soft tokens alone."""
     s = model.session()
-    s.feed_text("<bos>")
+    s.feed_text("<bos>", special=True)
     s.feed_audio(noise(5000), markers=False)
     assert s.tokens == [2] + [-1] * 8
     t = model.session()
-    t.feed_text("<bos>")
+    t.feed_text("<bos>", special=True)
     t.feed_embeddings(model.encode_audio(noise(5000)))
     assert np.array_equal(s.logits(), t.logits())
 
@@ -272,13 +273,13 @@ def test_fork_in_the_middle(model: eg.Model) -> None:
     """A fork hears what was said so far and can answer it, while the other session listens on, undisturbed."""
     sound = noise(40000)
     s = model.session(context=512, kv="f32")
-    s.feed_text("<bos><|turn>user\n")
+    s.feed_text("<bos><|turn>user\n", special=True)
     audio = s.stream_audio()
     audio.push(sound[:17777])
     fork = s.fork()
     assert fork.audio is not None
     fork.audio.finish()
-    fork.feed_text(CLOSING)
+    fork.feed_text(CLOSING, special=True)
     list(fork.generate(5, temperature=0))
     want = fed_by_hand(model, sound[:17777])
     list(want.generate(5, temperature=0))
@@ -291,7 +292,7 @@ def test_fork_in_the_middle(model: eg.Model) -> None:
     fork.close()
     want = fed_by_hand(model, sound)
     for session in (s, later):
-        session.feed_text(CLOSING)
+        session.feed_text(CLOSING, special=True)
         assert session.tokens == want.tokens
         assert np.array_equal(session.logits(), want.logits())
 
@@ -303,14 +304,14 @@ def test_the_end_of_a_recording_waits(model: eg.Model, tmp_path: Path) -> None:
 
     def heard() -> eg.Session:
         s = model.session(context=512, kv="f32")
-        s.feed_text("<bos><|turn>user\n")
+        s.feed_text("<bos><|turn>user\n", special=True)
         with s.stream_audio() as audio:
             audio.push(sound[:18000])
             audio.push(sound[18000:])  # gathers until the end
         return s
 
     def same(s: eg.Session) -> bool:
-        s.feed_text(CLOSING)
+        s.feed_text(CLOSING, special=True)
         return s.tokens == want.tokens and np.array_equal(s.logits(), want.logits())
 
     s = heard()
@@ -328,21 +329,21 @@ def test_the_end_of_a_recording_waits(model: eg.Model, tmp_path: Path) -> None:
         s.rewind(back)
         assert s.tokens == kept
         s.feed_embeddings(model.encode_audio(sound)[kept.count(-1) :])
-        s.feed_text("<audio|>")
+        s.feed_text("<audio|>", special=True)
         assert same(s)
     s = heard()
     assert np.array_equal(s.logits(), heard().logits())
     again = model.session(context=512, kv="f32")
-    again.feed_text("<bos><|turn>user\n<|audio>")
+    again.feed_text("<bos><|turn>user\n<|audio>", special=True)
     again.feed_embeddings(model.encode_audio(sound))
-    again.feed_text("<audio|>")
+    again.feed_text("<audio|>", special=True)
     assert np.array_equal(s.logits(), again.logits())
 
 
 def test_nothing_else_while_audio_is_open(model: eg.Model, tmp_path: Path) -> None:
     """Other calls are refused and change nothing; the end of the audio allows them again."""
     s = model.session()
-    s.feed_text("<bos>")
+    s.feed_text("<bos>", special=True)
     audio = s.stream_audio()
     audio.push(noise(9000))
     for call in (
@@ -367,11 +368,11 @@ def test_nothing_else_while_audio_is_open(model: eg.Model, tmp_path: Path) -> No
     assert caught.value.code == "state"
     kept = s.tokens[:-4]
     s.rewind(4)
-    s.feed_text("<audio|>")
+    s.feed_text("<audio|>", special=True)
     t = model.session()
-    t.feed_text("<bos><|audio>")
+    t.feed_text("<bos><|audio>", special=True)
     t.feed_embeddings(model.encode_audio(noise(9000))[: kept.count(-1)])
-    t.feed_text("<audio|>")
+    t.feed_text("<audio|>", special=True)
     assert s.tokens == t.tokens
     assert np.array_equal(s.logits(), t.logits())
 
@@ -379,7 +380,7 @@ def test_nothing_else_while_audio_is_open(model: eg.Model, tmp_path: Path) -> No
 def test_bad_sound_in_a_session(model: eg.Model) -> None:
     """A sentence each; then the session is as it was, and works."""
     s = model.session(context=40)
-    s.feed_text("<bos>")
+    s.feed_text("<bos>", special=True)
     logits = s.logits()
     broken = noise(3000)
     broken[2999] = np.inf
@@ -404,7 +405,9 @@ def test_bad_sound_in_a_session(model: eg.Model) -> None:
     assert caught.value.code == "context"
     audio.push(noise(30000)[9000 : 640 * 37])
     audio.finish()
-    assert s.tokens[1:] == model.tokenizer.encode("<|audio>") + [-1] * 37 + model.tokenizer.encode("<audio|>")
+    assert s.tokens[1:] == model.tokenizer.encode("<|audio>", special=True) + [-1] * 37 + model.tokenizer.encode(
+        "<audio|>", special=True
+    )
     with pytest.raises(eg.EdgeGemmaError) as caught:
         s.feed_tokens([5])  # exactly full
     assert caught.value.code == "context"
@@ -413,7 +416,7 @@ def test_bad_sound_in_a_session(model: eg.Model) -> None:
 def test_exception_abandons(model: eg.Model) -> None:
     """The session is as before the audio, and the exception goes on."""
     s = model.session()
-    s.feed_text("<bos>")
+    s.feed_text("<bos>", special=True)
     with pytest.raises(KeyError), s.stream_audio() as audio:
         audio.push(noise(20000))
         raise KeyError
@@ -425,7 +428,7 @@ def test_exception_abandons(model: eg.Model) -> None:
 def test_cancel_in_a_session(model: eg.Model) -> None:
     """From another thread, in encoder or prefill; the position tells what was kept, and the session works."""
     s = model.session(context=4096)
-    s.feed_text("<bos>")
+    s.feed_text("<bos>", special=True)
     audio = s.stream_audio()
     worker = threading.Timer(0.02, s.cancel)
     worker.start()
@@ -435,16 +438,16 @@ def test_cancel_in_a_session(model: eg.Model) -> None:
     assert s.audio is None
     assert s.tokens[2:] == [-1] * (s.position - 2)
     s.rewind(s.position)
-    s.feed_text("<bos><|turn>user\n")
+    s.feed_text("<bos><|turn>user\n", special=True)
     s.feed_audio(noise(30000))
-    s.feed_text(CLOSING)
+    s.feed_text(CLOSING, special=True)
     want = fed_by_hand(model, noise(30000))
     assert s.tokens == want.tokens
 
 
 def test_chat_hears(model: eg.Model) -> None:
     """Audio in a conversation, over several turns: only what is new is fed."""
-    chat = model.chat(context=1024, temperature=0, max_tokens=4)
+    chat = model.chat(context=1024, sampling=GREEDY, max_tokens=4)
     for turn in range(2):
         done = list(chat.send("What is this?", audio=noise(8000, seed=turn)))[-1]
         assert done.kind == "done"
@@ -561,7 +564,7 @@ def test_weights_of_the_answer_are_touched_while_somebody_speaks(tmp_path: Path)
     size = path.stat().st_size
     with eg.Model.load(path, mmproj=tmp_path / "mmproj.gguf") as m:
         s = m.session()
-        s.feed_text("<bos>hello")
+        s.feed_text("<bos>hello", special=True)
         if resident(path) > 0.8 * size:
             pytest.skip("the system maps more of a file than was touched")
         with s.stream_audio(markers=False) as audio:  # the small vocabulary has none
@@ -574,7 +577,7 @@ def test_memory_counts_encoders(model: eg.Model) -> None:
     assert model.memory()["mapped"] >= TEXT.stat().st_size + ENCODER.stat().st_size
     s = model.session()
     before = s.memory()["scratch"]
-    s.feed_text("<bos>")
+    s.feed_text("<bos>", special=True)
     s.feed_audio(noise(2000))
     first = s.memory()["scratch"]
     assert first > before

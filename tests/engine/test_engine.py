@@ -12,6 +12,7 @@ import pytest
 import edge_gemma as eg
 from edge_gemma.chat.template import BUILTIN_TEMPLATE
 from edge_gemma.engine.native import check, ffi, lib, new_struct
+from edge_gemma.engine.sampling import GREEDY
 from edge_gemma.reference.text import TextModel
 from support.gguf_writer import BF16, Q8_0, Writer, write_split
 from support.tiny_model import SHAPES, VOCAB, Shape, model_writer, write_model
@@ -367,8 +368,7 @@ def test_a_dropped_model_is_freed_at_once(folder: Path) -> None:
 
 def test_chat_on_the_real_engine(model: eg.Model) -> None:
     """Turns reuse what the session holds, a reset leaves nothing behind, and media are refused before anything is lost."""
-    options = {"system": "Be brief.", "context": 512, "temperature": 0, "max_tokens": 6, "template": BUILTIN_TEMPLATE}
-    chat = model.chat(**options)
+    chat = model.chat("Be brief.", context=512, sampling=GREEDY, max_tokens=6, template=BUILTIN_TEMPLATE)
     done = list(chat.send("hello"))[-1]
     assert done.kind == "done"
     first = done.stats

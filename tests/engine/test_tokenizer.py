@@ -1,5 +1,6 @@
 """The tokenizer against vectors of the real vocabulary, a slow BPE written from its definition, and hostile files."""
 
+import codecs
 import json
 import random
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_gemma.engine.native import check, ffi, lib, new_struct
-from edge_gemma.engine.tokenizer import Tokenizer
+from edge_gemma.engine.tokenizer import StreamingDetokenizer, Tokenizer
 from support.gguf_writer import I32, STRING, Writer, tiny_vocabulary
 from support.paths import SHARED
 
@@ -141,7 +142,7 @@ def test_real_tokens(real):
     vectors = json.loads((SHARED / "vocab" / "tokens.json").read_text())
     assert len(vectors) >= 300
     for vector in vectors:
-        assert real.encode(vector["text"]) == vector["ids"]
+        assert real.encode(vector["text"], special=True) == vector["ids"]
         assert real.decode(vector["ids"], special=True) == vector["decoded"]
 
 
@@ -151,7 +152,7 @@ def test_real_vectors(real):
     lines = Path(f"{REAL}.out").read_text().split("\n")
     assert len(texts) > 40
     for text, line in zip(texts, lines, strict=False):
-        assert real.encode(text) == [int(word) for word in line.split()], text
+        assert real.encode(text, special=True) == [int(word) for word in line.split()], text
 
 
 SPECIFIED = {
@@ -196,7 +197,7 @@ SPECIFIED = {
 @needs_real
 @pytest.mark.parametrize("text", SPECIFIED)
 def test_real_specified(real, text):
-    assert real.encode(text) == [int(word) for word in SPECIFIED[text].split()]
+    assert real.encode(text, special=True) == [int(word) for word in SPECIFIED[text].split()]
 
 
 @needs_real
@@ -242,7 +243,7 @@ def test_real_megabyte(real, kind):
         "astral": "".join(chr(rng.randrange(0x10000, 0x110000)) for _ in range(250_000)),
     }[kind]
     start = time.perf_counter()
-    ids = real.encode(text)
+    ids = real.encode(text, special=True)
     assert time.perf_counter() - start < 10  # some 0.2 s
     assert real.decode(ids, special=True) == text
 
@@ -254,7 +255,7 @@ def test_fixture_vocabularies(name):
         pytest.skip(f"no {path}")
     tokenizer = Tokenizer.load(path)
     text = "<|turn>user\nthe kitchen, the minutes<turn|>\n"
-    ids = tokenizer.encode(text, bos=True)
+    ids = tokenizer.encode(text, bos=True, special=True)
     assert ids[:2] == [tokenizer.find("<bos>"), tokenizer.find("<|turn>")]
     assert tokenizer.decode(ids) == "user\nthe kitchen, the minutes\n"
     assert tokenizer.decode(ids, special=True) == "<bos>" + text
@@ -302,22 +303,22 @@ def test_capacity(tiny):
 
 def test_bos(tiny):
     bos, turn = tiny.find("<bos>"), tiny.find("<|turn>")
-    assert tiny.encode("", bos=True) == [bos]
-    assert tiny.encode("<|turn>", bos=True) == [bos, turn]
-    assert tiny.encode("<bos><|turn>", bos=True) == [bos, turn]
-    assert tiny.encode("<bos><bos>", bos=True) == [bos, bos]
+    assert tiny.encode("", bos=True, special=True) == [bos]
+    assert tiny.encode("<|turn>", bos=True, special=True) == [bos, turn]
+    assert tiny.encode("<bos><|turn>", bos=True, special=True) == [bos, turn]
+    assert tiny.encode("<bos><bos>", bos=True, special=True) == [bos, bos]
     untrusted = tiny.encode("<bos>", special=False, bos=True)
     assert untrusted[0] == bos
     assert tiny.decode(untrusted[1:]) == "<bos>"
 
 
 def test_longest_special_wins(tiny):
-    assert tiny.encode('<|<|turn><|"|><|tool_call>') == [SHORT, TURN, QUOTE, CALL]
-    assert tiny.encode("<|tur")[0] == SHORT
+    assert tiny.encode('<|<|turn><|"|><|tool_call>', special=True) == [SHORT, TURN, QUOTE, CALL]
+    assert tiny.encode("<|tur", special=True)[0] == SHORT
 
 
 def test_decode_kinds(tiny):
-    ids = tiny.encode("<bos><|turn>a <|tool_call><turn|>")
+    ids = tiny.encode("<bos><|turn>a <|tool_call><turn|>", special=True)
     assert tiny.decode(ids) == "a <|tool_call>"
     assert tiny.decode(ids, special=True) == "<bos><|turn>a <|tool_call><turn|>"
     assert tiny.decode([]) == tiny.decode(iter(())) == ""
@@ -330,7 +331,7 @@ def test_decode_kinds(tiny):
 
 def test_surrogates_are_refused(tiny):
     with pytest.raises(ValueError, match=r"U\+D800, at 1"):
-        tiny.encode("a\ud800")
+        tiny.encode("a\ud800", special=True)
 
 
 def test_bad_arguments(tiny):
@@ -351,12 +352,12 @@ def test_bad_arguments(tiny):
 
 def test_threads_share_a_tokenizer(tiny):
     text, results = "abcd <|turn>aabb日" * 50, []
-    threads = [threading.Thread(target=lambda: results.append(tiny.encode(text))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: results.append(tiny.encode(text, special=True))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [tiny.encode(text)] * 8
+    assert results == [tiny.encode(text, special=True)] * 8
 
 
 # ---- streaming -------------------------------------------------------------------------------------------------------
@@ -439,7 +440,7 @@ def test_streaming_any_tokens(ragged):
 def test_without_types_the_texts_decide(tmp_path):
     tokens = [b"<eos>", b"<bos>", b"<|turn>", b"<turn|>", b"<|tool_response>", *BYTES, b"a"]
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens))
-    assert tokenizer.encode("<|turn>ab", bos=True) == [1, 2, len(tokens) - 1, 5 + ord("b")]
+    assert tokenizer.encode("<|turn>ab", bos=True, special=True) == [1, 2, len(tokens) - 1, 5 + ord("b")]
     assert tokenizer.decode([1, 2, 5 + ord("b")]) == "b"
     stop = lib.eg_tokenizer_stop_ids(tokenizer._pointer)
     assert (stop.eos, stop.turn, stop.tool_response) == (0, 3, 4)
@@ -468,7 +469,7 @@ def test_suppressed(tmp_path):
 def test_unknown_where_bytes_are_missing(tmp_path):
     tokens = [b"<unk>", b"a", b"<0x62>"]
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, token_type=[UNKNOWN, NORMAL, BYTE]))
-    assert tokenizer.encode("ab日") == [1, 2, 0]
+    assert tokenizer.encode("ab日", special=True) == [1, 2, 0]
 
 
 def test_merges_cannot_spell_markers(tmp_path):
@@ -476,7 +477,7 @@ def test_merges_cannot_spell_markers(tmp_path):
     types = [UNKNOWN, 1, 1, 1, 1, CONTROL, BYTE, 1, 1, 1, 1, *[BYTE] * 256]
     merges = [b"< b", b"<b >", b"< 0", b"<0 x", b"<0x 4", b"<0x4 1", b"<0x41 >"]
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, token_type=types, merges=merges))
-    assert tokenizer.encode("<b>") == [5]
+    assert tokenizer.encode("<b>", special=True) == [5]
     assert tokenizer.encode("<b>", special=False) == [11 + b for b in b"<b>"]
     assert tokenizer.encode("<0x41>", special=False) == [11 + b for b in b"<0x41>"]
 
@@ -485,8 +486,8 @@ def test_merges_with_spaces_and_duplicates(tmp_path):
     tokens = [*BYTES, b"a", b"b", b"ab", b"ab", "▁".encode(), b" a"]
     merges = [b"  a", b"a b", b"a b", b"b a b"]  # the first is a space and "a"; the last "b" and "a b"
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, merges=merges))
-    assert tokenizer.encode("ab") == [258]
-    assert tokenizer.decode(tokenizer.encode(" abab ba")) == " abab ba"
+    assert tokenizer.encode("ab", special=True) == [258]
+    assert tokenizer.decode(tokenizer.encode(" abab ba", special=True)) == " abab ba"
 
 
 HOSTILE = {
@@ -561,7 +562,7 @@ def test_hostile_bytes(tmp_path):
         except (ValueError, OSError):
             refused += 1
             continue
-        ids = tokenizer.encode("<|turn>abcd aabb 日🦙\n<|tool_call>")
+        ids = tokenizer.encode("<|turn>abcd aabb 日🦙\n<|tool_call>", special=True)
         assert all(0 <= number < len(tokenizer) for number in ids)
         tokenizer.decode(ids)
     assert refused
@@ -574,7 +575,7 @@ def test_equal_and_similar_strings(tmp_path):
     start = time.perf_counter()
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, merges=merges))
     assert time.perf_counter() - start < 2
-    assert tokenizer.encode("ab") == [258]
+    assert tokenizer.encode("ab", special=True) == [258]
 
 
 def test_missing_file(tmp_path):
@@ -587,5 +588,26 @@ def test_control_tokens_by_the_thousand(tmp_path):
     tokens, types = [*BYTES, *unused], [BYTE] * 256 + [CONTROL] * len(unused)
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, token_type=types))
     ids = [256 + i for i in (0, 1, 12, 5999, 599, 59)]
-    assert tokenizer.encode("".join(f"<unused{i - 256}>" for i in ids)) == ids
-    assert tokenizer.decode(tokenizer.encode("<unused6000><unused")) == "<unused6000><unused"
+    assert tokenizer.encode("".join(f"<unused{i - 256}>" for i in ids), special=True) == ids
+    assert tokenizer.decode(tokenizer.encode("<unused6000><unused", special=True)) == "<unused6000><unused"
+
+
+def test_tokens_to_text_one_by_one(tmp_path):
+    """Any bytes come out as an incremental decoder of UTF-8 gives them: a character when it is complete, not later."""
+    tokens = [*BYTES, "ä".encode(), "\ufffd".encode(), b"<turn|>"]
+    tokenizer = Tokenizer.load(
+        vocabulary(tmp_path / "v.gguf", tokens, token_type=[BYTE] * 256 + [NORMAL] * 2 + [CONTROL])
+    )
+    numbers = {data: number for number, data in enumerate(tokens)}
+    rng = random.Random(0)
+    texts = ["aä€😀".encode(), b"\x80a", b"\xe2\x82a", b"\xf0\x9f\xe2\x82\xac", b"\xc3"]
+    texts += [bytes(rng.choices([0x41, 0x80, 0xA4, 0xC3, 0xE2, 0x82, 0xF0, 0x9F], k=30)) for _ in range(50)]
+    for text in texts:
+        decoder, streaming = codecs.getincrementaldecoder("utf-8")("replace"), StreamingDetokenizer(tokenizer)
+        for byte in text:
+            assert streaming.feed(byte) == decoder.decode(bytes([byte])), text
+        assert streaming.finish() == decoder.decode(b"", final=True)
+        assert streaming.finish() == ""
+    streaming = StreamingDetokenizer(tokenizer)
+    ids = [0xC3, numbers["ä".encode()], numbers["\ufffd".encode()], numbers[b"<turn|>"]]
+    assert [streaming.feed(number) for number in ids] == ["", "\ufffdä", "\ufffd", "<turn|>"]

@@ -107,7 +107,7 @@ def test_turns_around_a_recording(tokenizer: Any) -> None:
     assert text(after) == f"{asr_prompt('en')}<turn|>\n<|turn>model\n"
     assert text(text_turn(tokenizer, "Hi")) == "<bos><|turn>user\nHi<turn|>\n<|turn>model\n"
     # A language's name is mere text, whatever it contains.
-    assert speech_turn(tokenizer, asr_prompt("<turn|>"))[0].count(tokenizer.encode("<turn|>")[0]) == 0
+    assert speech_turn(tokenizer, asr_prompt("<turn|>"))[0].count(tokenizer.encode("<turn|>", special=True)[0]) == 0
     with pytest.raises(EdgeGemmaError, match="audio-first"):
         speech_turn(tokenizer, "Hi", "sideways")  # type: ignore[arg-type]
 
@@ -420,7 +420,7 @@ class Long(Source):
             itertools.repeat(recording((1.0, 3.0), seconds=4.0), round(minutes * 15)),
         )
 
-    def _more(self, timeout: float | None) -> np.ndarray | None:
+    def next_block(self, timeout: float | None) -> np.ndarray | None:
         return next(self._blocks, None)
 
 
@@ -452,7 +452,7 @@ class Endless(Source):
         super().__init__()
         self.waited = threading.Event()
 
-    def _more(self, timeout: float | None) -> np.ndarray:
+    def next_block(self, timeout: float | None) -> np.ndarray:
         self.waited.set()
         assert timeout is not None, "waiting without end could not be cancelled"
         return np.zeros(0, np.float32)
@@ -597,9 +597,9 @@ def model() -> Iterator[Any]:
 def by_hand(model: Any, samples: np.ndarray, prompt: str, limit: int) -> str:
     """The answer without forks, templates and classes."""
     session = model.session(context=2048)
-    session.feed_text(f"<bos><|turn>user\n{prompt}")
+    session.feed_text(f"<bos><|turn>user\n{prompt}", special=True)
     session.feed_audio(samples)
-    session.feed_text("<turn|>\n<|turn>model\n")
+    session.feed_text("<turn|>\n<|turn>model\n", special=True)
     return "".join(session.generate(max_tokens=limit, special=True, **HOT))
 
 

@@ -1,10 +1,8 @@
-"""What the tests of turns and listening share: sound, a detector and a source by script, and a model that knows its lines."""
+"""What the tests of turns and listening share: sound, a voice detector, and a source that is read on its own clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,13 +10,13 @@ import edge_gemma as eg
 from edge_gemma.audio.source import Source
 from edge_gemma.speech.prompts import asr_prompt, speech_turn
 from support.paths import DATA
+from support.scripted import RATE
 
 MODEL, MMPROJ = DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"
-RATE = 16000
 
 
-class Loud:
-    """A detector for which speech is what is loud."""
+class LoudnessDetector:
+    """A voice detector for which all loud sound is speech."""
 
     def __init__(self) -> None:
         self._rest = np.zeros(0, np.float32)
@@ -41,14 +39,14 @@ def sound(*loud: tuple[float, float], seconds: float, seed: int = 0) -> np.ndarr
     return samples
 
 
-class Scripted(Source):
+class ScriptedSource(Source):
     """Sound in blocks, each followed by moments without, in which there is time for other work. Runs on its own clock."""
 
     live = True
 
     def __init__(self, samples: np.ndarray, block: int = 512, moments: int = 0) -> None:
         super().__init__()
-        self._script: Iterator[np.ndarray] = self._pieces(samples, block, moments)
+        self._given_pieces: Iterator[np.ndarray] = self._pieces(samples, block, moments)
         self.given = 0
 
     def _pieces(self, samples: np.ndarray, block: int, moments: int) -> Iterator[np.ndarray]:
@@ -60,8 +58,8 @@ class Scripted(Source):
             for _ in range(1 + moments):  # the first ends the read that brings the piece
                 yield nothing
 
-    def _more(self, timeout: float | None) -> np.ndarray | None:
-        return next(self._script, None)
+    def next_block(self, timeout: float | None) -> np.ndarray | None:
+        return next(self._given_pieces, None)
 
     def clock(self) -> float:
         """As if all work took no time."""
@@ -74,90 +72,3 @@ def base_and_closing(model: eg.Model) -> tuple[eg.Session, list[int]]:
     base = model.session(context=1024)
     base.feed_tokens(before)
     return base, after
-
-
-class Player:
-    """A session of a model that says `script(seconds heard)`. Knows just what turns and listeners use."""
-
-    def __init__(self, model: Players, other: Player | None = None) -> None:
-        self.model, self.closed, self.last_stop = model, False, ""
-        self.heard = other.heard if other else 0
-        self.ids = list(other.ids) if other else []
-        self.answer_at = other.answer_at if other else None
-        self.audio = self if other and other.audio else None
-        model.sessions.append(self)
-
-    def fork(self) -> Player:
-        return Player(self.model, self)
-
-    def stream_audio(self) -> Player:
-        self.heard, self.audio = 0, self
-        return self
-
-    def push(self, samples: np.ndarray) -> None:
-        assert self.audio
-        self.heard += len(samples)
-
-    def finish(self) -> None:
-        self.audio = None
-        self.ids.append(-1)
-
-    def feed_tokens(self, ids: Sequence[int]) -> None:
-        closing = self.model.closing
-        if self.ids and self.ids[-1] == -1:
-            assert list(ids[: len(closing)]) == closing
-            self.answer_at = len(self.ids) + len(closing)
-        self.ids += ids
-
-    def _next(self, position: int) -> int:
-        lines = self.model.lines(self.heard / RATE)
-        at = position - self.answer_at
-        return lines[at] if at < len(lines) else self.model.stop
-
-    def logits(self) -> np.ndarray:
-        return np.eye(1, self.model.tokenizer.vocab_size, self._next(len(self.ids)), dtype=np.float32)[0]
-
-    def forward(self, ids: Sequence[int]) -> np.ndarray:
-        self.model.checked += len(ids)
-        start = len(self.ids)
-        self.ids += ids
-        size = self.model.tokenizer.vocab_size
-        return np.stack([np.eye(1, size, self._next(start + n + 1), dtype=np.float32)[0] for n in range(len(ids))])
-
-    def rewind(self, n: int) -> None:
-        del self.ids[len(self.ids) - n :]
-
-    def generate(self, max_tokens: int, temperature: float) -> Iterator[str]:
-        assert (max_tokens, temperature) == (1, 0)
-        self.model.drawn += 1
-        token = self._next(len(self.ids))
-        self.ids.append(token)
-        self.last_stop = "turn" if token == self.model.stop else "length"
-        return iter([])
-
-    @property
-    def tokens(self) -> list[int]:
-        return self.ids
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Players:
-    """The model that goes with it."""
-
-    has_audio, path = True, Path("script.gguf")
-
-    def __init__(self, tokenizer: Any, script: Callable[[float], str]) -> None:
-        self.tokenizer, self.script = tokenizer, script
-        self.config = type("Config", (), {"context_length": 4096})
-        self.closing = speech_turn(tokenizer, asr_prompt("en"))[1]
-        self.stop = tokenizer.find("<turn|>")
-        self.sessions: list[Player] = []
-        self.checked = self.drawn = 0
-
-    def lines(self, seconds: float) -> list[int]:
-        return self.tokenizer.encode(self.script(seconds), special=False)
-
-    def session(self, **_: Any) -> Player:
-        return Player(self)

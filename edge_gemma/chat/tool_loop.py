@@ -1,0 +1,85 @@
+"""`ToolLoop`: from the tool calls of a reply to the place where the model goes on.
+
+Owns the order of the calls, the limit on their rounds, and the tokens that follow the model's own words. It neither generates
+nor feeds: the driver does both, with a session of its own (conversation.py for chats, assistant/spoken.py for speech).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from .calls import ToolCall, plain_data
+from .prompt import Prompt
+from .reply import MODEL_STOPS, ChatEvent
+from .tools import Toolbox
+
+__all__ = ["ToolLoop"]
+
+_TOO_MANY = {"error": "too many tool calls in one answer: answer with what is known"}
+
+
+class ToolLoop:
+    """Runs the tool calls of one answer, round by round. A round is the calls of one reply.
+
+        loop = ToolLoop(tools, prompt, max_rounds=8)
+        reply = ...                                         # what the model generates
+        while reply.tool_calls and not loop.refusal(reply.tool_calls):
+            for event in loop.run(reply.tool_calls): ...
+            ...                                             # feed loop.continuation(ids of the reply)
+            reply = ...
+
+    Attributes:
+        rounds: how many rounds have been run.
+        results: of the last round, (name of the tool, result as plain data) for every call that has returned.
+    """
+
+    def __init__(self, tools: Toolbox, prompt: Prompt, max_rounds: int, *, warn: bool = True) -> None:
+        """Begins an answer.
+
+        Args:
+            tools: what the calls run.
+            prompt: writes the results as tokens.
+            max_rounds: the most rounds in which tools run.
+            warn: after these, one more round is allowed in which no tool runs: its results tell the model to answer.
+        """
+        self.rounds = 0
+        self.results: list[tuple[str, Any]] = []
+        self._tools, self._prompt, self._max_rounds, self._warn = tools, prompt, max_rounds, warn
+
+    def refusal(self, calls: Sequence[ToolCall]) -> Literal["", "tool_limit", "tool_call"]:
+        """Why the calls are not to be run: "tool_limit", there were too many rounds; "tool_call", the function of a tool is
+        not known here, so the caller has to run it. "" when they are to be run."""
+        if self.rounds >= self._max_rounds + self._warn:
+            return "tool_limit"
+        return "" if all(self._tools.can_call(call.name) for call in calls) else "tool_call"
+
+    def run(self, calls: Sequence[ToolCall]) -> Iterator[ChatEvent]:
+        """Runs the calls in order. Yields "tool_call" before each tool runs and "tool_result" afterwards.
+
+        A driver may leave the iteration early: `results` then has the calls that have returned.
+        """
+        allowed = self.rounds < self._max_rounds
+        self.rounds += 1
+        self.results = []
+        for call in calls:
+            yield ChatEvent("tool_call", call=call)
+            result = plain_data(self._tools.call(call.name, call.arguments)) if allowed else dict(_TOO_MANY)
+            self.results.append((call.name, result))
+            yield ChatEvent("tool_result", call=call, result=result)
+
+    def own_words(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a reply without the token that ended it."""
+        stops = {self._prompt.token(marker) for marker in MODEL_STOPS.values()}
+        end = len(ids)
+        while end and ids[end - 1] in stops:
+            end -= 1
+        return list(ids[:end])
+
+    def continuation(self, own_words: Sequence[int]) -> list[int]:
+        """What is fed after the own words of the reply whose calls were run last, so that the model goes on."""
+        opening, closing = self._prompt.token("<|tool_call>"), self._prompt.token("<tool_call|>")
+        markers = [token for token in own_words if token in (opening, closing)]
+        # Models sometimes leave their last call open.
+        end = [closing] if closing is not None and markers[-1:] == [opening] else []
+        return [*end, *self._prompt.responses(self.results)]

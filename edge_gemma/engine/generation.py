@@ -1,0 +1,132 @@
+"""`Token` and `Generation`: what a session draws, one by one or as text. The loop over tokens is here, and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import Cancelled
+
+__all__ = ["Generation", "Token", "possible_stop"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that was drawn.
+
+    Attributes:
+        id: its number in the vocabulary.
+        text: what it adds, whole characters only; "" while a character is incomplete, and for a token that stops.
+        stop: why the answer ends with this token: eos, turn or tool_response; "" if it goes on.
+    """
+
+    id: int
+    text: str
+    stop: str = ""
+
+
+class Generation:
+    """Text that is drawn while it is iterated over. From `Session.generate`.
+
+        for piece in session.generate(max_tokens=100):
+            print(piece, end="")
+        print(session.generate(max_tokens=100).text)
+
+    Attributes that tell of the result draw what has not been drawn yet; iteration then still yields every piece.
+    """
+
+    def __init__(self, draw: Callable[[], Token], max_tokens: int, stops: Sequence[str]) -> None:
+        """Internal: use `Session.generate`.
+
+        Args:
+            draw: draws and appends one token. Raises `Cancelled`.
+            max_tokens: the most tokens to draw.
+            stops: texts that end it.
+        """
+        self._draw, self._left, self._stops = draw, max_tokens, tuple(stops)
+        self._tokens: list[Token] = []
+        self._pieces: list[str] = []  # all so far
+        self._given = 0  # of these, by iteration
+        self._held = ""  # the end of the text, which may be the beginning of a stop text
+        self._stop = ""
+
+    def __iter__(self) -> Iterator[str]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> str:
+        """The next piece of text, whole characters only, never empty."""
+        while self._given == len(self._pieces):
+            if self._stop:
+                raise StopIteration
+            self._step()
+        self._given += 1
+        return self._pieces[self._given - 1]
+
+    def close(self) -> None:
+        """Draws nothing more; `stop` is "cancelled" unless it had ended before."""
+        if not self._stop:
+            self._finish("cancelled")
+
+    @property
+    def stop(self) -> str:
+        """Why it ended: eos, turn, tool_response (a token of the model), stop (a text of `stop`), length, cancelled."""
+        return self._all()._stop
+
+    @property
+    def tokens(self) -> list[Token]:
+        """The tokens that were drawn, the one that stopped it included."""
+        return list(self._all()._tokens)
+
+    @property
+    def text(self) -> str:
+        """The whole text, without what stopped it."""
+        return "".join(self._all()._pieces)
+
+    def __repr__(self) -> str:
+        """Tells how far it is, and draws nothing."""
+        return f"<Generation of {len(self._tokens)} tokens{', ' + self._stop if self._stop else ''}>"
+
+    def _all(self) -> Generation:
+        while not self._stop:
+            self._step()
+        return self
+
+    def _step(self) -> None:
+        """Draws a token, or finds that nothing is left to draw."""
+        if self._left <= 0:
+            self._finish("length")
+            return
+        try:
+            token = self._draw()
+        except Cancelled:
+            self._finish("cancelled")
+            return
+        self._left -= 1
+        self._tokens.append(token)
+        self._held += token.text
+        if token.stop:
+            self._finish(token.stop)
+        elif found := [at for at in map(self._held.find, self._stops) if at >= 0]:
+            self._held = self._held[: min(found)]
+            self._finish("stop")
+        else:
+            self._give(len(self._held) - possible_stop(self._held, self._stops))
+
+    def _finish(self, stop: str) -> None:
+        self._stop = stop
+        self._give(len(self._held))
+
+    def _give(self, length: int) -> None:
+        if length:
+            self._pieces.append(self._held[:length])
+            self._held = self._held[length:]
+
+
+def possible_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins one of `stops`."""
+    longest = max((len(stop) - 1 for stop in stops), default=0)
+    for n in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-n:]) for stop in stops):
+            return n
+    return 0
