@@ -15,6 +15,7 @@ from typing import Any
 from ..engine.memory import file_parts
 from . import inspection
 from .common import (
+    DONE,
     add_model_options,
     add_verb,
     format_bytes,
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(report)
     else:
         _print_report(report)
-    return 0
+    return DONE
 
 
 def tensor_rows(file: Any) -> list[TensorRow]:
@@ -167,7 +168,7 @@ def _print_template(metadata: Any, as_json: bool) -> int:
         print(template)
     else:
         raise EdgeGemmaError("the file has no chat template")
-    return 0
+    return DONE
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import EdgeGemmaValueError
 from .interface import TokenizerLike
-from .native import Uncopyable, check, ffi, lib, text_of
+from .native import Uncopyable, check, ffi, file_params, lib, new_struct, text_of
 
 
 class Tokenizer(Uncopyable):
@@ -47,8 +47,8 @@ class Tokenizer(Uncopyable):
         Takes some tens of milliseconds. Raises EdgeGemmaError (an OSError or a ValueError) for a file that is missing,
         damaged, or has another kind of vocabulary.
         """
-        out, err = ffi.new("eg_tokenizer **"), ffi.new("eg_error *")
-        check(lib.eg_tokenizer_open(os.fsencode(path), out, err), err)
+        out, err = ffi.new("eg_tokenizer **"), new_struct("eg_error")
+        check(lib.eg_tokenizer_open(file_params(path), out, err), err)
         return cls(ffi.gc(out[0], lib.eg_tokenizer_close), None)
 
     def encode(self, text: str, special: bool = False, bos: bool = False) -> list[int]:
@@ -64,7 +64,7 @@ class Tokenizer(Uncopyable):
             where = f"U+{ord(text[error.start]):04X}, at {error.start}"
             raise EdgeGemmaValueError(f"The text has a lone surrogate, {where}.", "argument") from None
         flags = (lib.EG_TEXT_SPECIAL if special else 0) | (lib.EG_TEXT_BOS if bos else 0)
-        n, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        n, err = ffi.new("size_t *"), new_struct("eg_error")
         capacity = len(data) + 1
         while True:
             ids = ffi.new("int32_t[]", capacity)
@@ -87,7 +87,7 @@ class Tokenizer(Uncopyable):
                 raise EdgeGemmaValueError(f"Token id {number} is outside the vocabulary of {size} tokens.", "argument")
         tokens = ffi.new("int32_t[]", numbers)
         flags = lib.EG_TEXT_SPECIAL if special else 0
-        length, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        length, err = ffi.new("size_t *"), new_struct("eg_error")
         capacity = 8 * len(numbers) + 64
         while True:
             text = ffi.new("char[]", capacity)
@@ -145,7 +145,9 @@ class StreamingDetokenizer:
 
     def finish(self) -> str:
         """U+FFFD for a character that was left incomplete, else ""."""
-        return self._decoder.decode(b"", final=True)
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
 
     def _byte(self, token: int) -> int | None:
         """The byte of a token that is no text by itself; None for a token whose text is U+FFFD."""

@@ -66,8 +66,8 @@ def convert(
     `out` is the text model's file, or an existing directory, in which files get their usual names. `mmproj` is the
     encoders' file; None puts it beside `out`, False leaves the encoders out. `type` of the matrices: BF16, F16, F32 or
     Q8_0; norms and small tensors are F32 always. Matrices that the checkpoint has packed (quant_method gemma) stay as they are,
-    in types that only this engine knows: C2, C4 and C8. `force` replaces files that are there. `progress(done, total, name)` is
-    called with bytes written and the name of a tensor.
+    in types that only this engine knows: QC2, QC4 and QC8 (one scale for each output channel). `force` replaces files that are
+    there. `progress(done, total, name)` is called with bytes written and the name of a tensor.
 
     Raises OSError for files that cannot be read or written, ValueError for a checkpoint that is not a Gemma 4 that can be
     converted. No part of a file is left behind then.
@@ -249,7 +249,7 @@ class _Rows:
         self._jobs.append(_Job(target, tensor, row.kind if row.kind in ("patch", "softplus") else ""))
 
     def _add_packed(self, row: Row, parts: Parts, ours: str) -> None:
-        """A matrix of C2, C4 or C8 with its scales and steps; how many bits it has shows in how long its rows are."""
+        """A matrix of QC2, QC4 or QC8 with its scales and steps; how many bits it has shows in how long its rows are."""
         checkpoint = self._source.checkpoint
         if row.kind not in ("matrix", "clipped") or len(checkpoint[parts.codes].shape) != 2:
             raise _bad(checkpoint, f"has {parts.codes} packed, which only matrices can be")
@@ -262,7 +262,7 @@ class _Rows:
         if bits not in (2, 4, 8) or columns * bits != 8 * width or (bits == 8) != (codes.dtype == "I8"):
             raise _bad(checkpoint, f"has {parts.codes} with rows of {width} bytes for {columns} values")
         self._check(row, codes, (codes.shape[0], columns))
-        block = int(type_info(type := f"C{bits}").block)
+        block = int(type_info(type := f"QC{bits}").block)
         if columns % block:
             raise _bad(
                 checkpoint, f"has {parts.codes} with rows of {columns} values; {bits} bits need multiples of {block}"

@@ -1,4 +1,4 @@
-"""Matrices that a checkpoint has packed into 2, 4 or 8 bits ("quant_method": "gemma"), as tensors of C2, C4 and C8.
+"""Matrices that a checkpoint has packed into 2, 4 or 8 bits ("quant_method": "gemma"), as tensors of QC2, QC4 and QC8.
 
 Owns the names of such a matrix's parts and where its bits go; `convert.py` writes them. In the checkpoint, with the lowest
 bits of a byte first:
@@ -7,8 +7,8 @@ bits of a byte first:
     X.input_activation_scale, X.output_activation_scale  F32 []: steps of input and output, 0 for none
     an embedding table: X.embedding_quantized, X.embedding_scale [rows, scales]
 
-In GGUF: X.weight of C2, C4 or C8, and F32 tensors X.scale, X.input_scale, X.output_scale. Rows keep their place; within a row,
-64 bytes hold runs of 64 neighbours at the same bits, which is the order in which vectors of activations meet them.
+In GGUF: X.weight of QC2, QC4 or QC8, and F32 tensors X.scale, X.input_scale, X.output_scale. Rows keep their place; within a
+row, 64 bytes hold runs of 64 neighbours at the same bits, which is the order in which vectors of activations meet them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def find_parts(checkpoint: Mapping[str, StoredTensor], name: str) -> Parts | Non
 
 
 def repack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Rows of codes as the checkpoint has them, uint8 [rows, columns * bits / 8], in the order of C2, C4 or C8."""
+    """Rows of codes as the checkpoint has them, uint8 [rows, columns * bits / 8], in the order of QC2, QC4 or QC8."""
     if bits == 8:
         return codes
     shifts = np.arange(0, 8, bits, dtype=np.uint8)

@@ -70,7 +70,7 @@ def quantize(
     path = output_path(source, out, mix_name)
     refuse_existing([path], force)
     content = GGUFSource(source)
-    if packed := [tensor for tensor in content.tensors if kernels.by_channel(tensor.type)]:
+    if packed := [tensor for tensor in content.tensors if kernels.per_channel(tensor.type)]:
         raise EdgeGemmaValueError(
             f"{source}: tensor {packed[0].name} has type {packed[0].type}, which cannot be quantized again; start from BF16.",
             "unsupported",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_gemma.engine.native import check, ffi, lib
+from edge_gemma.engine.native import check, ffi, lib, new_struct
 from edge_gemma.engine.tokenizer import StreamingDetokenizer, Tokenizer
 from support.gguf_writer import I32, STRING, Writer, tiny_vocabulary
 from support.paths import SHARED
@@ -267,14 +267,14 @@ def test_fixture_vocabularies(name):
 
 def encode_bytes(tokenizer, data, flags=0, capacity=1000):
     """Encodes bytes that need not be text; returns the ids written and the number of all."""
-    ids, n, err = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), ffi.new("eg_error *")
+    ids, n, err = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), new_struct("eg_error")
     check(lib.eg_tokenizer_encode(tokenizer._pointer, data, len(data), flags, ids, capacity, n, err), err)
     return list(ids[0 : min(n[0], capacity)]), n[0]
 
 
 def decode_bytes(tokenizer, ids, capacity=10000):
     """Decodes to bytes; returns those written and the length of all."""
-    text, n, err = ffi.new("char[]", max(capacity, 1)), ffi.new("size_t *"), ffi.new("eg_error *")
+    text, n, err = ffi.new("char[]", max(capacity, 1)), ffi.new("size_t *"), new_struct("eg_error")
     status = lib.eg_tokenizer_decode(tokenizer._pointer, ids, len(ids), lib.EG_TEXT_SPECIAL, text, capacity, n, err)
     check(status, err)
     return ffi.buffer(text, min(n[0], capacity))[:], n[0]
@@ -335,7 +335,7 @@ def test_surrogates_are_refused(tiny):
 
 
 def test_bad_arguments(tiny):
-    n, err = ffi.new("size_t *", 77), ffi.new("eg_error *")
+    n, err = ffi.new("size_t *", 77), new_struct("eg_error")
     encode, decode, p = lib.eg_tokenizer_encode, lib.eg_tokenizer_decode, tiny._pointer
     assert encode(p, b"a", 1, 64, ffi.NULL, 0, n, err) == lib.EG_ERROR_ARGUMENT
     assert encode(p, ffi.NULL, 1, 0, ffi.NULL, 0, n, err) == lib.EG_ERROR_ARGUMENT

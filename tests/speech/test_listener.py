@@ -414,7 +414,7 @@ def test_cancelling_from_another_thread(model: eg.Model) -> None:
         live = True
         asked = threading.Event()
 
-        def _more(self, timeout: float | None) -> np.ndarray:
+        def next_block(self, timeout: float | None) -> np.ndarray:
             self.asked.set()
             assert timeout is not None
             return np.zeros(0, np.float32)
@@ -446,12 +446,12 @@ def test_lost_sound_is_reported(tokenizer: Any) -> None:
     class Poor(ScriptedSource):
         overruns, lost = 0, 0.0
 
-        def _more(self, timeout: float | None) -> np.ndarray | None:
+        def next_block(self, timeout: float | None) -> np.ndarray | None:
             if self.given > RATE and not self.overruns:
                 self.overruns, self.lost = 2, 0.4
             if self.given > 2 * RATE and self.overruns == 2:
                 self.overruns, self.lost = 3, 0.5
-            return super()._more(timeout)
+            return super().next_block(timeout)
 
         def clock(self) -> float:
             return super().clock() + self.lost
@@ -469,10 +469,10 @@ def test_lost_sound_is_reported(tokenizer: Any) -> None:
 
 def test_a_source_that_fails(model: eg.Model) -> None:
     class Broken(ScriptedSource):
-        def _more(self, timeout: float | None) -> np.ndarray | None:
+        def next_block(self, timeout: float | None) -> np.ndarray | None:
             if self.given > RATE:
                 raise EdgeGemmaError("the microphone has stopped.", "file")
-            return super()._more(timeout)
+            return super().next_block(timeout)
 
     with Listener(model, "en", detector=LoudnessDetector()) as listener:
         with pytest.raises(EdgeGemmaError, match="has stopped"):

@@ -388,7 +388,7 @@ class Long(Source):
             itertools.repeat(recording((1.0, 3.0), seconds=4.0), round(minutes * 15)),
         )
 
-    def _more(self, timeout: float | None) -> np.ndarray | None:
+    def next_block(self, timeout: float | None) -> np.ndarray | None:
         return next(self._blocks, None)
 
 
@@ -420,7 +420,7 @@ class Endless(Source):
         super().__init__()
         self.waited = threading.Event()
 
-    def _more(self, timeout: float | None) -> np.ndarray:
+    def next_block(self, timeout: float | None) -> np.ndarray:
         self.waited.set()
         assert timeout is not None, "waiting without end could not be cancelled"
         return np.zeros(0, np.float32)

@@ -29,6 +29,8 @@ from typing import Any
 from ...engine.memory import MemoryLimit, Plan, fit, resident
 from .. import inspection
 from ..common import (
+    DONE,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_session_options,
@@ -51,7 +53,6 @@ SEED = 20240229
 MEASURES = ("load_s", "prefill_tok_s", "decode_tok_s", "first_token_s", "decode_faults")
 # More page faults a token than this are weights that come from the disk again and again; rows of the per-layer table are two.
 THRASHES = 16
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(report)
     else:
         show(report)
-    return 0
+    return DONE
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -130,7 +131,7 @@ def _sweep(args: argparse.Namespace) -> int:
         sweep.print_sweep(report)
     if args.plot and report["decode"]:
         plot.write_plot(report, args.plot)
-    return INTERRUPTED if report["interrupted"] else 0
+    return INTERRUPTED if report["interrupted"] else DONE
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:

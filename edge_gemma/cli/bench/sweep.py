@@ -40,6 +40,7 @@ class _Sweep:
         self.decode: list[dict[str, Any]] = []
         self.done = 0.0
         self._session: Any = None
+        self._cancelled = False
         self._lock = threading.Lock()
 
     def total(self) -> float:
@@ -53,14 +54,17 @@ class _Sweep:
         try:
             with self._lock:
                 self._session = session
+                if self._cancelled:
+                    session.cancel()
             yield session
         finally:
             with self._lock:
                 self._session = None
 
     def cancel(self) -> None:
-        """Stops the session that works now, from another thread."""
+        """Stops the session that works now, or the next one, from another thread."""
         with self._lock:
+            self._cancelled = True
             if self._session is not None:
                 self._session.cancel()
 
@@ -207,7 +211,7 @@ def _decode_rate(state: _Sweep, base: Any, model: Any, timed: Callable[..., floa
 
 
 def draw(session: Any, tokens: int) -> None:
-    """Draws exactly so many tokens; random prompts end answers at any time, and then it simply goes on.
+    """Draws exactly so many tokens. Answers to random prompts may end at any time; then it draws the next answer.
 
     Raises Cancelled after a cancel.
     """
@@ -215,9 +219,7 @@ def draw(session: Any, tokens: int) -> None:
 
     end = session.position + tokens
     while (before := session.position) < end:
-        for _ in session.generate(max_tokens=end - before, temperature=0.0):
-            pass
-        if session.last_stop == "cancelled":
+        if session.generate(max_tokens=end - before, temperature=0.0).stop == "cancelled":
             raise Cancelled()
         if session.position == before:
             raise RuntimeError("the session draws no token")
