@@ -314,8 +314,19 @@ def test_nothing_is_left_open():
 def test_every_function_of_the_header_is_described():
     header = (CSRC / "edge_gemma.h").read_text()
     chunks = [chunk for chunk in re.split(r"\n{2,}", header) if "\nEG_API" in f"\n{chunk}"]
-    assert sum(chunk.count("EG_API ") for chunk in chunks) > 30
+    assert len(chunks) > 50
     assert not [chunk for chunk in chunks if not chunk.startswith("/*")]
+    assert not [chunk for chunk in chunks if chunk.count("EG_API ") != 1], "a comment describes one function"
+
+
+@pytest.mark.parametrize("path", [path for path in C_FILES if path.parent.name in {"api", "text"}], ids=name)
+def test_errors_are_sentences(path):
+    """They begin with a small letter or a name, so that a program can put its own words before, and end with a full stop."""
+    literals = r'((?:[^";]*?)?(?:"(?:[^"\\]|\\.)*"\s*(?:EG_VERSION\s*)?)+)'
+    found = re.findall(rf"eg_fail\(\s*err,\s*(?:status|EG_\w+),\s*{literals}", path.read_text())
+    texts = ["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literal)) for literal in found]
+    assert len(texts) == path.read_text().count("eg_fail(")
+    assert not [text for text in texts if not text.endswith(".") or re.match(r"[A-Z][a-z]", text)]
 
 
 def test_c_documentation_is_current():

@@ -310,7 +310,7 @@ CHECKPOINT_FAULTS = {
     ),
     "norm": (
         lambda t: t.update({f"{TEXT}norm.weight": np.zeros(256, np.int8)}),
-        "norm.weight packed, which only matrices",
+        "norm.weight packed, but only matrices",
     ),
     "step": (
         lambda t: t.update({f"{TEXT}layers.1.mlp.up_proj.input_activation_scale": np.ones(2, F)}),
