@@ -397,7 +397,7 @@ class _Loop:
         return self._endpointer.push(block)
 
     def _report_lost_sound(self) -> Iterator[ListenerEvent]:
-        overruns, lost = getattr(self._source, "overruns", 0), getattr(self._source, "lost", 0.0)
+        overruns, lost = self._source.overruns, self._source.lost
         if overruns > self._overruns:
             yield ListenerEvent("overrun", self._source.position, lost=lost - self._lost)
             self._overruns, self._lost, self._origin = overruns, lost, math.inf

@@ -316,7 +316,9 @@ def test_no_room_is_seen_before_it_starts(e2b, monkeypatch):
     free = len(MODEL) + len(ENCODERS) - 1
     usage = SimpleNamespace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(eg.EdgeGemmaError, match=r"^the download has 0\.00458 GB, but .* has room for 0\.00458 GB.*HF_HOME"):
+    with pytest.raises(
+        eg.EdgeGemmaError, match=r"^the download has 0\.00458 GB, but .* has room for 0\.00458 GB.*HF_HOME"
+    ):
         pull("e2b")
     assert not e2b.sent(Q4)
     usage.free += 1
