@@ -1,6 +1,6 @@
-"""`edge-gemma demo`: spoken commands to a little home, transcribed, translated and carried out while one watches.
+"""`edge-gemma demo`: spoken commands to a simulated home are transcribed, translated and carried out.
 
-Owns the options, where the sound comes from, and the words at the end; `demo_screen` shows what happens in between.
+Owns the options, where the sound comes from, and the summary at the end; demo/screen.py shows what happens in between.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ The real Gemma 4 runs in the same engine:
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
-    parser = add_verb(
-        subparsers, "demo", "command a little home by voice, with all that happens on the screen", EXAMPLES
-    )
+    parser = add_verb(subparsers, "demo", "command a simulated home by voice and watch what happens", EXAMPLES)
     parser.add_argument(
         "--language",
         "-l",
@@ -83,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         model = stack.enter_context(open_model(args, notice=False))
         play = stack.enter_context(_loudspeaker()) if args.play else None
         demo = stack.enter_context(
-            # What is bundled is clean, and shall be heard the same everywhere.
+            # The bundled recordings have no noise, and the result must not depend on which detectors are installed.
             Demo(model, None if bundled else args.language, args.to, detector="energy" if bundled else "auto")
         )
         source = None if bundled else stack.enter_context(_source(args, play))
@@ -91,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
         screen = _screen(args, demo.home, len(utterances) or None, _title(model, paths))
         done = []
         try:
-            events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, begin=play)
+            events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, on_begin=play)
             for event in events:
-                screen.take(event)
+                screen.show(event)
                 if event.kind == "done":
                     done.append(event.exchange)
         except Cancelled:
@@ -135,7 +133,7 @@ def _source(args: argparse.Namespace, play: Callable[[Any], None] | None) -> Any
 
 @contextlib.contextmanager
 def _loudspeaker() -> Iterator[Callable[[Any], None]]:
-    """What plays samples (n,) at 16 kHz without waiting for their end."""
+    """A function that starts to play samples, (n,) at 16 kHz, and returns at once."""
     from ..audio.source import SAMPLE_RATE
     from ..errors import EdgeGemmaOSError
 
@@ -157,13 +155,13 @@ def _loudspeaker() -> Iterator[Callable[[Any], None]]:
 
 
 def _screen(args: argparse.Namespace, home: Any, total: int | None, title: str) -> Any:
-    from ..demo.screen import JSONLines, Lines, Stage
+    from ..demo.screen import JSONLines, Lines, LiveScreen
 
     if args.json:
         return JSONLines(home)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         with contextlib.suppress(ImportError):
-            return Stage(home, total, title)
+            return LiveScreen(home, total, title)
     print(title)
     return Lines(total)
 
@@ -184,7 +182,7 @@ def _size(model: Any, paths: tuple[str, str | None]) -> str:
 
 
 def _toy(model: Any, paths: tuple[str, str | None]) -> str:
-    """What kind of a model this was; "" for one that needs no excuse."""
+    """What the embedded toy model can do; "" for any other model."""
     from ..hub.resolve import is_embedded
 
     return is_embedded(paths[0]) * (
@@ -194,7 +192,7 @@ def _toy(model: Any, paths: tuple[str, str | None]) -> str:
 
 
 def _closing_words(found: dict[str, Any], demo: Any, toy: str) -> str:
-    """The figures of all exchanges, and what is to be known of the model."""
+    """The figures of all exchanges, and `toy`."""
     lines = []
     if found["exchanges"]:
         count = found["exchanges"] if found["utterances"] is None else f"{found['exchanges']} of {found['utterances']}"
