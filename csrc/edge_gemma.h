@@ -2,26 +2,33 @@
  *
  * The one installed header. C11 and C++; nothing but the C library is needed.
  *
- *     eg_error err;
+ *     eg_error err = {.struct_size = sizeof err};
  *     eg_model *model;  eg_session *session;
- *     eg_model_params mp = {sizeof mp};  mp.path = "gemma-4-E2B-it-Q4_0.gguf";
- *     eg_session_params sp = {sizeof sp};  sp.context = 4096;
- *     if (eg_model_open(&mp, &model, &err) || eg_session_open(model, &sp, &session, &err)) puts(err.message);
+ *     eg_model_params mp = {.struct_size = sizeof mp, .path = "gemma-4-E2B-it-Q4_0.gguf"};
+ *     eg_session_params sp = {.struct_size = sizeof sp, .context = 4096};
+ *     if (eg_model_open(&mp, &model, &err) || eg_session_open(model, &sp, &session, &err)) return report(err.message);
  *     eg_session_feed_text(session, "<bos><|turn>user\nHello<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);
- *     eg_token token;
+ *     eg_token token = {.struct_size = sizeof token};
  *     while (!eg_session_next(session, NULL, &token, &err) && !token.stop)
  *         fwrite(token.text, 1, token.text_length, stdout);
  *     eg_session_close(session);  eg_model_close(model);
  *
- * Objects. An eg_model is immutable once open and may be shared between threads. An eg_session is one timeline
- * (KV cache, position, sampler) and is used by one thread at a time; eg_session_cancel alone may be called from another.
- * Close sessions before their model.
+ * Objects. Files, tokenizers and models are immutable once open and may be shared between threads. An eg_session is one
+ * timeline (KV cache, position, sampler) and is used by one thread at a time; eg_session_cancel alone may be called from
+ * another. Close sessions and audio streams before their model. They hold pointers into it that nobody counts: once the
+ * model is closed, every call on them is undefined, closing them included.
+ *
+ * Structs begin with struct_size, which the caller sets to sizeof the struct before every use, also for a struct that a
+ * function fills. It lets an application and a library of different versions work together. Fields that an older
+ * application does not know are zero for the library, and zero is the default of every field. A field that this version
+ * does not know must be zero, or the call is refused (EG_ERROR_ARGUMENT). Results are written as far as the caller's
+ * struct_size goes, and zeros where this version has nothing to say. A struct_size of 0 is refused.
  *
  * Errors. Every function that can fail returns an eg_status and writes a sentence to the caller's eg_error (which may be
  * NULL). Nothing exits, aborts or prints, whatever a file contains. Unless a function says otherwise, after a failure its
- * outputs are untouched and its objects are as they were before the call.
+ * outputs are untouched and its objects are as they were before the call. EG_ERROR_ARGUMENT (a pointer that must be given
+ * is NULL, a number is out of range) and EG_ERROR_MEMORY are possible everywhere and not repeated below.
  *
- * Parameters go in structs that begin with struct_size = sizeof the struct; zero in any other field is its default.
  * Matrices are row-major. Text is UTF-8; lengths are in bytes, and SIZE_MAX stands for strlen.
  */
 #ifndef EDGE_GEMMA_H
@@ -58,10 +65,12 @@ typedef enum eg_status {
     EG_ERROR_MEMORY = 5,       /* out of memory */
     EG_ERROR_CONTEXT = 6,      /* the session's context is full */
     EG_ERROR_STATE = 7,        /* not possible now, such as asking for logits before anything was fed */
-    EG_CANCELLED = 8           /* eg_session_cancel stopped the call */
+    EG_CANCELLED = 8           /* eg_session_cancel or eg_audio_stream_cancel stopped the call */
 } eg_status;
 
+/* With a struct_size that has no room for a message (0, for one) nothing is written into it. */
 typedef struct eg_error {
+    uint32_t struct_size;
     eg_status status;
     char message[500];         /* zero-terminated UTF-8 sentence that says what is wrong and what to do */
 } eg_error;
@@ -97,38 +106,61 @@ enum {
     EG_GGUF_F64 = 12
 };
 
-typedef struct eg_file_entry {
+/* Where a GGUF file is: at a path, or in an open file, such as an asset of an application. */
+typedef struct eg_file_params {
+    uint32_t struct_size;
+    const char *path;          /* a GGUF file; the first of a split one */
+    int fd;                    /* used when path is NULL: an open file descriptor (kept by the caller), */
+    uint64_t offset, length;   /* and where in it the GGUF lies, at any byte; length 0: to the end of the file */
+} eg_file_params;
+
+typedef struct eg_file_metadata {
+    uint32_t struct_size;
+    uint32_t type;             /* EG_GGUF_... of the value, or of the elements of an array */
     const char *key;           /* not zero-terminated; valid while the file is open */
     size_t key_length;
-    uint32_t type;             /* EG_GGUF_... of the value, or of the elements of an array */
-    bool is_array;
     uint64_t count;            /* elements of an array; 1 for a scalar */
-} eg_file_entry;
+    bool is_array;
+} eg_file_metadata;
 
 typedef struct eg_file_tensor {
+    uint32_t struct_size;
+    uint32_t type;             /* GGML type number */
     const char *name;          /* not zero-terminated; valid while the file is open */
     size_t name_length;
-    const char *type_name;     /* "Q4_0"; NULL for a type that this version does not know */
-    uint32_t type;             /* GGML type number */
-    uint32_t n_dims;
+    const char *type_name;     /* "Q4_0", static; NULL for a type that this version does not know */
     uint64_t dims[4];          /* fastest first, as GGUF writes them; 1 beyond n_dims */
-    const void *data;          /* in the mapping; NULL for an unknown type */
+    const void *data;          /* in the mapping, valid while the file is open; NULL for an unknown type */
     uint64_t bytes;            /* 0 for an unknown type */
+    uint32_t n_dims;
 } eg_file_tensor;
 
-/* Opens any GGUF file for inspection: versions 2 and 3; the further files of a split one are found beside the first.
- * The file stays mapped until eg_file_close. Any thread. */
-EG_API eg_status eg_file_open(const char *path, eg_file **out, eg_error *err);
+/* Opens any GGUF file for inspection: versions 2 and 3; with a path, the further files of a split one are found beside the
+ * first. The file stays mapped until eg_file_close; a descriptor is not needed after the call. Any thread.
+ * EG_ERROR_FILE, EG_ERROR_FORMAT, EG_ERROR_UNSUPPORTED. */
+EG_API eg_status eg_file_open(const eg_file_params *params, eg_file **out, eg_error *err);
+
+/* Frees the file and everything that it has handed out. NULL does nothing. */
 EG_API void eg_file_close(eg_file *file);
-EG_API uint64_t eg_file_entry_count(const eg_file *file);
+
+/* Number of metadata values. 0 for NULL. Any thread. */
+EG_API uint64_t eg_file_metadata_count(const eg_file *file);
+
+/* Number of tensors, those of all parts of a split file together. 0 for NULL. Any thread. */
 EG_API uint64_t eg_file_tensor_count(const eg_file *file);
-/* Describe entry or tensor `index`, below the count. EG_ERROR_ARGUMENT when it is not. */
-EG_API eg_status eg_file_get_entry(const eg_file *file, uint64_t index, eg_file_entry *out, eg_error *err);
+
+/* Describes the metadata value `index`, below eg_file_metadata_count. Any thread. */
+EG_API eg_status eg_file_get_metadata(const eg_file *file, uint64_t index, eg_file_metadata *out, eg_error *err);
+
+/* Describes the tensor `index`, below eg_file_tensor_count. Any thread. */
 EG_API eg_status eg_file_get_tensor(const eg_file *file, uint64_t index, eg_file_tensor *out, eg_error *err);
-/* Element `element` of entry `index` (0 for a scalar) as a number. EG_ERROR_ARGUMENT for a string,
- * EG_ERROR_UNSUPPORTED for an array of arrays. */
+
+/* Element `element` (0 for a scalar) of the metadata value `index`, as a number: exact for whole numbers below 2^53, and 0
+ * or 1 for a bool. EG_ERROR_ARGUMENT for a string, EG_ERROR_UNSUPPORTED for an array of arrays. Any thread. */
 EG_API eg_status eg_file_get_number(const eg_file *file, uint64_t index, uint64_t element, double *out, eg_error *err);
-/* Element of a string entry: a pointer into the file, not zero-terminated. Reading an array in order is cheap. */
+
+/* Element `element` (0 for a scalar) of the metadata value `index`, a string: a pointer into the file, not zero-terminated,
+ * valid while the file is open. EG_ERROR_ARGUMENT for a number, EG_ERROR_UNSUPPORTED for an array of arrays. Any thread. */
 EG_API eg_status eg_file_get_string(const eg_file *file, uint64_t index, uint64_t element, const char **text, size_t *length,
                                     eg_error *err);
 
@@ -143,31 +175,41 @@ enum {
     EG_TEXT_BOS = 2
 };
 
-/* A tokenizer alone, from any Gemma 4 GGUF file (a vocabulary-only one too). Close it with eg_tokenizer_close. */
-EG_API eg_status eg_tokenizer_open(const char *path, eg_tokenizer **out, eg_error *err);
+/* Opens a tokenizer alone, from any Gemma 4 GGUF file (a vocabulary-only one too). The file stays mapped until
+ * eg_tokenizer_close; a descriptor is not needed after the call. Any thread.
+ * EG_ERROR_FILE, EG_ERROR_FORMAT, EG_ERROR_UNSUPPORTED (another kind of vocabulary). */
+EG_API eg_status eg_tokenizer_open(const eg_file_params *params, eg_tokenizer **out, eg_error *err);
+
+/* Frees a tokenizer from eg_tokenizer_open, never one of eg_model_tokenizer. NULL does nothing. */
 EG_API void eg_tokenizer_close(eg_tokenizer *tokenizer);
+
+/* Number of tokens; ids are below it. Any thread. */
 EG_API uint32_t eg_tokenizer_vocab_size(const eg_tokenizer *tokenizer);
 
 /* Encodes text[length] into ids[capacity]; *n is the number of tokens, also when it exceeds the capacity, in which case
  * only the first `capacity` are written. Without EG_TEXT_SPECIAL no part of the text becomes a control or user-defined
- * token: the right way for text that came from outside. Invalid UTF-8 becomes byte tokens. */
+ * token: the right way for text that came from outside. Invalid UTF-8 becomes byte tokens. Any thread.
+ * EG_ERROR_UNSUPPORTED: EG_TEXT_BOS with a vocabulary that has no <bos>. */
 EG_API eg_status eg_tokenizer_encode(const eg_tokenizer *tokenizer, const char *text, size_t length, uint32_t flags,
                                      int32_t *ids, size_t capacity, size_t *n, eg_error *err);
 
-/* Decodes ids[n] to bytes (they form UTF-8 if the tokens do; nothing is repaired). As with encode, *length is the full
- * length and at most `capacity` bytes are written. EG_ERROR_ARGUMENT names an id outside the vocabulary. */
+/* Decodes ids[n] to bytes (they form UTF-8 if the tokens do; nothing is repaired). *length is the full length, also when it
+ * exceeds the capacity, in which case only the first `capacity` bytes are written. EG_ERROR_ARGUMENT names an id outside
+ * the vocabulary. Any thread. */
 EG_API eg_status eg_tokenizer_decode(const eg_tokenizer *tokenizer, const int32_t *ids, size_t n, uint32_t flags, char *text,
                                      size_t capacity, size_t *length, eg_error *err);
 
-/* The id of the token written exactly so, such as "<|turn>"; -1 if there is none. */
+/* The id of the token written exactly so, such as "<|turn>"; -1 if there is none. Any thread. */
 EG_API int32_t eg_tokenizer_find(const eg_tokenizer *tokenizer, const char *text, size_t length);
 
-/* The file's Jinja chat template: a pointer that lives as long as the tokenizer, not zero-terminated; NULL if none. */
+/* The file's Jinja chat template: a pointer that lives as long as the tokenizer, not zero-terminated; NULL if the file has
+ * no template. *length (which may be NULL) is its length, 0 without one. Any thread. */
 EG_API const char *eg_tokenizer_chat_template(const eg_tokenizer *tokenizer, size_t *length);
 
 /* ---- chat turns -------------------------------------------------------------------------------------------------- */
 
 typedef struct eg_chat_message {
+    uint32_t struct_size;      /* the same in all messages of an array, which lie so many bytes apart */
     const char *role;          /* "system", "developer", "user", "assistant" or "model"; zero-terminated */
     const char *content;       /* zero-terminated UTF-8, trimmed when rendered */
 } eg_chat_message;
@@ -178,9 +220,9 @@ enum {
     EG_CHAT_EMPTY_THOUGHT = 4  /* with GENERATION and without THINKING: an empty thought, as the larger models expect */
 };
 
-/* Writes plain turns in Gemma 4's format into text[capacity], zero-terminated when it fits; *length is the full length
- * without the zero. Thoughts are removed from model turns. Feed the result with EG_TEXT_SPECIAL; when contents come from
- * outside, feed the markers with it and the contents without. Any thread. */
+/* Writes messages[n] as plain turns in Gemma 4's format into text[capacity], zero-terminated when it fits; *length is the
+ * full length without the zero. Thoughts are removed from model turns. Feed the result with EG_TEXT_SPECIAL; when contents
+ * come from outside, feed the markers with it and the contents without. Keeps no pointer. Any thread. */
 EG_API eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t flags, char *text, size_t capacity,
                                 size_t *length, eg_error *err);
 
@@ -225,11 +267,21 @@ typedef struct eg_memory {
 } eg_memory;
 
 /* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read,
- * copied or repacked. */
+ * copied or repacked. Descriptors are not needed after the call. Any thread.
+ * EG_ERROR_FILE, EG_ERROR_FORMAT, EG_ERROR_UNSUPPORTED. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
+
+/* Stops the model's threads, unmaps its files and frees it, its tokenizer included. Close its sessions and streams before:
+ * afterwards they must not be used, not even to close them. NULL does nothing. */
 EG_API void eg_model_close(eg_model *model);
+
+/* The model's shape and name. Any thread. */
 EG_API eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err);
+
+/* The memory of the model alone: kv and scratch are 0. Reads a file of the system, so not for inner loops. Any thread. */
 EG_API eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err);
+
+/* The model's tokenizer, which lives as long as the model; not to be closed. NULL for NULL. Any thread. */
 EG_API const eg_tokenizer *eg_model_tokenizer(const eg_model *model);
 
 /* ---- session ----------------------------------------------------------------------------------------------------- */
@@ -249,21 +301,23 @@ typedef struct eg_logit_bias {
     float bias;                /* -INFINITY: never */
 } eg_logit_bias;
 
+/* How a token is drawn. All zero is greedy decoding; eg_sampling_default fills in what Gemma is recommended with. The
+ * order: biases and suppressed ids, penalties, temperature, top_k, top_p, min_p. */
 typedef struct eg_sampling {
     uint32_t struct_size;
-    bool greedy;               /* the most likely token; the fields below but penalties and biases are ignored */
-    float temperature;         /* 0: the default 1.0; use greedy for temperature zero */
-    uint32_t top_k;            /* 0: the default 64; UINT32_MAX: off */
-    float top_p;               /* 0: the default 0.95; 1: off */
-    float min_p;               /* 0: off */
-    float repetition_penalty;  /* 0: the default 1.0, off */
-    float presence_penalty, frequency_penalty;
-    uint32_t penalty_window;   /* last tokens that penalties look at; 0: 64 */
+    float temperature;         /* 0: greedy, the most likely token; then top_k, top_p and min_p have no effect */
+    uint32_t top_k;            /* only the so many likeliest tokens; 0: off */
+    float top_p;               /* only the likeliest tokens that reach this probability together; 0 and 1: off */
+    float min_p;               /* only tokens of at least this probability, relative to the likeliest; 0: off */
+    float repetition_penalty;  /* positive logits of recent tokens are divided by it, negative multiplied; 0 and 1: off */
+    float presence_penalty;    /* subtracted from the logits of recent tokens; 0: off */
+    float frequency_penalty;   /* subtracted for each time that a recent token occurred; 0: off */
+    uint32_t penalty_window;   /* how many last tokens count as recent; 0: 64 */
+    uint32_t text_flags;       /* EG_TEXT_SPECIAL: token.text shows control tokens */
     const eg_logit_bias *biases;   /* [n_biases], added to the logits; read during the call only */
     size_t n_biases;
     const int32_t *suppress;   /* [n_suppress] ids never drawn; the file's own list is always obeyed */
     size_t n_suppress;
-    uint32_t text_flags;       /* EG_TEXT_SPECIAL: token.text shows control tokens */
 } eg_sampling;
 
 typedef enum eg_stop {
@@ -274,6 +328,7 @@ typedef enum eg_stop {
 } eg_stop;
 
 typedef struct eg_token {
+    uint32_t struct_size;
     int32_t id;
     eg_stop stop;              /* why the answer ends with this token, which then has no text of its own */
     /* What this token adds, whole UTF-8 characters only, not zero-terminated; it may be empty while a character is
@@ -290,61 +345,92 @@ typedef struct eg_stats {
     double audio_seconds;      /* wall time spent in it */
 } eg_stats;
 
-/* What a session would take, before it is opened: fills kv and scratch; the rest is the model's. */
+/* Fills what Gemma 4 is recommended with: temperature 1, top_k 64, top_p 0.95; all else off, the window 64. The caller sets
+ * struct_size before; without it nothing is written. Any thread. */
+EG_API void eg_sampling_default(eg_sampling *sampling);
+
+/* What a session would take, before it is opened: fills kv and scratch; the rest is the model's, and 0 here. Any thread. */
 EG_API eg_status eg_session_estimate(const eg_model *model, const eg_session_params *params, eg_memory *out, eg_error *err);
 
-/* Opens a session at position 0. All of its memory is taken here; evaluating and decoding allocate nothing. */
+/* Opens a session at position 0. All of its memory is taken here; evaluating and decoding allocate nothing. Any thread, also
+ * while other sessions of the model are used. */
 EG_API eg_status eg_session_open(eg_model *model, const eg_session_params *params, eg_session **out, eg_error *err);
+
+/* Frees a session, also with audio open. No call on it may be running. NULL does nothing. */
 EG_API void eg_session_close(eg_session *session);
 
-/* Append tokens, text, or soft tokens (rows of embeddings[n, hidden_size] made by an encoder) to the timeline. Only the
- * layers that write K/V are run; the others wait until logits are wanted, and then run for the last position alone.
- * EG_ERROR_CONTEXT: nothing was added. EG_CANCELLED: eg_session_position tells how many tokens were kept. */
+/* Appends ids[n] to the timeline. Only the layers that write K/V are run; the others wait until logits are wanted, and then
+ * run for the last position alone. EG_ERROR_CONTEXT: nothing was added. EG_ERROR_STATE: audio is open.
+ * EG_CANCELLED: eg_session_position tells how many tokens were kept. */
 EG_API eg_status eg_session_feed_tokens(eg_session *session, const int32_t *ids, size_t n, eg_error *err);
+
+/* Appends text[length], encoded with `flags` as by eg_tokenizer_encode. Failures are as in eg_session_feed_tokens. */
 EG_API eg_status eg_session_feed_text(eg_session *session, const char *text, size_t length, uint32_t flags, eg_error *err);
+
+/* Appends soft tokens: rows embeddings[n, hidden_size] made by an encoder. Failures are as in eg_session_feed_tokens. */
 EG_API eg_status eg_session_feed_embeddings(eg_session *session, const float *embeddings, size_t n, eg_error *err);
 
 /* Appends ids[n] and computes every position in full: logits[n, vocab_size] and, unless NULL,
  * hidden[layers + 1, n, hidden_size]: the scaled embeddings, then the output of each layer, the last one after the
- * final norm. Either pointer may be NULL. Failures are as in eg_session_feed_tokens. */
+ * final norm. Either pointer may be NULL. Failures are as in eg_session_feed_tokens; after EG_CANCELLED logits and hidden
+ * are filled in part. */
 EG_API eg_status eg_session_forward(eg_session *session, const int32_t *ids, size_t n, float *logits, float *hidden,
                                     eg_error *err);
 
-/* The logits[vocab_size] that follow the last token. EG_ERROR_STATE when nothing was fed yet. */
+/* The logits[vocab_size] that follow the last token. EG_ERROR_STATE: nothing was fed yet, or the last token is soft and was
+ * rewound to. EG_CANCELLED: the timeline is unchanged. */
 EG_API eg_status eg_session_logits(eg_session *session, float *logits, eg_error *err);
 
-/* Draws one token, appends it, and tells its text. sampling NULL: all defaults. After a token with `stop`, feed the next
- * turn and go on. EG_ERROR_CONTEXT when there is no room for the token: nothing was drawn. */
+/* Draws one token, appends it, and tells its text. sampling NULL: what eg_sampling_default fills in. After a token with
+ * `stop`, feed the next turn and go on. EG_ERROR_CONTEXT: there is no room for the token. EG_ERROR_STATE: as in
+ * eg_session_logits, or audio is open. After a failure, EG_CANCELLED included, nothing was drawn. */
 EG_API eg_status eg_session_next(eg_session *session, const eg_sampling *sampling, eg_token *out, eg_error *err);
 
 /* Starts the random sequence anew; the same seed, tokens and options give the same text on every machine. A new session
  * has a seed of its own from the system's clock. */
 EG_API void eg_session_seed(eg_session *session, uint64_t seed);
 
-/* Number of tokens in the timeline, and the ids from `first` on (soft tokens are -1), at most n, into ids. Returns how
- * many were written. */
+/* Number of tokens in the timeline; 0 for NULL. */
 EG_API size_t eg_session_position(const eg_session *session);
-EG_API size_t eg_session_context(const eg_session *session);   /* how many it can have */
-EG_API size_t eg_session_tokens(const eg_session *session, size_t first, int32_t *ids, size_t n);
 
-/* Goes back by n tokens. Going back further than the sliding windows remember evaluates the kept tokens again, which
- * takes the time of a prefill and is impossible over soft tokens (EG_ERROR_STATE, nothing changes). */
-EG_API eg_status eg_session_rewind(eg_session *session, size_t n, eg_error *err);
+/* Number of tokens that the timeline has room for; 0 for NULL. */
+EG_API size_t eg_session_context(const eg_session *session);
 
-/* A second session with the same timeline, independent from now on. Costs a copy of the KV cache in use. */
+/* Copies the ids of the timeline from position `first` on, at most n, into ids[n]; soft tokens are -1. Returns how many were
+ * written. */
+EG_API size_t eg_session_get_tokens(const eg_session *session, size_t first, int32_t *ids, size_t n);
+
+/* Goes back to `position`, at most eg_session_position, which then is the number of tokens. Going back further than the
+ * sliding windows remember evaluates the kept tokens again with the next call, which takes the time of a prefill and is
+ * impossible over soft tokens. EG_ERROR_STATE: for that reason, or audio is open (end or abort it before); nothing
+ * changes. */
+EG_API eg_status eg_session_rewind_to(eg_session *session, size_t position, eg_error *err);
+
+/* A second session with the same timeline, independent from now on; close it as well. It costs a copy of the KV cache in
+ * use, and has a copy of audio that is open. The thread that uses `session` calls it. */
 EG_API eg_status eg_session_fork(const eg_session *session, eg_session **out, eg_error *err);
 
-/* Write the timeline to a file, and open a session from one: it goes on exactly as the saved one would have.
- * Restoring refuses files of another model (EG_ERROR_FORMAT) and damaged ones. `context` 0: as saved. */
+/* Writes the timeline to a file: beside it first, then renamed, so that a failure leaves an older file as it was. The file
+ * is the same on every machine. EG_ERROR_FILE. EG_ERROR_STATE: audio is open. EG_CANCELLED: the end of a recording, which
+ * still waited to be evaluated, was not; nothing was written. */
 EG_API eg_status eg_session_save(eg_session *session, const char *path, eg_error *err);
+
+/* Opens a session from a file of eg_session_save; it goes on exactly as the saved one would have. `context` 0: as saved.
+ * EG_ERROR_FORMAT: saved with another model, or damaged. EG_ERROR_UNSUPPORTED: another version of the format.
+ * EG_ERROR_CONTEXT: more tokens than `context`. Any thread. */
 EG_API eg_status eg_session_restore(eg_model *model, const char *path, uint32_t context, eg_session **out, eg_error *err);
 
-/* Makes the call that runs now, if any, return EG_CANCELLED within one layer. From any thread, also a signal handler.
- * Without a running call it has no effect. */
+/* Makes a call that computes return EG_CANCELLED: the one that runs now, within one layer, or, when none runs or it is too
+ * late for that one, the next. The call that returns EG_CANCELLED uses the request up. Calls that compute are those that
+ * feed (also of nothing), eg_session_forward, eg_session_logits, eg_session_next, and eg_session_audio_begin, _push and
+ * _end. No other call uses a request up but an eg_session_save that must evaluate. So to drop a request that came too
+ * late, feed no tokens: eg_session_feed_tokens(session, NULL, 0, NULL). From any thread, also a signal handler. */
 EG_API void eg_session_cancel(eg_session *session);
 
-/* Counters since the session was opened, and the memory it holds. Set out->struct_size first; between calls only. */
+/* Counters since the session was opened; a fork begins at 0. Between calls only. */
 EG_API eg_status eg_session_get_stats(const eg_session *session, eg_stats *out, eg_error *err);
+
+/* The memory of the model and of this session together. Between calls only. */
 EG_API eg_status eg_session_get_memory(const eg_session *session, eg_memory *out, eg_error *err);
 
 /* ---- audio ------------------------------------------------------------------------------------------------------- */
@@ -366,49 +452,71 @@ typedef struct eg_audio_params {
     bool no_markers;           /* of a session: without <|audio> before and <audio|> behind it */
 } eg_audio_params;
 
-/* Soft tokens of a recording of so many samples: ceil(floor((samples - 1) / 160) / 4), none below 161. */
-EG_API size_t eg_audio_tokens(size_t samples);
+/* Soft tokens of a recording of so many samples: ceil(floor((samples - 1) / 160) / 4), none below 161. Any thread. */
+EG_API size_t eg_audio_token_count(size_t samples);
 
-/* Begins audio in the timeline, push adds samples[n], and end completes it. Samples gather (160 to 480 ms, by the speed of the
- * machine) before they are encoded and prefilled together; the last ones are encoded by end, and prefilled with what is fed
- * next. params NULL: all defaults.
- * Until the end nothing else can be fed or drawn (EG_ERROR_STATE); reading logits and positions is fine, a fork has a copy
- * of the audio in progress, and a rewind ends it there, without marker.
- * EG_ERROR_UNSUPPORTED: the model has no audio encoder. EG_ERROR_CONTEXT and EG_ERROR_ARGUMENT (a sample that is not finite)
- * of push: these samples were not taken, and more may be pushed or the audio ended. EG_ERROR_ARGUMENT of end: there were less
- * than 161 samples, and the timeline is as before begin. EG_CANCELLED: the audio is over, without marker, and the position
- * tells what was kept. The first begin of a session takes the encoder's work space, about 10 MB; pushing allocates nothing. */
+/* Begins audio in the timeline; params NULL: all defaults. Until its end nothing else can be fed or drawn, nor can the session
+ * be rewound or saved (EG_ERROR_STATE); reading logits and positions is fine, and a fork has a copy of the audio in
+ * progress. The first begin of a session takes the encoder's work space, about 10 MB.
+ * EG_ERROR_UNSUPPORTED: the model has no audio encoder. EG_ERROR_STATE: audio is open already. EG_ERROR_CONTEXT: there is no
+ * room for audio. EG_CANCELLED: no audio was begun; the position tells what was kept. */
 EG_API eg_status eg_session_audio_begin(eg_session *session, const eg_audio_params *params, eg_error *err);
+
+/* Adds samples[n] to the open audio. Samples gather (160 to 480 ms, by the speed of the machine) before they are encoded and
+ * prefilled together. Allocates nothing. EG_ERROR_STATE: no audio is open. EG_ERROR_ARGUMENT (a sample that is not finite)
+ * and EG_ERROR_CONTEXT: these samples were not taken, and more may be pushed or the audio ended. EG_CANCELLED: the audio is
+ * over, without end marker, and the position tells what was kept. */
 EG_API eg_status eg_session_audio_push(eg_session *session, const float *samples, size_t n, eg_error *err);
+
+/* Completes the open audio: encodes the last samples and appends the end marker; both are prefilled with what is fed next.
+ * EG_ERROR_STATE: no audio is open. EG_ERROR_ARGUMENT: there were less than 161 samples; the audio is over, and the timeline
+ * is as before begin. EG_CANCELLED: as in eg_session_audio_push. */
 EG_API eg_status eg_session_audio_end(eg_session *session, eg_error *err);
+
+/* Drops the open audio: the timeline goes back to where it was before begin. The audio is over in every case.
+ * EG_ERROR_STATE: no audio is open; or the timeline cannot go back so far (see eg_session_rewind_to), and then what was
+ * prefilled stays in it, without end marker. */
+EG_API eg_status eg_session_audio_abort(eg_session *session, eg_error *err);
+
+/* Whether audio was begun and is neither ended nor aborted. False for NULL. */
 EG_API bool eg_session_audio_is_open(const eg_session *session);
 
-/* A whole recording at once: begin, push and end. After EG_ERROR_ARGUMENT and EG_ERROR_CONTEXT nothing was added. */
+/* A whole recording samples[n] at once: begin, push and end. After EG_ERROR_ARGUMENT and EG_ERROR_CONTEXT nothing was added;
+ * other failures are as in these three. */
 EG_API eg_status eg_session_feed_audio(eg_session *session, const float *samples, size_t n, const eg_audio_params *params,
                                        eg_error *err);
 
-/* The encoder alone: a stream takes samples and gives soft tokens, each as soon as it is final. One thread at a time, but for
- * cancel. All memory is taken when it opens, and it may run without end. Close it before its model. */
+/* The encoder alone: a stream takes samples and gives soft tokens, each as soon as it is final. It is used by one thread at a
+ * time; eg_audio_stream_cancel alone may be called from another. */
 typedef struct eg_audio_stream eg_audio_stream;
+
+/* Opens a stream; params NULL: all defaults. All memory is taken here, and the stream may run without end. Close it before its
+ * model. Any thread. EG_ERROR_UNSUPPORTED: the model has no audio encoder. */
 EG_API eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, eg_audio_stream **out, eg_error *err);
+
+/* Frees a stream. No call on it may be running. NULL does nothing. */
 EG_API void eg_audio_stream_close(eg_audio_stream *stream);
 
 /* How many tokens a push of n more samples will give. */
-EG_API size_t eg_audio_stream_tokens(const eg_audio_stream *stream, size_t n);
+EG_API size_t eg_audio_stream_token_count(const eg_audio_stream *stream, size_t n);
 
-/* Take samples[n], or end the recording, and write the tokens that are final now, embeddings[*written, hidden_size], ready for
- * eg_session_feed_embeddings. Finishing gives one token at most, and the stream is then ready for another recording.
- * EG_ERROR_ARGUMENT: no room for them within `capacity` tokens, or a sample that is not finite; nothing was taken.
- * EG_CANCELLED: the recording is lost; reset the stream. */
+/* Takes samples[n] and writes the tokens that are final now, embeddings[*written, hidden_size], ready for
+ * eg_session_feed_embeddings. EG_ERROR_ARGUMENT: they do not fit embeddings[capacity, hidden_size], or a sample is not
+ * finite; nothing was taken. EG_CANCELLED: the recording is lost, and every call returns EG_ERROR_STATE until
+ * eg_audio_stream_reset. */
 EG_API eg_status eg_audio_stream_push(eg_audio_stream *stream, const float *samples, size_t n, float *embeddings,
                                       size_t capacity, size_t *written, eg_error *err);
+
+/* Ends the recording and writes what is left of it, one token at most; the stream is then ready for another recording.
+ * Failures are as in eg_audio_stream_push. */
 EG_API eg_status eg_audio_stream_finish(eg_audio_stream *stream, float *embeddings, size_t capacity, size_t *written,
                                         eg_error *err);
 
-/* Forgets the recording and begins another. */
+/* Forgets the recording and begins another. A request to cancel stays. */
 EG_API void eg_audio_stream_reset(eg_audio_stream *stream);
 
-/* Makes the push or finish that runs now, if any, return EG_CANCELLED within one layer. From any thread. */
+/* Makes a push or finish return EG_CANCELLED: the one that runs now, within one layer, or else the next one, which uses the
+ * request up. From any thread, also a signal handler. */
 EG_API void eg_audio_stream_cancel(eg_audio_stream *stream);
 
 #ifdef __cplusplus

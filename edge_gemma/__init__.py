@@ -11,16 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .chat.calls import ToolCall
-from .chat.conversation import Chat
-from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
-from .chat.template import render_chat
-from .chat.tools import Tool, tool_schema
 from .engine import kernels
 from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
+from .engine.config import ModelConfig
 from .engine.generation import Generation, Token
 from .engine.gguf import GGUFFile
-from .engine.model import Model, ModelConfig
+from .engine.model import Model
 from .engine.native import ffi as _ffi
 from .engine.native import lib as _lib
 from .engine.sampling import Sampling
@@ -30,6 +26,11 @@ from .errors import Cancelled, EdgeGemmaError
 
 if TYPE_CHECKING:
     from .audio.source import Source, open_audio
+    from .chat.calls import ToolCall
+    from .chat.conversation import Chat
+    from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
+    from .chat.template import render_chat
+    from .chat.tools import Tool, tool_schema
     from .speech.listener import Listener, ListenerEvent, listen
     from .speech.transcriber import Transcriber, transcribe, transcribe_segments
     from .speech.transcript import Segment, Transcript, TranscriptWriter
@@ -38,18 +39,28 @@ if TYPE_CHECKING:
 #: The instruction set whose kernels were chosen for this machine; see `edge_gemma.kernels.targets`.
 isa: str = _ffi.string(_lib.eg_isa()).decode()
 
-# What is needed for sound alone is imported when it is first used. Type checkers see the imports above.
+# Imported at first use: conversations need a template engine, and not everybody uses sound. Type checkers see the imports
+# above.
 _LAZY = {
+    "Chat": "chat.conversation",
+    "ChatEvent": "chat.reply",
     "Listener": "speech.listener",
     "ListenerEvent": "speech.listener",
+    "Reply": "chat.reply",
+    "ReplyParser": "chat.reply",
     "Segment": "speech.transcript",
     "Source": "audio.source",
+    "Tool": "chat.tools",
+    "ToolCall": "chat.calls",
     "Transcriber": "speech.transcriber",
     "Transcript": "speech.transcript",
     "TranscriptWriter": "speech.transcript",
     "Translator": "speech.translator",
     "listen": "speech.listener",
     "open_audio": "audio.source",
+    "parse_reply": "chat.reply",
+    "render_chat": "chat.template",
+    "tool_schema": "chat.tools",
     "transcribe": "speech.transcriber",
     "transcribe_segments": "speech.transcriber",
     "translate": "speech.translator",

@@ -27,7 +27,7 @@ static eg_status turn(const char *opening, const char *text, eg_error *err)
 {
     if (feed(opening, EG_TEXT_SPECIAL, err) || feed(text, 0, err) || feed("<turn|>\n<|turn>model\n", EG_TEXT_SPECIAL, err))
         return err->status;
-    eg_token token;
+    eg_token token = {.struct_size = sizeof token};
     do {
         if (eg_session_next(session, NULL, &token, err)) return err->status;
         fwrite(token.text, 1, token.text_length, stdout);
@@ -42,7 +42,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s MODEL.gguf\n", argv[0]);
         return 2;
     }
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_model *model;
     eg_model_params model_params = {.struct_size = sizeof model_params, .path = argv[1]};
     if (eg_model_open(&model_params, &model, &err)) {

@@ -37,7 +37,7 @@ static eg_status listen(eg_session *session, eg_error *err)
 
 int main(int argc, char **argv)
 {
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_model *model;
     eg_session *session;
     if (argc != 3) return report("usage: transcribe MODEL.gguf MMPROJ.gguf < SAMPLES");
@@ -49,8 +49,8 @@ int main(int argc, char **argv)
         return report(err.message);
     }
 
-    eg_sampling greedy = {.struct_size = sizeof greedy, .greedy = true};
-    eg_token token = {0};
+    eg_sampling greedy = {.struct_size = sizeof greedy};
+    eg_token token = {.struct_size = sizeof token};
     eg_status status = eg_session_feed_text(session, PROMPT, SIZE_MAX, EG_TEXT_SPECIAL, &err);
     if (!status) status = listen(session, &err);
     if (!status) status = eg_session_feed_text(session, "<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);

@@ -32,7 +32,7 @@ TYPES = [
     "Q5_0",
     "Q5_1",
     "Q8_0",
-    "Q8_0 fine",  # activations in two parts, as encoders have them: two products for a weight
+    "Q8_0 two-term",  # activations of 16 bits, as encoders have them: two products for a weight
     "Q2_K",
     "Q3_K",
     "Q4_K",
@@ -43,7 +43,7 @@ TYPES = [
     "IQ2_S",
     "IQ3_S",
 ]
-TYPES += ["C2", "C4", "C8"]  # a scale for a row, activations on a fixed step
+TYPES += ["QC2", "QC4", "QC8"]  # a scale for a row, activations on a fixed step
 
 
 def best(work: Callable[[], object], loops: int = 1) -> float:
@@ -58,19 +58,19 @@ def best(work: Callable[[], object], loops: int = 1) -> float:
 
 
 def product(
-    target: kernels.Target, name: str, weights: np.ndarray, tokens: int, fine: bool = False
+    target: kernels.Target, name: str, weights: np.ndarray, tokens: int, two_term: bool = False
 ) -> Callable[[], object]:
     """The product of rows in blocks of a type, in `weights`, with some tokens."""
     info, rng = kernels.type_info(name), np.random.default_rng(0)
     stride = COLS // info.block * info.bytes
     rows = weights.size // stride
     x = rng.standard_normal((tokens, COLS)).astype(np.float32)
-    q, d, sums = target.quantize_q8(x, fine)
+    q, d, sums = target.quantize_q8(x, two_term)
     matrix = ffi.new("eg_matrix *", (pointer(weights, "uint8_t *"), info, rows, COLS, stride))
     scratch = np.empty(lib.eg_matmul_scratch_bytes(COLS) + 64, np.uint8)
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     y = np.empty((tokens, rows), np.float32)
-    if lib.eg_type_by_channel(info):
+    if lib.eg_type_per_channel(info):
         scale, totals = np.ones(rows, np.float32), q.sum(1, dtype=np.int32)
         matrix.scale, matrix.scales, run = pointer(scale, "float *"), 1, target._table.matmul_i8
         kept: tuple[np.ndarray, ...] = (q, d[:, 0].copy(), totals, scale)
@@ -80,7 +80,8 @@ def product(
     else:
         kept, run = (q, d, sums), target._table.matmul_q8
         values = ffi.new(
-            "eg_q8 *", [*(pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int16_t *"), strict=True)), fine]
+            "eg_q8 *",
+            [*(pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int16_t *"), strict=True)), two_term],
         )
 
     def work(keep: object = (kept, scratch)) -> None:
@@ -154,12 +155,12 @@ def main() -> None:
                 print(f"  {name:14} {one:6.1f} GB/s {shares[0]}  {many:6.0f} G/s {shares[1]}", flush=True)
 
             for name in sys.argv[1:] or TYPES:
-                kind, fine = name.removesuffix(" fine"), name.endswith(" fine")
+                kind, two_term = name.removesuffix(" two-term"), name.endswith(" two-term")
                 info = kernels.type_info(kind)
                 stride = COLS // info.block * info.bytes
                 far, near = (rng.integers(0, 256, size // stride * stride, np.uint8) for size in (FAR, 128 * stride))
-                one = far.size / best(product(target, kind, far, 1, fine)) / 1e9
-                many = (1 + fine) * 128 * COLS * 256 / best(product(target, kind, near, 256, fine), 20) / 1e9
+                one = far.size / best(product(target, kind, far, 1, two_term)) / 1e9
+                many = (1 + two_term) * 128 * COLS * 256 / best(product(target, kind, near, 256, two_term), 20) / 1e9
                 line(name, one, many, integers)
             for kv in ("f16", "q8"):
                 work, size, _ = attention(target, kv, 1)

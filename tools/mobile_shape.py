@@ -2,7 +2,7 @@
 
     python tools/mobile_shape.py MODEL.gguf OUT.gguf
 
-Matrices become random codes of C2, C4 and C8 with a scale for each row and steps for their activations: the wider FFN of the
+Matrices become random codes of QC2, QC4 and QC8 with a scale for each row and steps for their activations: the wider FFN of the
 layers that share K/V and the tied head in 2 bits, attention, the other FFN and the per-layer embeddings in 4, the small
 matrices of the per-layer inputs in 8. Metadata and norms are copied. So the texts are noise, and nothing else differs.
 """
@@ -19,7 +19,7 @@ from edge_gemma.files.gguf_source import GGUFSource, SourceTensor
 from edge_gemma.files.gguf_writer import GGUFWriter, OutputTensor
 
 PIECE = 1 << 24  # bytes that are written at once
-SPREAD = {"C2": 1.1, "C4": 4.6, "C8": 74.0}  # of evenly distributed codes
+SPREAD = {"QC2": 1.1, "QC4": 4.6, "QC8": 74.0}  # of evenly distributed codes
 STEP = np.float32(0.05)
 EIGHT_BITS = (".inp_gate.weight", ".proj.weight", "per_layer_model_proj.weight")
 
@@ -27,9 +27,9 @@ EIGHT_BITS = (".inp_gate.weight", ".proj.weight", "per_layer_model_proj.weight")
 def packed_type(tensor: SourceTensor, narrow: int) -> str:
     """The type that a matrix gets; `narrow`: rows of the FFN of layers that do not share K/V."""
     if tensor.name.endswith(EIGHT_BITS):
-        return "C8"
+        return "QC8"
     wide = ".ffn_" in tensor.name and max(tensor.shape) > narrow
-    return "C2" if wide or tensor.name in ("token_embd.weight", "output.weight") else "C4"
+    return "QC2" if wide or tensor.name in ("token_embd.weight", "output.weight") else "QC4"
 
 
 def codes(size: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:

@@ -38,7 +38,7 @@ class Type:
     block: int
     group: int
     has_min: bool
-    run: int
+    i16_run: int
     trips: tuple[int, ...]
     prefetches: int
 
@@ -63,10 +63,10 @@ def wrapper(name: str) -> str:
     """The set's file, and one function for each type's product of a tile with some tokens."""
     text = [f'#include "kernels/{name}.c"']
     for kind in TYPES:
-        constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.run}, false"
+        constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.i16_run}, false"
         text.append(
-            f"void multiply_{kind.name}(const piece *p, float *y, int64_t ldy)\n"
-            f"{{\n    multiply_block(p, 0, {constants}, y, ldy);\n}}"
+            f"void multiply_{kind.name}(const tile_args *args, float *y, int64_t ldy)\n"
+            f"{{\n    multiply_tokens(args, 0, {constants}, y, ldy);\n}}"
         )
     return "\n".join(text) + "\n"
 
@@ -182,15 +182,15 @@ def main() -> None:
 
 
 def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
-    """One line: cycles for 32 weights of one row: times a token alone; unpacked, and then times each of four."""
-    alone, unpack = (
+    """Prints one line: cycles for 32 weights of one row: times one token; unpacked, and then times each of four tokens."""
+    gemv, unpack = (
         cost(mca, core, *blocks(assembly, f"{way}_{kind.name}", kind))[0] / 16 / (kind.block / 32)
-        for way in ("alone", "unpack")
+        for way in ("gemv", "unpack")
     )
     inner = list(chain(loops(body(assembly, f"multiply_{kind.name}"))))[-1]
     many = cost(mca, core, [inner], (1,))[0] / 16 / (kind.group / 32) / TOKENS
     print(
-        f"| {name} | {core} | {kind.name.upper()} | {alone:.2f} | {32 / alone:.1f} | {unpack:.2f} | {many:.2f}"
+        f"| {name} | {core} | {kind.name.upper()} | {gemv:.2f} | {32 / gemv:.1f} | {unpack:.2f} | {many:.2f}"
         f" | {32 / many:.1f} |",
         flush=True,
     )

@@ -1,11 +1,12 @@
-/* eg_audio_stream: samples to soft tokens, as they come. */
+/* eg_audio_stream: makes soft tokens of samples while they come. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/structs.h"
 #include "objects.h"
 
-size_t eg_audio_tokens(size_t samples)
+size_t eg_audio_token_count(size_t samples)
 {
     size_t frames = samples ? (samples - 1) / EG_MEL_HOP : 0;
     return frames / EG_AUDIO_FRAMES + (frames % EG_AUDIO_FRAMES != 0);
@@ -33,7 +34,7 @@ size_t eg_audio_relative_bytes(const eg_model *model)
     return (size_t)c->layers * EG_AUDIO_REACH * (size_t)c->width * sizeof(float);
 }
 
-/* The model's keys of relative positions, which the first stream makes; of streams that make them at once, one wins. */
+/* The model's keys of relative positions. The first stream makes them; when several make them at once, one set is kept. */
 static const float *relative_keys(eg_model *model, eg_audio *encoder)
 {
     float *keys = atomic_load(&model->audio_relative);
@@ -46,17 +47,17 @@ static const float *relative_keys(eg_model *model, eg_audio *encoder)
     return keys;
 }
 
-eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stream **out, eg_error *err)
+eg_status eg_audio_stream_create(eg_model *model, uint32_t context, eg_audio_stream **out, eg_error *err)
 {
     eg_audio_stream *s = calloc(1, sizeof *s);
-    if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
+    if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     s->model = model;
     s->encoder.weights = &model->audio;
-    s->encoder.multiplier.kernels = eg_kernels_get();
-    s->encoder.multiplier.pool = model->pool;
-    s->encoder.multiplier.q8.fine = true;
+    s->encoder.matmul.kernels = eg_kernels_get();
+    s->encoder.matmul.pool = model->pool;
+    s->encoder.matmul.q8.two_term = true;
     s->encoder.cancel = &s->cancel;
-    s->encoder.context = context;
+    s->encoder.context = (int32_t)context;
     eg_arena arena = {NULL, 0};
     layout(s, &arena);
     s->bytes = arena.used;
@@ -78,30 +79,30 @@ eg_status eg_audio_stream_create(eg_model *model, int32_t context, eg_audio_stre
     return EG_OK;
 }
 
-eg_status eg_audio_check_params(const eg_model *model, const eg_audio_params *params, int32_t *context, eg_error *err)
+eg_status eg_audio_read_params(const eg_model *model, const eg_audio_params *params, eg_audio_params *out, eg_error *err)
 {
-    if (params && params->struct_size != sizeof *params)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_audio_params needs struct_size = sizeof(eg_audio_params).");
+    static const eg_audio_params defaults = {.struct_size = sizeof defaults};
+    eg_status status = eg_struct_read(params ? params : &defaults, out, sizeof *out, "eg_audio_params", err);
+    if (status) return status;
     if (!model->has_audio)
         return eg_fail(err, EG_ERROR_UNSUPPORTED,
                        model->mmproj ? "%s: the file of encoders has none for audio."
                                      : "%s: this model was opened without an audio encoder: "
                                        "open it together with the file of its encoders (mmproj).",
                        eg_gguf_name(model->mmproj ? model->mmproj : model->file));
-    uint32_t wanted = params && params->left_context ? params->left_context : EG_AUDIO_CONTEXT;
-    if (wanted != EG_AUDIO_CONTEXT && wanted != EG_AUDIO_REACH)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "left_context is %u; it can be %d or %d.", wanted, EG_AUDIO_CONTEXT,
+    if (!out->left_context) out->left_context = EG_AUDIO_CONTEXT;
+    if (out->left_context != EG_AUDIO_CONTEXT && out->left_context != EG_AUDIO_REACH)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "left_context is %u; it can be %d or %d.", out->left_context, EG_AUDIO_CONTEXT,
                        EG_AUDIO_REACH);
-    *context = (int32_t)wanted;
     return EG_OK;
 }
 
 eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, eg_audio_stream **out, eg_error *err)
 {
     if (!model || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model or out is NULL.");
-    int32_t context = 0;
-    eg_status status = eg_audio_check_params(model, params, &context, err);
-    if (!status) status = eg_audio_stream_create(model, context, out, err);
+    eg_audio_params p;
+    eg_status status = eg_audio_read_params(model, params, &p, err);
+    if (!status) status = eg_audio_stream_create(model, p.left_context, out, err);
     if (!status) eg_audio_enter(model);
     return status;
 }
@@ -109,7 +110,7 @@ eg_status eg_audio_stream_open(eg_model *model, const eg_audio_params *params, e
 eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **out, eg_error *err)
 {
     eg_audio_stream *copy;
-    eg_status status = eg_audio_stream_create(from->model, from->encoder.context, &copy, err);
+    eg_status status = eg_audio_stream_create(from->model, (uint32_t)from->encoder.context, &copy, err);
     if (status) return status;
     memcpy(copy->mel.samples, from->mel.samples, (size_t)from->mel.filled * sizeof *copy->mel.samples);
     copy->mel.filled = from->mel.filled;
@@ -145,10 +146,10 @@ void eg_audio_stream_reset(eg_audio_stream *s)
 
 void eg_audio_stream_cancel(eg_audio_stream *s)
 {
-    if (s && atomic_load(&s->running)) atomic_store(&s->cancel, true);
+    if (s) atomic_store(&s->cancel, true);
 }
 
-size_t eg_audio_stream_tokens(const eg_audio_stream *s, size_t n)
+size_t eg_audio_stream_token_count(const eg_audio_stream *s, size_t n)
 {
     if (!s || n > INT64_MAX / 2) return 0;
     return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n)) / EG_AUDIO_FRAMES);
@@ -188,21 +189,25 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *s, size_t n)
     return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n) + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES);
 }
 
+/* Runs unless a request to cancel is pending; the call that reports the request uses it up. */
 static eg_status run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written,
                      eg_error *err)
 {
-    atomic_store(&s->cancel, false);
-    atomic_store(&s->running, true);
-    bool done = eg_audio_stream_run(s, samples, n, last, embeddings, written);
-    atomic_store(&s->running, false);
-    return done ? EG_OK : eg_fail(err, EG_CANCELLED, "cancelled");
+    size_t count = 0;
+    if (atomic_load(&s->cancel) || !eg_audio_stream_run(s, samples, n, last, embeddings, &count)) {
+        s->broken = true;
+        atomic_store(&s->cancel, false);
+        return eg_fail(err, EG_CANCELLED, "cancelled.");
+    }
+    *written = count;
+    return EG_OK;
 }
 
 void eg_audio_enter(eg_model *model) { atomic_fetch_add(&model->recordings, 1); }
 
 void eg_audio_leave(eg_model *model)
 {
-    if (atomic_fetch_sub(&model->recordings, 1) == 1) eg_audio_give_back(&model->audio);
+    if (atomic_fetch_sub(&model->recordings, 1) == 1) eg_audio_release_pages(&model->audio);
 }
 
 static eg_status check(const eg_audio_stream *s, const void *embeddings, size_t tokens, size_t capacity, eg_error *err)
@@ -220,7 +225,7 @@ eg_status eg_audio_stream_push(eg_audio_stream *s, const float *samples, size_t 
     if (!s || !written) return eg_fail(err, EG_ERROR_ARGUMENT, "stream or written is NULL.");
     if (n > INT64_MAX / 2) return eg_fail(err, EG_ERROR_ARGUMENT, "n is too large.");
     eg_status status = eg_audio_check_samples(samples, n, err);
-    if (!status) status = check(s, embeddings, eg_audio_stream_tokens(s, n), capacity, err);
+    if (!status) status = check(s, embeddings, eg_audio_stream_token_count(s, n), capacity, err);
     return status ? status : run(s, samples, n, false, embeddings, written, err);
 }
 

@@ -1,8 +1,9 @@
 /* The public eg_file_* functions: argument checks and lifetimes over the GGUF reader.
  *
- * Owns one thing of its own: marks into the string arrays, so that reading element i walks at most MARK_STEP strings
- * however the caller goes through the array, and nothing changes after opening (any thread). */
+ * Owns marks into the string arrays: reading any element walks at most MARK_STEP strings, in whatever order the caller reads.
+ * Nothing changes after opening, so any thread may read. */
 #include "../base/checked.h"
+#include "../base/structs.h"
 #include "../format/gguf.h"
 
 #include <stdlib.h>
@@ -21,7 +22,7 @@ static eg_status null_argument(eg_error *err, const char *function)
     return eg_fail(err, EG_ERROR_ARGUMENT, "%s: a pointer that must be given is NULL.", function);
 }
 
-/* Walks every string value once; the lengths were checked when the file was opened. */
+/* Walks every string value once; their lengths were checked when the file was opened. */
 static bool make_marks(eg_file *file)
 {
     size_t n_values = (size_t)eg_gguf_value_count(file->gguf), n_marks = 0, bytes;
@@ -45,12 +46,15 @@ static bool make_marks(eg_file *file)
     return true;
 }
 
-eg_status eg_file_open(const char *path, eg_file **out, eg_error *err)
+eg_status eg_file_open(const eg_file_params *params, eg_file **out, eg_error *err)
 {
-    if (!path || !out) return null_argument(err, "eg_file_open");
+    eg_file_params p;
+    if (!out) return null_argument(err, "eg_file_open");
+    eg_status status = eg_struct_read(params, &p, sizeof p, "eg_file_params", err);
+    if (status) return status;
     eg_file *file = calloc(1, sizeof *file);
-    if (!file) return eg_fail(err, EG_ERROR_MEMORY, "Out of memory while opening a file.");
-    eg_status status = eg_gguf_open(path, -1, 0, 0, &file->gguf, err);
+    if (!file) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
+    status = eg_gguf_open(p.path, p.fd, p.offset, p.length, &file->gguf, err);
     if (!status && !make_marks(file))
         status = eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory for the index of the file.", eg_gguf_name(file->gguf));
     if (status) eg_file_close(file);
@@ -67,16 +71,16 @@ void eg_file_close(eg_file *file)
     free(file);
 }
 
-uint64_t eg_file_entry_count(const eg_file *file) { return file ? eg_gguf_value_count(file->gguf) : 0; }
+uint64_t eg_file_metadata_count(const eg_file *file) { return file ? eg_gguf_value_count(file->gguf) : 0; }
 
 uint64_t eg_file_tensor_count(const eg_file *file) { return file ? eg_gguf_tensor_count(file->gguf) : 0; }
 
-/* The entry, or NULL with the error written. */
-static const eg_gguf_value *entry_at(const eg_file *file, uint64_t index, eg_error *err)
+/* The metadata value, or NULL with the error written. */
+static const eg_gguf_value *value_at(const eg_file *file, uint64_t index, eg_error *err)
 {
     const eg_gguf_value *value = eg_gguf_value_at(file->gguf, index);
     if (!value)
-        eg_fail(err, EG_ERROR_ARGUMENT, "%s: metadata entry %llu was asked for, but there are only %llu.",
+        eg_fail(err, EG_ERROR_ARGUMENT, "%s: metadata value %llu was asked for, but there are only %llu.",
                 eg_gguf_name(file->gguf), (unsigned long long)index, (unsigned long long)eg_gguf_value_count(file->gguf));
     return value;
 }
@@ -95,42 +99,48 @@ static eg_status check_element(const eg_file *file, const eg_gguf_value *value, 
     return EG_OK;
 }
 
-eg_status eg_file_get_entry(const eg_file *file, uint64_t index, eg_file_entry *out, eg_error *err)
+eg_status eg_file_get_metadata(const eg_file *file, uint64_t index, eg_file_metadata *out, eg_error *err)
 {
-    if (!file || !out) return null_argument(err, "eg_file_get_entry");
-    const eg_gguf_value *value = entry_at(file, index, err);
+    if (!file) return null_argument(err, "eg_file_get_metadata");
+    eg_status status = eg_struct_check(out, "eg_file_metadata", err);
+    if (status) return status;
+    const eg_gguf_value *value = value_at(file, index, err);
     if (!value) return EG_ERROR_ARGUMENT;
-    *out = (eg_file_entry){.key = value->key.data,
-                           .key_length = value->key.length,
-                           .type = value->type,
-                           .is_array = value->is_array,
-                           .count = value->count};
+    eg_file_metadata metadata = {.type = value->type,
+                                 .key = value->key.data,
+                                 .key_length = value->key.length,
+                                 .count = value->count,
+                                 .is_array = value->is_array};
+    eg_struct_write(out, &metadata, sizeof metadata);
     return EG_OK;
 }
 
 eg_status eg_file_get_tensor(const eg_file *file, uint64_t index, eg_file_tensor *out, eg_error *err)
 {
-    if (!file || !out) return null_argument(err, "eg_file_get_tensor");
+    if (!file) return null_argument(err, "eg_file_get_tensor");
+    eg_status status = eg_struct_check(out, "eg_file_tensor", err);
+    if (status) return status;
     const eg_gguf_tensor *tensor = eg_gguf_tensor_at(file->gguf, index);
     if (!tensor)
         return eg_fail(err, EG_ERROR_ARGUMENT, "%s: tensor %llu was asked for, but there are only %llu.",
                        eg_gguf_name(file->gguf), (unsigned long long)index,
                        (unsigned long long)eg_gguf_tensor_count(file->gguf));
-    *out = (eg_file_tensor){.name = tensor->name.data,
-                            .name_length = tensor->name.length,
-                            .type_name = tensor->type ? tensor->type->name : NULL,
-                            .type = tensor->type_id,
-                            .n_dims = tensor->n_dims,
-                            .data = tensor->data,
-                            .bytes = tensor->bytes};
-    for (int i = 0; i < 4; i++) out->dims[i] = (uint64_t)tensor->dims[i];
+    eg_file_tensor described = {.type = tensor->type_id,
+                                .name = tensor->name.data,
+                                .name_length = tensor->name.length,
+                                .type_name = tensor->type ? tensor->type->name : NULL,
+                                .data = tensor->data,
+                                .bytes = tensor->bytes,
+                                .n_dims = tensor->n_dims};
+    for (int i = 0; i < 4; i++) described.dims[i] = (uint64_t)tensor->dims[i];
+    eg_struct_write(out, &described, sizeof described);
     return EG_OK;
 }
 
 eg_status eg_file_get_number(const eg_file *file, uint64_t index, uint64_t element, double *out, eg_error *err)
 {
     if (!file || !out) return null_argument(err, "eg_file_get_number");
-    const eg_gguf_value *value = entry_at(file, index, err);
+    const eg_gguf_value *value = value_at(file, index, err);
     if (!value) return EG_ERROR_ARGUMENT;
     eg_status status = check_element(file, value, element, err);
     if (status) return status;
@@ -145,7 +155,7 @@ eg_status eg_file_get_string(const eg_file *file, uint64_t index, uint64_t eleme
                              eg_error *err)
 {
     if (!file || !text || !length) return null_argument(err, "eg_file_get_string");
-    const eg_gguf_value *value = entry_at(file, index, err);
+    const eg_gguf_value *value = value_at(file, index, err);
     if (!value) return EG_ERROR_ARGUMENT;
     eg_status status = check_element(file, value, element, err);
     if (status) return status;

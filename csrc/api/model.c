@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "../base/map.h"
+#include "../base/structs.h"
+#include "bytes.h"
 #include "objects.h"
 
 const char *eg_version(void) { return EG_VERSION; }
@@ -16,6 +18,13 @@ static uint64_t hash(uint64_t h, const void *data, size_t n)
     return h;
 }
 
+static uint64_t hash_number(uint64_t h, uint64_t value, int bytes)
+{
+    uint8_t little_endian[8];
+    eg_bytes_put(little_endian, value, bytes);
+    return hash(h, little_endian, (size_t)bytes);
+}
+
 /* Names, types and shapes of all tensors, and some bytes from the middle of each. */
 uint64_t eg_model_fingerprint(const eg_model *model)
 {
@@ -24,14 +33,14 @@ uint64_t eg_model_fingerprint(const eg_model *model)
     for (uint64_t i = 0; i < eg_gguf_tensor_count(file); i++) {
         const eg_gguf_tensor *t = eg_gguf_tensor_at(file, i);
         h = hash(h, t->name.data, t->name.length);
-        h = hash(h, &t->type_id, sizeof t->type_id);
-        h = hash(h, t->dims, sizeof t->dims);
+        h = hash_number(h, t->type_id, 4);
+        for (int d = 0; d < 4; d++) h = hash_number(h, (uint64_t)t->dims[d], 8);
         if (t->data && t->bytes) h = hash(h, t->data + t->bytes / 2, t->bytes - t->bytes / 2 < 64 ? 1 : 64);
     }
     return h;
 }
 
-/* Reads a byte of each page of data[bytes] that lies in [from, to) of all that is counted; *at counts on. */
+/* Reads a byte of each page of data[bytes], as far as it lies within [from, to) of everything that *at counts; adds to *at. */
 static void touch(const uint8_t *data, uint64_t bytes, uint64_t from, uint64_t to, uint64_t *at)
 {
     enum { PAGE = 4096 };
@@ -41,21 +50,21 @@ static void touch(const uint8_t *data, uint64_t bytes, uint64_t from, uint64_t t
     *at += bytes;
 }
 
-void eg_model_warm(eg_model *model)
+void eg_model_prefault(eg_model *model)
 {
-    enum { STEP = 64 << 20 };  /* some milliseconds when the file is in the page cache */
+    enum { STEP = 64 << 20 };  /* takes some milliseconds when the file is in the page cache */
     const eg_config *c = &model->config;
-    uint64_t from = atomic_load(&model->warmed), at = 0;
+    uint64_t from = atomic_load(&model->prefaulted), at = 0;
     if (from == UINT64_MAX) return;
     for (int32_t l = c->kv_layers - 1; l < c->layers; l++) {
-        const eg_layer *y = &model->weights.layer[l];
-        const eg_matrix *all[] = {&y->q, &y->o, &y->gate, &y->up, &y->down, &y->inp_gate, &y->proj};
+        const eg_layer *layer = &model->weights.layer[l];
+        const eg_matrix *all[] = {&layer->q, &layer->o, &layer->gate, &layer->up, &layer->down, &layer->inp_gate, &layer->proj};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i]->data) touch(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, from, from + STEP, &at);
     }
     const eg_matrix *head = &model->weights.output;
     touch(head->data, (uint64_t)head->rows * head->row_bytes, from, from + STEP, &at);
-    atomic_store(&model->warmed, from + STEP < at ? from + STEP : UINT64_MAX);
+    atomic_store(&model->prefaulted, from + STEP < at ? from + STEP : UINT64_MAX);
 }
 
 static void read_name(eg_model *model)
@@ -65,17 +74,13 @@ static void read_name(eg_model *model)
     const uint8_t *cursor = value->data;
     eg_span name = eg_gguf_next_string(value, &cursor);
     size_t n = name.length < sizeof model->name ? name.length : sizeof model->name - 1;
-    while (n && n < name.length && ((uint8_t)name.data[n] & 0xc0) == 0x80) n--;   /* not within a character */
+    while (n && n < name.length && ((uint8_t)name.data[n] & 0xc0) == 0x80) n--;   /* cut between characters */
     memcpy(model->name, name.data, n);
 }
 
-eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err)
+/* Opens the files and binds what they hold. */
+static eg_status read_files(eg_model *model, const eg_model_params *params, eg_error *err)
 {
-    if (!params || !out || params->struct_size != sizeof *params)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_model_open needs params with struct_size = sizeof(eg_model_params).");
-    if (params->threads > 1024) return eg_fail(err, EG_ERROR_ARGUMENT, "threads must be at most 1024.");
-    eg_model *model = calloc(1, sizeof *model);
-    if (!model) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
     eg_status status = eg_gguf_open(params->path, params->fd, params->offset, params->length, &model->file, err);
     if (!status) status = eg_config_read(model->file, &model->config, err);
     if (!status) status = eg_weights_bind(model->file, &model->config, &model->weights, err);
@@ -89,8 +94,21 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
                               err);
     if (!status && model->mmproj)
         status = eg_audio_bind(model->mmproj, model->config.hidden, &model->audio, &model->has_audio, err);
+    return status;
+}
+
+eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err)
+{
+    eg_model_params p;
+    if (!out) return eg_fail(err, EG_ERROR_ARGUMENT, "out is NULL.");
+    eg_status status = eg_struct_read(params, &p, sizeof p, "eg_model_params", err);
+    if (status) return status;
+    if (p.threads > 1024) return eg_fail(err, EG_ERROR_ARGUMENT, "threads is %u; it can be at most 1024.", p.threads);
+    eg_model *model = calloc(1, sizeof *model);
+    if (!model) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
+    status = read_files(model, &p, err);
     if (!status) {
-        model->pool = eg_pool_create(params->threads ? params->threads : eg_pool_fast_cores());
+        model->pool = eg_pool_create(p.threads ? p.threads : eg_pool_fast_cores());
         if (!model->pool) status = eg_fail(err, EG_ERROR_MEMORY, "could not start the threads.");
     }
     if (status) {
@@ -101,7 +119,7 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
         const eg_gguf_tensor *t = eg_gguf_tensor_at(model->file, i);
         model->parameters += (uint64_t)t->dims[0] * (uint64_t)t->dims[1] * (uint64_t)t->dims[2] * (uint64_t)t->dims[3];
     }
-    /* Half of E2B's bytes, of which a token reads one row: without this the system would read ahead around each. */
+    /* This table is half of E2B's file, and a token reads one row of it: the system must not read ahead around each row. */
     const eg_matrix *table = &model->weights.per_layer_token_embd;
     if (table->data) eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_RANDOM);
     read_name(model);
@@ -124,11 +142,11 @@ void eg_model_close(eg_model *model)
 
 eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err)
 {
-    if (!model || !out || out->struct_size != sizeof *out)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_model_get_info needs struct_size = sizeof(eg_model_info).");
+    if (!model) return eg_fail(err, EG_ERROR_ARGUMENT, "model is NULL.");
+    eg_status status = eg_struct_check(out, "eg_model_info", err);
+    if (status) return status;
     const eg_config *c = &model->config;
-    *out = (eg_model_info){
-        .struct_size = sizeof *out,
+    eg_model_info info = {
         .layers = (uint32_t)c->layers,
         .kv_layers = (uint32_t)c->kv_layers,
         .hidden_size = (uint32_t)c->hidden,
@@ -144,26 +162,34 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
     };
-    memcpy(out->name, model->name, sizeof out->name);
+    memcpy(info.name, model->name, sizeof info.name);
+    eg_struct_write(out, &info, sizeof info);
     return EG_OK;
 }
 
-eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err)
+eg_memory eg_model_measure(const eg_model *model)
 {
-    if (!model || !out || out->struct_size != sizeof *out)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_model_get_memory needs struct_size = sizeof(eg_memory).");
-    *out = (eg_memory){
-        .struct_size = sizeof *out,
+    eg_memory memory = {
         .mapped = eg_gguf_mapped_bytes(model->file),
         .resident = eg_gguf_resident_bytes(model->file),
         .tables = sizeof *model + model->weights.heap_bytes + model->weights.owned.bytes + eg_gguf_heap_bytes(model->file) +
                   eg_tokenizer_heap_bytes(model->tokenizer),
     };
-    if (!model->mmproj) return EG_OK;
-    out->mapped += eg_gguf_mapped_bytes(model->mmproj);
-    out->resident += eg_gguf_resident_bytes(model->mmproj);
-    out->tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes +
-                   (atomic_load(&model->audio_relative) ? eg_audio_relative_bytes(model) : 0);
+    if (!model->mmproj) return memory;
+    memory.mapped += eg_gguf_mapped_bytes(model->mmproj);
+    memory.resident += eg_gguf_resident_bytes(model->mmproj);
+    memory.tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes +
+                     (atomic_load(&model->audio_relative) ? eg_audio_relative_bytes(model) : 0);
+    return memory;
+}
+
+eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err)
+{
+    if (!model) return eg_fail(err, EG_ERROR_ARGUMENT, "model is NULL.");
+    eg_status status = eg_struct_check(out, "eg_memory", err);
+    if (status) return status;
+    eg_memory memory = eg_model_measure(model);
+    eg_struct_write(out, &memory, sizeof memory);
     return EG_OK;
 }
 

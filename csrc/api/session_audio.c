@@ -1,13 +1,13 @@
 /* Audio into a session's timeline: samples gather, are encoded together, and prefilled at once.
  *
- * How many gather changes the speed and nothing else. A small device reads the encoder and half of the decoder from memory for
- * every batch, so it must wait for more; how long a batch takes, beside the audio in it, tells.
+ * How many samples gather changes the speed and nothing else. Every batch reads the encoder and half of the decoder from memory,
+ * so a slow device must gather more. The time that a batch takes, compared with the audio in it, tells how many.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "../base/clock.h"
-#include "objects.h"
+#include "timeline.h"
 
 enum {
     FEWEST = 4,                /* tokens to gather: 160 ms */
@@ -17,7 +17,7 @@ enum {
 eg_status eg_session_audio_check_closed(const eg_session *s, eg_error *err)
 {
     if (!s->audio.open) return EG_OK;
-    return eg_fail(err, EG_ERROR_STATE, "audio is being fed: end it (or rewind) first.");
+    return eg_fail(err, EG_ERROR_STATE, "audio is open: end it or abort it first.");
 }
 
 enum { GATHERED = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES };   /* samples that are encoded together, at most */
@@ -29,13 +29,13 @@ static eg_status allocate(eg_session *s, eg_error *err)
     eg_session_audio *a = &s->audio;
     if (a->memory) return EG_OK;
     a->memory = malloc((GATHERED + embeddings_size(s)) * sizeof(float));
-    if (!a->memory) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
+    if (!a->memory) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     a->samples = a->memory;
     a->embeddings = a->samples + GATHERED;
     return EG_OK;
 }
 
-/* Counts this session's recording, for `draws` tokens after its end; 0: no longer. */
+/* Counts this session as one that records, for `draws` tokens after the end of the audio; 0: no longer. */
 static void count_recording(eg_session *s, int draws)
 {
     if (draws && !s->audio.recording) eg_audio_enter(s->model);
@@ -48,9 +48,10 @@ void eg_session_audio_draw(eg_session *s)
     if (s->audio.recording) count_recording(s, s->audio.recording - 1);
 }
 
-void eg_session_audio_abandon(eg_session *s)
+/* Audio is over at once, without what has gathered and without end marker. */
+static void drop(eg_session *s)
 {
-    if (s->audio.open) count_recording(s, 0);
+    count_recording(s, 0);
     s->audio.open = false;
 }
 
@@ -99,15 +100,15 @@ static eg_status append_marker(eg_session *s, const char *text, eg_error *err)
     int32_t id = eg_tokenizer_find(s->model->tokenizer, text, strlen(text));
     if (id < 0)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: the vocabulary has no token '%s'.", eg_gguf_name(s->model->file), text);
-    eg_session_append(s, &id, 1);
+    eg_timeline_append(s, &id, 1);
     return EG_OK;
 }
 
-/* A stream for this session with that context, at the beginning of a recording. */
-static eg_status prepare_stream(eg_session *s, int32_t context, eg_error *err)
+/* Gives the session a stream with that context, at the beginning of a recording. */
+static eg_status prepare_stream(eg_session *s, uint32_t context, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
-    if (a->stream && a->stream->encoder.context == context) {
+    if (a->stream && a->stream->encoder.context == (int32_t)context) {
         eg_audio_stream_reset(a->stream);
         return EG_OK;
     }
@@ -122,53 +123,52 @@ eg_status eg_session_audio_begin(eg_session *s, const eg_audio_params *params, e
 {
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
     eg_session_audio *a = &s->audio;
-    int32_t context = 0;
-    bool markers = !params || !params->no_markers;
-    eg_status status = eg_audio_check_params(s->model, params, &context, err);
+    eg_audio_params p;
+    eg_status status = eg_audio_read_params(s->model, params, &p, err);
     if (!status) status = eg_session_audio_check_closed(s, err);
-    if (!status) status = eg_session_check_room(s, markers ? 3 : 1, err);
+    if (!status) status = eg_timeline_check_room(s, p.no_markers ? 1 : 3, err);
     if (!status) status = allocate(s, err);
-    if (!status) status = prepare_stream(s, context, err);
+    if (!status) status = prepare_stream(s, p.left_context, err);
+    if (!status) status = eg_timeline_begin(s, err);
     if (status) return status;
     int64_t old_length = s->length;
-    eg_session_begin(s);
-    if (markers) status = append_marker(s, "<|audio>", err);
-    if (!status) status = eg_session_settle(s, err);   /* now, while nobody waits */
+    if (!p.no_markers) status = append_marker(s, "<|audio>", err);
+    if (!status) status = eg_timeline_settle(s, err);   /* now, while nobody waits */
     if (!status) {
         count_recording(s, 2);
         a->open = true;
-        a->markers = markers;
+        a->markers = !p.no_markers;
         a->start = old_length;
         a->n_samples = 0;
         if (!a->gather) a->gather = FEWEST;
-        eg_model_warm(s->model);
+        eg_model_prefault(s->model);
     }
-    return eg_session_end_feed(s, old_length, status);
+    return eg_timeline_end_feed(s, old_length, status);
 }
 
-/* Encodes what has gathered; *n soft tokens. */
+/* Encodes what has gathered into *n soft tokens. */
 static eg_status encode(eg_session *s, bool last, size_t *n, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
     double start = eg_clock();
     if (!eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, n))
-        return eg_fail(err, EG_CANCELLED, "cancelled");
+        return eg_fail(err, EG_CANCELLED, "cancelled.");
     a->n_samples = 0;
     s->stats.audio_tokens += *n;
     s->stats.audio_seconds += eg_clock() - start;
     return EG_OK;
 }
 
-/* Encodes and prefills what has gathered, and learns how much should. */
+/* Encodes and prefills what has gathered, and adapts how much gathers from now on. */
 static eg_status process(eg_session *s, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
     double start = eg_clock(), seconds = (double)a->n_samples / EG_SAMPLE_RATE;
     size_t n;
     eg_status status = encode(s, false, &n, err);
-    if (!status && n) status = eg_session_append_soft(s, a->embeddings, n, err);
+    if (!status && n) status = eg_timeline_append_soft(s, a->embeddings, n, err);
     if (status) return status;
-    eg_model_warm(s->model);
+    eg_model_prefault(s->model);
     double load = (eg_clock() - start) / seconds;
     if (load > 0.6 && a->gather < MOST) a->gather++;
     if (load < 0.3 && a->gather > FEWEST) a->gather--;
@@ -179,14 +179,14 @@ eg_status eg_session_audio_push(eg_session *s, const float *samples, size_t n, e
 {
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
     eg_session_audio *a = &s->audio;
-    if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is being fed: begin it first.");
+    if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is open: begin it first.");
     eg_status status = eg_audio_check_samples(samples, n, err);
     if (!status && n > INT64_MAX / 2) status = eg_fail(err, EG_ERROR_ARGUMENT, "n is too large.");
-    if (!status)   /* for the end as well */
-        status = eg_session_check_room(s, eg_audio_stream_all_tokens(a->stream, (size_t)a->n_samples + n) + a->markers, err);
+    if (!status)   /* room for the end of the recording as well */
+        status = eg_timeline_check_room(s, eg_audio_stream_all_tokens(a->stream, (size_t)a->n_samples + n) + a->markers, err);
     if (status) return status;
     int64_t old_length = s->length;
-    eg_session_begin(s);
+    status = eg_timeline_begin(s, err);
     while (!status && a->n_samples + (int64_t)n >= a->gather * EG_TOKEN_SAMPLES) {
         size_t take = GATHERED - (size_t)a->n_samples;
         if (take > n) take = n;
@@ -197,40 +197,48 @@ eg_status eg_session_audio_push(eg_session *s, const float *samples, size_t n, e
         status = process(s, err);
     }
     if (status) {
-        eg_session_audio_abandon(s);
+        drop(s);
     } else if (n) {
         memcpy(a->samples + a->n_samples, samples, n * sizeof *samples);
         a->n_samples += (int64_t)n;
     }
-    return eg_session_end_feed(s, old_length, status);
+    return eg_timeline_end_feed(s, old_length, status);
 }
 
 eg_status eg_session_audio_end(eg_session *s, eg_error *err)
 {
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
     eg_session_audio *a = &s->audio;
-    if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is being fed: begin it first.");
+    if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is open: begin it first.");
     int64_t old_length = s->length;
     size_t n = 0;
-    eg_session_begin(s);
-    eg_status status = eg_session_settle(s, err);   /* nothing, normally */
+    eg_status status = eg_timeline_begin(s, err);
+    if (!status) status = eg_timeline_settle(s, err);   /* normally nothing waits */
     if (!status) status = encode(s, true, &n, err);
     a->open = false;
     if (!status && !n && s->length == a->start + a->markers) {
-        eg_session_end(s, EG_OK);
-        eg_session_rewind(s, a->markers, NULL);
+        eg_timeline_end(s, EG_OK);
+        eg_timeline_rewind_to(s, a->start, NULL);
         count_recording(s, 0);
         return eg_fail(err, EG_ERROR_ARGUMENT, "the recording is too short: it takes 161 samples (10 ms) at least.");
     }
     if (status) {
         count_recording(s, 0);
-        return eg_session_end_feed(s, old_length, status);
+        return eg_timeline_end_feed(s, old_length, status);
     }
-    /* These and the marker wait: evaluated with the end of the turn, they cost little more than it alone. */
+    /* These tokens and the marker wait: evaluated together with what closes the turn, they cost little more. */
     for (size_t i = 0; i < n; i++) s->tokens[s->length++] = -1;
     if (n) s->waiting_soft = a->embeddings;
     if (a->markers) status = append_marker(s, "<audio|>", err);
-    return eg_session_end_feed(s, old_length, status);
+    return eg_timeline_end_feed(s, old_length, status);
+}
+
+eg_status eg_session_audio_abort(eg_session *s, eg_error *err)
+{
+    if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
+    if (!s->audio.open) return eg_fail(err, EG_ERROR_STATE, "no audio is open: there is nothing to abort.");
+    drop(s);
+    return eg_timeline_rewind_to(s, s->audio.start, err);
 }
 
 bool eg_session_audio_is_open(const eg_session *s) { return s && s->audio.open; }
@@ -238,12 +246,12 @@ bool eg_session_audio_is_open(const eg_session *s) { return s && s->audio.open; 
 eg_status eg_session_feed_audio(eg_session *s, const float *samples, size_t n, const eg_audio_params *params, eg_error *err)
 {
     if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
-    int32_t context = 0;
-    eg_status status = eg_audio_check_params(s->model, params, &context, err);
+    eg_audio_params p;
+    eg_status status = eg_audio_read_params(s->model, params, &p, err);
     if (!status) status = eg_audio_check_samples(samples, n, err);
     if (!status && n <= EG_MEL_HOP)
         status = eg_fail(err, EG_ERROR_ARGUMENT, "the recording has %zu samples: it takes 161 (10 ms) at least.", n);
-    if (!status) status = eg_session_check_room(s, eg_audio_tokens(n) + (params && params->no_markers ? 0 : 2), err);
+    if (!status) status = eg_timeline_check_room(s, eg_audio_token_count(n) + (p.no_markers ? 0 : 2), err);
     if (!status) status = eg_session_audio_begin(s, params, err);
     if (!status) status = eg_session_audio_push(s, samples, n, err);
     return status ? status : eg_session_audio_end(s, err);

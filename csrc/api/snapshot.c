@@ -1,28 +1,40 @@
 /* Snapshots: a session's timeline and KV cache in a file.
  *
- * Layout (native byte order and floats, which all supported machines share): header; tokens i32[length];
- * last_embedding f32[d]; last_x f32[d]; then for each KV-owning layer the slots of K and of V of the positions that the
- * session needs, in order; at the end the FNV-1a hash of all before it. Written beside the target and renamed, so a failure
- * leaves an older file as it was.
+ * All numbers are little endian, floats in their IEEE 754 bits. The file is
+ *
+ *     magic         8 bytes "EGSNAP\r\n": the line end shows a transfer as text, which would damage all that follows
+ *     version       u32, of this format
+ *     fields        as in struct header, in the order of transfer_header
+ *     tokens        i32 [length]
+ *     last_embedding, last_x    f32 [hidden] each
+ *     K and V       for each layer that owns them, for each position that the session still needs, in order: the rows of K
+ *                   of all heads, then those of V. A row is f16 [head_dim], f32 [head_dim], or for q8 i8 [head_dim, rounded
+ *                   up to 4] and f32 [head_dim / 32, rounded up]
+ *     hash          u64 of everything before it
+ *
+ * It is written beside the target and renamed, so that a failure leaves an older file as it was.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "objects.h"
+#include "../base/numbers.h"
+#include "bytes.h"
+#include "timeline.h"
+
+static const uint8_t MAGIC[8] = {'E', 'G', 'S', 'N', 'A', 'P', '\r', '\n'};
+enum { VERSION = 1, CHUNK = 4096 };
 
 typedef struct header {
-    char magic[8];
-    uint64_t fingerprint;      /* of the model */
     uint32_t kv;               /* eg_kv_type */
-    uint32_t has_last;
-    int64_t context, length, evaluated, high;
-    uint64_t random;
-    eg_detokenizer detokenizer;
+    uint64_t fingerprint;      /* of the model */
+    uint64_t context, length, evaluated, high;   /* as in struct eg_session */
+    uint64_t random;           /* state of the sampler */
+    uint32_t has_last;         /* 1: last_embedding and last_x belong to the last evaluated token; else 0 */
+    uint32_t n_held;           /* bytes of an incomplete character that the detokenizer holds, 0 to 3 */
+    uint8_t held[4];           /* [n_held], then zeros */
 } header;
-
-static const char MAGIC[8] = "EGSNAP1";
 
 typedef struct stream {
     FILE *file;
@@ -30,82 +42,166 @@ typedef struct stream {
     uint64_t hash;
 } stream;
 
+/* ---- bytes ------------------------------------------------------------------------------------------------------- */
+
 /* Moves n bytes between memory and the file, and hashes them. */
-static void transfer(stream *s, void *data, size_t n)
+static void transfer_bytes(stream *s, uint8_t *data, size_t n)
 {
     if (s->failed || !n) return;
     s->failed = (s->writing ? fwrite(data, 1, n, s->file) : fread(data, 1, n, s->file)) != n;
     if (s->failed) return;
     uint64_t h = s->hash;
-    const uint8_t *p = data;
-    for (; n >= 8; n -= 8, p += 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        h = (h ^ word) * 0x100000001b3u;
+    for (; n >= 8; n -= 8, data += 8) {
+        h = (h ^ eg_bytes_get(data, 8)) * 0x100000001b3u;
         h ^= h >> 32;
     }
-    for (; n; n--) h = (h ^ *p++) * 0x100000001b3u;
+    for (; n; n--) h = (h ^ *data++) * 0x100000001b3u;
     s->hash = h;
 }
 
-/* First position of a layer that was still in its ring when `high` positions had been evaluated. */
-static int64_t oldest(int64_t high, int64_t capacity) { return high > capacity ? high - capacity : 0; }
-
-/* Everything after the header. first_of: the oldest position of each layer in the file. */
-static void transfer_body(stream *f, eg_session *s, const int64_t *first_of)
+static void transfer_u32(stream *s, uint32_t *value)
 {
-    const eg_config *c = &s->model->config;
-    transfer(f, s->tokens, (size_t)s->length * sizeof *s->tokens);
-    transfer(f, s->last_embedding, (size_t)c->hidden * sizeof(float));
-    transfer(f, s->last_x, (size_t)c->hidden * sizeof(float));
-    for (int32_t l = 0; l < c->kv_layers; l++) {
-        const eg_layer_cache *y = &s->decoder.cache.layer[l];
-        for (int64_t p = first_of[l]; p < s->evaluated; p++) {
-            transfer(f, y->k + (size_t)(p % y->capacity) * y->slot_bytes, y->slot_bytes);
-            transfer(f, y->v + (size_t)(p % y->capacity) * y->slot_bytes, y->slot_bytes);
+    uint8_t bytes[4];
+    eg_bytes_put(bytes, *value, 4);
+    transfer_bytes(s, bytes, 4);
+    *value = (uint32_t)eg_bytes_get(bytes, 4);
+}
+
+static void transfer_u64(stream *s, uint64_t *value)
+{
+    uint8_t bytes[8];
+    eg_bytes_put(bytes, *value, 8);
+    transfer_bytes(s, bytes, 8);
+    *value = eg_bytes_get(bytes, 8);
+}
+
+static bool is_big_endian(void)
+{
+    const uint16_t one = 1;
+    uint8_t first;
+    memcpy(&first, &one, 1);
+    return first == 0;
+}
+
+/* n numbers of `width` bytes at `data`, which are in the byte order of the machine. */
+static void transfer_numbers(stream *s, void *data, size_t n, size_t width)
+{
+    uint8_t *at = data, bytes[CHUNK];
+    if (width == 1 || !is_big_endian()) {
+        transfer_bytes(s, at, n * width);
+        return;
+    }
+    for (size_t left = n * width, count; left && !s->failed; left -= count, at += count) {
+        count = left < CHUNK ? left : CHUNK;
+        for (size_t i = 0; i < count; i++) bytes[i] = at[i / width * width + width - 1 - i % width];
+        transfer_bytes(s, bytes, count);
+        for (size_t i = 0; i < count; i++) at[i / width * width + width - 1 - i % width] = bytes[i];
+    }
+}
+
+/* ---- parts of the file ------------------------------------------------------------------------------------------- */
+
+static void transfer_header(stream *s, header *h)
+{
+    transfer_u32(s, &h->kv);
+    transfer_u64(s, &h->fingerprint);
+    transfer_u64(s, &h->context);
+    transfer_u64(s, &h->length);
+    transfer_u64(s, &h->evaluated);
+    transfer_u64(s, &h->high);
+    transfer_u64(s, &h->random);
+    transfer_u32(s, &h->has_last);
+    transfer_u32(s, &h->n_held);
+    transfer_bytes(s, h->held, sizeof h->held);
+}
+
+/* The rows of K or V of all heads at one position. */
+static void transfer_slot(stream *f, eg_kv_type format, const eg_layer_cache *layer, int64_t head_dim, uint8_t *slot)
+{
+    size_t n = (size_t)head_dim, codes = format == EG_KV_Q8 ? (n + 3) / 4 * 4 : 0;
+    for (size_t at = 0; at < layer->slot_bytes; at += layer->row_bytes) {
+        if (format == EG_KV_F16) transfer_numbers(f, slot + at, n, 2);
+        else if (format == EG_KV_F32) transfer_numbers(f, slot + at, n, 4);
+        else {
+            transfer_numbers(f, slot + at, codes, 1);
+            transfer_numbers(f, slot + at + codes, (n + 31) / 32, 4);
         }
     }
 }
 
+/* Everything between the header and the hash. first_of: the oldest position of each layer in the file. */
+static void transfer_body(stream *f, eg_session *s, const int64_t *first_of)
+{
+    const eg_config *c = &s->model->config;
+    const eg_cache *cache = &s->decoder.cache;
+    transfer_numbers(f, s->tokens, (size_t)s->length, sizeof *s->tokens);
+    transfer_numbers(f, s->last_embedding, (size_t)c->hidden, sizeof(float));
+    transfer_numbers(f, s->last_x, (size_t)c->hidden, sizeof(float));
+    for (int32_t l = 0; l < c->kv_layers; l++) {
+        const eg_layer_cache *layer = &cache->layer[l];
+        for (int64_t p = first_of[l]; p < s->evaluated; p++) {
+            size_t slot = (size_t)(p % layer->capacity) * layer->slot_bytes;
+            transfer_slot(f, cache->format, layer, c->layer[l].head_dim, layer->k + slot);
+            transfer_slot(f, cache->format, layer, c->layer[l].head_dim, layer->v + slot);
+        }
+    }
+}
+
+/* The oldest position of each layer that its ring still holds after `high` positions. */
 static void oldest_of(const eg_session *s, int64_t high, int64_t *first_of)
 {
-    for (int32_t l = 0; l < s->model->config.kv_layers; l++) first_of[l] = oldest(high, s->decoder.cache.layer[l].capacity);
+    for (int32_t l = 0; l < s->model->config.kv_layers; l++)
+        first_of[l] = eg_larger(high - s->decoder.cache.layer[l].capacity, 0);
+}
+
+/* ---- saving ------------------------------------------------------------------------------------------------------ */
+
+/* False when the file system has failed; errno tells why. */
+static bool write_file(FILE *file, eg_session *s)
+{
+    stream f = {.file = file, .writing = true};
+    uint8_t magic[sizeof MAGIC];
+    uint32_t version = VERSION;
+    header h = {.kv = s->decoder.cache.format,
+                .fingerprint = eg_model_fingerprint(s->model),
+                .context = (uint64_t)s->context,
+                .length = (uint64_t)s->length,
+                .evaluated = (uint64_t)s->evaluated,
+                .high = (uint64_t)s->high,
+                .random = s->sampler.state,
+                .has_last = s->has_last,
+                .n_held = s->detokenizer.n_held};
+    memcpy(h.held, s->detokenizer.held, h.n_held);
+    int64_t first_of[EG_MAX_LAYERS];
+    oldest_of(s, s->high, first_of);
+    memcpy(magic, MAGIC, sizeof magic);
+    transfer_bytes(&f, magic, sizeof magic);
+    transfer_u32(&f, &version);
+    transfer_header(&f, &h);
+    transfer_body(&f, s, first_of);
+    uint64_t hash = f.hash;
+    transfer_u64(&f, &hash);
+    return !f.failed;
 }
 
 eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
 {
     if (!s || !path) return eg_fail(err, EG_ERROR_ARGUMENT, "session or path is NULL.");
     eg_status status = eg_session_audio_check_closed(s, err);
-    if (!status && s->waiting_soft) {   /* whose rows a snapshot has no place for */
-        eg_session_begin(s);
-        status = eg_session_end(s, eg_session_settle(s, err));
+    if (!status && s->waiting_soft) {   /* a snapshot has no place for rows of embeddings */
+        status = eg_timeline_begin(s, err);
+        if (!status) status = eg_timeline_end(s, eg_timeline_settle(s, err));
     }
     if (status) return status;
     size_t n = strlen(path) + 6;
     char *temporary = malloc(n);
-    if (!temporary) return eg_fail(err, EG_ERROR_MEMORY, "out of memory");
+    if (!temporary) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     snprintf(temporary, n, "%s.part", path);
-    stream f = {.file = fopen(temporary, "wb"), .writing = true};
-    f.failed = !f.file;
-    header h = {.fingerprint = eg_model_fingerprint(s->model),
-                .kv = s->decoder.cache.format,
-                .has_last = s->has_last,
-                .context = s->context,
-                .length = s->length,
-                .evaluated = s->evaluated,
-                .high = s->high,
-                .random = s->sampler.state,
-                .detokenizer = s->detokenizer};
-    memcpy(h.magic, MAGIC, sizeof h.magic);
-    int64_t first_of[EG_MAX_LAYERS];
-    oldest_of(s, s->high, first_of);
-    transfer(&f, &h, sizeof h);
-    transfer_body(&f, s, first_of);
-    uint64_t hash = f.hash;
-    transfer(&f, &hash, sizeof hash);
-    if (f.file && fclose(f.file)) f.failed = true;
-    if (!f.failed) f.failed = rename(temporary, path) != 0;
-    if (f.failed) {
+    FILE *file = fopen(temporary, "wb");
+    bool done = file && write_file(file, s);
+    if (file && fclose(file)) done = false;
+    if (done) done = rename(temporary, path) == 0;
+    if (!done) {
         status = eg_fail(err, EG_ERROR_FILE, "%s: could not be written: %s.", path, strerror(errno));
         remove(temporary);
     }
@@ -113,54 +209,86 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
     return status;
 }
 
-static eg_status check_header(const eg_model *model, const header *h, const char *path, eg_error *err)
+/* ---- restoring --------------------------------------------------------------------------------------------------- */
+
+/* Reads and checks everything before the tokens. */
+static eg_status read_header(stream *f, const eg_model *model, const char *path, header *h, eg_error *err)
 {
-    if (memcmp(h->magic, MAGIC, sizeof h->magic))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: not a session snapshot of this version.", path);
+    uint8_t magic[sizeof MAGIC] = {0};
+    uint32_t version = 0;
+    transfer_bytes(f, magic, sizeof magic);
+    if (f->failed || memcmp(magic, MAGIC, sizeof magic))
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: this is no session snapshot.", path);
+    transfer_u32(f, &version);
+    if (!f->failed && version != VERSION)
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       "%s: the snapshot has version %u of the format, but this version of the library reads version %d alone.",
+                       path, (unsigned)version, VERSION);
+    transfer_header(f, h);
+    if (f->failed) return eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is cut short.", path);
     if (h->fingerprint != eg_model_fingerprint(model))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: saved with another model file; open it with the one it was saved with.",
                        path);
-    if (h->kv > EG_KV_Q8 || h->context < 1 || h->context > model->config.context || h->length < 0 || h->length > h->context ||
-        h->evaluated < 0 || h->evaluated > h->length || h->high < h->evaluated || h->high > h->context ||
-        h->detokenizer.n_held >= sizeof h->detokenizer.held)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged.", path);
+    const struct {
+        const char *field;
+        bool valid;
+    } checks[] = {
+        {"kv", h->kv <= EG_KV_Q8},
+        {"context", h->context >= 1 && h->context <= (uint64_t)model->config.context},
+        {"length", h->length <= h->context},
+        {"evaluated", h->evaluated <= h->length},
+        {"high", h->high >= h->evaluated && h->high <= h->context},
+        {"has_last", h->has_last <= (h->evaluated > 0)},
+        {"n_held", h->n_held < sizeof h->held},
+    };
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++)
+        if (!checks[i].valid)
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged: its field '%s' is out of range.", path,
+                           checks[i].field);
     return EG_OK;
+}
+
+static bool tokens_are_valid(const eg_session *s)
+{
+    for (int64_t i = 0; i < s->length; i++)
+        if (s->tokens[i] < (i < s->evaluated ? -1 : 0) || s->tokens[i] >= s->model->config.vocab) return false;
+    return true;
+}
+
+/* Fills the empty session s from the file behind its header; `saved` has rings of the size that the file was saved from. */
+static bool read_body(stream *f, const header *h, const eg_session *saved, eg_session *s)
+{
+    int64_t first_of[EG_MAX_LAYERS];
+    oldest_of(saved, (int64_t)h->high, first_of);
+    s->length = (int64_t)h->length;
+    s->evaluated = s->high = (int64_t)h->evaluated;
+    s->has_last = h->has_last;
+    s->sampler.state = h->random;
+    s->detokenizer.n_held = h->n_held;
+    memcpy(s->detokenizer.held, h->held, h->n_held);
+    /* Rings of another size remember no more than those of the file did. */
+    for (int32_t l = 0; l < s->model->config.kv_layers; l++)
+        if (first_of[l] > 0) s->high = eg_larger(s->high, first_of[l] + s->decoder.cache.layer[l].capacity);
+    transfer_body(f, s, first_of);
+    uint64_t computed = f->hash, stored = 0;
+    transfer_u64(f, &stored);
+    return !f->failed && stored == computed && fgetc(f->file) == EOF && tokens_are_valid(s);
 }
 
 static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t context, eg_session **out, eg_error *err)
 {
     stream f = {.file = file};
-    header h;
-    transfer(&f, &h, sizeof h);
-    if (f.failed) return eg_fail(err, EG_ERROR_FORMAT, "%s: the file is too short for a session snapshot.", path);
-    eg_status status = check_header(model, &h, path, err);
+    header h = {0};
+    eg_status status = read_header(&f, model, path, &h, err);
     if (status) return status;
-    if (context && h.length > (int64_t)context)
-        return eg_fail(err, EG_ERROR_CONTEXT, "%s: holds %lld tokens, more than a context of %u.", path, (long long)h.length,
-                       context);
-    eg_session *saved = NULL, *s = NULL;   /* `saved` is not filled: it tells how large the rings were */
-    status = eg_session_create(model, h.context, (eg_kv_type)h.kv, &saved, err);
-    if (!status) status = eg_session_create(model, context ? context : h.context, (eg_kv_type)h.kv, &s, err);
-    if (!status) {
-        int64_t first_of[EG_MAX_LAYERS];
-        oldest_of(saved, h.high, first_of);
-        s->length = h.length;
-        s->evaluated = s->high = h.evaluated;
-        s->has_last = h.has_last;
-        s->sampler.state = h.random;
-        s->detokenizer = h.detokenizer;
-        /* Rings of another size remember no more than those of the file did. */
-        for (int32_t l = 0; l < model->config.kv_layers; l++)
-            if (first_of[l] > 0 && first_of[l] + s->decoder.cache.layer[l].capacity > s->high)
-                s->high = first_of[l] + s->decoder.cache.layer[l].capacity;
-        transfer_body(&f, s, first_of);
-        uint64_t computed = f.hash, stored = 0;
-        transfer(&f, &stored, sizeof stored);
-        bool bad = f.failed || stored != computed || fgetc(file) != EOF;
-        for (int64_t i = 0; i < s->length && !bad; i++)
-            bad = s->tokens[i] < -1 || s->tokens[i] >= model->config.vocab || (i >= s->evaluated && s->tokens[i] < 0);
-        if (bad) status = eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged or cut short.", path);
-    }
+    if (context && h.length > context)
+        return eg_fail(err, EG_ERROR_CONTEXT, "%s: holds %llu tokens, more than a context of %u.", path,
+                       (unsigned long long)h.length, context);
+    eg_session *saved = NULL, *s = NULL;
+    status = eg_session_create(model, (int64_t)h.context, (eg_kv_type)h.kv, &saved, err);
+    if (!status) status = eg_session_create(model, context ? context : (int64_t)h.context, (eg_kv_type)h.kv, &s, err);
+    if (!status && !read_body(&f, &h, saved, s))
+        status = eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged or cut short.", path);
     eg_session_close(saved);
     if (status) eg_session_close(s);
     else *out = s;

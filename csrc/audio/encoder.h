@@ -1,10 +1,9 @@
-/* The audio encoder: log-mel frames to soft tokens, streaming.
+/* The streaming audio encoder: log-mel frames to soft tokens.
  *
- * A causal conformer over tokens of 40 ms, four frames each; only the two strided convolutions in front of it look ahead, by
- * three frames. So the state between calls is small, and a recording cut in any way gives the same bits:
- *
- *   the last frame, the last row of the first convolution, and for each layer the last keys, values and inputs of its
- *   depthwise convolution. Relative positions depend on differences alone, so a stream may run without end.
+ * A conformer over tokens of 40 ms (four frames). It is causal, except for the two strided convolutions in front, which look
+ * ahead by three frames. The state between calls is small: the last frame, the last row of the first convolution, and for each
+ * layer the last keys, values and inputs of the depthwise convolution. So a recording that is cut into calls in any way gives
+ * the same bits. Only differences of positions matter, so a stream may run without end.
  *
  * Owns its buffers (in the owner's arenas); knows nothing of samples, models or timelines.
  */
@@ -19,7 +18,7 @@
 enum {
     EG_AUDIO_BLOCK = 64,       /* tokens encoded together */
     EG_AUDIO_FRAMES = 4,       /* frames of a token */
-    EG_AUDIO_CHANNELS = 2,     /* convolutions in front */
+    EG_AUDIO_CHANNELS = 2,     /* strided convolutions in front */
     EG_AUDIO_KERNEL = 5,       /* of the depthwise convolution */
     EG_AUDIO_REACH = 13,       /* relative positions that the model knows, 0 .. 12 */
     EG_AUDIO_CONTEXT = 12,     /* tokens that a token sees, itself included, unless asked for 13 */
@@ -29,7 +28,7 @@ enum {
 typedef struct eg_audio_config {
     int32_t layers, width, heads, head_dim, ffn;
     int32_t features;          /* num_mel_bins */
-    int32_t channels[EG_AUDIO_CHANNELS], rows[EG_AUDIO_CHANNELS];   /* of each convolution's output; rows along frequency */
+    int32_t channels[EG_AUDIO_CHANNELS], rows[EG_AUDIO_CHANNELS];   /* of the outputs; rows along frequency */
     int32_t output, hidden;    /* width of the tower's output, and of a soft token */
 } eg_audio_config;
 
@@ -47,7 +46,7 @@ typedef struct eg_audio_ffw {
 typedef struct eg_audio_layer {
     eg_audio_ffw ffw[2];               /* up [F, w], down [w, F] */
     const float *pre_attention, *post_attention;   /* attn_pre_norm, attn_post_norm [w] */
-    const float *per_dim_scale;        /* [head_dim]; softplus is in it */
+    const float *per_dim_scale;        /* [head_dim]; the file has applied softplus to it */
     eg_clipped q, k, v, out;           /* [w, w] */
     eg_matrix k_rel;                   /* [w, w] */
     const float *pre_conv, *post_conv; /* conv_norm and norm_conv [w]: before the first matrix, after the depthwise one */
@@ -69,22 +68,22 @@ typedef struct eg_audio_weights {
     uint64_t heap_bytes;
 } eg_audio_weights;
 
-/* Binds the audio encoder of an mmproj file, whose soft tokens must be `hidden` wide; *present is false, and nothing is bound,
- * when the file has none. Errors name file and tensor or key. After a failure there is nothing to free. */
+/* Binds the audio encoder of an mmproj file; its soft tokens must be `hidden` wide. If the file has no audio encoder, *present
+ * is false and nothing is bound. Errors name the file and the tensor or key. After a failure there is nothing to free. */
 eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *weights, bool *present, eg_error *err);
 void eg_audio_free(eg_audio_weights *weights);
 
-/* Lets the system take the weights' pages out of memory; they come back when they are touched. */
-void eg_audio_give_back(const eg_audio_weights *weights);
+/* Releases the weights' pages; the next access reads them from the file again. */
+void eg_audio_release_pages(const eg_audio_weights *weights);
 
 typedef struct eg_audio_state {        /* of one layer */
-    float *k, *v;              /* [CONTEXT or more + BLOCK, w]: history, then the block at hand */
+    float *k, *v;              /* [context - 1 + BLOCK, w]: history, then the current block */
     float *g;                  /* [KERNEL - 1 + BLOCK, w] */
 } eg_audio_state;
 
 typedef struct eg_audio {
     const eg_audio_weights *weights;
-    eg_multiplier multiplier;
+    eg_matmul matmul;
     atomic_bool *cancel;       /* checked once per layer */
     int32_t context;           /* tokens that a token sees, itself included */
     const float *relative;     /* [layers, REACH, w]: keys of relative positions, from eg_audio_relative */
@@ -97,17 +96,18 @@ typedef struct eg_audio {
     float *wide;               /* [B, largest of F, 2w, rows * channels, output] */
 } eg_audio;
 
-/* The caller sets weights, multiplier.kernels, multiplier.pool, multiplier.q8.fine, cancel and context before. */
+/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.two_term, cancel and context before. */
 void eg_audio_layout(eg_audio *audio, eg_arena *arena);
-/* out[layers, REACH, w], the same for all encoders of these weights. The caller sets `relative` to it before encoding. */
+/* Computes out[layers, REACH, w], which is the same for all encoders of these weights. The caller sets `relative` to it before
+ * it encodes. */
 void eg_audio_relative(eg_audio *audio, float *out);
-/* Begins a recording. */
+/* Begins a new recording. */
 void eg_audio_reset(eg_audio *audio);
-/* Makes `to`, of the same weights and context, go on where `from` is. */
+/* Copies the state of `from` to `to`, which has the same weights and context. */
 void eg_audio_copy(eg_audio *to, const eg_audio *from);
 
-/* Soft tokens out[ceil(n / FRAMES), hidden] of n frames, at most BLOCK * FRAMES: a multiple of FRAMES unless these are the
- * last ones of the recording. False when cancelled: then reset before the next use. */
+/* Encodes n frames to soft tokens out[ceil(n / FRAMES), hidden]. n is at most BLOCK * FRAMES, and a multiple of FRAMES unless
+ * these are the last frames of the recording. False if cancelled: call eg_audio_reset before the next use. */
 bool eg_audio_encode(eg_audio *audio, const float *frames, int64_t n, float *out);
 
 #endif

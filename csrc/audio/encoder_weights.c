@@ -1,4 +1,4 @@
-/* Binds the tensors of an mmproj file to the audio encoder's structure. */
+/* Reads the configuration of the audio encoder from an mmproj file and binds its tensors; see encoder.h. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@ enum { MAX_FEATURES = 1024 };
 static eg_status read_config(const eg_gguf *file, eg_audio_config *c, eg_error *err)
 {
     eg_span projector = eg_keys_text(file, "clip.audio.projector_type");
-    if (!projector.length) projector = eg_keys_text(file, "clip.projector_type");   /* of files with one encoder */
+    if (!projector.length) projector = eg_keys_text(file, "clip.projector_type");   /* in files with one encoder */
     if (!eg_span_is(projector, "gemma4a"))
         return eg_fail(err, EG_ERROR_UNSUPPORTED,
                        "%s: the key 'clip.audio.projector_type' is '%.*s'; only 'gemma4a' encoders "
@@ -31,7 +31,7 @@ static eg_status read_config(const eg_gguf *file, eg_audio_config *c, eg_error *
     return keys.status;
 }
 
-/* a.blk.N.WHAT.WHICH_min and _max; infinite where the file has none. */
+/* The clamp bounds a.blk.N.WHAT.WHICH_min and _max; infinite where the file has none. */
 static void bind_bounds(eg_binder *b, int32_t l, const char *what, const char *which, float bounds[2])
 {
     static const char *const suffix[] = {"min", "max"};
@@ -91,8 +91,8 @@ static void bind_layer(eg_binder *b, const eg_audio_config *c, int32_t l, eg_aud
     w->out_norm = vector(b, l, "ln2", d);
 }
 
-/* Convolution i; its tensor tells the number of channels. Copied in an order in which patches are runs of what is convolved,
- * and filled up with zeros to whole vectors. */
+/* Convolution i; the number of channels comes from the tensor's shape. The weights are copied to the order (place, input), so
+ * that a patch is made of contiguous runs of the input, and padded with zeros to a multiple of 16. */
 static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
 {
     eg_audio_config *c = &w->config;
@@ -176,12 +176,13 @@ void eg_audio_free(eg_audio_weights *w)
     memset(w, 0, sizeof *w);
 }
 
-void eg_audio_give_back(const eg_audio_weights *w)
+void eg_audio_release_pages(const eg_audio_weights *w)
 {
     for (int32_t l = 0; l < w->config.layers; l++) {
-        const eg_audio_layer *y = &w->layer[l];
-        const eg_matrix *all[] = {&y->ffw[0].up.w, &y->ffw[0].down.w, &y->q.w,   &y->k.w,         &y->v.w,          &y->out.w,
-                                  &y->k_rel,       &y->pw1.w,         &y->pw2.w, &y->ffw[1].up.w, &y->ffw[1].down.w};
+        const eg_audio_layer *layer = &w->layer[l];
+        const eg_matrix *all[] = {&layer->ffw[0].up.w, &layer->ffw[0].down.w, &layer->q.w,          &layer->k.w,
+                                  &layer->v.w,         &layer->out.w,         &layer->k_rel,        &layer->pw1.w,
+                                  &layer->pw2.w,       &layer->ffw[1].up.w,   &layer->ffw[1].down.w};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             eg_map_advise(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, EG_ADVICE_DONTNEED);
     }

@@ -1,5 +1,5 @@
-/* Computed in doubles: single precision loses bins 100 dB below the loudest, and the logarithm shows it. The cost is small
- * beside the encoder's. */
+/* Log-mel frames of samples; the formula is in mel.h. Computed in doubles: single precision loses bins 100 dB below the
+ * loudest one, and the logarithm makes that visible. The cost is small compared with the encoder's. */
 #include "mel.h"
 
 #include <math.h>
@@ -22,7 +22,7 @@ void eg_mel_layout(eg_mel *m, int32_t features, eg_arena *arena)
     m->samples = eg_arena_take(arena, EG_MEL_FRAME + EG_MEL_HOP, sizeof *m->samples);
 }
 
-/* Frequency in Hz of edge j of features + 2. */
+/* Frequency in Hz of triangle edge j, 0 .. features + 1. */
 static double edge(int32_t j, int32_t features)
 {
     double top = 2595 * log10(1 + 8000.0 / 700);
@@ -58,7 +58,7 @@ void eg_mel_reset(eg_mel *m)
     memset(m->samples, 0, (size_t)m->filled * sizeof *m->samples);
 }
 
-/* z[n] := sum over j of z[j] e^(-2 pi i j n / HALF), in place; z holds HALF complex numbers, their parts side by side. */
+/* z[n] := sum over j of z[j] e^(-2 pi i j n / HALF), in place; z holds HALF complex numbers as (re, im) pairs. */
 static void fft(const eg_mel *m, double *z)
 {
     for (int i = 1, j = 0; i < HALF; i++) {            /* into bit-reversed order */
@@ -85,7 +85,7 @@ static void fft(const eg_mel *m, double *z)
             }
 }
 
-/* |X[k]| of the real signal whose even and odd samples are the parts of z before its transform: X = E + w^k O. */
+/* |X[k]| of a real signal, where z is the transform of (even samples) + i (odd samples): X = E + w^k O. */
 static double magnitude(const eg_mel *m, const double *z, int k)
 {
     const double *a = z + 2 * (k % HALF), *b = z + 2 * ((HALF - k) % HALF);
@@ -115,12 +115,12 @@ int64_t eg_mel_push(eg_mel *m, const float **samples, int64_t *n, float *frames,
 {
     int64_t written = 0;
     while (*n > 0 && written < room) {
-        int64_t take = EG_MEL_FRAME + 1 - m->filled;   /* the sample that makes the frame count, and no more */
-        if (take > *n) take = *n;
-        memcpy(m->samples + m->filled, *samples, (size_t)take * sizeof **samples);
-        m->filled += (int32_t)take;
-        *samples += take;
-        *n -= take;
+        int64_t copied = EG_MEL_FRAME + 1 - m->filled;   /* no more than completes the frame */
+        if (copied > *n) copied = *n;
+        memcpy(m->samples + m->filled, *samples, (size_t)copied * sizeof **samples);
+        m->filled += (int32_t)copied;
+        *samples += copied;
+        *n -= copied;
         if (m->filled <= EG_MEL_FRAME) continue;
         frame(m, frames + written++ * m->features);
         m->filled -= EG_MEL_HOP;

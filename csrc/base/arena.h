@@ -1,5 +1,6 @@
-/* Arena: one block of memory cut into arrays. Lay out twice with the same code: first with base NULL, which only adds up
- * `used`, then with base set to that many bytes. An overflow of sizes shows as used == SIZE_MAX. */
+/* Arena: one allocation that is cut into arrays. The same layout code runs twice. With base NULL it only adds up the sizes in
+ * `used`; then the owner allocates that many bytes, sets base, and runs it again. used == SIZE_MAX after the first run means
+ * that the sizes overflowed. */
 #ifndef EG_BASE_ARENA_H
 #define EG_BASE_ARENA_H
 

@@ -1,4 +1,5 @@
-/* Sums and products that tell when they overflow, and alignment. For every size that comes from a file or a caller. */
+/* Additions and multiplications that report overflow, and alignment. Every size that comes from a file or a caller goes
+ * through these. */
 #ifndef EG_BASE_CHECKED_H
 #define EG_BASE_CHECKED_H
 
@@ -6,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* *out = a op b and true; false (and *out untouched) when that does not fit. out may point to a or b's variable. */
+/* *out = a op b, and true. If the result does not fit: false, and *out is untouched. */
 static inline bool eg_add_u64(uint64_t a, uint64_t b, uint64_t *out)
 {
     if (a > UINT64_MAX - b) return false;

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-/* Bounds [*offset, *offset + *length) to a file of `size` bytes; the part that both systems share. */
+/* Checks that bytes [offset, offset + *length) are inside a file of `size` bytes. A *length of 0 becomes the rest of it. */
 static eg_status check_range(uint64_t size, uint64_t offset, uint64_t *length, const char *name, eg_error *err)
 {
     if (size == 0) return eg_fail(err, EG_ERROR_FILE, "%s: the file is empty.", name);
@@ -69,7 +69,7 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     if (base == MAP_FAILED) return system_fail(err, name, "map the file", errno);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     int saved = errno;
-    /* What is read from now on: in the largest pages the file system has. */
+    /* Asks for huge pages: fewer TLB misses for what is read into the page cache from now on. */
     (void)madvise(base, base_length, MADV_HUGEPAGE);
     errno = saved;
 #endif
@@ -98,7 +98,7 @@ void eg_map_close(eg_map *map)
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
 {
     uintptr_t page = page_size(), begin = (uintptr_t)data, end = begin + (uintptr_t)length;
-    if (advice == EG_ADVICE_DONTNEED) {   /* only whole pages: the neighbours keep theirs */
+    if (advice == EG_ADVICE_DONTNEED) {   /* only whole pages: the others also hold neighbouring data */
         begin = (begin + page - 1) / page * page;
         end = end / page * page;
     } else {
@@ -112,7 +112,7 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
                   : advice == EG_ADVICE_DONTNEED ? MADV_DONTNEED
                                                  : MADV_NORMAL);
 #ifdef MADV_NOHUGEPAGE
-    if (advice == EG_ADVICE_RANDOM)   /* where the page cache has huge pages, a row of a table would bring 2 MB of it */
+    if (advice == EG_ADVICE_RANDOM)   /* with huge pages, reading one row of a table would load 2 MB of it */
         (void)madvise((void *)begin, end - begin, MADV_NOHUGEPAGE);
 #endif
     errno = saved;
@@ -125,7 +125,7 @@ uint64_t eg_map_resident(const eg_map *map)
     if (!file) return 0;
     uint64_t begin = (uintptr_t)map->base, end = begin + map->base_length, overlap = 0, total = 0;
     char line[512];
-    bool at_start = true;      /* the rest of a long line is not a line, whatever a file's name makes it look like */
+    bool at_start = true;      /* of a line: what follows a long file name is not an entry */
     while (fgets(line, sizeof line, file)) {
         unsigned long long from, to, kilobytes;
         if (at_start && sscanf(line, "%llx-%llx ", &from, &to) == 2) {

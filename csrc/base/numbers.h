@@ -1,4 +1,4 @@
-/* The smaller and the larger of two numbers. */
+/* Minimum and maximum of two 64-bit integers. */
 #ifndef EG_BASE_NUMBERS_H
 #define EG_BASE_NUMBERS_H
 

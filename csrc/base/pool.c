@@ -1,5 +1,8 @@
-/* Thread pool. One run at a time is open; workers join it while it is open and the caller closes it when all is handed out,
- * so a worker that wakes too late costs nothing. */
+/* Thread pool with work stealing.
+ *
+ * At most one run is open at a time. The caller opens it, works itself, and closes it when no piece is left to claim; workers
+ * join only while it is open. So the caller never waits for a worker that is still waking up. Workers spin for about 50 us
+ * after a run and then sleep. */
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -11,9 +14,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SPINS = 4000 };   /* about 50 us of pauses: longer than the gap between two layers' matrices, shorter than a slice */
+enum { SPINS = 4000 };   /* about 50 us: longer than the gap between two matrices, shorter than a scheduler's time slice */
 
-/* What a worker has left of [begin, end): begin in the upper half, end in the lower one, so that both change at once. */
+/* The indices that a worker has left: begin in the upper 32 bits, end in the lower ones, so that one compare-and-swap changes
+ * both. */
 typedef struct share {
     _Alignas(64) atomic_uint_least64_t left;
 } share;
@@ -26,11 +30,11 @@ struct eg_pool {
     pthread_cond_t wake;
     atomic_uint sleepers;
     atomic_bool quit;
-    eg_task *task;                   /* these three change only while no run is open and no worker is active */
+    eg_task *task;                   /* like context and chunk: changes only while no worker is active */
     void *context;
     int64_t chunk;
     _Alignas(64) atomic_uint_fast64_t epoch;   /* odd: a run is open */
-    _Alignas(64) atomic_uint active;           /* workers inside a run, or looking whether it is open */
+    _Alignas(64) atomic_uint active;           /* workers inside a run, or checking whether one is open */
 };
 
 typedef struct start {
@@ -43,7 +47,7 @@ static void relax(void)
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ __volatile__("isb");   /* yield returns at once on most cores; this takes about as long as a pause */
+    __asm__ __volatile__("isb");   /* "yield" does nothing on most cores; isb takes about as long as x86's pause */
 #endif
 }
 
@@ -51,16 +55,16 @@ static uint64_t packed(int64_t begin, int64_t end) { return (uint64_t)begin << 3
 static int64_t begin_of(uint64_t left) { return (int64_t)(left >> 32); }
 static int64_t end_of(uint64_t left) { return (int64_t)(left & UINT32_MAX); }
 
-/* A part of n, but no less than a chunk unless there is less. */
+/* n / parts, but at least a chunk, and at most n. */
 static int64_t piece_of(const eg_pool *pool, int64_t n, int64_t parts)
 {
     int64_t piece = n / parts, least = n < pool->chunk ? n : pool->chunk;
     return piece < least ? least : piece;
 }
 
-/* The next piece, from the front of the worker's share: one after the other they make a single stream through memory, for
- * what is fetched ahead of a piece belongs to the one after it. */
-static bool take(eg_pool *pool, unsigned worker, int64_t *begin, int64_t *end)
+/* Claims the next piece from the front of the worker's share. Successive pieces are adjacent in memory, so what a kernel
+ * prefetches beyond one piece is the beginning of the next. */
+static bool claim_piece(eg_pool *pool, unsigned worker, int64_t *begin, int64_t *end)
 {
     uint64_t left = atomic_load(&pool->shares[worker].left);
     do {
@@ -71,7 +75,7 @@ static bool take(eg_pool *pool, unsigned worker, int64_t *begin, int64_t *end)
     return true;
 }
 
-/* Makes the second half of what another worker has left the share of this one, whose own is done. */
+/* Moves the second half of another worker's remaining share to this worker, whose own share is done. */
 static bool steal(eg_pool *pool, unsigned worker)
 {
     for (unsigned i = 1; i < pool->threads; i++) {
@@ -90,7 +94,7 @@ static bool steal(eg_pool *pool, unsigned worker)
 static void work(eg_pool *pool, unsigned worker)
 {
     do
-        for (int64_t begin, end; take(pool, worker, &begin, &end);) pool->task(pool->context, begin, end, worker);
+        for (int64_t begin, end; claim_piece(pool, worker, &begin, &end);) pool->task(pool->context, begin, end, worker);
     while (steal(pool, worker));
 }
 
@@ -119,8 +123,8 @@ static void *worker_main(void *argument)
         uint64_t now = wait_for_change(s.pool, seen);
         if (now & 1) {
             atomic_fetch_add(&s.pool->active, 1);
-            /* Joined for certain only if the run is still open now: the caller closes first, then waits for
-             * active == 0. */
+            /* Check again after the increment: the caller closes the run first and then waits for active == 0. If
+             * the run is still open here, the caller waits for this worker. */
             if (atomic_load(&s.pool->epoch) == now) work(s.pool, s.worker);
             atomic_fetch_sub(&s.pool->active, 1);
         }
@@ -160,7 +164,7 @@ void eg_pool_destroy(eg_pool *pool)
     if (!pool) return;
     pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->quit, true);
-    atomic_fetch_add(&pool->epoch, 2);   /* still even: nothing to join, but spinning workers look up */
+    atomic_fetch_add(&pool->epoch, 2);   /* still even: no run to join, but spinning workers wake up */
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     for (unsigned i = 0; i < pool->started; i++) pthread_join(pool->handles[i], NULL);
@@ -201,7 +205,7 @@ void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t
 }
 
 #ifdef __linux__
-/* A number in /sys about one processor; -1 when absent. */
+/* A number from a file in /sys about one processor; -1 if there is no such file. */
 static long cpu_number(int cpu, const char *what)
 {
     char path[96];
@@ -228,8 +232,9 @@ unsigned eg_pool_fast_cores(void)
     unsigned cores = 0;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &set)) continue;
-        /* Little cores (below half of the fastest) slow every layer down; a second hardware thread adds nothing to
-         * code that is bound by memory or by the vector units. The list of siblings begins with the lowest of them. */
+        /* Skip little cores (below half of the fastest), which would slow every layer down, and second hardware
+         * threads, which add nothing where memory or the vector units are the limit. The list of siblings begins with
+         * the lowest number. */
         if (fastest > 0 && cpu_number(cpu, "cpu_capacity") * 2 < fastest) continue;
         long first = cpu_number(cpu, "topology/thread_siblings_list");
         if (first >= 0 && first != cpu && first < CPU_SETSIZE && CPU_ISSET((int)first, &set)) continue;

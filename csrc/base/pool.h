@@ -1,5 +1,5 @@
-/* Thread pool: every thread has an even share of an index and helps others when it is done, because phones have unequal
- * cores. */
+/* Thread pool. Owns the worker threads; knows nothing of their tasks. A run covers the indices [0, n): each worker starts with
+ * an equal share, and a worker that is done steals half of what another one has left, since phones mix fast and slow cores. */
 #ifndef EG_BASE_POOL_H
 #define EG_BASE_POOL_H
 
@@ -10,17 +10,17 @@ typedef struct eg_pool eg_pool;
 /* Works on [begin, end); `worker` is below eg_pool_threads and differs between concurrent calls of one run. */
 typedef void eg_task(void *context, int64_t begin, int64_t end, unsigned worker);
 
-/* threads includes the caller of eg_pool_run, so threads - 1 are started. NULL: out of memory or of threads. */
+/* `threads` counts the caller of eg_pool_run, so threads - 1 are started. NULL if memory or threads run out. */
 eg_pool *eg_pool_create(unsigned threads);
 void eg_pool_destroy(eg_pool *pool);
 unsigned eg_pool_threads(const eg_pool *pool);
 
-/* Calls task for [0, n) in pieces of at least `chunk` (the last one of a share may be smaller) and returns when all are done.
- * Worker i begins at n * i / threads. Workers spin briefly for the next run and then sleep. May be called from several
- * threads at once: whoever finds the pool busy does everything itself, as worker 0. */
+/* Calls task for pieces of [0, n) of at least `chunk` indices (the last piece of a share may be smaller) and returns when all
+ * are done. The share of worker i begins at n * i / threads. Several threads may call this at once; a caller that finds the
+ * pool busy runs its whole task on its own thread, as worker 0. */
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk);
 
-/* How many threads suit this process: the fast cores it may run on, one thread each. At least 1. */
+/* A good number of threads for this process: one for each fast core that it may run on. At least 1. */
 unsigned eg_pool_fast_cores(void);
 
 #endif

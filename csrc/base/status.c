@@ -1,13 +1,13 @@
 /* Error text. Owns the one place where text from files and from the system is made safe to print: what leaves here is
  * valid UTF-8 without control characters, whatever went in. Knows nothing of what failed. */
-#include "status.h"
+#include "structs.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Bytes of the well-formed, printable character at text[length]; 0 if there is none. Overlong forms, surrogates and the
- * control characters of both halves of Latin-1 do not count: a terminal might obey them. */
+/* Bytes of the printable UTF-8 character that text[length] begins with; 0 if there is none. Overlong forms, surrogates and
+ * control characters (C0 and C1) are refused: a terminal might act on them. */
 static size_t printable(const unsigned char *text, size_t length)
 {
     unsigned c = text[0];
@@ -23,10 +23,19 @@ static size_t printable(const unsigned char *text, size_t length)
     return code >= least[n] && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff) ? n : 0;
 }
 
+/* Bytes of err->message that the caller's struct has; 0 if that is not even one character. */
+static size_t message_room(const eg_error *err)
+{
+    uint32_t stated = eg_struct_size(err);
+    if (stated < offsetof(eg_error, message) + 2 || stated > EG_STRUCT_MOST) return 0;
+    return (stated < sizeof *err ? stated : sizeof *err) - offsetof(eg_error, message);
+}
+
 eg_status eg_fail(eg_error *err, eg_status status, const char *format, ...)
 {
-    if (!err) return status;
-    /* Longer than the message, so that a character cut at its end can be told from a damaged one. */
+    size_t room = err ? message_room(err) : 0;
+    if (!room) return status;
+    /* Longer than the message, so that a character that the message cuts off is not taken for a damaged one. */
     char text[sizeof err->message + 4];
     va_list args;
     va_start(args, format);
@@ -37,13 +46,15 @@ eg_status eg_fail(eg_error *err, eg_status status, const char *format, ...)
     size_t length = strlen(text), out = 0;
     for (size_t i = 0; i < length;) {
         size_t n = printable((const unsigned char *)text + i, length - i);
-        if (out + (n ? n : 1) >= sizeof err->message) break;
+        if (out + (n ? n : 1) >= room) break;
         if (n) memcpy(err->message + out, text + i, n);
         else err->message[out] = '?';
         out += n ? n : 1;
         i += n ? n : 1;
     }
-    memset(err->message + out, 0, sizeof err->message - out);
+    memset(err->message + out, 0, room - out);
     err->status = status;
+    uint32_t stated = eg_struct_size(err);
+    if (stated > sizeof *err) memset((uint8_t *)err + sizeof *err, 0, stated - sizeof *err);
     return status;
 }

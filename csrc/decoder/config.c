@@ -1,4 +1,5 @@
-/* Reads gemma4.* metadata: every per-layer quantity may be a scalar or an array, of any integer type. */
+/* Reads the gemma4.* metadata into eg_config and checks it. A per-layer quantity may be a scalar or an array, of any integer
+ * type. */
 #include "config.h"
 
 #include <string.h>
@@ -7,7 +8,7 @@
 
 enum { MAX_EXPERTS = 4096 };
 
-/* local[layers] from a list of booleans, or from a period: every n-th layer is global. */
+/* local[layers] from a list of booleans, or from a period n: every n-th layer is global. */
 static void read_pattern(eg_keys *r, int32_t layers, int32_t *local)
 {
     const char *key = "attention.sliding_window_pattern";

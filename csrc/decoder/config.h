@@ -1,4 +1,4 @@
-/* Shape of a Gemma 4 text model, read from GGUF metadata and checked. */
+/* The configuration of a Gemma 4 text model, read from GGUF metadata and checked. */
 #ifndef EG_DECODER_CONFIG_H
 #define EG_DECODER_CONFIG_H
 
@@ -9,7 +9,7 @@ enum { EG_MAX_LAYERS = 512 };
 typedef struct eg_layer_shape {
     bool local;                /* sliding window and local RoPE; else global */
     bool owns_kv;
-    int32_t kv_source;         /* the layer whose K/V it reads: itself if owns_kv */
+    int32_t kv_source;         /* the layer whose K/V this layer reads: itself if owns_kv */
     int32_t heads, kv_heads, head_dim;
     int32_t ffn;               /* feed_forward_length */
 } eg_layer_shape;

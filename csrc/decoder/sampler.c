@@ -1,5 +1,7 @@
-/* Order: biases and suppression, penalties, temperature, top-k, softmax, top-p, min-p, draw. */
+/* Draws a token: biases and suppression, penalties, temperature, top-k, softmax, top-p, min-p, draw, in this order. */
 #include "sampler.h"
+
+#include "../base/structs.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,19 +14,31 @@ void eg_sampler_layout(eg_sampler *s, int32_t vocab, eg_arena *arena)
     s->counts = eg_arena_take(arena, (size_t)vocab, sizeof *s->counts);
 }
 
-eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
+/* What Gemma 4 is recommended with. */
+static const eg_sampling recommended = {.struct_size = sizeof recommended,
+                                        .temperature = 1,
+                                        .top_k = 64,
+                                        .top_p = 0.95f,
+                                        .repetition_penalty = 1,
+                                        .penalty_window = 64};
+
+void eg_sampling_default(eg_sampling *sampling)
 {
-    if (!o) return EG_OK;
-    if (o->struct_size != sizeof *o)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_sampling.struct_size is %u; set it to sizeof(eg_sampling).", o->struct_size);
+    if (!eg_struct_check(sampling, "eg_sampling", NULL)) eg_struct_write(sampling, &recommended, sizeof recommended);
+}
+
+static eg_status check(const eg_sampling *o, int32_t vocab, eg_error *err)
+{
     if (!(o->temperature >= 0 && o->temperature <= 1e6f))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "temperature must be positive (use greedy for zero).");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "temperature must be within 0 (greedy) and 1e6.");
     if (!(o->top_p >= 0 && o->top_p <= 1)) return eg_fail(err, EG_ERROR_ARGUMENT, "top_p must be within 0 and 1.");
     if (!(o->min_p >= 0 && o->min_p <= 1)) return eg_fail(err, EG_ERROR_ARGUMENT, "min_p must be within 0 and 1.");
     if (!(o->repetition_penalty >= 0 && o->repetition_penalty <= 1e6f))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "repetition_penalty must be positive.");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "repetition_penalty must be within 0 (off) and 1e6.");
     if (!isfinite(o->presence_penalty) || !isfinite(o->frequency_penalty))
         return eg_fail(err, EG_ERROR_ARGUMENT, "presence_penalty and frequency_penalty must be finite.");
+    if (o->text_flags & ~(uint32_t)EG_TEXT_SPECIAL)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "text_flags is %#x; it can be 0 or EG_TEXT_SPECIAL.", (unsigned)o->text_flags);
     if ((o->n_biases && !o->biases) || (o->n_suppress && !o->suppress))
         return eg_fail(err, EG_ERROR_ARGUMENT, "biases or suppress is NULL although its count is not zero.");
     for (size_t i = 0; i < o->n_biases; i++)
@@ -37,8 +51,14 @@ eg_status eg_sampling_check(const eg_sampling *o, int32_t vocab, eg_error *err)
     return EG_OK;
 }
 
-/* exp(x) for x <= 0: 2^k times a series in the remainder (|r| <= ln(2)/2, error below 1e-15), in plain multiplications and
- * additions so that every machine rounds alike. */
+eg_status eg_sampling_read(const eg_sampling *given, int32_t vocab, eg_sampling *options, eg_error *err)
+{
+    eg_status status = eg_struct_read(given ? given : &recommended, options, sizeof *options, "eg_sampling", err);
+    return status ? status : check(options, vocab, err);
+}
+
+/* e^x for x <= 0: 2^k times a series in the remainder r, |r| <= ln(2) / 2, with an error below 1e-15. Made of plain
+ * multiplications and additions in a fixed order, which every machine rounds alike. */
 static double exponential(double x)
 {
     static const double factor[] = {
@@ -79,7 +99,7 @@ static double uniform(uint64_t *state)
 
 static bool before(eg_candidate a, eg_candidate b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
 
-/* Restores the heap below `at`; the root is the candidate that comes last. */
+/* Sifts down from `at`; the root of the heap is the worst candidate. */
 static void sift(eg_candidate *heap, size_t n, size_t at)
 {
     eg_candidate moved = heap[at];
@@ -91,8 +111,8 @@ static void sift(eg_candidate *heap, size_t n, size_t at)
     heap[at] = moved;
 }
 
-/* The k best of logits[n] into candidates, in no order, or all by their ids; returns how many there are (those of -infinity
- * and NaN are not). */
+/* The k best of logits[n] into candidates, in no particular order. Returns their number; logits of -infinity and NaN are left
+ * out. */
 static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *candidates)
 {
     size_t count = 0;
@@ -111,13 +131,13 @@ static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *can
     return count;
 }
 
-/* What candidates weigh: e^((logit - highest) / temperature). */
+/* The weight of a candidate is e^((logit - highest) / temperature). */
 typedef struct scale {
     float highest;
     double temperature;
 } scale;
 
-/* 1 also if both are infinite. */
+/* The weight of the highest logit is 1, also if it is infinite. */
 static double weight(scale by, eg_candidate c)
 {
     return c.logit < by.highest ? exponential((c.logit - by.highest) / by.temperature) : 1;
@@ -137,8 +157,8 @@ static void swap(eg_candidate *a, eg_candidate *b)
     *b = c;
 }
 
-/* Moves the fewest candidates that weigh `goal` together, the best, to the front; returns how many, at least one. The last of
- * them is looked for as quicksort does, without sorting: it is in [begin, end), and those before that weigh `kept`. */
+/* Top-p: moves the fewest best candidates whose weights add up to `goal` to the front; returns their number, at least one.
+ * Finds the last of them by quickselect: it is in [begin, end), and the candidates before begin weigh `kept`. */
 static size_t move_heaviest(scale by, eg_candidate *c, size_t n, double goal)
 {
     size_t begin = 0, end = n;
@@ -163,7 +183,7 @@ static size_t move_heaviest(scale by, eg_candidate *c, size_t n, double goal)
     return begin;
 }
 
-/* Moves those that weigh `least` or more to the front; returns how many. */
+/* Min-p: moves the candidates of weight `least` or more to the front; returns their number. */
 static size_t move_heavy(scale by, eg_candidate *c, size_t n, double least)
 {
     size_t count = 0;
@@ -200,26 +220,25 @@ static int32_t argmax(const float *logits, int32_t n)
     return best;
 }
 
-int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *options, const float *logits, const int32_t *history, size_t n,
+int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *o, const float *logits, const int32_t *history, size_t n,
                         const int32_t *suppressed, size_t n_suppressed)
 {
-    static const eg_sampling defaults = {.struct_size = sizeof defaults};
-    const eg_sampling *o = options ? options : &defaults;
     memcpy(s->logits, logits, (size_t)s->vocab * sizeof *logits);
     for (size_t i = 0; i < o->n_biases; i++) s->logits[o->biases[i].id] += o->biases[i].bias;
     for (size_t i = 0; i < o->n_suppress; i++) s->logits[o->suppress[i]] = -INFINITY;
     for (size_t i = 0; i < n_suppressed; i++) s->logits[suppressed[i]] = -INFINITY;
     penalize(s, o, history, n);
-    if (o->greedy) return argmax(s->logits, s->vocab);
+    if (!(o->temperature > 0)) return argmax(s->logits, s->vocab);
 
-    size_t top_k = o->top_k ? o->top_k : 64;
-    double temperature = o->temperature > 0 ? o->temperature : 1, top_p = o->top_p > 0 ? o->top_p : 0.95f;
+    size_t top_k = o->top_k ? o->top_k : SIZE_MAX;
+    double temperature = o->temperature, top_p = o->top_p > 0 ? o->top_p : 1;
     eg_candidate *c = s->candidates;
     size_t count = gather(s->logits, s->vocab, top_k < (size_t)s->vocab ? top_k : (size_t)s->vocab, c);
     if (!count) return argmax(logits, s->vocab);   /* everything was suppressed */
     scale by = {c[0].logit, temperature};
     for (size_t i = 1; i < count; i++) by.highest = c[i].logit > by.highest ? c[i].logit : by.highest;
-    /* The fewest whose probability reaches top_p, and of these the ones not below min_p times the first. */
+    /* Top-p: the fewest candidates whose probability reaches top_p. Min-p: of these, the ones of at least min_p times the
+     * probability of the best. */
     if (top_p < 1) count = move_heaviest(by, c, count, top_p * weight_of_all(by, c, count));
     if (o->min_p > 0) count = move_heavy(by, c, count, o->min_p);
     double target = uniform(&s->state) * weight_of_all(by, c, count);

@@ -1,4 +1,4 @@
-/* Binds tensors of the file to the model's structure. */
+/* Binds the tensors of a text model by their names; see weights.h. */
 #include "weights.h"
 
 #include <stdio.h>
@@ -33,12 +33,12 @@ static void bind_attention(eg_binder *b, const eg_config *c, int32_t l, eg_layer
     layer_name(name, l, "attn_qkv.weight");
     const eg_gguf_tensor *fused = eg_bind_find(b, name, false);
     if (fused) {
-        int64_t rows = s->owns_kv ? q_rows + 2 * kv_rows : fused->dims[1];   /* a sharing layer's K/V rows are not used */
+        int64_t rows = s->owns_kv ? q_rows + 2 * kv_rows : fused->dims[1];   /* not used: K/V rows of a sharing layer */
         if (!eg_bind_check(b, fused, name, (const int64_t[4]){d, rows > q_rows ? rows : q_rows, 1, 1})) return;
-        w->q = eg_matrix_rows(fused, 0, q_rows);
+        w->q = eg_matrix_from_tensor(fused, 0, q_rows);
         if (s->owns_kv) {
-            w->k = eg_matrix_rows(fused, q_rows, kv_rows);
-            w->v = eg_matrix_rows(fused, q_rows + kv_rows, kv_rows);
+            w->k = eg_matrix_from_tensor(fused, q_rows, kv_rows);
+            w->v = eg_matrix_from_tensor(fused, q_rows + kv_rows, kv_rows);
         }
     } else {
         w->q = layer_matrix(b, l, "attn_q.weight", q_rows, d);
@@ -63,7 +63,7 @@ static eg_experts experts(eg_binder *b, const eg_config *c, int32_t l, const cha
     layer_name(name, l, what);
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (!eg_bind_check(b, t, name, (const int64_t[4]){cols, all_rows, c->experts, 1})) return (eg_experts){0};
-    return (eg_experts){eg_matrix_rows(t, first, rows), (size_t)all_rows * eg_matrix_rows(t, 0, 1).row_bytes};
+    return (eg_experts){eg_matrix_from_tensor(t, first, rows), (size_t)all_rows * eg_matrix_from_tensor(t, 0, 1).row_bytes};
 }
 
 static void bind_experts(eg_binder *b, const eg_config *c, int32_t l, eg_layer *w)
@@ -156,11 +156,12 @@ uint64_t eg_weights_decode_bytes(const eg_weights *w, const eg_config *c)
     uint64_t total = bytes_of(&w->output) + w->token_embd.row_bytes + bytes_of(&w->per_layer_model_proj) +
                      w->per_layer_token_embd.row_bytes;
     for (int32_t l = 0; l < c->layers; l++) {
-        const eg_layer *y = &w->layer[l];
-        const eg_matrix *all[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down, &y->inp_gate, &y->proj, &y->router};
+        const eg_layer *layer = &w->layer[l];
+        const eg_matrix *all[] = {&layer->q,  &layer->k,    &layer->v,        &layer->o,    &layer->gate,
+                                  &layer->up, &layer->down, &layer->inp_gate, &layer->proj, &layer->router};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++) total += bytes_of(all[i]);
-        total += (uint64_t)c->experts_used *
-                 (bytes_of(&y->expert_gate.first) + bytes_of(&y->expert_up.first) + bytes_of(&y->expert_down.first));
+        total += (uint64_t)c->experts_used * (bytes_of(&layer->expert_gate.first) + bytes_of(&layer->expert_up.first) +
+                                              bytes_of(&layer->expert_down.first));
     }
     return total;
 }

@@ -1,6 +1,5 @@
-/* Weights of the text model: names in the file become typed, shape-checked pointers into the mapping.
- *
- * Nothing is copied, except vectors that are not aligned F32 in the file (they never are in practice, but may be).
+/* Weights of the text model: typed, shape-checked pointers into the file's mapping. Owns the layer table and the few vectors
+ * that the binder had to copy (nn/binder.h).
  */
 #ifndef EG_DECODER_WEIGHTS_H
 #define EG_DECODER_WEIGHTS_H
@@ -8,7 +7,7 @@
 #include "../nn/binder.h"
 #include "config.h"
 
-/* One matrix per expert: `first` is expert 0, the next ones lie `stride` bytes apart. */
+/* One matrix for each expert: `first` is expert 0, and expert e is e * stride bytes behind it. */
 typedef struct eg_experts {
     eg_matrix first;
     size_t stride;
@@ -47,15 +46,16 @@ typedef struct eg_weights {
     const float *per_layer_proj_norm;  /* [P] */
     eg_layer *layer;                   /* [layers] */
     eg_owned owned;
-    uint64_t heap_bytes;               /* without what is owned */
+    uint64_t heap_bytes;               /* of the layer table, without `owned` */
 } eg_weights;
 
-/* Fills *weights, and config->vocab. Missing tensors, wrong shapes and unknown types are errors that name the tensor.
+/* Fills *weights, and sets config->vocab. Missing tensors, wrong shapes and unknown types are errors that name the tensor.
  * After a failure there is nothing to free. */
 eg_status eg_weights_bind(const eg_gguf *file, eg_config *config, eg_weights *weights, eg_error *err);
 void eg_weights_free(eg_weights *weights);
 
-/* Weight bytes that one decoded token reads: all matrices, the active experts only, one row of each embedding table. */
+/* Weight bytes that decoding one token reads: all matrices, of the experts only the chosen ones, and one row of each embedding
+ * table. */
 uint64_t eg_weights_decode_bytes(const eg_weights *weights, const eg_config *config);
 
 #endif

@@ -1,5 +1,6 @@
-/* Scales for groups of numbers: scans of scales around the one that takes the largest value to the last level, then
- * least squares for the levels found, and levels for that scale, in turn, for as long as the error falls. */
+/* Fits scales for groups of values; see fit.h. First tries scales around the one that maps the largest value to the last
+ * level. Then alternates: the best scale for the current levels (least squares), and the nearest levels for that scale, while
+ * the error falls. */
 #include "fit.h"
 
 #include <math.h>
@@ -7,14 +8,15 @@
 
 enum { REFINEMENTS = 1 };
 
-/* A loop over eight candidates. GCC takes it apart before it looks for vectors, and then finds none, unless told not to. */
+/* A loop over eight candidates, one for each lane of a vector. GCC would unroll it before its vectorizer runs, which then
+ * finds nothing to vectorize. */
 #if defined __GNUC__ && !defined __clang__
 #define FOR_EACH_TRY(l) _Pragma("GCC unroll 1") for (int l = 0; l < EG_TRIES; l++)
 #else
 #define FOR_EACH_TRY(l) for (int l = 0; l < EG_TRIES; l++)
 #endif
 
-/* The codes of IQ4 (ascending) as the first one and the steps up from it, with the middles between neighbours. */
+/* The codebook of IQ4 in ascending order: its first value, the differences, and the midpoints between neighbours. */
 static const float iq4_first = -127.0f;
 static const float iq4_step[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
 static const float iq4_middle[15] = {-115.5f, -93.5f, -74.0f, -57.0f, -42.0f, -28.5f, -16.0f, -4.5f,
@@ -27,7 +29,7 @@ static inline float nearest_code(float t)
     return q;
 }
 
-/* The nearest whole number from low to high, ties to even; adding 1.5 * 2^23 leaves no room for a fraction. */
+/* The nearest integer from low to high, ties to even: adding 1.5 * 2^23 rounds the fraction away. */
 static inline float nearest_whole(float t, float low, float high)
 {
     t = t < low ? low : t;
@@ -95,12 +97,12 @@ void eg_nearest(const float *x, int n, eg_fit fit, eg_levels levels, int8_t *q)
     }
 }
 
-/* A scale with what it gains: with the best scale for its levels, the error is sum w x^2 - gain. */
+/* A scale and its gain: the error is sum w x^2 - gain. */
 typedef struct candidate {
     float scale, gain;
 } candidate;
 
-/* Tries eight scales, given by their inverses; keeps the best after least squares if it is better than *best. */
+/* Tries eight scales, given as inverses, each improved by least squares; keeps the best one if it is better than *best. */
 static void scan(eg_group g, const float *inv, eg_levels levels, candidate *best)
 {
     float xq[EG_TRIES] = {0}, qq[EG_TRIES] = {0};
@@ -126,12 +128,12 @@ float eg_fit_scale(eg_group g, eg_levels levels)
     for (int i = 0; i < g.n; i++) peak = fabsf(g.x[i]) > fabsf(peak) ? g.x[i] : peak;
     if (inverse(peak) == 0.0f) return 0.0f;
     candidate best = {0.0f, 0.0f};
-    for (int side = 0; side < 2; side++) {   /* the largest value at either end of the levels, or a bit beyond */
+    for (int side = 0; side < 2; side++) {   /* the largest value at either end of the levels, or slightly beyond */
         float edge = side ? levels.high : levels.low;
         FOR_EACH_TRY(l) inv[l] = edge * (1.0f + (float)(l - 5) / 16.0f) / peak;
         scan(g, inv, levels, &best);
     }
-    FOR_EACH_TRY(l)   /* finer, around the best */
+    FOR_EACH_TRY(l)   /* smaller steps around the best */
         inv[l] = inverse(best.scale) * (1.0f + ((float)l - 3.5f) / 96.0f);
     scan(g, inv, levels, &best);
     for (int round = 0; round < REFINEMENTS; round++) {
@@ -142,7 +144,7 @@ float eg_fit_scale(eg_group g, eg_levels levels)
     return best.scale;
 }
 
-/* Least squares for given sums; its gain over "all zero" through *gain. */
+/* The least-squares solution for given sums; *gain: how much less the error is than for scale 0 and min 0. */
 static eg_fit solve(eg_sums s, bool positive, float *gain)
 {
     float d = s.w * s.qq - s.q * s.q;
@@ -160,7 +162,7 @@ static eg_fit solve(eg_sums s, bool positive, float *gain)
     return fit;
 }
 
-/* Tries eight pairs of scale (by its inverse) and min; keeps the best after least squares if it is better than *best. */
+/* The same for eight pairs of an inverse scale and a min; *gain is that of *best. */
 static void scan_affine(eg_group g, const float *inv, const float *min, float high, bool positive, eg_fit *best, float *gain)
 {
     float q[EG_TRIES] = {0}, qq[EG_TRIES] = {0}, xq[EG_TRIES] = {0}, sw = 0.0f, sx = 0.0f;
@@ -196,7 +198,7 @@ eg_fit eg_fit_affine(eg_group g, float high, bool positive)
     if (top <= low || inverse(top - low) == 0.0f) return (eg_fit){0.0f, -low};
     eg_fit best = {(top - low) / high, -low};
     float gain = -HUGE_VALF, inv[EG_TRIES], min[EG_TRIES];
-    for (int shift = -1; shift <= 1; shift++) {   /* the smallest value at the first level, a third below or above */
+    for (int shift = -1; shift <= 1; shift++) {   /* the smallest value at the first level, or a third of a level off */
         FOR_EACH_TRY(l) {
             inv[l] = (high + (float)(l - 6) / 4.0f) / (top - low);
             min[l] = -low - (float)shift / (3.0f * inv[l]);

@@ -1,14 +1,14 @@
-/* GGUF reader. Owns the container: header, metadata, tensor directory, split files. It does not own what a key or a
- * tensor means, nor block formats (types.c), nor how files get into memory (base/map.c).
+/* GGUF reader. Owns the container format: header, metadata, tensor directory, split files. The meaning of keys and tensors,
+ * block formats (types.c) and file mapping (base/map.c) are not its concern.
  *
  *     "GGUF", u32 version, u64 tensors, u64 keys
  *     key:     string, u32 type, value          string: u64 length, bytes     array: u32 type, u64 count, elements
  *     tensor:  string, u32 n_dims, u64 dims[n_dims], u32 type, u64 offset
  *     data:    from the next multiple of general.alignment (32) on; offsets count from there
  *
- * Nothing in a file is believed before it is checked against the bytes that are there, and nothing is allocated in
- * proportion to a number that the file merely claims. Names are found through sorted indexes and not by hashing, so no
- * choice of names can make opening slow. */
+ * Every number in a file is checked against the bytes that are there before it is used, and no allocation is proportional to
+ * an unchecked number. Names are found through sorted indexes and not by hashing, so no choice of names can make opening
+ * slow. */
 #include "gguf.h"
 
 #include "../base/checked.h"
@@ -21,8 +21,8 @@
 enum {
     MAX_KEY = 65535,           /* the format's limit */
     MAX_TENSOR_NAME = 1024,    /* writers stop at 64 or 128 */
-    MAX_DEPTH = 8,             /* of arrays in arrays, which are checked and skipped */
-    MAX_NAME_SHOWN = 120,      /* bytes of a key or a path in a message: its end must stay readable */
+    MAX_DEPTH = 8,             /* of nested arrays, which are checked and skipped */
+    MAX_NAME_SHOWN = 120,      /* bytes of a key or a path in a message, so that the rest of the message fits */
     MIN_KEY_BYTES = 8 + 4 + 1,
     MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
 };
@@ -46,7 +46,7 @@ struct eg_gguf {
     char *name;
     eg_map *maps;              /* [n_maps], one per part */
     size_t n_maps;
-    value_list values;         /* of the first part: the others repeat nothing but their place in the split */
+    value_list values;         /* of the first part; other parts only have their number in the split */
     tensor_list tensors;       /* of all parts */
 };
 
@@ -68,7 +68,7 @@ static size_t number_size(uint32_t type)
     return type < sizeof sizes ? sizes[type] : 0;
 }
 
-/* The forward-only view of one part; `name` is the file's, for messages. */
+/* Reads one part from front to end; `name` is the file's name for messages. */
 typedef struct reader {
     const char *name;
     const uint8_t *begin, *at, *end;
@@ -77,8 +77,8 @@ typedef struct reader {
 
 static uint64_t left(const reader *r) { return (uint64_t)(r->end - r->at); }
 
-/* The next n bytes, or NULL if they are not there. */
-static const uint8_t *take(reader *r, uint64_t n)
+/* The next n bytes; NULL if fewer are left. */
+static const uint8_t *read_bytes(reader *r, uint64_t n)
 {
     if (n > left(r)) return NULL;
     const uint8_t *at = r->at;
@@ -86,25 +86,25 @@ static const uint8_t *take(reader *r, uint64_t n)
     return at;
 }
 
-static bool take_u32(reader *r, uint32_t *out)
+static bool read_u32(reader *r, uint32_t *out)
 {
-    const uint8_t *at = take(r, 4);
+    const uint8_t *at = read_bytes(r, 4);
     if (at) *out = (uint32_t)load(at, 4);
     return at != NULL;
 }
 
-static bool take_u64(reader *r, uint64_t *out)
+static bool read_u64(reader *r, uint64_t *out)
 {
-    const uint8_t *at = take(r, 8);
+    const uint8_t *at = read_bytes(r, 8);
     if (at) *out = load_u64(at);
     return at != NULL;
 }
 
-static bool take_string(reader *r, eg_span *out)
+static bool read_string(reader *r, eg_span *out)
 {
     uint64_t length;
-    if (!take_u64(r, &length) || length > left(r)) return false;
-    *out = (eg_span){(const char *)take(r, length), (size_t)length};
+    if (!read_u64(r, &length) || length > left(r)) return false;
+    *out = (eg_span){(const char *)read_bytes(r, length), (size_t)length};
     return true;
 }
 
@@ -117,7 +117,7 @@ static eg_status no_memory(const char *name, eg_error *err)
 
 /* ---- sorted indexes ---------------------------------------------------------------------------------------------- */
 
-/* Both an entry and a tensor begin with their name, so one comparison serves both. */
+/* For eg_gguf_value and eg_gguf_tensor: both structs begin with their name. */
 static int compare_names(const void *a, const void *b)
 {
     const eg_span *x = a, *y = b;
@@ -132,7 +132,7 @@ static int compare_data(const void *a, const void *b)
     return (x->data > y->data) - (x->data < y->data);
 }
 
-/* Heapsort: n log n whatever the file contains, in place, on every C library. */
+/* Heapsort: O(n log n) for every input, in place; qsort guarantees neither. */
 static void sort(const void **items, size_t n, int (*compare)(const void *, const void *))
 {
     size_t start = n / 2, end = n;
@@ -155,7 +155,7 @@ static void sort(const void **items, size_t n, int (*compare)(const void *, cons
     }
 }
 
-/* A sorted array of pointers to the n items; NULL without memory. Never of zero size. */
+/* A sorted array of pointers to the n items, at least one element long; NULL without memory. */
 static const void **make_index(const void *items, size_t n, size_t item_size, int (*compare)(const void *, const void *))
 {
     size_t bytes;
@@ -180,7 +180,7 @@ static const void *find(const void *const *index, size_t n, const char *name)
     return NULL;
 }
 
-/* Items with room for one more; NULL without memory, and then the old ones stay valid. */
+/* The items with room for one more; NULL without memory, and the old array stays valid. */
 static void *grow(void *items, size_t count, size_t *capacity, size_t item_size)
 {
     if (count < *capacity) return items;
@@ -202,14 +202,14 @@ static void free_values(value_list *list)
 
 typedef enum skip_result { SKIPPED, ENDED, BAD_TYPE, TOO_DEEP } skip_result;
 
-/* Moves behind `count` values of a type. *seen is the type that was refused. */
+/* Moves past `count` values of a type. *seen: the innermost type, which an error message names. */
 static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uint32_t *seen)
 {
     *seen = type;
     if (type == EG_GGUF_STRING) {
         eg_span text;
         for (uint64_t i = 0; i < count; i++)
-            if (!take_string(r, &text)) return ENDED;
+            if (!read_string(r, &text)) return ENDED;
         return SKIPPED;
     }
     if (type == EG_GGUF_ARRAY) {
@@ -217,7 +217,7 @@ static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uin
         for (uint64_t i = 0; i < count; i++) {
             uint32_t inner;
             uint64_t n;
-            if (!take_u32(r, &inner) || !take_u64(r, &n)) return ENDED;
+            if (!read_u32(r, &inner) || !read_u64(r, &n)) return ENDED;
             skip_result result = skip(r, inner, n, depth + 1, seen);
             if (result) return result;
         }
@@ -225,13 +225,13 @@ static skip_result skip(reader *r, uint32_t type, uint64_t count, int depth, uin
     }
     uint64_t bytes;
     if (!number_size(type)) return BAD_TYPE;
-    return eg_mul_u64(count, number_size(type), &bytes) && take(r, bytes) ? SKIPPED : ENDED;
+    return eg_mul_u64(count, number_size(type), &bytes) && read_bytes(r, bytes) ? SKIPPED : ENDED;
 }
 
 static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_value *out)
 {
     eg_gguf_value value = {.count = 1};
-    bool here = take_string(r, &value.key);
+    bool here = read_string(r, &value.key);
     if (here && value.key.length > MAX_KEY)
         return eg_fail(r->err, EG_ERROR_FORMAT,
                        "%s: the name of metadata key %llu of %llu is %llu bytes long; at most "
@@ -244,10 +244,10 @@ static eg_status read_value(reader *r, uint64_t index, uint64_t count, eg_gguf_v
                        "before byte %llu: it is truncated or damaged; download it again.",
                        r->name, (unsigned long long)index + 1, (unsigned long long)count,
                        (unsigned long long)(r->at - r->begin));
-    here = take_u32(r, &value.type);
+    here = read_u32(r, &value.type);
     if (here && value.type == EG_GGUF_ARRAY) {
         value.is_array = true;
-        here = take_u32(r, &value.type) && take_u64(r, &value.count);
+        here = read_u32(r, &value.type) && read_u64(r, &value.count);
     }
     uint32_t seen = value.type;
     value.data = r->at;
@@ -301,7 +301,7 @@ static const eg_gguf_value *find_value(const value_list *list, const char *key)
     return find((const void *const *)list->by_key, list->count, key);
 }
 
-/* Reads an integer key of any width. An absent key leaves *out alone and sets *present to false. */
+/* Reads an integer key of any width. If the key is absent, *present is false and *out is untouched. */
 static eg_status read_integer(const char *name, const value_list *list, const char *key, uint64_t *out, bool *present,
                               eg_error *err)
 {
@@ -321,32 +321,32 @@ static eg_status read_integer(const char *name, const value_list *list, const ch
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
-/* Reads one directory entry. *offset counts from the data section, which is not known yet. */
+/* Reads one directory entry. *offset counts from the beginning of the data section, which is not known yet. */
 static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t alignment, eg_gguf_tensor *out,
                              uint64_t *offset)
 {
     eg_gguf_tensor tensor = {.dims = {1, 1, 1, 1}};
-    bool here = take_string(r, &tensor.name);
+    bool here = read_string(r, &tensor.name);
     if (here && tensor.name.length > MAX_TENSOR_NAME)
         return eg_fail(r->err, EG_ERROR_FORMAT,
                        "%s: the name of tensor %llu of %llu is %llu bytes long; at most %d "
                        "are allowed.",
                        r->name, (unsigned long long)index + 1, (unsigned long long)count,
                        (unsigned long long)tensor.name.length, MAX_TENSOR_NAME);
-    here = here && take_u32(r, &tensor.n_dims);
+    here = here && read_u32(r, &tensor.n_dims);
     if (here && tensor.n_dims > 4)
         return eg_fail(r->err, EG_ERROR_FORMAT, "%s: tensor '%.*s' has %lu dimensions; GGUF allows 4.", r->name,
                        shown(tensor.name), tensor.name.data, (unsigned long)tensor.n_dims);
-    uint64_t elements = 1, product = 1;   /* product: a dimension of 0 must not hide an overflow of the others */
+    uint64_t elements = 1, product = 1;   /* product: without zeros, which could hide an overflow */
     bool fits = true;
     for (uint32_t i = 0; here && i < tensor.n_dims; i++) {
         uint64_t n = 0;
-        here = take_u64(r, &n);
+        here = read_u64(r, &n);
         fits = fits && n <= INT64_MAX && eg_mul_u64(product, n ? n : 1, &product) && product <= INT64_MAX;
         elements = fits ? elements * n : 0;
         tensor.dims[i] = (int64_t)(n & INT64_MAX);
     }
-    here = here && take_u32(r, &tensor.type_id) && take_u64(r, offset);
+    here = here && read_u32(r, &tensor.type_id) && read_u64(r, offset);
     if (!here)
         return eg_fail(r->err, EG_ERROR_FORMAT,
                        "%s: the file ends inside the directory entry of tensor %llu of %llu: "
@@ -375,7 +375,7 @@ static eg_status read_tensor(reader *r, uint64_t index, uint64_t count, uint64_t
     return EG_OK;
 }
 
-/* Tensors [first, count) are one part's: no two may share a byte. */
+/* Checks that no two tensors of one part, [first, count) of the list, share a byte. */
 static eg_status check_overlap(const reader *r, const tensor_list *list, size_t first)
 {
     size_t n = list->count - first;
@@ -433,7 +433,7 @@ static eg_status read_tensors(reader *r, uint64_t count, uint64_t alignment, ten
                              r->name, shown(tensor->name), tensor->name.data, (unsigned long long)end,
                              (unsigned long long)size);
         else if (tensor->type)
-            tensor->data = r->begin + (begin < size ? begin : size);   /* at the end only if it has no values */
+            tensor->data = r->begin + (begin < size ? begin : size);   /* the end, if the tensor has no values */
     }
     free(offsets);
     return status ? status : check_overlap(r, list, first);
@@ -476,7 +476,7 @@ static eg_status check_magic(const eg_map *map, const char *name, eg_error *err)
     return EG_OK;
 }
 
-/* Reads one mapped part: its keys into *values, its tensors behind those of the parts before it. */
+/* Reads one mapped part: its keys into *values; appends its tensors to those of the parts before it. */
 static eg_status read_part(const eg_map *map, const char *name, value_list *values, tensor_list *tensors, eg_error *err)
 {
     eg_status status = check_magic(map, name, err);
@@ -484,8 +484,8 @@ static eg_status read_part(const eg_map *map, const char *name, value_list *valu
     reader r = {.name = name, .begin = map->data, .at = map->data + 8, .end = map->data + map->length, .err = err};
     uint64_t n_tensors = 0, n_values = 0, alignment = DEFAULT_ALIGNMENT;
     bool present;
-    take_u64(&r, &n_tensors);
-    take_u64(&r, &n_values);
+    read_u64(&r, &n_tensors);
+    read_u64(&r, &n_values);
     if ((status = read_values(&r, n_values, values)) ||
         (status = read_integer(name, values, "general.alignment", &alignment, &present, err)))
         return status;
@@ -497,11 +497,11 @@ static eg_status read_part(const eg_map *map, const char *name, value_list *valu
     return read_tensors(&r, n_tensors, alignment, tensors);
 }
 
-/* A copy of a path that leaves room for the rest of a message. */
+/* A copy of a path for messages, without its beginning if it is longer than MAX_NAME_SHOWN. */
 static char *display_name(const char *path)
 {
     size_t length = strlen(path), from = length > MAX_NAME_SHOWN ? length - MAX_NAME_SHOWN : 0;
-    while (from && ((unsigned char)path[from] & 0xc0) == 0x80) from++;                /* not from the middle of a character */
+    while (from && ((unsigned char)path[from] & 0xc0) == 0x80) from++;                /* begin at a whole character */
     char *name = malloc(length - from + 4);
     if (name) {
         memcpy(name, "...", 3);
@@ -521,7 +521,7 @@ static bool ends_with(const char *text, const char *suffix)
     return n >= m && strcmp(text + n - m, suffix) == 0;
 }
 
-/* What a part says of itself: whether it belongs to a split file, which part it is (from 0), of how many. */
+/* What a part says about its split file: the number of this part (from 0), and how many parts and tensors there are. */
 typedef struct split {
     uint64_t number, count, tensors;
     bool has_number, has_count, has_tensors;
@@ -536,7 +536,7 @@ static eg_status read_split(const char *name, const value_list *values, split *o
     return status;
 }
 
-/* Maps and reads part `part` (from 1) of `count`, found beside the first. */
+/* Maps and reads part `part` (from 1) of `count`, in the folder of the first part. */
 static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsigned count, eg_error *err)
 {
     char suffix[PART_SUFFIX_LENGTH + 1];
@@ -553,7 +553,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
     if (maps) file->maps = maps;
     value_list values = {0};
     eg_status status;
-    eg_error local;
+    eg_error local = {.struct_size = sizeof local};
     split place;
     if (!name || !maps) {
         status = no_memory(file->name, err);
@@ -667,7 +667,7 @@ void eg_gguf_close(eg_gguf *file)
     free(file);
 }
 
-/* ---- what is in it ----------------------------------------------------------------------------------------------- */
+/* ---- access ------------------------------------------------------------------------------------------------------ */
 
 const char *eg_gguf_name(const eg_gguf *file) { return file->name; }
 
@@ -735,7 +735,7 @@ double eg_gguf_number(const eg_gguf_value *value, uint64_t index)
     case EG_GGUF_I16:
     case EG_GGUF_I32:
     case EG_GGUF_I64:
-        if (bits >> (8 * size - 1))   /* negative: minus the complement, which needs no wider type */
+        if (bits >> (8 * size - 1))   /* negative: -(~bits) - 1, which needs no wider type */
             return -(double)((~bits & (UINT64_MAX >> (64 - 8 * size)))) - 1.0;
         return (double)bits;
     default: return (double)bits;
@@ -744,7 +744,7 @@ double eg_gguf_number(const eg_gguf_value *value, uint64_t index)
 
 eg_span eg_gguf_next_string(const eg_gguf_value *value, const uint8_t **cursor)
 {
-    (void)value;               /* its lengths were all checked when the file was opened */
+    (void)value;               /* all lengths were checked when the file was opened */
     eg_span text = {(const char *)*cursor + 8, (size_t)load_u64(*cursor)};
     *cursor += 8 + text.length;
     return text;

@@ -1,7 +1,7 @@
-/* GGUF reader: maps the file(s), checks every length and offset once, and hands out pointers into the mapping.
+/* GGUF reader: maps the file(s), checks every length and offset once, and returns pointers into the mapping.
  *
- * Owns the mapping and an index of keys and tensors; knows nothing of what they mean. All pointers live until
- * eg_gguf_close. Immutable after opening; any thread.
+ * Owns the mapping and an index of keys and tensors; their meaning is not its concern. All pointers are valid until
+ * eg_gguf_close. Immutable after opening, so any thread may read.
  */
 #ifndef EG_FORMAT_GGUF_H
 #define EG_FORMAT_GGUF_H
@@ -11,7 +11,7 @@
 
 typedef struct eg_gguf eg_gguf;
 
-/* A bounded run of bytes of the file; not zero-terminated. */
+/* Bytes of the file with their length; not zero-terminated. */
 typedef struct eg_span {
     const char *data;
     size_t length;
@@ -19,8 +19,8 @@ typedef struct eg_span {
 
 typedef struct eg_gguf_value {
     eg_span key;
-    /* EG_GGUF_...; of the elements for an array: EG_GGUF_ARRAY if they are arrays, which are checked and skipped but
-     * cannot be read. */
+    /* EG_GGUF_...; for an array the type of its elements. EG_GGUF_ARRAY: nested arrays, which are checked but cannot be
+     * read. */
     uint32_t type;
     bool is_array;
     uint64_t count;            /* 1 for a scalar */
@@ -34,18 +34,18 @@ typedef struct eg_gguf_tensor {
     uint32_t type_id;
     uint32_t n_dims;
     int64_t dims[4];           /* fastest first; 1 beyond n_dims */
-    /* Aligned to general.alignment (32 unless the file says otherwise, and it may say 1) from where the GGUF begins, which
-     * by descriptor is any byte: readers must not assume more. */
+    /* Aligned to general.alignment (32 by default, but it may be 1), counted from the beginning of the GGUF. That may be
+     * at any byte if the file was opened by descriptor, so readers must not assume an alignment. */
     const uint8_t *data;
     uint64_t bytes;
 } eg_gguf_tensor;
 
-/* By path (with the further parts of a split file found beside it; fd, offset and length are ignored), or, with path
- * NULL, by descriptor: length bytes from offset on, both of any alignment; length 0: to the end of the file. */
+/* Opens by path, with the other parts of a split file from the same folder; fd, offset and length are ignored. Or, with path
+ * NULL, by descriptor: `length` bytes from `offset` on, both of any alignment; length 0 means to the end of the file. */
 eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, eg_gguf **out, eg_error *err);
 void eg_gguf_close(eg_gguf *file);
 
-/* What error messages call the file: the path, without its beginning when it is very long, or "fd 7". */
+/* The name of the file in error messages: its path (without its beginning if that is very long), or "fd 7". */
 const char *eg_gguf_name(const eg_gguf *file);
 uint64_t eg_gguf_mapped_bytes(const eg_gguf *file);
 uint64_t eg_gguf_resident_bytes(const eg_gguf *file);
@@ -56,16 +56,16 @@ const eg_gguf_value *eg_gguf_value_at(const eg_gguf *file, uint64_t index);
 uint64_t eg_gguf_tensor_count(const eg_gguf *file);
 const eg_gguf_tensor *eg_gguf_tensor_at(const eg_gguf *file, uint64_t index);
 
-/* By name; NULL if absent. */
+/* Find a key or a tensor by its name; NULL if absent. */
 const eg_gguf_value *eg_gguf_find(const eg_gguf *file, const char *key);
 const eg_gguf_tensor *eg_gguf_find_tensor(const eg_gguf *file, const char *name);
 
-/* Element `index` (below value->count) of a numeric value, as double: exact for every integer below 2^53.
- * Booleans are 0 or 1 whatever the byte. 0 for strings and arrays of arrays. */
+/* Element `index` (below value->count) of a numeric value as a double, which is exact for integers below 2^53. Booleans are 0
+ * or 1, whatever the byte is. 0 for strings and nested arrays. */
 double eg_gguf_number(const eg_gguf_value *value, uint64_t index);
 
-/* Walks a string array in order: start with *cursor = value->data; returns the string and moves the cursor behind it.
- * Call it at most value->count times. */
+/* Iterates over a string array: start with *cursor = value->data. Returns the next string and moves the cursor past it. Call
+ * it at most value->count times. */
 eg_span eg_gguf_next_string(const eg_gguf_value *value, const uint8_t **cursor);
 
 #endif

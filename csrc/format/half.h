@@ -1,9 +1,9 @@
-/* IEEE half <-> float32 on bit patterns, inline for loops over blocks.
+/* Conversions between IEEE half floats and float32, inline for loops over blocks. Exact, or rounded to nearest even.
  *
- * Branch-free and in 32-bit lanes, so that a loop over these vectorizes without any instruction for halves. Values
- * below 2^-14 go through one float operation next to 0.5, where a float's last bit is worth 2^-24, the half's smallest
- * step. No subnormal float matters in it, so a flush-to-zero mode of the process cannot change the result. Its choice
- * is made with masks: a compiler may not run a float operation that a condition would skip, and would branch instead.
+ * Branch-free and in 32-bit lanes, so that a loop over them vectorizes without half-float instructions. Values below 2^-14 use
+ * one float operation near 0.5, where the last bit of a float is worth 2^-24, the smallest step of a half. It involves no
+ * subnormal float, so a flush-to-zero mode of the process cannot change the result. Results are selected with masks: a
+ * compiler must not execute a float operation that a condition skips, so a condition would become a branch.
  */
 #ifndef EG_FORMAT_HALF_H
 #define EG_FORMAT_HALF_H
@@ -28,7 +28,7 @@ static inline uint32_t eg_float_to_bits(float f)
 /* The little-endian 16-bit word at p, any alignment. */
 static inline uint16_t eg_load_u16(const uint8_t *p) { return (uint16_t)(p[0] | (uint32_t)p[1] << 8); }
 
-static inline float eg_half_bits_to_float(uint16_t h)
+static inline float eg_half_to_float(uint16_t h)
 {
     uint32_t rest = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
     uint32_t rebias = rest >= 0x7c00u ? 224u << 23 : 112u << 23;   /* infinities and NaN go to the top exponent */
@@ -38,10 +38,10 @@ static inline float eg_half_bits_to_float(uint16_t h)
     return eg_bits_to_float(sign | (small & is_small) | (normal & ~is_small));
 }
 
-static inline uint16_t eg_float_bits_to_half(float f)
+static inline uint16_t eg_float_to_half(float f)
 {
     uint32_t bits = eg_float_to_bits(f), rest = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
-    /* 0xfff plus the last kept bit: ties go to the even neighbour, and a carry runs into the exponent as it should. */
+    /* Adding 0xfff plus the last kept bit rounds ties to even; a carry into the exponent is correct. */
     uint32_t normal = (rest + 0xfffu + (rest >> 13 & 1u) - (112u << 23)) >> 13;
     uint32_t small = eg_float_to_bits(eg_bits_to_float(rest) + 0.5f) - (126u << 23);
     uint32_t is_small = 0u - (rest < 113u << 23);

@@ -1,6 +1,6 @@
-/* Constant tables of the codebook types. Owns no code; iq_grids.c is written by tools/generate_iq_grids.py.
+/* Constant tables of the codebook types (IQ2, IQ3, IQ4). tools/generate_iq_grids.py writes iq_grids.c.
  *
- * A grid row holds the magnitudes of 8 (IQ2) or 4 (IQ3) neighbouring values; their signs are stored apart.
+ * A grid row has the magnitudes of 8 (IQ2) or 4 (IQ3) neighbouring values; blocks store the signs separately.
  */
 #ifndef EG_FORMAT_IQ_GRIDS_H
 #define EG_FORMAT_IQ_GRIDS_H

@@ -1,7 +1,7 @@
-/* Floats to the plain types and to those with blocks of 32 values.
+/* Packs floats into F32, F16, BF16 and the types with blocks of 32 values; the inverse of unpack.c, which has the layouts.
  *
- * F32, F16, BF16 and Q8_0 are defined by their rounding. For the others any scale is allowed, and the one with the least
- * error is searched for. Layouts are those of unpack.c.
+ * F32, F16, BF16 and Q8_0 are defined by their rounding. The other types allow any scale, and fit.c searches for the one with
+ * the least error.
  */
 #include "pack.h"
 
@@ -18,7 +18,7 @@ void eg_pack_f32(const float *x, int64_t n, void *blocks) { memcpy(blocks, x, (s
 void eg_pack_f16(const float *x, int64_t n, void *blocks)
 {
     uint8_t *b = blocks;
-    for (int64_t i = 0; i < n; i++) eg_store_u16(b + 2 * i, eg_float_bits_to_half(x[i]));
+    for (int64_t i = 0; i < n; i++) eg_store_u16(b + 2 * i, eg_float_to_half(x[i]));
 }
 
 /* The upper half of the float, rounded to the nearest, ties to even. */
@@ -40,7 +40,7 @@ void eg_pack_q8_0(const float *restrict x, int64_t n, void *restrict blocks)
         for (int i = 0; i < BLOCK; i++) peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
         float d = peak / 127.0f, inverse = d != 0.0f ? 1.0f / d : 0.0f;
         inverse = isfinite(inverse) ? inverse : 0.0f;
-        eg_store_u16(b, eg_float_bits_to_half(d));
+        eg_store_u16(b, eg_float_to_half(d));
         int8_t q[BLOCK];
         for (int i = 0; i < BLOCK; i++) {
             float t = x[i] * inverse, r = (t + 12582912.0f) - 12582912.0f, rest = t - r;   /* exact: |t| < 128 */
@@ -52,13 +52,13 @@ void eg_pack_q8_0(const float *restrict x, int64_t n, void *restrict blocks)
     }
 }
 
-/* q[32] of 4 bits, the first half in the low nibbles. */
+/* Stores 32 codes of 4 bits: the first 16 in the low nibbles. */
 static void store_nibbles(const int8_t *q, uint8_t *qs)
 {
     for (int i = 0; i < 16; i++) qs[i] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
 }
 
-/* The fifth bits of q[32]. */
+/* Stores the fifth bits of 32 codes. */
 static void store_fifth_bits(const int8_t *q, uint8_t *qh)
 {
     uint32_t bits = 0;
@@ -66,18 +66,18 @@ static void store_fifth_bits(const int8_t *q, uint8_t *qh)
     for (int i = 0; i < 4; i++) qh[i] = (uint8_t)(bits >> 8 * i);
 }
 
-/* One block with a scale alone: q[32] counted from 0, d to b. */
+/* Fits one block with a scale and no min: codes q[32], counted from 0; stores d at b. */
 static void symmetric(const float *x, eg_levels levels, uint8_t *b, int8_t *q)
 {
     float w[BLOCK];
     eg_weigh(x, BLOCK, w);
     uint16_t d = eg_half_scale(eg_fit_scale((eg_group){x, w, BLOCK}, levels));
     eg_store_u16(b, d);
-    eg_nearest(x, BLOCK, (eg_fit){eg_half_bits_to_float(d), 0.0f}, levels, q);
+    eg_nearest(x, BLOCK, (eg_fit){eg_half_to_float(d), 0.0f}, levels, q);
     for (int i = 0; i < BLOCK && !levels.iq4; i++) q[i] = (int8_t)(q[i] - (int)levels.low);
 }
 
-/* One block with scale and min: q[32], d and m (added, not subtracted) to b. */
+/* Fits one block with a scale and a min: codes q[32]; stores d and m at b (the formats add m). */
 static void affine(const float *x, float high, uint8_t *b, int8_t *q)
 {
     float w[BLOCK];
@@ -86,7 +86,7 @@ static void affine(const float *x, float high, uint8_t *b, int8_t *q)
     uint16_t d = eg_half_scale(fit.scale), m = eg_half_scale(-fit.min);
     eg_store_u16(b, d);
     eg_store_u16(b + 2, m);
-    fit = (eg_fit){eg_half_bits_to_float(d), -eg_half_bits_to_float(m)};
+    fit = (eg_fit){eg_half_to_float(d), -eg_half_to_float(m)};
     eg_nearest(x, BLOCK, fit, (eg_levels){0.0f, high, false}, q);
 }
 

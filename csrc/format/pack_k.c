@@ -1,7 +1,8 @@
-/* Floats to the types with 256 values: groups of 16 or 32, each with a small whole multiple of the block's scale.
+/* Packs floats into the types with blocks of 256 values; the inverse of unpack.c and unpack_iq.c, which have the layouts.
  *
- * First each group gets the scale that suits it, then the block's scale is chosen so that its multiples come close to
- * them, and groups choose again among the multiples that there are. Layouts are those of unpack.c and unpack_iq.c.
+ * A block has groups of 16 or 32 values. The scale of a group is the block's scale times a small integer multiplier. First,
+ * the ideal scale of each group is computed. Then the block's scale is chosen so that its multiples come close to the ideal
+ * scales. Last, each group chooses the multiplier with the least error.
  */
 #include <math.h>
 #include <string.h>
@@ -18,21 +19,21 @@ typedef struct layout {
     int scale_low, scale_high;   /* multiples of the block's scale, and of its min */
 } layout;
 
-/* What is stored for a block; a group's values are d scale q - dmin min. */
+/* The fitted block: the values of a group are d * scale * q - dmin * min, with integer multipliers scale and min. */
 typedef struct block {
     uint16_t d, dmin;   /* half floats */
     int8_t scale[MOST_GROUPS], min[MOST_GROUPS], q[BLOCK];
 } block;
 
 /* The half float nearest to a scale, as a float. */
-static float half_near(float scale) { return eg_half_bits_to_float(eg_half_scale(scale)); }
+static float half_near(float scale) { return eg_half_to_float(eg_half_scale(scale)); }
 
-/* The nearest whole number from low to high. */
+/* The nearest integer from low to high. */
 static inline int nearest(float t, int low, int high)
 {
     t = t < (float)low ? (float)low : t;
     t = t > (float)high ? (float)high : t;
-    return (int)((t + 12582912.0f) - 12582912.0f);   /* leaves no room for a fraction */
+    return (int)((t + 12582912.0f) - 12582912.0f);   /* rounds the fraction away */
 }
 
 /* Group j of a block. */
@@ -41,8 +42,8 @@ static inline eg_group group_of(const float *x, const float *w, int j, int size)
     return (eg_group){x + j * size, w + j * size, size};
 }
 
-/* Each group's multiple of d: the one nearest to its wish or, of those around it, the one that fits best. Returns the
- * block's error. */
+/* Chooses the multiplier of each group: of those near wish / d, the one with the least error. wish: the ideal scales. Returns
+ * the error of the block. */
 static float choose(const float *x, const float *w, const layout *l, const float *wish, float d, int8_t *scale)
 {
     static const int8_t step[EG_TRIES] = {0, -1, 1, -2, 2, -3, 3, 4};
@@ -65,7 +66,7 @@ static float choose(const float *x, const float *w, const layout *l, const float
     return total;
 }
 
-/* The block's scale by least squares, for the levels that its multiples give now. */
+/* The block's scale by least squares, for the levels that the current scales give. */
 static float refit(const float *x, const float *w, const layout *l, float d, const int8_t *scale)
 {
     int size = BLOCK / l->groups;
@@ -79,8 +80,8 @@ static float refit(const float *x, const float *w, const layout *l, float d, con
     return qq > 0.0f ? xq / qq : d;
 }
 
-/* The block's scale with which the multiples nearest to the wishes fit best, of eight that take the largest wish to
- * either end of the multiples or near it. */
+/* The first scale of the block: tries eight that map the largest ideal scale to, or near, either end of the multipliers, and
+ * takes the one with the least error. */
 static float first_scale(const float *x, const float *w, const layout *l, const float *wish, float peak)
 {
     int size = BLOCK / l->groups, best = 0;
@@ -121,12 +122,12 @@ static void fit_symmetric(const float *x, const layout *l, block *out)
         }
         if (round + 1 < ROUNDS) d = half_near(refit(x, w, l, d, scale));
     }
-    out->d = eg_float_bits_to_half(best);
+    out->d = eg_float_to_half(best);
     for (int j = 0; j < l->groups; j++)
         eg_nearest(x + j * size, size, (eg_fit){best * (float)out->scale[j], 0.0f}, l->levels, out->q + j * size);
 }
 
-/* Each group's multiples of d and dmin: those nearest to its wish, or around it; returns the block's error. */
+/* Chooses the multipliers of d and dmin of each group, as above; returns the error of the block. */
 static float choose_affine(const float *x, const float *w, const layout *l, const eg_fit *wish, float d, float dmin,
                            int8_t *scale, int8_t *min)
 {
@@ -154,7 +155,7 @@ static float choose_affine(const float *x, const float *w, const layout *l, cons
     return total;
 }
 
-/* d and dmin by least squares, for the levels that their multiples give now. */
+/* d and dmin by least squares, for the levels that the current scales and mins give. */
 static void refit_affine(const float *x, const float *w, const layout *l, const int8_t *scale, const int8_t *min, float *d,
                          float *dmin)
 {
@@ -178,7 +179,7 @@ static void refit_affine(const float *x, const float *w, const layout *l, const 
     }
 }
 
-/* The same with mins: levels from 0, multiples from 0. */
+/* fit_symmetric for types with mins, whose levels and multipliers begin at 0. */
 static void fit_affine(const float *x, const layout *l, block *out)
 {
     float w[BLOCK], d = 0.0f, dmin = 0.0f, least = HUGE_VALF, best = 0.0f, best_min = 0.0f;
@@ -207,8 +208,8 @@ static void fit_affine(const float *x, const layout *l, block *out)
         }
         if (round + 1 < ROUNDS) refit_affine(x, w, l, scale, min, &d, &dmin);
     }
-    out->d = eg_float_bits_to_half(best);
-    out->dmin = eg_float_bits_to_half(best_min);
+    out->d = eg_float_to_half(best);
+    out->dmin = eg_float_to_half(best_min);
     for (int j = 0; j < l->groups; j++)
         eg_nearest(x + j * size, size, (eg_fit){best * (float)out->scale[j], best_min * (float)out->min[j]}, l->levels,
                    out->q + j * size);
@@ -216,7 +217,7 @@ static void fit_affine(const float *x, const layout *l, block *out)
 
 /* ---- layouts ------------------------------------------------------------------------------------------------- */
 
-/* q[256] of 2 bits: four runs of 32 values in 32 bytes, twice. */
+/* Stores 256 codes of 2 bits: four runs of 32 values in 32 bytes, twice. */
 static void store_pairs(const int8_t *q, uint8_t *qs)
 {
     for (int h = 0; h < 2; h++)
@@ -263,7 +264,7 @@ void eg_pack_q3_k(const float *x, int64_t n, void *blocks)
     }
 }
 
-/* d, dmin and the 6-bit multiples of Q4_K and Q5_K. */
+/* Stores d, dmin and the 6-bit multipliers of Q4_K and Q5_K. */
 static void store_head(const block *fitted, uint8_t *b)
 {
     eg_store_u16(b, fitted->d);
@@ -276,7 +277,7 @@ static void store_head(const block *fitted, uint8_t *b)
     }
 }
 
-/* The low nibbles of q[256]: two runs of 32 values in 32 bytes. */
+/* Stores the low nibbles of 256 codes: two runs of 32 values in 32 bytes, four times. */
 static void store_nibbles(const int8_t *q, uint8_t *qs)
 {
     for (int h = 0; h < 4; h++)

@@ -1,4 +1,4 @@
-/* The table of types that can be written, and the check of what they are asked to express. */
+/* The table of types that can be written, and the check that a type can express the values; see quantize.h. */
 #include "quantize.h"
 
 #include <float.h>
@@ -6,7 +6,7 @@
 
 #include "pack.h"
 
-#define BF16_LIMIT 3.3895313892515355e38f   /* the largest one; what is nearer to infinity does not fit */
+#define BF16_LIMIT 3.3895313892515355e38f   /* the largest BF16 */
 
 static const struct {
     uint32_t id;
@@ -45,7 +45,7 @@ int64_t eg_type_from_float(const eg_type_info *type, const float *x, int64_t n, 
 {
     int row = find(type);
     for (int64_t i = 0; i < n; i++)
-        if (!(fabsf(x[i]) <= rows[row].limit))   /* NaN is not */
+        if (!(fabsf(x[i]) <= rows[row].limit))   /* also true for NaN */
             return i;
     rows[row].pack(x, n, blocks);
     return n;

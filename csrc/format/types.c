@@ -1,5 +1,5 @@
-/* The table of tensor types, and whole tensors as floats: value = scale * q - min, one multiplication and one
- * subtraction. The byte layouts are in unpack.c and unpack_iq.c. */
+/* The table of tensor types, and dequantization: value = scale * q - min, one multiplication and one subtraction. The byte
+ * layouts are in unpack.c and unpack_iq.c. */
 #include "types.h"
 
 #include <string.h>
@@ -31,14 +31,14 @@ static const eg_type_info types[] = {
     {"TQ1_0", EG_TYPE_TQ1_0, 256, 54, 32, false, eg_unpack_tq1_0},
     {"TQ2_0", EG_TYPE_TQ2_0, 256, 66, 32, false, eg_unpack_tq2_0},
     {"MXFP4", EG_TYPE_MXFP4, 32, 17, 32, false, eg_unpack_mxfp4},
-    {"C2", EG_TYPE_C2, 256, 64, 32, false, eg_unpack_c2},
-    {"C4", EG_TYPE_C4, 128, 64, 32, false, eg_unpack_c4},
-    {"C8", EG_TYPE_C8, 32, 32, 32, false, eg_unpack_c8},
+    {"QC2", EG_TYPE_QC2, 256, 64, 32, false, eg_unpack_qc2},
+    {"QC4", EG_TYPE_QC4, 128, 64, 32, false, eg_unpack_qc4},
+    {"QC8", EG_TYPE_QC8, 32, 32, 32, false, eg_unpack_qc8},
 };
 
 enum { N_TYPES = sizeof types / sizeof types[0] };
 
-/* Values per step of eg_type_to_float: at least the largest block, and small enough for the stack. */
+/* Values that eg_type_to_float unpacks at a time: at least the largest block, and small enough for the stack. */
 enum { CHUNK = 256 };
 
 const eg_type_info *eg_type_find(uint32_t id)
@@ -48,14 +48,14 @@ const eg_type_info *eg_type_find(uint32_t id)
     return NULL;
 }
 
-bool eg_type_by_channel(const eg_type_info *type)
+bool eg_type_per_channel(const eg_type_info *type)
 {
-    return type->id == EG_TYPE_C2 || type->id == EG_TYPE_C4 || type->id == EG_TYPE_C8;
+    return type->id == EG_TYPE_QC2 || type->id == EG_TYPE_QC4 || type->id == EG_TYPE_QC8;
 }
 
 const eg_type_info *eg_type_at(size_t index) { return index < N_TYPES ? &types[index] : NULL; }
 
-/* out[n] from q[n] with one scale per `group` values, and one min unless it is NULL. */
+/* out[n] from q[n], with one scale for every `group` values and, unless min is NULL, one min. */
 static inline void evaluate(const int8_t *restrict q, const float *restrict scale, const float *restrict min, int64_t n,
                             int group, float *restrict out)
 {
@@ -75,7 +75,7 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
         return;
     }
     if (type->id == EG_TYPE_F16) {
-        for (int64_t i = 0; i < n; i++) out[i] = eg_half_bits_to_float(eg_load_u16(b + 2 * i));
+        for (int64_t i = 0; i < n; i++) out[i] = eg_half_to_float(eg_load_u16(b + 2 * i));
         return;
     }
     if (type->id == EG_TYPE_BF16) {
@@ -88,12 +88,9 @@ void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, f
         int64_t count = n - done < CHUNK ? n - done : CHUNK;
         type->unpack(b, count, q, scale, min);
         const float *m = type->has_min ? min : NULL;
-        if (type->group == 16)   /* constants, so that the inner loops have a known length */
+        if (type->group == 16)   /* constants: the inner loops have a known length */
             evaluate(q, scale, m, count, 16, out + done);
         else evaluate(q, scale, m, count, 32, out + done);
         b += CHUNK / type->block * type->bytes;
     }
 }
-
-float eg_half_to_float(uint16_t h) { return eg_half_bits_to_float(h); }
-uint16_t eg_float_to_half(float f) { return eg_float_bits_to_half(f); }

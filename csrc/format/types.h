@@ -1,8 +1,8 @@
-/* GGML tensor types: one table row each, one unpacking function each.
+/* GGML tensor types: a table row and an unpacking function for each.
  *
- * Every quantized type is seen through the same lens: value[i] = scale[i / group] * q[i] - min[i / group] with an int8 q.
- * The matrix kernels work on that form, and dequantization is that formula, so a new type is one row here and one
- * `unpack`. Knows nothing of files or of matrices.
+ * Every quantized type is unpacked to the same form: value[i] = scale[i / group] * q[i] - min[i / group], with int8 q. The
+ * matrix kernels work on that form, and dequantization is that formula. So a new type needs one row of the table and one
+ * `unpack`. Files and matrices are not its concern.
  */
 #ifndef EG_FORMAT_TYPES_H
 #define EG_FORMAT_TYPES_H
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Numbers as in the format. */
+/* The type numbers of GGUF files. */
 enum {
     EG_TYPE_F32 = 0,
     EG_TYPE_F16 = 1,
@@ -36,39 +36,37 @@ enum {
     EG_TYPE_TQ1_0 = 34,
     EG_TYPE_TQ2_0 = 35,
     EG_TYPE_MXFP4 = 39,
-    /* Not GGML's: 2, 4 and 8 bits with one scale for a whole row, which is a tensor of its own (nn/binder.h). */
-    EG_TYPE_C2 = 0x45470002,
-    EG_TYPE_C4 = 0x45470004,
-    EG_TYPE_C8 = 0x45470008
+    /* "QC": quantized per channel, to 2, 4 or 8 bits. A row of W makes one output channel of y = W x and has one scale,
+     * which is in a tensor of its own (nn/binder.h). GGML does not have these types. */
+    EG_TYPE_QC2 = 0x45470002,
+    EG_TYPE_QC4 = 0x45470004,
+    EG_TYPE_QC8 = 0x45470008
 };
 
-/* n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group], and min[n / group] if the
- * type has one (else min is not touched and may be NULL). */
+/* Unpacks n values (a multiple of the block) from `blocks` (any alignment): q[n], scale[n / group] and, if the type has mins,
+ * min[n / group]. For other types min is untouched and may be NULL. */
 typedef void eg_unpack(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
 
 typedef struct eg_type_info {
-    const char *name;          /* "Q4_0" */
-    uint32_t id;               /* EG_TYPE_... */
-    uint16_t block, bytes;     /* values per block, bytes per block */
-    uint16_t group;            /* values that share a scale once unpacked: 16 or 32; 0 for F32, F16, BF16 */
+    const char *name; /* "Q4_0" */
+    uint32_t id; /* EG_TYPE_... */
+    uint16_t block, bytes; /* values per block, bytes per block */
+    uint16_t group; /* values that share a scale once unpacked: 16 or 32; 0 for F32, F16, BF16 */
     bool has_min;
-    eg_unpack *unpack;         /* NULL for F32, F16, BF16 */
+    eg_unpack *unpack; /* NULL for F32, F16, BF16 */
 } eg_type_info;
 
 /* The row of a type; NULL if unknown. */
 const eg_type_info *eg_type_find(uint32_t id);
 
-/* Whether rows of the type have their scale elsewhere: values unpacked from C2, C4, C8 are whole numbers with scales of 1. */
-bool eg_type_by_channel(const eg_type_info *type);
+/* Whether the type is QC2, QC4 or QC8: its blocks have no scales. They unpack to integers with scales of 1, and the scale of
+ * the row is in another tensor. */
+bool eg_type_per_channel(const eg_type_info *type);
 
-/* Row by its position in the table, for listing: NULL past the end. */
+/* A row of the table by its index, for listing; NULL past the end. */
 const eg_type_info *eg_type_at(size_t index);
 
 /* out[n] = the values of n / block blocks, equal to what the gguf package computes. n is a multiple of the block. */
 void eg_type_to_float(const eg_type_info *type, const void *blocks, int64_t n, float *out);
-
-/* IEEE half <-> float, exact and round-to-nearest-even. */
-float eg_half_to_float(uint16_t h);
-uint16_t eg_float_to_half(float f);
 
 #endif

@@ -1,17 +1,18 @@
-/* Unpacking of the types with 32-value blocks of plain integers, of the K-quants, and of those with a scale for a row.
+/* Unpacks the types with 32-value blocks of plain integers, the K-quants and the per-channel types.
  *
- * Owns their byte layouts; not the types with tables (unpack_iq.c). Each function turns blocks into
- * value[i] = scale[i / group] * q[i] - min[i / group]. The formula over each function is the type's own; scale and min
- * are computed by its float operations in its order, so that the value has the same bits.
+ * Owns their byte layouts; types with codebooks are in unpack_iq.c. Each function turns blocks into value[i] = scale[i /
+ * group] * q[i] - min[i / group]. The comment of a function has the layout of a block and the formula of the type, where n is
+ * a code. scale and min are computed with the float operations of that formula in its order, so that values have the same
+ * bits.
  *
- * A field of 1, 2 or 4 bits is always taken from a run of consecutive bytes at one shift: such loops vectorize.
+ * Loops read fields of 1, 2 or 4 bits at one shift from consecutive bytes, so that they vectorize.
  */
 #include <string.h>
 
 #include "half.h"
 #include "unpack.h"
 
-/* Q4: 16 bytes -> 32 nibbles, the low ones first. */
+/* 16 bytes -> 32 nibbles, the low ones first. */
 static inline void nibbles(const uint8_t *restrict qs, int offset, int8_t *restrict q)
 {
     for (int i = 0; i < 16; i++) {
@@ -20,7 +21,7 @@ static inline void nibbles(const uint8_t *restrict qs, int offset, int8_t *restr
     }
 }
 
-/* Q5: the same with a fifth bit from qh[4], bit i of the 32 for value i. */
+/* The same with a fifth bit: bit i of the 32 bits of qh[4] belongs to value i. */
 static inline void nibbles_and_bit(const uint8_t *restrict qs, const uint8_t *restrict qh, int offset, int8_t *restrict q)
 {
     static const uint8_t first[16] = {1, 2, 4, 8, 16, 32, 64, 128}, second[16] = {[8] = 1, 2, 4, 8, 16, 32, 64, 128};
@@ -38,7 +39,7 @@ void eg_unpack_q4_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 18, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         nibbles(b + 2, 8, q);
     }
 }
@@ -48,8 +49,8 @@ void eg_unpack_q4_1(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 20, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
-        min[k] = -eg_half_bits_to_float(eg_load_u16(b + 2));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
+        min[k] = -eg_half_to_float(eg_load_u16(b + 2));
         nibbles(b + 4, 0, q);
     }
 }
@@ -60,7 +61,7 @@ void eg_unpack_q5_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 22, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         nibbles_and_bit(b + 6, b + 2, 16, q);
     }
 }
@@ -70,8 +71,8 @@ void eg_unpack_q5_1(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 24, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
-        min[k] = -eg_half_bits_to_float(eg_load_u16(b + 2));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
+        min[k] = -eg_half_to_float(eg_load_u16(b + 2));
         nibbles_and_bit(b + 8, b + 4, 0, q);
     }
 }
@@ -82,7 +83,7 @@ void eg_unpack_q8_0(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 34, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         memcpy(q, b + 2, 32);
     }
 }
@@ -93,7 +94,7 @@ void eg_unpack_q2_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
 {
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 84, scale += 16, min += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 80)), dmin = eg_half_bits_to_float(eg_load_u16(b + 82));
+        float d = eg_half_to_float(eg_load_u16(b + 80)), dmin = eg_half_to_float(eg_load_u16(b + 82));
         for (int j = 0; j < 16; j++) {
             scale[j] = d * (float)(b[j] & 15);
             min[j] = dmin * (float)(b[j] >> 4);
@@ -118,7 +119,7 @@ void eg_unpack_q3_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 110, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 108));
+        float d = eg_half_to_float(eg_load_u16(b + 108));
         const uint8_t *s = b + 96;
         for (int j = 0; j < 16; j++) {
             int low = s[j % 8] >> 4 * (j / 8) & 15, high = s[8 + j % 4] >> 2 * (j / 4) & 3;
@@ -142,7 +143,7 @@ void eg_unpack_q3_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
  * two above those first ones. */
 static inline void scales_and_mins(const uint8_t *restrict b, float *restrict scale, float *restrict min)
 {
-    float d = eg_half_bits_to_float(eg_load_u16(b)), dmin = eg_half_bits_to_float(eg_load_u16(b + 2));
+    float d = eg_half_to_float(eg_load_u16(b)), dmin = eg_half_to_float(eg_load_u16(b + 2));
     const uint8_t *s = b + 4;
     for (int j = 0; j < 4; j++) {
         scale[j] = d * (float)(s[j] & 63);
@@ -192,7 +193,7 @@ void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 210, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 208));
+        float d = eg_half_to_float(eg_load_u16(b + 208));
         int8_t s[16];
         memcpy(s, b + 192, 16);
         for (int j = 0; j < 16; j++) scale[j] = d * (float)s[j];
@@ -208,8 +209,8 @@ void eg_unpack_q6_k(const void *restrict blocks, int64_t n, int8_t *restrict q, 
     }
 }
 
-/* n - 2 and n - 8: 64 bytes hold four runs of 64 values, two bits each, or two of four bits. So a vector of up to 64 bytes,
- * shifted and masked, meets activations that lie side by side. */
+/* QC2: n - 2; QC4: n - 8. 64 bytes hold four runs of 64 values with two bits each, or two runs with four bits. So a vector of
+ * up to 64 bytes, shifted and masked, has the codes of neighbouring values, in the order of the activations. */
 static void unpack_runs(const uint8_t *restrict b, int64_t n, const int bits, int8_t *restrict q, float *restrict scale)
 {
     const int offset = 1 << (bits - 1), mask = (1 << bits) - 1, runs = 8 / bits;
@@ -219,20 +220,20 @@ static void unpack_runs(const uint8_t *restrict b, int64_t n, const int bits, in
     for (int64_t g = 0; g < n / 32; g++) scale[g] = 1;
 }
 
-void eg_unpack_c2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc2(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     unpack_runs(blocks, n, 2, q, scale);
 }
 
-void eg_unpack_c4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+void eg_unpack_qc4(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     unpack_runs(blocks, n, 4, q, scale);
 }
 
-/* int8 n */
-void eg_unpack_c8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
+/* QC8: int8 n */
+void eg_unpack_qc8(const void *restrict blocks, int64_t n, int8_t *restrict q, float *restrict scale, float *restrict min)
 {
     (void)min;
     if (n > 0) memcpy(q, blocks, (size_t)n);

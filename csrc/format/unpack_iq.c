@@ -1,10 +1,10 @@
-/* Unpacking of the types whose codes go through a table (IQ4, MXFP4, IQ2 and IQ3 codebooks) and of the ternary ones.
+/* Unpacks the types with codebooks (IQ4, MXFP4, IQ2, IQ3) and the ternary types.
  *
- * Owns their byte layouts; the codebooks themselves are in iq_grids.c. As in unpack.c, scale is computed by the float
- * operations of the type's own formula in their order; none of these types has a min.
+ * Owns their byte layouts; the codebooks are in iq_grids.c. As in unpack.c, scale is computed with the float operations of the
+ * type's formula in its order. These types have no mins.
  *
- * Codebook types: q = magnitude or -magnitude. Magnitudes are gathered row by row, signs as bytes of 0 or -1, and one
- * loop over the block, which vectorizes, joins them.
+ * IQ2 and IQ3: q = +-magnitude. Magnitudes are copied from the codebook row by row, signs become bytes of 0 or -1, and one
+ * loop over the block, which vectorizes, combines them.
  */
 #include <string.h>
 
@@ -12,7 +12,7 @@
 #include "iq_grids.h"
 #include "unpack.h"
 
-/* IQ4: 16 bytes -> 32 values by their nibbles, the low ones first. One look-up serves both nibbles of a byte. */
+/* IQ4: the nibbles of 16 bytes -> 32 values, the low nibbles first. One look-up gives the values of both nibbles of a byte. */
 static inline void iq4_values(const uint8_t *restrict qs, int8_t *restrict q)
 {
     int8_t pairs[32];
@@ -23,8 +23,8 @@ static inline void iq4_values(const uint8_t *restrict qs, int8_t *restrict q)
     }
 }
 
-/* e2m1 doubled, so that it is an integer: 0 1 2 3 4 6 8 12, and the same below zero with bit 3. Arithmetic rather than
- * a table, because it vectorizes. */
+/* An e2m1 number times two, which makes it an integer: 0 1 2 3 4 6 8 12, negative with bit 3. Computed instead of looked up,
+ * since that vectorizes. */
 static inline int8_t fp4_value(uint8_t code)
 {
     uint8_t m = code & 7, sign = code > 7 ? 255 : 0;
@@ -38,7 +38,7 @@ void eg_unpack_iq4_nl(const void *restrict blocks, int64_t n, int8_t *restrict q
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 32; k++, b += 18, q += 32) {
-        scale[k] = eg_half_bits_to_float(eg_load_u16(b));
+        scale[k] = eg_half_to_float(eg_load_u16(b));
         iq4_values(b + 2, q);
     }
 }
@@ -49,7 +49,7 @@ void eg_unpack_iq4_xs(const void *restrict blocks, int64_t n, int8_t *restrict q
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 136, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         int high = eg_load_u16(b + 2);
         for (int j = 0; j < 8; j++, q += 32) {
             int s = (b[4 + j / 2] >> 4 * (j % 2) & 15) | (high >> 2 * j & 3) << 4;
@@ -75,7 +75,7 @@ void eg_unpack_mxfp4(const void *restrict blocks, int64_t n, int8_t *restrict q,
     }
 }
 
-/* The 256 values of a block from their magnitudes and their sign bits, value 8 k + i in bit i of signs[k]. */
+/* The 256 values of a block from their magnitudes and signs; bit i of signs[k] is the sign of value 8 k + i. */
 static inline void apply_signs(const uint8_t *restrict magnitude, const uint8_t *restrict signs, int8_t *restrict q)
 {
     uint8_t mask[256];
@@ -83,7 +83,7 @@ static inline void apply_signs(const uint8_t *restrict magnitude, const uint8_t 
     for (int i = 0; i < 256; i++) q[i] = (int8_t)(uint8_t)((magnitude[i] ^ mask[i]) - mask[i]);
 }
 
-/* Sign bits of 32 values from a word with four 7-bit sign indices; what is left of it, four bits, is their scale. */
+/* The sign bits of 32 values, from a word with four 7-bit sign indices. Returns its other four bits, the scale. */
 static inline int signs_and_scale(const uint8_t *restrict p, uint8_t *restrict signs)
 {
     uint32_t word = eg_load_u16(p) | (uint32_t)eg_load_u16(p + 2) << 16;
@@ -97,7 +97,7 @@ void eg_unpack_iq2_xxs(const void *restrict blocks, int64_t n, int8_t *restrict 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 66, q += 256, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
         for (int j = 0; j < 8; j++) {
             const uint8_t *p = b + 2 + 8 * j;
@@ -116,7 +116,7 @@ void eg_unpack_iq2_xs(const void *restrict blocks, int64_t n, int8_t *restrict q
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 74, q += 256, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
         for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + (float)(b[66 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
         for (int i = 0; i < 32; i++) {
@@ -135,7 +135,7 @@ void eg_unpack_iq2_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 82, q += 256, scale += 16) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         const uint8_t *qs = b + 2, *qh = b + 66;
         uint8_t magnitude[256];
         for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + (float)(b[74 + j / 2] >> 4 * (j % 2) & 15)) * 0.25f;
@@ -150,7 +150,7 @@ void eg_unpack_iq3_xxs(const void *restrict blocks, int64_t n, int8_t *restrict 
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 98, q += 256, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         uint8_t magnitude[256], signs[32];
         for (int j = 0; j < 8; j++) scale[j] = d * (0.5f + (float)signs_and_scale(b + 66 + 4 * j, signs + 4 * j)) * 0.5f;
         for (int i = 0; i < 64; i++) memcpy(magnitude + 4 * i, eg_grid_iq3_xxs[b[2 + i]], 4);
@@ -165,7 +165,7 @@ void eg_unpack_iq3_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 110, q += 256, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b));
+        float d = eg_half_to_float(eg_load_u16(b));
         const uint8_t *qs = b + 2, *qh = b + 66;
         uint8_t magnitude[256];
         for (int j = 0; j < 8; j++) scale[j] = d * (float)(1 + 2 * (b[106 + j / 2] >> 4 * (j % 2) & 15));
@@ -174,8 +174,9 @@ void eg_unpack_iq3_s(const void *restrict blocks, int64_t n, int8_t *restrict q,
     }
 }
 
-/* Ternary digits of `run` bytes, `count` runs of values. A byte is a fraction of 256; its k-th digit is the integer
- * part of three times what is left after k multiplications by three. */
+/* `count` ternary digits of each of `run` bytes, as runs of values: first the first digits of all bytes, then the second ones.
+ * A byte is a fraction of 256. Digit k is the integer part of three times the fraction that is left after k multiplications by
+ * three. */
 static inline int8_t *digits(const uint8_t *restrict p, int run, int count, int8_t *restrict q)
 {
     static const uint8_t powers[5] = {1, 3, 9, 27, 81};
@@ -191,7 +192,7 @@ void eg_unpack_tq1_0(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 54, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 52));
+        float d = eg_half_to_float(eg_load_u16(b + 52));
         for (int j = 0; j < 8; j++) scale[j] = d;
         q = digits(b, 32, 5, q);
         q = digits(b + 32, 16, 5, q);
@@ -205,7 +206,7 @@ void eg_unpack_tq2_0(const void *restrict blocks, int64_t n, int8_t *restrict q,
     (void)min;
     const uint8_t *b = blocks;
     for (int64_t k = 0; k < n / 256; k++, b += 66, scale += 8) {
-        float d = eg_half_bits_to_float(eg_load_u16(b + 64));
+        float d = eg_half_to_float(eg_load_u16(b + 64));
         for (int j = 0; j < 8; j++) scale[j] = d;
         const uint8_t *qs = b;
         for (int h = 0; h < 2; h++, qs += 32, q += 128) {

@@ -1,4 +1,5 @@
-/* AVX2 with F16C (x86 processors since 2013): sixteen lanes are two registers. */
+/* The set "avx2": AVX2, FMA and F16C (x86 processors since 2013). Sixteen lanes are two registers. Owns the integer dot
+ * products of AVX2; everything else is in avx256.inc and the files that it includes. */
 #include "internal.h"
 
 #if defined(__x86_64__)
@@ -13,21 +14,22 @@
 
 #include "avx256.inc"
 
-/* Pairs of products of an unsigned and a signed byte are added in 16 bits: enough while weights stay below 128. Wide
- * weights go in as |w|, and their sign to x: 128 * 127 * 2 just fits. */
-EG_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, const bool wide)
+/* maddubs multiplies unsigned by signed bytes and adds pairs of products in 16 bits, which fit while weights are below 128.
+ * For int8 weights the unsigned factor is |w|, and x takes the sign of w: at most 128 * 127 * 2, which still fits. */
+EG_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x, const bool int8_weights)
 {
-    __m256i pairs = wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+    __m256i pairs = int8_weights ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                                 : _mm256_maddubs_epi16(w, x);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool wide)
+EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool int8_weights)
 {
     __m256i words = _mm256_set1_epi32(eg_int_at(x, c));
-    return (ints){dot_half(acc.a, w.a, words, wide), dot_half(acc.b, w.b, words, wide)};
+    return (ints){dot_half(acc.a, w.a, words, int8_weights), dot_half(acc.b, w.b, words, int8_weights)};
 }
 
-EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c)
+EG_INLINE ints ints_dot_i16(ints acc, ints w, const int8_t *x, int c)
 {
     __m256i words = _mm256_set1_epi32(eg_int_at(x, c));
     return (ints){_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, words)),
@@ -56,12 +58,12 @@ EG_INLINE __m256i along_half(__m256i acc, __m256i w, __m256i x)
     return _mm256_add_epi32(acc, _mm256_add_epi32(low, high));
 }
 
-EG_INLINE ints ints_along_wide(ints acc, ints w, ints x)
+EG_INLINE ints ints_along_int8(ints acc, ints w, ints x)
 {
     return (ints){along_half(acc.a, w.a, x.a), along_half(acc.b, w.b, x.b)};
 }
 
-enum { WIDE_BIAS = 0, SHORT_SUMS = 1, MAX_TOKENS = 4 };
+enum { INT8_BIAS = 0, I16_SUMS = 1, MAX_TOKENS = 4 };
 #include "tiles.inc"
 
 EG_KERNEL_SET(eg_kernels_avx2, "avx2");

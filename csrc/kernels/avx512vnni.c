@@ -1,5 +1,5 @@
-/* AVX-512 with VNNI: sixteen rows stand in the sixteen lanes of one register, and one instruction multiplies four columns
- * of all of them. It takes the weights as unsigned bytes. */
+/* The set "avx512vnni": AVX-512 with VNNI. Sixteen lanes are one register. In a matrix product each lane holds one row, and
+ * one instruction multiplies four columns of all sixteen rows; it takes the weights as unsigned bytes. */
 #include "internal.h"
 
 #if defined(__x86_64__)
@@ -16,14 +16,14 @@
 typedef __m512 vec;
 
 EG_INLINE vec vec_load(const void *p) { return _mm512_loadu_ps(p); }
-EG_INLINE vec vec_load_half(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+EG_INLINE vec vec_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 EG_INLINE vec vec_load_bf16(const void *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
 }
 EG_INLINE vec vec_load_i8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
 EG_INLINE void vec_store(void *p, vec a) { _mm512_storeu_ps(p, a); }
-EG_INLINE void vec_store_half(void *p, vec a)
+EG_INLINE void vec_store_f16(void *p, vec a)
 {
     _mm256_storeu_si256(p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -61,7 +61,7 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
     return _mm512_reduce_add_epi32(n);
 }
 
-enum { EG_BLOCK_ROWS = 4, EG_BLOCK_COLS = 4, EG_HALVES_IN_PLACE = 1 };
+enum { EG_REGISTER_ROWS = 4, EG_REGISTER_COLS = 4, EG_F16_IN_PLACE = 1 };
 #include "lanes.inc"
 
 /* ---- integers ---------------------------------------------------------------------------------------------------- */
@@ -87,15 +87,16 @@ EG_INLINE ints ints_right_signed(ints v, int n) { return _mm512_sra_epi32(v, _mm
 EG_INLINE vec ints_to_vec(ints v) { return _mm512_cvtepi32_ps(v); }
 EG_INLINE ints dots_start(int n) { return ints_set32(n); }
 EG_INLINE vec dots_to_vec(ints v) { return ints_to_vec(v); }
-EG_INLINE vec halves_to_vec(ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+EG_INLINE vec f16_to_vec(ints v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
-EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool wide)
+EG_INLINE ints ints_dot(ints acc, ints w, const int8_t *x, int c, const bool int8_weights)
 {
-    (void)wide;
+    (void)int8_weights;
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(eg_int_at(x, c)));
 }
 
-/* 16 bytes each from four places `step` apart. In two halves first: half a register costs half as much. */
+/* 16 bytes from each of four places, `step` apart. The two halves are built first, since inserting into a 256-bit register is
+ * cheaper. */
 EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
 {
     __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p));
@@ -105,7 +106,7 @@ EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-/* Rows i, i + 4, i + 8, i + 12 in the quarters of in[i]; transposing the quarters puts the rows in order. */
+/* The quarters of in[i] hold rows i, i + 4, i + 8, i + 12. Transposing 4 x 4 words in each quarter puts the rows in order. */
 EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
 {
     __m512i in[4];
@@ -119,20 +120,20 @@ EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
     out[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-EG_INLINE vec halves_at(const uint8_t *p, size_t stride) { return _mm512_cvtph_ps(eg_gather_16_words(p, stride)); }
+EG_INLINE vec f16_at(const uint8_t *p, size_t stride) { return _mm512_cvtph_ps(eg_gather_16_words(p, stride)); }
 
 EG_INLINE ints ints_along(ints acc, ints w, ints x) { return _mm512_dpbusd_epi32(acc, w, x); }
-EG_INLINE ints ints_along_wide(ints acc, ints w, ints x) { return ints_along(acc, w, x); }
+EG_INLINE ints ints_along_int8(ints acc, ints w, ints x) { return ints_along(acc, w, x); }
 
-enum { WIDE_BIAS = 128, SHORT_SUMS = 0, MAX_TOKENS = 8 };
-EG_INLINE ints ints_dot_short(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
+enum { INT8_BIAS = 128, I16_SUMS = 0, MAX_TOKENS = 8 };
+EG_INLINE ints ints_dot_i16(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
 EG_INLINE ints ints_widen(ints acc, ints pairs)
 {
     (void)pairs;
     return acc;
 }
-#define EG_MULTIPLIES_ALONE
-#include "alone512.inc"
+#define EG_HAS_GEMV
+#include "gemv512.inc"
 #include "tiles.inc"
 
 EG_KERNEL_SET(eg_kernels_avx512vnni, "avx512vnni");

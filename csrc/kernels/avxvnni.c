@@ -1,4 +1,4 @@
-/* AVX-VNNI: the VNNI dot product without AVX-512 (Alder Lake and later, Zen 5). */
+/* The set "avxvnni": AVX2 and the VNNI dot product in its VEX encoding (Alder Lake and later, Zen 5). */
 #include "internal.h"
 
 #if EG_COMPILES_AVXVNNI

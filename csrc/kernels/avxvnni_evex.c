@@ -1,5 +1,5 @@
-/* The set "avxvnni" in AVX-512's encoding: for who wants 256 bits on a processor whose clock falls with 512, and so that
- * processors without AVX-VNNI can test the same code. */
+/* The set "avxvnni" with the VNNI dot product in its EVEX encoding (AVX-512), on 256-bit registers. It serves processors that
+ * lower their clock for 512-bit registers, and lets machines without AVX-VNNI test the same code. */
 #include "internal.h"
 
 #if defined(__x86_64__)

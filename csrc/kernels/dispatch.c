@@ -1,4 +1,4 @@
-/* Chooses the set of kernels at run time, and tells the sizes of their work space. No computation here. */
+/* Chooses the set of kernels at run time, and computes the sizes of their scratch. */
 #include "internal.h"
 
 #include <stdatomic.h>
@@ -24,7 +24,7 @@ size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n)
     return sizeof(float) * (2 * EG_KEYS * width + rows * (width + EG_KEYS + 1 + 2 * (width + 2)));
 }
 
-size_t eg_attention_part_floats(int64_t head_dim, int64_t rows)
+size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows)
 {
     return (size_t)rows * ((size_t)eg_round_up_16(head_dim) + 2);
 }
@@ -41,7 +41,7 @@ static bool always(void) { return true; }
 
 #if defined(__x86_64__)
 
-/* Processor and operating system: the latter must save the registers (XCR0: 6 for AVX, 0xe6 for AVX-512). */
+/* Whether the operating system saves the registers of `mask` (XCR0: 6 for AVX, 0xe6 for AVX-512). */
 static bool registers_saved(uint32_t mask)
 {
     uint32_t a, b, c, d;
@@ -103,7 +103,8 @@ static bool has_i8mm(void)
 
 #endif
 
-/* Best last. A set may have a twin of the same name for processors that lack its encoding of the instructions. */
+/* Best last. A set may have a twin: the same code and name in another encoding of the instructions, for processors that have
+ * only that one. */
 static const struct set {
     const eg_kernels *kernels;
     bool (*supported)(void);
@@ -152,7 +153,7 @@ static const eg_kernels *choose(void)
     return best;
 }
 
-/* Threads that come here at the same time choose the same set, so the last store wins nothing and loses nothing. */
+/* A benign race: threads that get here at the same time all store the same pointer. */
 const eg_kernels *eg_kernels_get(void)
 {
     static _Atomic(const eg_kernels *) chosen;

@@ -1,14 +1,14 @@
-/* What the files of this directory share and nobody else sees: sizes of tiles and scratch, and the compiled sets.
+/* Shared by the files of this folder alone: sizes of tiles and scratch, and the compiled sets.
  *
- * Layers of a set, from the instructions up:
- *   its own file    `vec` (16 floats), `ints` (16 integers, or 64 bytes), and a few operations on each; what sets with the
- *                   same registers share is in avx256.inc and neon.inc
- *   lanes.inc       float kernels, written once over `vec`
- *   unpack.inc      the common types, unpacked straight into tiles
- *   tiles.inc       matmul_q8, written once over the tiles
- *   alone512.inc    matmul_q8 for one token and some types, where AVX-512 has a faster way
- *   channels.inc    matmul_i8, the same for types with a scale for a row
- * The .inc files are compiled once per set, inside its target pragma.
+ * A set of kernels (one instruction set) is made of layers, from the instructions up:
+ *   its own file    `vec` (16 floats), `ints` (16 int32 or 64 bytes), and a few operations on each; sets with the same
+ *                   registers share them in avx256.inc and neon.inc
+ *   lanes.inc       the float kernels, written once over `vec`
+ *   unpack.inc      common types: unpacking into tiles, and the product with one token (GEMV)
+ *   tiles.inc       matmul_q8, written once over tiles
+ *   gemv512.inc     a faster GEMV with AVX-512 for Q4_0 and Q6_K
+ *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8
+ * The .inc files are compiled once for each set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H
 #define EG_KERNELS_INTERNAL_H
@@ -20,7 +20,7 @@
 #include "kernels.h"
 
 #if defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
-#define EG_INLINE static inline          /* with every check inlined too, gcc takes minutes for a file */
+#define EG_INLINE static inline          /* forced inlining of all the checks would take gcc minutes for each file */
 #else
 #define EG_INLINE static inline __attribute__((always_inline))
 #endif
@@ -31,16 +31,16 @@
 #endif
 
 enum {
-    EG_SEGMENT = 1024,                   /* columns of a tile: 16 KB of weights stay in the first-level cache */
-    EG_AHEAD = 8192,                     /* bytes that memory is asked for beyond the next tile */
-    EG_GROUPS = EG_SEGMENT / 16,         /* at most, of one row of a tile */
-    EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted together */
-    EG_KEYS = 32,                        /* keys per block of attention */
-    EG_QUERIES = EG_SPAN_QUERIES         /* positions that share a converted block */
+    EG_SEGMENT = 1024,                   /* columns of a tile: its 16 KB stay in the first-level cache */
+    EG_PREFETCH_AHEAD = 8192,            /* prefetch distance: bytes beyond the beginning of the next tile */
+    EG_GROUPS = EG_SEGMENT / 16,         /* most groups in a row of a tile */
+    EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted to floats together */
+    EG_KEYS = 32,                        /* keys of a block of attention */
+    EG_QUERIES = EG_SPAN_QUERIES         /* queries that share a block of converted keys and values */
 };
 
-/* What this compiler knows of the sets that are younger than others. Clang declares intrinsics for functions with a target
- * of their own since 16, and before only for the target of the whole file. */
+/* Whether this compiler can build the newer sets. Clang before 16 declares their intrinsics only for the target of the whole
+ * file, and not for functions with a target attribute. */
 #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define EG_COMPILES_AVXVNNI 1
 #else
@@ -52,23 +52,23 @@ enum {
 #define EG_COMPILES_I8MM 0
 #endif
 
-/* A set of what its file has included. */
-/* clang-format off: a list in rows, not in columns */
+/* Defines the set of the kernels that the file has included. */
+/* clang-format off: keeps the list in rows */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul, softcap, \
-        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, snap_i8, \
+        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul,   softcap, \
+        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, \
     }
 /* clang-format on */
 
 /* Scratch of matmul_q8. */
 typedef struct eg_tile {
-    _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* in the set's own order and encoding, see tiles.inc */
+    _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* codes in the set's order and encoding, see tiles.inc */
     _Alignas(64) float scale[EG_GROUPS * EG_ROW_TILE];      /* [groups][16 rows] */
     _Alignas(64) float min[EG_GROUPS * EG_ROW_TILE];
-    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns], for types without a fast path */
+    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns]: codes of types that unpack.inc lacks */
     float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];
-    const uint8_t *next;                                    /* what to ask memory for while this one is unpacked */
+    const uint8_t *next;                                    /* the weights to prefetch while this tile is unpacked */
 } eg_tile;
 
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
@@ -86,7 +86,7 @@ extern const eg_kernels eg_kernels_avx2, eg_kernels_avxvnni, eg_kernels_avxvnni_
 extern const eg_kernels eg_kernels_neon_dotprod, eg_kernels_neon_i8mm;
 #endif
 
-/* The plain form, also for fewer rows than a tile. */
+/* Plain C; every set uses these for fewer rows than a tile has. */
 void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                          void *scratch);
 void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,

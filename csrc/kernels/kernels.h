@@ -1,12 +1,12 @@
-/* The contract of all kernels: what every instruction set implements, and nothing else.
+/* The contract of all kernels: what every instruction set implements.
  *
- * Kernels take a range of rows and own nothing: no malloc, no threads, no I/O, no state. The caller splits the rows among
- * threads. Pointers may have any alignment that their element type has.
+ * Kernels work on a range of rows and own nothing: no malloc, no threads, no I/O, no state. The caller splits the rows among
+ * threads. Pointers need only the alignment of their element type.
  *
- * One order of arithmetic. Integer sums are exact; float sums follow a fixed order written at each kernel, in 16 lanes where
- * lanes are named. fma(a, b, c) is c + a b rounded once; every other multiplication and addition is rounded by itself. So
- * every instruction set, every split into rows and every number of tokens per call gives the same bits, and results depend
- * neither on threads nor on how a prompt was cut.
+ * One order of arithmetic. Integer sums are exact. Float sums follow the order that is written at each kernel, in 16 lanes
+ * where lanes are named. fma(a, b, c) is c + a b, rounded once; every other multiplication and addition is rounded by itself.
+ * So every instruction set, every split into rows and every number of tokens in a call gives the same bits, and results
+ * depend neither on the number of threads nor on how a prompt was cut into calls.
  */
 #ifndef EG_KERNELS_H
 #define EG_KERNELS_H
@@ -14,31 +14,32 @@
 #include "../edge_gemma.h"
 #include "../format/types.h"
 
-/* A weight matrix W[rows, cols] in a file mapping: rows are contiguous, row_bytes apart. y = W x. */
+/* A weight matrix W[rows, cols] of y = W x, in a file mapping. A row is contiguous; rows are row_bytes apart. */
 typedef struct eg_matrix {
     const uint8_t *data;
     const eg_type_info *type;
     int64_t rows, cols;
     size_t row_bytes;
-    /* Of the types with a scale for a row (C2, C4, C8); NULL and 0 for all others. */
-    const float *scale;        /* [rows, scales]: of cols / scales columns each; 1 a row but for tables of embeddings */
-    int64_t scales;
-    float in, out;             /* steps of x and of y, which are 8-bit numbers of them; 0: floats as they come */
+    /* Only for the per-channel types QC2, QC4 and QC8; NULL and 0 for all others. */
+    const float *scale;        /* [rows, scales]: each for cols / scales columns */
+    int64_t scales;            /* scales in a row: 1, except in embedding tables */
+    float in_step, out_step;   /* x and y are int8 multiples of these steps; 0: x or y is not rounded to a step */
 } eg_matrix;
 
-/* Activations x[n, cols] quantized per 32 values; cols is a multiple of 32.
- *   x[t, i] ~ d[t, i / 32] * q[t, 0, i];  sum[t, p, i / 16] = sum of q[t, p] over 16 values
- * or, fine, in two parts for twice the bits:
- *   x[t, i] ~ d[t, i / 32] * (256 * q[t, 0, i] + q[t, 1, i]) */
+/* Activations x[n, cols], quantized with a scale d for every 32 values; cols is a multiple of 32. With one term:
+ *   x[t, i] ~ d[t, i / 32] * q[t, 0, i]
+ * With two terms, for twice the bits:
+ *   x[t, i] ~ d[t, i / 32] * (256 * q[t, 0, i] + q[t, 1, i])
+ * sum[t, term, i / 16] is the sum of q[t, term] over 16 values. */
 typedef struct eg_q8 {
-    int8_t *q;                 /* [n, parts, cols] */
+    int8_t *q;                 /* [n, terms, cols] */
     float *d;                  /* [n, cols / 32] */
-    int16_t *sum;              /* [n, parts, cols / 16] */
-    bool fine;                 /* two parts; else one */
+    int16_t *sum;              /* [n, terms, cols / 16] */
+    bool two_term;             /* two terms; else one */
 } eg_q8;
 
-/* Activations x[n, cols] as numbers of one fixed step; cols is a multiple of 32.
- *   x[t, i] ~ d[t] * q[t, i];  sum[t] = sum of q */
+/* Activations x[n, cols] as int8 multiples of a fixed step; cols is a multiple of 32.
+ *   x[t, i] ~ d[t] * q[t, i], d[t] the step;  sum[t] = sum of q[t] */
 typedef struct eg_i8 {
     int8_t *q;                 /* [n, cols] */
     float *d;                  /* [n] */
@@ -53,35 +54,36 @@ typedef struct eg_kv_view {
     eg_kv_type format;
 } eg_kv_view;
 
-/* Bytes of one head's row: head_dim values; for Q8 head_dim int8 padded to a multiple of 4, then one float scale for
- * every 32 values begun. A multiple of 2 (F16) or 4. */
+/* Bytes of one head's row of head_dim values. Q8: int8 values, padded to a multiple of 4 bytes, then a float scale for every
+ * 32 values (rounded up). A multiple of 2 (F16) or 4. */
 size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim);
 
-enum { EG_ROW_TILE = 16 };     /* hand out rows in multiples of this; any range is correct, these are fast */
-enum { EG_SPAN = 128, EG_SPAN_QUERIES = 16 };   /* keys, and queries, of a share of attention */
-enum { EG_CHANNEL_COLS = 65536 };   /* longest row of C2, C4 and C8: sums of products of bytes stay within 32 bits */
+enum { EG_ROW_TILE = 16 };     /* rows of a tile: any range of rows is correct, multiples of this are fast */
+enum { EG_SPAN = 128, EG_SPAN_QUERIES = 16 };   /* attention_span: keys of a span, and most queries of a call */
+enum { EG_CHANNEL_COLS = 65536 };   /* longest row of QC2, QC4 and QC8: its sum of int8 products fits 32 bits */
 
 typedef struct eg_kernels {
     const char *name;
 
-    /* One row: x[n] -> q[n], d[n / 32], sum[n / 16]; n is a multiple of 32. amax = max |x|, d = amax / 127,
-     * q = round-half-even(x * (127 / amax)); q and d are 0 where 127 / amax overflows (amax < 3.8e-37). If a value is not
-     * finite, d is NaN and q 0. Fine: q[2, n] and sum[2, n / 16], d = (amax / 127) / 256, and the second part is
-     * round-half-even(256 * (x * (127 / amax) - the first)) within -127 .. 127. */
-    void (*quantize_q8)(const float *x, int64_t n, bool fine, int8_t *q, float *d, int16_t *sum);
+    /* One row: x[n] -> q[n], d[n / 32], sum[n / 16]; n is a multiple of 32. For every 32 values:
+     *   amax = max |x|, d = amax / 127, q = round-half-even(x * (127 / amax))
+     * With two_term: q[2, n], sum[2, n / 16], d = (amax / 127) / 256, q[0] as above, and
+     *   q[1] = round-half-even(256 * (x * (127 / amax) - q[0])), clamped to -127 .. 127
+     * q and d are 0 where 127 / amax overflows (amax < 3.8e-37). If a value is not finite, d is NaN and q is 0. */
+    void (*quantize_q8)(const float *x, int64_t n, bool two_term, int8_t *q, float *d, int16_t *sum);
 
     /* y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1), tokens t in [0, n); y is indexed by absolute row and has
-     * row stride ldy. W is a quantized type. Order: groups of 16 or 32 along k in sequence, from 0:
+     * row stride ldy. W has a quantized type. Order: groups of 16 or 32 columns in sequence, starting from acc = 0:
      *   acc = acc + (float)isum * (scale[r, g] * d[t, g'])        isum = sum of q_w q_x over the group, exact
      *   acc = acc - (float)xsum * (min[r, g] * d[t, g'])          only if the type has mins; xsum = sum of q_x
-     * where q_x of fine x is 256 * the first part + the second.
+     * where two-term x has q_x = 256 * q[0] + q[1].
      * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. */
     void (*matmul_q8)(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);
 
     /* The same for W of F32, F16 or BF16 and float x with row stride ldx; any cols. Order: 16 lanes,
-     * lane[l] = fma(W[16 i + l], x[16 i + l], lane[l]) for i in sequence from 0 (missing values of the last step count as
-     * 0), then lanes are added pairwise: l + (l+8), l + (l+4), l + (l+2), l + (l+1). */
+     *   lane[l] = fma(W[16 i + l], x[16 i + l], lane[l]) for i = 0, 1, ... (columns beyond the last count as 0),
+     * then the lanes are added pairwise: l + (l+8), l + (l+4), l + (l+2), l + (l+1). */
     void (*matmul_float)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const eg_matrix *w, int64_t row0,
                          int64_t row1, void *scratch);
 
@@ -104,43 +106,46 @@ typedef struct eg_kernels {
      *   o[t, h, :] = sum_j p_j v_j,  p = softmax over j of q[t, h, :] . k_j,
      *   j from max(0, first + t - window + 1) (window 0: from 0) to first + t.
      * q and o: [n, heads, head_dim], row strides ldq and ldo between tokens, heads contiguous.
-     * Online softmax in blocks of 32 keys, over spans of EG_SPAN keys, both aligned to multiples of their size in position;
-     * then the spans are merged in sequence. So the result of a query depends on its position alone.
+     * Online softmax in blocks of 32 keys within spans of EG_SPAN keys; then the spans are merged in sequence. Blocks and
+     * spans begin at positions that are multiples of their size, so the order of a query's sum depends on its position
+     * alone.
      * scratch: eg_attention_scratch_bytes(head_dim, heads, n). */
     void (*attention)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
                       int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
 
-    /* The same in two steps, so that threads can share the keys of few queries: one span (keys span * EG_SPAN and on) into
-     * part, eg_attention_part_floats(head_dim, n * heads), for at most EG_SPAN_QUERIES queries; then, for each row (query
-     * t, head h: row t * heads + h), all spans from the first query's first to the last one's last, in parts one after the
-     * other, into o[head_dim]. Merging writes to the first part. */
-    void (*attention_span)(float *part, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads, int64_t head_dim,
-                           const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
-    void (*attention_merge)(float *o, float *parts, int64_t n_parts, int64_t rows, int64_t row, int64_t head_dim);
+    /* The same in two steps, so that threads can share the keys of few queries.
+     *   attention_span: the partial result of keys span * EG_SPAN .. span * EG_SPAN + EG_SPAN - 1 for at most EG_SPAN_QUERIES
+     *     queries, as eg_attention_partial_floats(head_dim, n * heads) floats.
+     *   attention_merge: o[head_dim] of one row (row t * heads + h is query t, head h), from the partial results of all spans
+     *     that the n queries see. They lie in `partials` one after the other; the row in the first one is overwritten. */
+    void (*attention_span)(float *partial, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
+                           int64_t head_dim, const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
+    void (*attention_merge)(float *o, float *partials, int64_t n_partials, int64_t rows, int64_t row, int64_t head_dim);
 
-    /* One row on a fixed step > 0: x[n] -> q[n] = round-half-even(x / step) within -128 .. 127, *sum = sum of q; n is a
-     * multiple of 32. Returns step. If a value is not finite: q and sum are 0, and NaN is returned. */
+    /* One row with a fixed step > 0: x[n] -> q[n] = round-half-even(x / step), clamped to -128 .. 127; *sum = sum of q.
+     * n is a multiple of 32. Returns the step. If a value is not finite, q and *sum are 0 and the result is NaN. */
     float (*quantize_i8)(const float *x, int64_t n, float step, int8_t *q, int32_t *sum);
 
-    /* matmul_q8 for W of C2, C4 or C8, at most EG_CHANNEL_COLS columns, and x on a fixed step:
+    /* matmul_q8 for W of QC2, QC4 or QC8 with at most EG_CHANNEL_COLS columns, and x with a fixed step:
      *   y[t, r] = (float)isum * (scale[r] * d[t])                 isum = sum of q_w q_x over the whole row, exact */
     void (*matmul_i8)(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);
 
-    /* x[n] = step * round-half-even(x / step), the number of steps within -128 .. 127; step > 0. NaN stays NaN. */
-    void (*snap_i8)(float *x, int64_t n, float step);
+    /* x[n] = step * round-half-even(x / step), the quotient clamped to -128 .. 127; step > 0. NaN stays NaN. */
+    void (*fake_quant_i8)(float *x, int64_t n, float step);
 } eg_kernels;
 
-/* Work space of one thread, in bytes. */
+/* Scratch of one thread, in bytes. */
 size_t eg_matmul_scratch_bytes(int64_t cols);
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n);
-size_t eg_attention_part_floats(int64_t head_dim, int64_t rows);
+/* Floats of the partial result of attention_span; rows = queries * heads. */
+size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows);
 
-/* The kernels of this machine: the best set that processor and operating system support, or the one named by the
- * environment variable EDGE_GEMMA_ISA if it is supported. Chosen at the first call; any thread. */
+/* The kernels of this machine: the best set that the processor and the operating system support, or the set that the
+ * environment variable EDGE_GEMMA_ISA names, if it is supported. Chosen at the first call; any thread may call. */
 const eg_kernels *eg_kernels_get(void);
 
-/* Every compiled set, best last: by index, NULL past the end. *supported tells whether this machine runs it. */
+/* The compiled sets by index, best last; NULL past the end. *supported: whether this machine can run the set. */
 const eg_kernels *eg_kernels_at(size_t index, bool *supported);
 
 #endif

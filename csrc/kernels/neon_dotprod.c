@@ -1,5 +1,5 @@
-/* NEON with dot products (Armv8.2: Cortex-A76 of a Raspberry Pi 5, every phone since 2018, every Apple chip): sixteen
- * lanes are four registers. */
+/* The set "neon_dotprod": NEON with int8 dot products (Armv8.2: Cortex-A76 of a Raspberry Pi 5, phones since 2018, every Apple
+ * chip). Sixteen lanes are four registers. Its tiles have the usual order (tiles.inc). */
 #include "internal.h"
 
 #if defined(__aarch64__)

@@ -1,7 +1,9 @@
-/* NEON with int8 matrix products (Armv8.6: Apple M2, Graviton3, Cortex-A510, A710, X2 and later): one instruction
- * multiplies eight columns of two rows by those of two tokens. So a tile has two rows of eight columns in a register,
- * [columns / 8][16 rows][8], which dot products can use as well: for a single token they add up four columns, and the two
- * halves of a row meet when its group ends. */
+/* The set "neon_i8mm": NEON with int8 matrix products (Armv8.6: Apple M2, Graviton3, Cortex-A510, A710, X2 and later).
+ *
+ * One instruction multiplies eight columns of two rows by eight columns of two tokens. So a register of a tile holds eight
+ * columns of two rows, and the order of a tile is [columns / 8][16 rows][8]. For a single token, dot products work on the same
+ * tile: they add up four columns each, and the two halves of a row's sum are added at the end of the group.
+ */
 #include "internal.h"
 
 #if EG_COMPILES_I8MM
@@ -16,7 +18,8 @@
 
 #include "neon.inc"
 
-/* Rows 2 j and 2 j + 1 in both halves of register j: 16 columns are two steps of eight. */
+/* 16 columns are two steps of eight. Of each step, register j holds row 2 j in its lower half and row 2 j + 1 in its upper
+ * half. */
 EG_INLINE void tile_gather(const uint8_t *p, size_t stride, ints out[4])
 {
     EG_UNROLL
@@ -39,8 +42,8 @@ EG_INLINE void tile_store(uint8_t *q, ints first, ints second)
     }
 }
 
-/* One token. */
-EG_INLINE void add_dots_alone(ints *dot, const uint8_t *w, const int8_t *q, const int group)
+/* dot += a group of the tile times one token. */
+EG_INLINE void add_dots_one_token(ints *dot, const uint8_t *w, const int8_t *q, const int group)
 {
     int32x4_t halves[8];                                     /* of two rows each */
     EG_UNROLL
@@ -59,8 +62,8 @@ EG_INLINE void add_dots_alone(ints *dot, const uint8_t *w, const int8_t *q, cons
     }
 }
 
-/* An even number of tokens, in pairs: the lanes of a product are row 0 token 0, row 0 token 1, row 1 token 0 and row 1
- * token 1. */
+/* The same for an even number of tokens, two at a time. The four lanes of a product are row 0 token 0, row 0 token 1, row 1
+ * token 0 and row 1 token 1. */
 EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, const int8_t *const *q, int64_t k,
                                  const int group)
 {
@@ -105,12 +108,12 @@ EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, 
     }
 }
 
-/* Weights are signed bytes here; those below 128 are the same unsigned. */
+/* Weights are signed bytes here; codes below 128 are the same signed and unsigned. */
 EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int8_t *const *q, int64_t k, const int group,
-                        const bool wide)
+                        const bool int8_weights)
 {
-    (void)wide;
-    if (tokens == 1) add_dots_alone(dot, w, q[0] + k, group);
+    (void)int8_weights;
+    if (tokens == 1) add_dots_one_token(dot, w, q[0] + k, group);
     else add_dots_in_pairs(dot, tokens, w, q, k, group);
 }
 

@@ -1,4 +1,5 @@
-/* The kernels in plain C: what the other sets must equal bit for bit, and what runs where none of them does. */
+/* The set "scalar": the kernels in plain C. All other sets must give the same bits, and it runs on processors that support no
+ * other set. */
 #include "internal.h"
 
 #include "../format/half.h"
@@ -19,15 +20,15 @@ EG_INLINE vec vec_load(const void *p)
     return y;
 }
 
-EG_INLINE vec vec_load_half(const void *p) { EACH(eg_half_bits_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
+EG_INLINE vec vec_load_f16(const void *p) { EACH(eg_half_to_float(eg_load_u16((const uint8_t *)p + 2 * i))); }
 EG_INLINE vec vec_load_bf16(const void *p) { EACH(eg_bits_to_float((uint32_t)eg_load_u16((const uint8_t *)p + 2 * i) << 16)); }
 EG_INLINE vec vec_load_i8(const void *p) { EACH((float)((const int8_t *)p)[i]); }
 EG_INLINE void vec_store(void *p, vec a) { memcpy(p, &a, sizeof a); }
 
-EG_INLINE void vec_store_half(void *p, vec a)
+EG_INLINE void vec_store_f16(void *p, vec a)
 {
     uint16_t half[16];
-    for (int i = 0; i < 16; i++) half[i] = eg_float_bits_to_half(a.v[i]);
+    for (int i = 0; i < 16; i++) half[i] = eg_float_to_half(a.v[i]);
     memcpy(p, half, sizeof half);
 }
 
@@ -56,7 +57,7 @@ EG_INLINE float vec_max_across(vec a)
     return a.v[0];
 }
 
-/* |a| is far below 2^22: adding 1.5 * 2^23 leaves the nearest integer, ties to even. */
+/* |a| < 2^22, so adding 1.5 * 2^23 rounds to the nearest integer, ties to even. */
 EG_INLINE int vec_store_i8(int8_t *q, vec a)
 {
     int sum = 0;
@@ -67,10 +68,10 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
     return sum;
 }
 
-enum { EG_BLOCK_ROWS = 2, EG_BLOCK_COLS = 1, EG_HALVES_IN_PLACE = 0 };
+enum { EG_REGISTER_ROWS = 2, EG_REGISTER_COLS = 1, EG_F16_IN_PLACE = 0 };
 #include "lanes.inc"
 
-/* One group: the weights are int8 and so are the activations. */
+/* The dot product of one group of int8 weights and activations. */
 EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
 {
     int32_t sum = 0;
@@ -78,16 +79,16 @@ EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
     return sum;
 }
 
-/* acc plus the groups of one unpacked piece of a row: n columns from column k of token t on. */
+/* acc plus the products of one unpacked segment of a row with token t: n columns from column k on. */
 EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_t t, int64_t cols, int64_t k, int64_t n,
                            const int group, bool has_min)
 {
-    const int parts = x->fine ? 2 : 1;
+    const int terms = x->two_term ? 2 : 1;
     for (int64_t g = 0; g < n / group; g++) {
         float factor = x->d[(t * cols + k + g * group) / 32];
         int32_t dot = 0, total = 0;
-        for (int part = 0; part < parts; part++) {
-            const int64_t at = (t * parts + part) * cols + k + g * group;
+        for (int term = 0; term < terms; term++) {
+            const int64_t at = (t * terms + term) * cols + k + g * group;
             dot = 256 * dot + dot_i8(row->plain + g * group, x->q + at, group);
             total = 256 * total + eg_group_total(x->sum + at / 16, 0, group);
         }
@@ -117,7 +118,7 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
     }
 }
 
-/* The sums so far lie in y, as the bits of integers, between the pieces of a row. */
+/* Between the segments of a row, y holds the bits of the integer sums so far. */
 void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                          void *scratch)
 {
@@ -139,10 +140,10 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
     }
 }
 
-/* clang-format off: a list in rows, not in columns */
+/* clang-format off: keeps the list in rows */
 const eg_kernels eg_kernels_scalar = {
-    "scalar", quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
-    softcap,  kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    snap_i8,
+    "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
+    softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
+    fake_quant_i8,
 };
 /* clang-format on */

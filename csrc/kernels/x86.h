@@ -1,4 +1,4 @@
-/* What the x86 sets share. */
+/* Loads that all x86 sets share. */
 #ifndef EG_KERNELS_X86_H
 #define EG_KERNELS_X86_H
 
@@ -13,7 +13,7 @@ EG_INLINE short eg_word_at(const uint8_t *p)
     return word;
 }
 
-/* x[4 c .. 4 c + 3], which instructions read from memory into every lane. */
+/* The four bytes x[4 c .. 4 c + 3] as one integer, for a broadcast into every lane. */
 EG_INLINE int32_t eg_int_at(const int8_t *x, int c)
 {
     int32_t word;
@@ -21,7 +21,7 @@ EG_INLINE int32_t eg_int_at(const int8_t *x, int c)
     return word;
 }
 
-/* The first two bytes of each of 16 rows, in order. */
+/* Gathers the two bytes at p from each of 16 rows, `s` apart. */
 #define eg_gather_16_words(p, s) \
     _mm256_setr_epi16(eg_word_at(p), eg_word_at((p) + (s)), eg_word_at((p) + 2 * (s)), eg_word_at((p) + 3 * (s)), \
                       eg_word_at((p) + 4 * (s)), eg_word_at((p) + 5 * (s)), eg_word_at((p) + 6 * (s)), \

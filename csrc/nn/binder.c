@@ -1,4 +1,4 @@
-/* Looks tensors up and checks them. */
+/* Looks up tensors by name and checks their shapes and types; see binder.h. */
 #include "binder.h"
 
 #include <math.h>
@@ -44,27 +44,27 @@ static bool has_shape(eg_binder *b, const eg_gguf_tensor *t, const char *name, c
 bool eg_bind_check(eg_binder *b, const eg_gguf_tensor *t, const char *name, const int64_t ne[4])
 {
     if (!has_shape(b, t, name, ne)) return false;
-    if (!eg_type_by_channel(t->type)) return true;
+    if (!eg_type_per_channel(t->type)) return true;
     b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED, "%s: the tensor '%s' has type %s, which only single matrices may have.",
                         eg_gguf_name(b->file), name, t->type->name);
     return false;
 }
 
-eg_matrix eg_matrix_rows(const eg_gguf_tensor *t, int64_t first, int64_t rows)
+eg_matrix eg_matrix_from_tensor(const eg_gguf_tensor *t, int64_t first, int64_t rows)
 {
     size_t stride = (size_t)(t->dims[0] / t->type->block) * t->type->bytes;
     return (eg_matrix){
         .data = t->data + (size_t)first * stride, .type = t->type, .rows = rows, .cols = t->dims[0], .row_bytes = stride};
 }
 
-/* The name of what belongs to the matrix "X.weight": "X.scale". */
+/* The name of a tensor that accompanies the matrix "X.weight", such as "X.scale". */
 static void belonging(char out[EG_TENSOR_NAME], const char *name, const char *what)
 {
     const char *end = strrchr(name, '.');
     snprintf(out, EG_TENSOR_NAME, "%.*s.%s", (int)(end ? (size_t)(end - name) : strlen(name)), name, what);
 }
 
-/* X.input_scale or X.output_scale; 0 if there is none, or it says that there is none. */
+/* The step X.input_scale or X.output_scale; 0 if the tensor is absent or says 0. */
 static float bind_step(eg_binder *b, const char *name, const char *what)
 {
     char step_name[EG_TENSOR_NAME];
@@ -77,7 +77,7 @@ static float bind_step(eg_binder *b, const char *name, const char *what)
     return 0;
 }
 
-/* Scales and steps of w, which is "X.weight"; several scales a row only if it is a table. */
+/* The scales and steps of w, which is "X.weight" of a per-channel type. Only a table may have several scales in a row. */
 static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool table)
 {
     char scale_name[EG_TENSOR_NAME];
@@ -96,16 +96,16 @@ static void bind_channels(eg_binder *b, const char *name, eg_matrix *w, bool tab
     bool one = scale->n_dims < 2;
     w->scale = eg_bind_floats(b, scale_name,
                               one ? (const int64_t[4]){w->rows, 1, 1, 1} : (const int64_t[4]){w->scales, w->rows, 1, 1});
-    w->in = bind_step(b, name, "input_scale");
-    w->out = bind_step(b, name, "output_scale");
+    w->in_step = bind_step(b, name, "input_scale");
+    w->out_step = bind_step(b, name, "output_scale");
 }
 
 static eg_matrix bind(eg_binder *b, const char *name, int64_t rows, int64_t cols, bool table)
 {
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (!has_shape(b, t, name, (const int64_t[4]){cols, rows, 1, 1})) return (eg_matrix){0};
-    eg_matrix w = eg_matrix_rows(t, 0, rows);
-    if (eg_type_by_channel(w.type)) bind_channels(b, name, &w, table);
+    eg_matrix w = eg_matrix_from_tensor(t, 0, rows);
+    if (eg_type_per_channel(w.type)) bind_channels(b, name, &w, table);
     return b->status ? (eg_matrix){0} : w;
 }
 

@@ -1,4 +1,4 @@
-/* Reads metadata. */
+/* Reads metadata and checks its type and range; see keys.h. */
 #include "keys.h"
 
 #include <math.h>

@@ -1,15 +1,15 @@
-/* Spreads the rows of matrices over threads. */
+/* Quantizes the input of matrix products and spreads the rows of the matrices over the threads of a pool. */
 #include "multiply.h"
 
-enum { TILES = 4 };            /* of rows, at least, that a thread multiplies in a run */
+enum { TILES = 4 };            /* a thread claims at least this many tiles of EG_ROW_TILE rows at a time */
 
-eg_matrix eg_matrix_part(const eg_matrix *w, int64_t first, int64_t rows)
+eg_matrix eg_matrix_slice(const eg_matrix *w, int64_t first, int64_t rows)
 {
-    eg_matrix part = *w;
-    part.data += (size_t)first * w->row_bytes;
-    part.rows = rows;
-    if (w->scale) part.scale += first * w->scales;
-    return part;
+    eg_matrix slice = *w;
+    slice.data += (size_t)first * w->row_bytes;
+    slice.rows = rows;
+    if (w->scale) slice.scale += first * w->scales;
+    return slice;
 }
 
 void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
@@ -22,132 +22,139 @@ void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, floa
     for (int64_t i = 0; i < n; i++) out[i] *= scale[(col + i) / width];
 }
 
+/* i8 shares the memory of q8. A row of q8 has a sum for every 16 values, a row of i8 has one sum, and a row has at least 32
+ * values. */
+_Static_assert(32 / 16 * sizeof *((eg_q8 *)0)->sum >= sizeof *((eg_i8 *)0)->sum, "the sums of i8 do not fit into those of q8");
+
 static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT; }
 
-void eg_multiplier_layout(eg_multiplier *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
+void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
 {
-    size_t count = (size_t)values * (m->q8.fine ? 2 : 1);
+    size_t count = (size_t)values * (m->q8.two_term ? 2 : 1);
     size_t bytes = eg_matmul_scratch_bytes(widest);
     if (bytes < scratch_bytes) bytes = scratch_bytes;
     m->q8.q = eg_arena_take(arena, 1, count);
     m->q8.d = eg_arena_take(arena, (size_t)values / 32 + 1, sizeof *m->q8.d);
     m->q8.sum = eg_arena_take(arena, count / 16 + 1, sizeof *m->q8.sum);
-    m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};   /* a row has 32 values at least */
+    m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);
 }
 
-typedef struct product {
-    eg_multiplier *m;
+typedef struct matmul_call {
+    eg_matmul *m;
     const float *x;
     int64_t ldx;
-    eg_job *jobs;
-} product;
+    eg_product *products;
+} matmul_call;
 
-/* q8, whose rows have cols values, from row `row` on. */
+/* The rows of q8 from `row` on; a row has cols values. */
 static eg_q8 q8_rows(const eg_q8 *q8, int64_t row, int64_t cols)
 {
-    int64_t parts = row * (q8->fine ? 2 : 1);
-    return (eg_q8){q8->q + parts * cols, q8->d + row * (cols / 32), q8->sum + parts * (cols / 16), q8->fine};
+    int64_t terms = row * (q8->two_term ? 2 : 1);
+    return (eg_q8){q8->q + terms * cols, q8->d + row * (cols / 32), q8->sum + terms * (cols / 16), q8->two_term};
 }
 
 static void quantize_fixed_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
-    product *p = context;
-    const eg_i8 *to = &p->m->i8;
-    int64_t cols = p->jobs[0].w.cols;
+    matmul_call *call = context;
+    const eg_i8 *to = &call->m->i8;
+    int64_t cols = call->products[0].w.cols;
     (void)worker;
     for (int64_t t = begin; t < end; t++)
-        to->d[t] = p->m->kernels->quantize_i8(p->x + t * p->ldx, cols, p->jobs[0].w.in, to->q + t * cols, to->sum + t);
+        to->d[t] = call->m->kernels->quantize_i8(call->x + t * call->ldx, cols, call->products[0].w.in_step, to->q + t * cols,
+                                                 to->sum + t);
 }
 
 static void quantize_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
-    product *p = context;
-    int64_t cols = p->jobs[0].w.cols;
+    matmul_call *call = context;
+    int64_t cols = call->products[0].w.cols;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        eg_q8 to = q8_rows(&p->m->q8, t, cols);
-        p->m->kernels->quantize_q8(p->x + t * p->ldx, cols, to.fine, to.q, to.d, to.sum);
+        eg_q8 to = q8_rows(&call->m->q8, t, cols);
+        call->m->kernels->quantize_q8(call->x + t * call->ldx, cols, to.two_term, to.q, to.d, to.sum);
     }
 }
 
-/* y *= the scales of its rows, where the product has left them out. */
-static void scale_rows(const eg_job *job, int64_t row0, int64_t row1)
+/* y *= the scales of the rows: matmul_q8 sees a per-channel type as one with scales of 1. */
+static void scale_rows(const eg_product *product, int64_t row0, int64_t row1)
 {
-    for (int64_t t = 0; t < job->n; t++)
-        for (int64_t r = row0; r < row1; r++) job->y[t * job->ldy + r] *= job->w.scale[r];
+    for (int64_t t = 0; t < product->n; t++)
+        for (int64_t r = row0; r < row1; r++) product->y[t * product->ldy + r] *= product->w.scale[r];
 }
 
-static void clamp_rows(const eg_job *job, int64_t row0, int64_t row1)
+static void clamp_rows(const eg_product *product, int64_t row0, int64_t row1)
 {
-    float low = job->bounds[0], high = job->bounds[1];
-    for (int64_t t = 0; t < job->n; t++) {
-        float *y = job->y + t * job->ldy;
+    float low = product->bounds[0], high = product->bounds[1];
+    for (int64_t t = 0; t < product->n; t++) {
+        float *y = product->y + t * product->ldy;
         for (int64_t r = row0; r < row1; r++) y[r] = y[r] < low ? low : y[r] > high ? high : y[r];
     }
 }
 
-/* Rows of one job. */
-static void multiply_rows(const product *p, const eg_job *job, int64_t row0, int64_t row1, uint8_t *scratch)
+/* Rows [row0, row1) of one product. */
+static void multiply_rows(const matmul_call *call, const eg_product *product, int64_t row0, int64_t row1, uint8_t *scratch)
 {
-    const eg_kernels *kernels = p->m->kernels;
-    const eg_matrix *w = &job->w;
+    const eg_kernels *kernels = call->m->kernels;
+    const eg_matrix *w = &product->w;
     if (!w->type->group) {
-        kernels->matmul_float(job->y, job->ldy, p->x + job->first * p->ldx, p->ldx, job->n, w, row0, row1, scratch);
-    } else if (w->in > 0) {
-        const eg_i8 *all = &p->m->i8;
-        eg_i8 x = {all->q + job->first * w->cols, all->d + job->first, all->sum + job->first};
-        kernels->matmul_i8(job->y, job->ldy, &x, job->n, w, row0, row1, scratch);
+        kernels->matmul_float(product->y, product->ldy, call->x + product->first * call->ldx, call->ldx, product->n, w, row0,
+                              row1, scratch);
+    } else if (w->in_step > 0) {
+        const eg_i8 *all = &call->m->i8;
+        eg_i8 x = {all->q + product->first * w->cols, all->d + product->first, all->sum + product->first};
+        kernels->matmul_i8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
     } else {
-        eg_q8 x = q8_rows(&p->m->q8, job->first, w->cols);
-        kernels->matmul_q8(job->y, job->ldy, &x, job->n, w, row0, row1, scratch);
+        eg_q8 x = q8_rows(&call->m->q8, product->first, w->cols);
+        kernels->matmul_q8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
     }
-    if (w->scale && !(w->in > 0)) scale_rows(job, row0, row1);
-    if (w->out > 0)
-        for (int64_t t = 0; t < job->n; t++) kernels->snap_i8(job->y + t * job->ldy + row0, row1 - row0, w->out);
-    if (job->bounds) clamp_rows(job, row0, row1);
+    if (w->scale && !(w->in_step > 0)) scale_rows(product, row0, row1);
+    if (w->out_step > 0)
+        for (int64_t t = 0; t < product->n; t++)
+            kernels->fake_quant_i8(product->y + t * product->ldy + row0, row1 - row0, w->out_step);
+    if (product->bounds) clamp_rows(product, row0, row1);
 }
 
-/* Tiles [begin, end) of all jobs' rows, counted through. */
+/* Tiles [begin, end) of the products, which are numbered through all products in order. */
 static void multiply_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
-    product *p = context;
+    matmul_call *call = context;
     int64_t start = 0;
-    for (eg_job *job = p->jobs; begin < end; start = job->end, job++) {
-        if (begin >= job->end) continue;
-        int64_t stop = end < job->end ? end : job->end;
+    for (eg_product *product = call->products; begin < end; start = product->end, product++) {
+        if (begin >= product->end) continue;
+        int64_t stop = end < product->end ? end : product->end;
         int64_t row0 = (begin - start) * EG_ROW_TILE, row1 = (stop - start) * EG_ROW_TILE;
-        multiply_rows(p, job, row0, row1 < job->w.rows ? row1 : job->w.rows, eg_multiplier_scratch(p->m, worker));
+        multiply_rows(call, product, row0, row1 < product->w.rows ? row1 : product->w.rows, eg_matmul_scratch(call->m, worker));
         begin = stop;
     }
 }
 
-/* Jobs that take their input in the same form. */
-static void multiply_alike(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
+/* Products whose input has the same step, or no step: the input is quantized once for all of them. */
+static void multiply_same_step(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
 {
-    product p = {m, x, ldx, jobs};
+    matmul_call call = {m, x, ldx, products};
     bool quantized = false;
     int64_t tiles = 0;
-    for (int64_t i = 0; i < n_jobs; i++) {
-        quantized |= jobs[i].w.type->group != 0;
-        tiles += (jobs[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
-        jobs[i].end = tiles;
+    for (int64_t i = 0; i < n_products; i++) {
+        quantized |= products[i].w.type->group != 0;
+        tiles += (products[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
+        products[i].end = tiles;
     }
-    if (quantized) eg_pool_run(m->pool, jobs[0].w.in > 0 ? quantize_fixed_task : quantize_task, &p, n, 1);
-    eg_pool_run(m->pool, multiply_task, &p, tiles, TILES);
+    if (quantized) eg_pool_run(m->pool, products[0].w.in_step > 0 ? quantize_fixed_task : quantize_task, &call, n, 1);
+    eg_pool_run(m->pool, multiply_task, &call, tiles, TILES);
 }
 
-void eg_multiply(eg_multiplier *m, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs)
+void eg_multiply(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
 {
-    for (int64_t first = 0, end; first < n_jobs; first = end) {
-        for (end = first + 1; end < n_jobs && jobs[end].w.in == jobs[first].w.in;) end++;
-        multiply_alike(m, x, ldx, n, jobs + first, end - first);
+    for (int64_t first = 0, end; first < n_products; first = end) {
+        for (end = first + 1; end < n_products && products[end].w.in_step == products[first].w.in_step;) end++;
+        multiply_same_step(m, x, ldx, n, products + first, end - first);
     }
 }
 
-void eg_multiply_one(eg_multiplier *m, const eg_matrix *w, const float *x, int64_t n, float *y)
+void eg_multiply_one(eg_matmul *m, const eg_matrix *w, const float *x, int64_t n, float *y)
 {
-    eg_job job = {.w = *w, .n = n, .y = y, .ldy = w->rows};
-    eg_multiply(m, x, w->cols, n, &job, 1);
+    eg_product product = {.w = *w, .n = n, .y = y, .ldy = w->rows};
+    eg_multiply(m, x, w->cols, n, &product, 1);
 }

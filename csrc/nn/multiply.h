@@ -1,9 +1,11 @@
-/* Matrices times activations, over the threads of a pool: what the decoder and the encoders share.
+/* Matrix products y = W x on the threads of a pool, shared by the decoder and the encoders.
  *
- * Quantized matrices multiply activations of 8 bits, 32 to a scale, which costs a decoder little but adds up to a percent or
- * two through an encoder's layers. So an encoder asks for fine ones, of twice 8 bits, which share the unpacked weights.
+ * A quantized matrix multiplies activations that are quantized to 8 bits, 32 values to a scale. A decoder loses little by
+ * that, but over an encoder's layers the error grows to a percent or two. So encoders use two-term activations of 16 bits: two
+ * int8 terms, which share the unpacked weights.
  *
- * A matrix that brings a step for its input (eg_matrix.in) has it quantized with that, fine or not: the model was trained so.
+ * A matrix with a step for its input (eg_matrix.in_step) has the input quantized with that step, as in training; two_term does
+ * not matter then.
  */
 #ifndef EG_NN_MULTIPLY_H
 #define EG_NN_MULTIPLY_H
@@ -12,44 +14,45 @@
 #include "../base/pool.h"
 #include "../kernels/kernels.h"
 
-typedef struct eg_multiplier {
+typedef struct eg_matmul {
     const eg_kernels *kernels;
     eg_pool *pool;
-    eg_q8 q8;                  /* quantized input of a call, fine for encoders */
-    eg_i8 i8;                  /* the same on a fixed step, in the same memory */
-    uint8_t *scratch;          /* [threads, scratch_bytes], also for tasks of the owner */
+    eg_q8 q8;                  /* quantized input of a call; two_term for encoders */
+    eg_i8 i8;                  /* the same with a fixed step, in the same memory */
+    uint8_t *scratch;          /* [threads, scratch_bytes], also for the owner's tasks */
     size_t scratch_bytes;
-} eg_multiplier;
+} eg_matmul;
 
-/* One product of a call: rows [first, first + n) of the input times w. */
-typedef struct eg_job {
+/* One product of a call: y = w x for rows [first, first + n) of the input. */
+typedef struct eg_product {
     eg_matrix w;
     int64_t first, n;
     float *y;                  /* [n, ldy] */
     int64_t ldy;
-    const float *bounds;       /* least and largest value of y, which is clamped to them; NULL: as it comes */
-    int64_t end;               /* filled by eg_multiply */
-} eg_job;
+    const float *bounds;       /* [2] y is clamped to bounds[0] .. bounds[1]; NULL: not clamped */
+    int64_t end;               /* set by eg_multiply: tiles of this product and of all before it */
+} eg_product;
 
-/* Takes room for inputs of `values` numbers in all, of at most `widest` columns, and scratch of at least `scratch_bytes` a
- * thread. The caller sets kernels, pool and q8.fine before. */
-void eg_multiplier_layout(eg_multiplier *multiplier, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
+/* Lays out memory for inputs of at most `values` numbers in all and at most `widest` columns, and at least `scratch_bytes` of
+ * scratch for each thread. The caller sets kernels, pool and q8.two_term before. */
+void eg_matmul_layout(eg_matmul *matmul, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
 
-/* All jobs on one input x[n, cols] (row stride ldx), quantized once, or once for each run of jobs with the same step. */
-void eg_multiply(eg_multiplier *multiplier, const float *x, int64_t ldx, int64_t n, eg_job *jobs, int64_t n_jobs);
+/* All products with one input x[n, cols] (row stride ldx). The input is quantized once for each run of products with the same
+ * step. */
+void eg_multiply(eg_matmul *matmul, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products);
 
 /* y[n, rows] = w x[n]. */
-void eg_multiply_one(eg_multiplier *multiplier, const eg_matrix *w, const float *x, int64_t n, float *y);
+void eg_multiply_one(eg_matmul *matmul, const eg_matrix *w, const float *x, int64_t n, float *y);
 
 /* Rows [first, first + rows) of a matrix, with their scales. */
-eg_matrix eg_matrix_part(const eg_matrix *w, int64_t first, int64_t rows);
+eg_matrix eg_matrix_slice(const eg_matrix *w, int64_t first, int64_t rows);
 
-/* out[n] = columns [col, col + n) of a row; both are multiples of the type's block. */
+/* out[n] = columns [col, col + n) of a row, as floats; col and n are multiples of the type's block. */
 void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, float *out);
 
-static inline void *eg_multiplier_scratch(const eg_multiplier *multiplier, unsigned worker)
+static inline void *eg_matmul_scratch(const eg_matmul *matmul, unsigned worker)
 {
-    return multiplier->scratch + worker * multiplier->scratch_bytes;
+    return matmul->scratch + worker * matmul->scratch_bytes;
 }
 
 #endif

@@ -1,12 +1,13 @@
 /* Encodes text to tokens. Owns nothing that outlives a call; reads the tables of vocab.h.
  *
- *     text  --special split-->  markers and plain stretches  --junctions-->  pieces  --BPE-->  ids
+ *     text  --special tokens-->  markers and plain stretches  --junctions-->  pieces  --BPE-->  ids
  *
- * The BPE is defined on a whole stretch: join the neighbours whose merge has the lowest rank, leftmost first, until
- * none has a merge. But two characters can only ever end up in one token if some merge has the first at the end of its
- * left side and the second at the beginning of its right side. Where no merge does (in Gemma 4 nothing but spaces and
- * '>' joins a following space, say), the stretch is cut first, which changes nothing in the result and leaves pieces of
- * a few characters. A piece may still be the whole text (a megabyte of one letter), so pieces are merged with a heap.
+ * BPE is defined on a whole stretch: again and again, join the two neighbouring symbols whose merge has the lowest rank (the
+ * leftmost ones of equal rank), until no neighbours have a merge. Two characters can get into one token only if some merge has
+ * the first at the end of its left side and the second at the beginning of its right side. Where no merge has both, the
+ * stretch is cut before merging. This does not change the result, and it leaves pieces of a few characters: in Gemma 4, only a
+ * space or '>' can join a space that follows. A piece may still be the whole text (a megabyte of one letter), so pieces are
+ * merged with a heap.
  */
 #include <stdlib.h>
 
@@ -27,25 +28,25 @@ typedef struct scan {
 typedef struct piece {
     const uint8_t *text;
     size_t length;
-    size_t spaces;             /* U+0020 in it, each of which becomes three bytes */
+    size_t spaces;             /* number of spaces, each of which becomes the three bytes of U+2581 */
     int32_t special;           /* the id when the piece is a marker, else -1 */
 } piece;
 
-/* The longest special token that text[length] begins with, as its id and *matched bytes; -1 if none. Narrows a range of
- * the sorted specials byte by byte. */
+/* The id of the longest special token that text[length] begins with, and its length in *matched; -1 if there is none. Narrows
+ * a range of the sorted specials byte by byte. */
 static int32_t match_special(const eg_tokenizer *t, const uint8_t *text, size_t length, size_t *matched)
 {
     uint32_t begin = t->special_begin[text[0]], end = t->special_begin[text[0] + 1];
     int32_t id = -1;
     for (size_t depth = 1; begin < end; depth++) {
-        /* all of the range agree with the text in `depth` bytes; the shortest come first */
+        /* all specials in the range have the first `depth` bytes of the text; the shortest come first */
         if (t->specials[begin].text.length == depth) {
             id = t->specials[begin].id;
             *matched = depth;
             while (begin < end && t->specials[begin].text.length == depth) begin++;
         }
         if (depth == length) break;
-        for (int side = 0; side < 2; side++) {   /* first text not below the byte; then, in the rest, first above it */
+        for (int side = 0; side < 2; side++) {   /* side 0: the first not below the byte; side 1: the first above it */
             uint32_t low = begin, high = end;
             while (low < high) {
                 uint32_t middle = low + (high - low) / 2;
@@ -60,7 +61,7 @@ static int32_t match_special(const eg_tokenizer *t, const uint8_t *text, size_t 
     return id;
 }
 
-/* Bytes of the character at text[length]; a byte that is not part of one stands alone. */
+/* Bytes of the character at text[length]; 1 for a byte that is not valid UTF-8. */
 static size_t character(const uint8_t *text, size_t length)
 {
     if (text[0] < 0x80) return 1;
@@ -101,14 +102,14 @@ typedef struct symbol {
 
 typedef struct candidate {
     int32_t rank;
-    uint32_t left;             /* symbol whose merge with the next one has this rank */
-    uint32_t length;           /* of both together; another length now means that one of them has changed since */
+    uint32_t left;             /* the symbol to merge with its next one */
+    uint32_t length;           /* of both together; the candidate is stale if their length is another one now */
 } candidate;
 
 typedef struct work {
     uint8_t *text;             /* the piece with U+2581 for spaces */
     symbol *symbols;           /* one for each character */
-    candidate *heap;           /* the lowest (rank, left) first; each merge takes one and adds at most two */
+    candidate *heap;           /* lowest (rank, left) first; a merge removes one candidate and adds at most two */
     uint32_t n_heap;
 } work;
 
@@ -161,8 +162,8 @@ static void push(const eg_tokenizer *t, work *w, uint32_t left)
     if (candidate_at(t, w, left, &w->heap[w->n_heap])) sift_up(w->heap, w->n_heap++);
 }
 
-/* Writes a finished symbol: its token, or the tokens of its bytes. A text that merges may spell but that is a marker or
- * a byte token's name is not one here: plain text never becomes these. */
+/* Writes a finished symbol: its token, or the tokens of its bytes. Plain text never becomes a marker or a byte token, even if
+ * merges spell one. */
 static void emit_symbol(const eg_tokenizer *t, const uint8_t *text, uint32_t length, uint64_t hash, output *out)
 {
     int32_t id = eg_vocab_find(t, text, length, hash);
@@ -172,7 +173,7 @@ static void emit_symbol(const eg_tokenizer *t, const uint8_t *text, uint32_t len
     }
     for (uint32_t i = 0; i < length; i++)
         if (t->byte_ids[text[i]] < 0) {
-            emit(out, t->unknown);   /* there is one: a vocabulary without it and without all bytes is not opened */
+            emit(out, t->unknown);   /* never -1 here: read_kinds refuses a vocabulary that lacks both */
             return;
         }
     for (uint32_t i = 0; i < length; i++) emit(out, t->byte_ids[text[i]]);
@@ -212,7 +213,7 @@ static void encode_piece(const eg_tokenizer *t, work *w, const piece *p, output 
         symbol *a = &w->symbols[best.left];
         if (!a->length || a->next == NONE) continue;
         symbol *b = &w->symbols[a->next];
-        if (a->length + b->length != best.length) continue;   /* symbols only grow: the same length is the same text */
+        if (a->length + b->length != best.length) continue;   /* symbols only grow: same length, same text */
         a->length = best.length;
         a->next = b->next;
         a->hash = eg_hash_bytes(t->seed, w->text + a->begin, a->length);
@@ -235,18 +236,18 @@ eg_status eg_tokenizer_encode(const eg_tokenizer *t, const char *text, size_t le
                               size_t capacity, size_t *n, eg_error *err)
 {
     if (!t || !n || (!text && length) || (!ids && capacity))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: a pointer is NULL");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: a pointer is NULL.");
     if (flags & ~(uint32_t)(EG_TEXT_SPECIAL | EG_TEXT_BOS))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: unknown flags %#x", (unsigned)flags);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_encode: unknown flags %#x.", (unsigned)flags);
     if (flags & EG_TEXT_BOS && t->bos < 0)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "the vocabulary has no <bos> to begin the text with");
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "the vocabulary has no <bos> to begin the text with.");
     if (!text) text = "";
     if (length == SIZE_MAX) length = strlen(text);
     if (length > (UINT32_MAX - 1) / 3)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "a text of %llu bytes is too long to encode at once",
+        return eg_fail(err, EG_ERROR_ARGUMENT, "a text of %llu bytes is too long to encode at once.",
                        (unsigned long long)length);
 
-    /* First only measure: then all memory is there before the first id is written. */
+    /* The first pass only measures, so that all memory is allocated before the first id is written. */
     scan start = {t, (const uint8_t *)text, length, 0, (flags & EG_TEXT_SPECIAL) != 0}, s = start;
     piece p;
     size_t most_symbols = 0, most_text = 0;
@@ -263,7 +264,7 @@ eg_status eg_tokenizer_encode(const eg_tokenizer *t, const char *text, size_t le
     work w = {NULL, NULL, NULL, 0};
     for (int pass = 0; pass < 2; pass++) {
         if (pass && (arena.used > SIZE_MAX / 2 || !(arena.base = malloc(arena.used))))
-            return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a text of %llu bytes", (unsigned long long)length);
+            return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a text of %llu bytes.", (unsigned long long)length);
         if (pass) arena.used = 0;
         w.symbols = eg_arena_take(&arena, most_symbols, sizeof *w.symbols);
         w.heap = eg_arena_take(&arena, most_symbols, 2 * sizeof *w.heap);

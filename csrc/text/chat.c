@@ -1,12 +1,12 @@
 /* Plain chat turns in Gemma 4's format, without a template engine.
  *
- * Owns eg_chat_render of the public header: what edge_gemma/data/chat_template.jinja gives for messages that are only text.
- * Tools, audio and images need more than a role and a text, and are written by the Python package.
+ * Owns eg_chat_render of the public header. For messages of text alone it gives what chat_template.jinja of the Python package
+ * gives. That package renders tools, audio and images.
  *
  *     <bos> {<|turn>ROLE \n CONTENT <turn|> \n} [<|turn>model \n]
  */
 #include "../base/checked.h"
-#include "../base/status.h"
+#include "../base/structs.h"
 #include "utf8.h"
 
 #include <string.h>
@@ -14,7 +14,7 @@
 #define THOUGHT_BEGIN "<|channel>"
 #define THOUGHT_END "<channel|>"
 
-/* Writes what fits and counts everything. */
+/* Writes the bytes that fit and counts all of them. */
 typedef struct writer {
     char *text;        /* [capacity] */
     size_t capacity, length;
@@ -32,8 +32,8 @@ static void put(writer *w, const char *bytes, size_t n)
 
 static void put_text(writer *w, const char *text) { put(w, text, strlen(text)); }
 
-/* Whether the character text[n], n from eg_utf8_character, is white space: Unicode's White_Space and the four ASCII
- * separators, which is what Python strips. */
+/* Whether the character text[n] is white space (n from eg_utf8_character): Unicode's White_Space and the four ASCII
+ * separators, like Python's str.strip. */
 static bool is_space(const uint8_t *text, uint32_t n)
 {
     if (n == 1) return (text[0] >= 0x09 && text[0] <= 0x0D) || (text[0] >= 0x1C && text[0] <= 0x20);
@@ -44,8 +44,9 @@ static bool is_space(const uint8_t *text, uint32_t n)
            code == 0x205F || code == 0x3000;
 }
 
-/* The next stretch of `content` from *at on that is not a thought, as [*begin, *end); false at the end. A thought runs to
- * the next THOUGHT_END or to the end of the content; a lone THOUGHT_END is dropped. Without `is_model` all is kept. */
+/* The next stretch of the content from *at on that is not a thought, as [*begin, *end); false at the end. A thought ends at
+ * the next THOUGHT_END or at the end of the content; a THOUGHT_END without a beginning is dropped. Without `is_model`
+ * everything is kept. */
 static bool next_kept(const char **at, bool is_model, const char **begin, const char **end)
 {
     const char *from = *at;
@@ -65,10 +66,11 @@ static bool next_kept(const char **at, bool is_model, const char **begin, const 
     return true;
 }
 
-/* Writes `content` without its thoughts, then trimmed: both looks at it go over the same stretches. */
+/* Writes `content` without its thoughts, trimmed. The first loop finds where the trimmed text begins and ends, the second loop
+ * writes it. */
 static void put_content(writer *w, const char *content, bool is_model)
 {
-    const char *first = NULL, *last = NULL;   /* of what remains after trimming: its begin and its end */
+    const char *first = NULL, *last = NULL;   /* begin and end of the trimmed text */
     const char *at = content, *begin, *end;
     while (next_kept(&at, is_model, &begin, &end)) {
         for (const char *c = begin; c < end;) {
@@ -95,6 +97,32 @@ static bool is_role(const char *role)
     return false;
 }
 
+/* Message i of the caller's array: struct_size of the first one, the distance between two, may be another than ours. */
+static eg_status read_message(const eg_chat_message *messages, size_t i, eg_chat_message *out, eg_error *err)
+{
+    uint32_t stride = eg_struct_size(messages);
+    const void *message = (const uint8_t *)messages + i * stride;
+    if (i && eg_struct_size(message) != stride)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "messages[%zu].struct_size is %u, but that of messages[0] is %u.", i,
+                       (unsigned)eg_struct_size(message), (unsigned)stride);
+    return eg_struct_read(message, out, sizeof *out, "eg_chat_message", err);
+}
+
+static eg_status check_messages(const eg_chat_message *messages, size_t n, eg_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        eg_chat_message m;
+        eg_status status = read_message(messages, i, &m, err);
+        if (status) return status;
+        if (!m.role || !m.content) return eg_fail(err, EG_ERROR_ARGUMENT, "messages[%zu] has no role or no content.", i);
+        if (!is_role(m.role))
+            return eg_fail(err, EG_ERROR_ARGUMENT,
+                           "messages[%zu] has the role %.40s; it must be system, developer, user, assistant or model.", i,
+                           m.role);
+    }
+    return EG_OK;
+}
+
 eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t flags, char *text, size_t capacity, size_t *length,
                          eg_error *err)
 {
@@ -103,39 +131,35 @@ eg_status eg_chat_render(const eg_chat_message *messages, size_t n, uint32_t fla
         return eg_fail(err, EG_ERROR_ARGUMENT, "eg_chat_render: messages, text and length must not be NULL.");
     if (flags & ~known)
         return eg_fail(err, EG_ERROR_ARGUMENT, "eg_chat_render: unknown flags 0x%x.", (unsigned)(flags & ~known));
-    for (size_t i = 0; i < n; i++) {
-        if (!messages[i].role || !messages[i].content)
-            return eg_fail(err, EG_ERROR_ARGUMENT, "Message %zu has no role or no content.", i);
-        if (!is_role(messages[i].role))
-            return eg_fail(err, EG_ERROR_ARGUMENT,
-                           "Message %zu has the role %.40s; it must be system, developer, user, assistant or model.", i,
-                           messages[i].role);
-    }
+    eg_status status = check_messages(messages, n, err);
+    if (status) return status;
 
     writer w = {text, capacity, 0, false};
+    eg_chat_message m = {0};
     bool thinking = flags & EG_CHAT_THINKING;
-    bool has_system = n && (!strcmp(messages[0].role, "system") || !strcmp(messages[0].role, "developer"));
+    if (n) read_message(messages, 0, &m, NULL);
+    bool has_system = n && (!strcmp(m.role, "system") || !strcmp(m.role, "developer"));
     put_text(&w, "<bos>");
     if (thinking || has_system) {
         put_text(&w, "<|turn>system\n");
         if (thinking) put_text(&w, "<|think|>\n");
-        if (has_system) put_content(&w, messages[0].content, false);
+        if (has_system) put_content(&w, m.content, false);
         put_text(&w, "<turn|>\n");
     }
     for (size_t i = has_system ? 1 : 0; i < n; i++) {
-        const char *role = messages[i].role;
-        bool is_model = !strcmp(role, "assistant") || !strcmp(role, "model");
+        read_message(messages, i, &m, NULL);
+        bool is_model = !strcmp(m.role, "assistant") || !strcmp(m.role, "model");
         put_text(&w, "<|turn>");
-        put_text(&w, is_model ? "model" : role);
+        put_text(&w, is_model ? "model" : m.role);
         put_text(&w, "\n");
-        put_content(&w, messages[i].content, is_model);
+        put_content(&w, m.content, is_model);
         put_text(&w, "<turn|>\n");
     }
     if (flags & EG_CHAT_GENERATION) {
         put_text(&w, "<|turn>model\n");
         if ((flags & EG_CHAT_EMPTY_THOUGHT) && !thinking) put_text(&w, THOUGHT_BEGIN "thought\n" THOUGHT_END);
     }
-    if (w.overflow) return eg_fail(err, EG_ERROR_ARGUMENT, "The conversation is longer than this machine can address.");
+    if (w.overflow) return eg_fail(err, EG_ERROR_ARGUMENT, "the conversation is longer than this machine can address.");
     if (w.length < capacity) text[w.length] = '\0';
     *length = w.length;
     return EG_OK;

@@ -1,4 +1,4 @@
-/* Decodes tokens to text, at once or token by token. Owns nothing; reads the tables of vocab.h. */
+/* Decodes tokens to text, all at once or token by token. Owns nothing; reads the tables of vocab.h. */
 #include "vocab.h"
 
 /* The bytes of one token into out[EG_TOKEN_MAX]; returns how many. */
@@ -33,14 +33,14 @@ eg_status eg_tokenizer_decode(const eg_tokenizer *t, const int32_t *ids, size_t 
     uint8_t bytes[EG_TOKEN_MAX];
     size_t total = 0;
     if (!t || !length || (!ids && n) || (!text && capacity))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: a pointer is NULL");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: a pointer is NULL.");
     if (flags & ~(uint32_t)(EG_TEXT_SPECIAL | EG_TEXT_BOS))
-        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: unknown flags %#x", (unsigned)flags);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_decode: unknown flags %#x.", (unsigned)flags);
     if (n > SIZE_MAX / EG_TOKEN_MAX)
-        return eg_fail(err, EG_ERROR_ARGUMENT, "%llu tokens are too many to decode at once", (unsigned long long)n);
+        return eg_fail(err, EG_ERROR_ARGUMENT, "%llu tokens are too many to decode at once.", (unsigned long long)n);
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= t->n_tokens)
-            return eg_fail(err, EG_ERROR_ARGUMENT, "token id %ld is outside the vocabulary of %u tokens", (long)ids[i],
+            return eg_fail(err, EG_ERROR_ARGUMENT, "token id %ld is outside the vocabulary of %u tokens.", (long)ids[i],
                            t->n_tokens);
     for (size_t i = 0; i < n; i++) {
         size_t k = token_bytes(t, ids[i], flags, bytes);
@@ -53,8 +53,8 @@ eg_status eg_tokenizer_decode(const eg_tokenizer *t, const int32_t *ids, size_t 
 
 /* ---- streaming --------------------------------------------------------------------------------------------------- */
 
-/* Whether held is empty or the proper beginning of a character. Push keeps it so, whence it is always the longest run
- * that U+FFFD stands for when the next byte does not go on with it; but a state may also come from a file. */
+/* Whether `held` is empty or an incomplete character. eg_detokenizer_push keeps it so, but a state may come from a file. If
+ * the next byte does not continue the character, all held bytes become one U+FFFD. */
 static bool is_sound(const eg_detokenizer *state)
 {
     if (state->n_held && state->n_held >= eg_utf8_length(state->held[0])) return false;   /* also bounds n_held by 3 */
@@ -87,7 +87,7 @@ size_t eg_detokenizer_push(eg_detokenizer *state, const eg_tokenizer *t, int32_t
                 state->n_held = 0;
             }
         } else {
-            written += eg_detokenizer_flush(state, out + written);   /* the byte is looked at again, as a first one */
+            written += eg_detokenizer_flush(state, out + written);   /* then the byte begins a character */
         }
     }
     return written;

@@ -1,5 +1,5 @@
-/* Well-formed UTF-8, one character at a time (Unicode table 3-7: no overlong forms, no surrogates, at most
- * U+10FFFF). */
+/* Well-formed UTF-8, one character at a time. Follows Unicode table 3-7: no overlong forms, no surrogates, at most
+ * U+10FFFF. */
 #ifndef EG_TEXT_UTF8_H
 #define EG_TEXT_UTF8_H
 
@@ -7,11 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* U+2581, which stands for a space in the vocabulary, and U+FFFD, which stands for what could not be decoded. */
+/* U+2581 stands for a space in the vocabulary; U+FFFD replaces bytes that cannot be decoded. */
 #define EG_UTF8_SPACE "\xE2\x96\x81"
 #define EG_UTF8_REPLACEMENT "\xEF\xBF\xBD"
 
-/* Bytes of the character that begins with `lead`; 0 if none does. */
+/* Bytes of a character that begins with `lead`; 0 if no character does. */
 static inline uint32_t eg_utf8_length(uint8_t lead)
 {
     return lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;

@@ -1,21 +1,22 @@
-/* Opens a vocabulary: checks what the file says and builds the tables of vocab.h. Owns their memory, and the file when
+/* Opens a vocabulary: checks the file's metadata and builds the tables of vocab.h. Owns their memory, and the file if it was
  * opened by path. Knows nothing of encoding or decoding.
  *
- * One pass over the tokens and one over the merges. Merges are not resolved to ids: the encoder looks them up by the
- * texts of both sides, which spares 1.5 million look-ups here.
+ * There is one pass over the tokens and one over the merges. Merges are not resolved to ids: the encoder looks them up by the
+ * texts of both sides, which saves 1.5 million look-ups here.
  */
 #include <stdlib.h>
 #include <time.h>
 
+#include "../base/structs.h"
 #include "vocab.h"
 
 enum {
     MAX_TOKENS = 1 << 24,
     MAX_MERGES = 1 << 26,
-    MAX_PROBES = 4096          /* far beyond what a table half full needs: more means that somebody broke the hash */
+    MAX_PROBES = 4096          /* far more than a half-full table needs: beyond that, the strings are made to collide */
 };
 
-/* Gemma 4's own markers and what they are. Some converters type them as normal tokens; then the text decides. */
+/* Gemma 4's markers and their kinds. Some converters give them the type "normal"; then this table decides. */
 static const struct {
     const char *text;
     eg_kind kind;
@@ -30,12 +31,12 @@ static const struct {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* Cleared memory that counts towards heap_bytes; NULL with an error when there is none. */
-static void *take(eg_tokenizer *t, size_t count, size_t size, eg_error *err)
+/* Zeroed memory that is counted in heap_bytes; NULL and an error if there is none. */
+static void *allocate(eg_tokenizer *t, size_t count, size_t size, eg_error *err)
 {
     void *memory = calloc(count ? count : 1, size);
     if (memory) t->heap_bytes += (uint64_t)count * size;
-    else eg_fail(err, EG_ERROR_MEMORY, "no memory for a vocabulary table of %llu bytes", (unsigned long long)count * size);
+    else eg_fail(err, EG_ERROR_MEMORY, "no memory for a vocabulary table of %llu bytes.", (unsigned long long)count * size);
     return memory;
 }
 
@@ -57,17 +58,17 @@ void eg_tokenizer_close(eg_tokenizer *t)
 
 static bool is_integer(uint32_t type) { return type <= EG_GGUF_I32 || type == EG_GGUF_U64 || type == EG_GGUF_I64; }
 
-/* An id under `key`; *out is untouched when the key is absent. */
+/* Reads a token id; *out is untouched if the key is absent. */
 static eg_status read_id(const eg_gguf *file, const char *key, uint32_t n_tokens, int32_t *out, eg_error *err)
 {
     const eg_gguf_value *value = eg_gguf_find(file, key);
     if (!value) return EG_OK;
     if (value->is_array || !is_integer(value->type))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an integer", eg_gguf_name(file), key);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an integer.", eg_gguf_name(file), key);
     double id = eg_gguf_number(value, 0);
     if (!(id >= 0 && id < n_tokens))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is %.0f, outside the vocabulary of %u tokens", eg_gguf_name(file), key, id,
-                       n_tokens);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is %.0f, outside the vocabulary of %u tokens.", eg_gguf_name(file), key,
+                       id, n_tokens);
     *out = (int32_t)id;
     return EG_OK;
 }
@@ -76,26 +77,28 @@ static eg_status check_model(const eg_gguf *file, eg_error *err)
 {
     const char *key = "tokenizer.ggml.model";
     const eg_gguf_value *value = eg_gguf_find(file, key);
-    if (!value) return eg_fail(err, EG_ERROR_FORMAT, "%s: has no %s, so no vocabulary", eg_gguf_name(file), key);
+    if (!value)
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: the key '%s' is missing, so there is no vocabulary.", eg_gguf_name(file),
+                       key);
     if (value->is_array || value->type != EG_GGUF_STRING)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string", eg_gguf_name(file), key);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string.", eg_gguf_name(file), key);
     const uint8_t *cursor = value->data;
     eg_span model = eg_gguf_next_string(value, &cursor);
     if (model.length != 6 || memcmp(model.data, "gemma4", 6))
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s is \"%.*s\"; only \"gemma4\" is supported", eg_gguf_name(file), key,
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s is \"%.*s\"; only \"gemma4\" is supported.", eg_gguf_name(file), key,
                        model.length < 64 ? (int)model.length : 64, model.data);
     return EG_OK;
 }
 
-/* A string array of at most `limit` elements whose offsets fit 32 bits; *out NULL when it is absent. */
+/* Finds a string array of at most `limit` elements whose offsets fit 32 bits; *out is NULL if it is absent. */
 static eg_status find_strings(const eg_gguf *file, const char *key, uint32_t limit, const eg_gguf_value **out, eg_error *err)
 {
     const eg_gguf_value *value = *out = eg_gguf_find(file, key);
     if (!value) return EG_OK;
     if (!value->is_array || value->type != EG_GGUF_STRING)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of strings", eg_gguf_name(file), key);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of strings.", eg_gguf_name(file), key);
     if (value->count > limit || (uint64_t)(value->end - value->data) > UINT32_MAX)
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s has %llu elements; at most %u and 4 GiB are supported",
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s has %llu elements; at most %u and 4 GiB are supported.",
                        eg_gguf_name(file), key, (unsigned long long)value->count, limit);
     return EG_OK;
 }
@@ -109,12 +112,12 @@ static bool table_create(eg_tokenizer *t, eg_table *table, uint32_t count, eg_er
     while (table->index_mask < count) table->index_mask = table->index_mask << 1 | 1;
     while (size / 2 < count) size *= 2;
     table->mask = size - 1;
-    table->slots = take(t, size, sizeof *table->slots, err);
+    table->slots = allocate(t, size, sizeof *table->slots, err);
     return table->slots != NULL;
 }
 
-/* Fills a table with the strings of an array, in order. A table of megabytes is a cache miss for every string, so slots
- * are asked for ahead of their use: additions wait in a short queue. */
+/* Fills a table with the strings of an array, in order. In a table of megabytes every insertion is a cache miss. So the slot
+ * is prefetched when a string is added, and the string is inserted after a short queue. */
 enum { QUEUE = 16 };
 
 typedef struct filler {
@@ -128,7 +131,8 @@ typedef struct filler {
     uint32_t n_added, n_inserted;
 } filler;
 
-/* Of equal strings the first stays: of tokens the lower id, of merges the lower rank. False after too many probes. */
+/* Inserts the next string of the queue. Of equal strings the first one stays: the lower id, or the lower rank. False after too
+ * many probes. */
 static bool insert_next(filler *f)
 {
     const eg_table *table = f->table;
@@ -168,7 +172,7 @@ static bool finish(filler *f)
 
 static eg_status collision(const eg_gguf *file, const char *key, eg_error *err)
 {
-    return eg_fail(err, EG_ERROR_FORMAT, "%s: too many strings of %s collide", eg_gguf_name(file), key);
+    return eg_fail(err, EG_ERROR_FORMAT, "%s: too many strings of %s collide.", eg_gguf_name(file), key);
 }
 
 /* ---- the passes of opening --------------------------------------------------------------------------------------- */
@@ -179,9 +183,10 @@ static eg_status read_tokens(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     eg_status status = find_strings(file, key, MAX_TOKENS, &t->tokens, err);
     if (status) return status;
     if (!t->tokens || !t->tokens->count)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is absent or empty", eg_gguf_name(file), key);
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is absent or empty.", eg_gguf_name(file), key);
     t->n_tokens = (uint32_t)t->tokens->count;
-    if (!(t->token_at = take(t, t->n_tokens, sizeof *t->token_at, err)) || !table_create(t, &t->token_table, t->n_tokens, err))
+    if (!(t->token_at = allocate(t, t->n_tokens, sizeof *t->token_at, err)) ||
+        !table_create(t, &t->token_table, t->n_tokens, err))
         return EG_ERROR_MEMORY;
     filler fill = {.table = &t->token_table, .array = t->tokens, .at = t->token_at};
     const uint8_t *cursor = t->tokens->data;
@@ -189,8 +194,8 @@ static eg_status read_tokens(const eg_gguf *file, eg_tokenizer *t, eg_error *err
         t->token_at[id] = (uint32_t)(cursor - t->tokens->data);
         eg_span text = eg_gguf_next_string(t->tokens, &cursor);
         if (text.length > EG_TOKEN_MAX)
-            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] has %llu bytes; at most %d are supported", eg_gguf_name(file),
-                           key, id, (unsigned long long)text.length, EG_TOKEN_MAX);
+            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] has %llu bytes; at most %d are supported.",
+                           eg_gguf_name(file), key, id, (unsigned long long)text.length, EG_TOKEN_MAX);
         if (text.length > t->longest) t->longest = (uint32_t)text.length;
         if (!add(&fill, eg_hash_bytes(t->seed, text.data, text.length))) return collision(file, key, err);
     }
@@ -203,22 +208,23 @@ static eg_status read_merges(const eg_gguf *file, eg_tokenizer *t, eg_error *err
     eg_status status = find_strings(file, key, MAX_MERGES, &t->merges, err);
     if (status) return status;
     t->n_merges = t->merges ? (uint32_t)t->merges->count : 0;
-    if (!(t->merge_at = take(t, t->n_merges, sizeof *t->merge_at, err)) || !table_create(t, &t->merge_table, t->n_merges, err))
+    if (!(t->merge_at = allocate(t, t->n_merges, sizeof *t->merge_at, err)) ||
+        !table_create(t, &t->merge_table, t->n_merges, err))
         return EG_ERROR_MEMORY;
     filler fill = {.table = &t->merge_table, .array = t->merges, .at = t->merge_at};
     const uint8_t *cursor = t->merges ? t->merges->data : NULL;
     for (uint32_t rank = 0; rank < t->n_merges; rank++) {
         t->merge_at[rank] = (uint32_t)(cursor - t->merges->data);
         eg_span text = eg_gguf_next_string(t->merges, &cursor);
-        /* byte 0 belongs to the left side, whatever it is */
+        /* the left side has at least one byte, so a space at byte 0 belongs to it */
         const char *space = text.length > 2 ? memchr(text.data + 1, ' ', text.length - 2) : NULL;
         if (!space)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is not two texts with a space between", eg_gguf_name(file), key,
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is not two texts with a space between.", eg_gguf_name(file), key,
                            rank);
         const char *right = space + 1;
         size_t n_left = (size_t)(space - text.data), n_right = text.length - n_left - 1;
         if (text.length - 1 > EG_TOKEN_MAX)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is longer than any token", eg_gguf_name(file), key, rank);
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%u] is longer than any token.", eg_gguf_name(file), key, rank);
         uint64_t left_hash = eg_hash_bytes(t->seed, text.data, n_left);
         if (!add(&fill, eg_hash_pair(left_hash, eg_hash_bytes(t->seed, right, n_right)))) return collision(file, key, err);
         uint32_t bit = (uint32_t)eg_last_key((const uint8_t *)text.data, n_left) << 8 |
@@ -241,7 +247,7 @@ int eg_vocab_byte(eg_span text)
     return value;
 }
 
-/* The kind of every token: the file's type, or, where that is missing or says "normal", what its text says. */
+/* The kind of every token: the file's type; where that is missing or "normal", the kind that its text has in `markers`. */
 static eg_status read_kinds(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
 {
     static const uint8_t kind_of_type[7] = {   /* undefined, normal, unknown, control, user-defined, unused, byte */
@@ -250,15 +256,16 @@ static eg_status read_kinds(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
     const char *key = "tokenizer.ggml.token_type";
     const eg_gguf_value *types = eg_gguf_find(file, key);
     if (types && (!types->is_array || !is_integer(types->type) || types->count != t->n_tokens))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of %u integers", eg_gguf_name(file), key, t->n_tokens);
-    if (!(t->kinds = take(t, t->n_tokens, sizeof *t->kinds, err))) return EG_ERROR_MEMORY;
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of %u integers.", eg_gguf_name(file), key, t->n_tokens);
+    if (!(t->kinds = allocate(t, t->n_tokens, sizeof *t->kinds, err))) return EG_ERROR_MEMORY;
     for (uint32_t id = 0; types && id < t->n_tokens; id++) {
         double type = eg_gguf_number(types, id);
         if (!(type >= 0 && type <= 6))
-            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] is %.0f, an unknown type", eg_gguf_name(file), key, id, type);
+            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s[%u] is %.0f, an unknown type.", eg_gguf_name(file), key, id,
+                           type);
         t->kinds[id] = kind_of_type[(int)type];
         if (t->kinds[id] == EG_KIND_BYTE && eg_vocab_byte(eg_vocab_text(t, (int32_t)id)) < 0)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: token %u is of the byte type but not written <0xXX>", eg_gguf_name(file),
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: token %u is of the byte type but not written <0xXX>.", eg_gguf_name(file),
                            id);
     }
     for (size_t i = 0; i < sizeof markers / sizeof *markers; i++) {
@@ -276,7 +283,7 @@ static eg_status read_kinds(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
     t->unknown = eg_tokenizer_find(t, "<unk>", 5);
     eg_status status = read_id(file, "tokenizer.ggml.unknown_token_id", t->n_tokens, &t->unknown, err);
     if (!status && !complete && t->unknown < 0)
-        status = eg_fail(err, EG_ERROR_FORMAT, "%s: the vocabulary lacks byte tokens and has no <unk> either",
+        status = eg_fail(err, EG_ERROR_FORMAT, "%s: the vocabulary lacks byte tokens and has no <unk> either.",
                          eg_gguf_name(file));
     return status;
 }
@@ -303,7 +310,7 @@ static eg_status collect_specials(eg_tokenizer *t, eg_error *err)
             n++;
         }
         t->n_specials = n;
-        if (!pass && !(t->specials = take(t, n, sizeof *t->specials, err))) return EG_ERROR_MEMORY;
+        if (!pass && !(t->specials = allocate(t, n, sizeof *t->specials, err))) return EG_ERROR_MEMORY;
     }
     qsort(t->specials, t->n_specials, sizeof *t->specials, by_text);
     for (uint32_t byte = 0, i = 0; byte <= 256; byte++) {
@@ -331,15 +338,15 @@ static eg_status read_rest(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
     const eg_gguf_value *value = eg_gguf_find(file, key);
     if (value && value->count) {
         if (!value->is_array || !is_integer(value->type))
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of integers", eg_gguf_name(file), key);
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not an array of integers.", eg_gguf_name(file), key);
         if (value->count > t->n_tokens)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s has more elements than the vocabulary", eg_gguf_name(file), key);
-        if (!(t->suppressed = take(t, (size_t)value->count, sizeof *t->suppressed, err))) return EG_ERROR_MEMORY;
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s has more elements than the vocabulary.", eg_gguf_name(file), key);
+        if (!(t->suppressed = allocate(t, (size_t)value->count, sizeof *t->suppressed, err))) return EG_ERROR_MEMORY;
         t->n_suppressed = (size_t)value->count;
         for (size_t i = 0; i < t->n_suppressed; i++) {
             double id = eg_gguf_number(value, i);
             if (!(id >= 0 && id < t->n_tokens))
-                return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%llu] is %.0f, outside the vocabulary of %u tokens",
+                return eg_fail(err, EG_ERROR_FORMAT, "%s: %s[%llu] is %.0f, outside the vocabulary of %u tokens.",
                                eg_gguf_name(file), key, (unsigned long long)i, id, t->n_tokens);
             t->suppressed[i] = (int32_t)id;
         }
@@ -348,7 +355,7 @@ static eg_status read_rest(const eg_gguf *file, eg_tokenizer *t, eg_error *err)
     key = "tokenizer.chat_template";
     if ((value = eg_gguf_find(file, key))) {
         if (value->is_array || value->type != EG_GGUF_STRING)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string", eg_gguf_name(file), key);
+            return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string.", eg_gguf_name(file), key);
         const uint8_t *cursor = value->data;
         t->chat_template = eg_gguf_next_string(value, &cursor);
     }
@@ -362,7 +369,7 @@ eg_status eg_tokenizer_create(const eg_gguf *file, eg_tokenizer **out, eg_error 
     eg_status status = check_model(file, err);
     if (status) return status;
     eg_tokenizer *t = calloc(1, sizeof *t);
-    if (!t) return eg_fail(err, EG_ERROR_MEMORY, "no memory for a tokenizer");
+    if (!t) return eg_fail(err, EG_ERROR_MEMORY, "no memory for a tokenizer.");
     t->heap_bytes = sizeof *t;
     t->seed = eg_hash_mix((uint64_t)(uintptr_t)t ^ EG_HASH_1, (uint64_t)time(NULL) ^ (uint64_t)clock() << 32 ^ EG_HASH_2);
     if ((status = read_tokens(file, t, err)) || (status = read_kinds(file, t, err)) || (status = read_merges(file, t, err)) ||
@@ -374,11 +381,13 @@ eg_status eg_tokenizer_create(const eg_gguf *file, eg_tokenizer **out, eg_error 
     return EG_OK;
 }
 
-eg_status eg_tokenizer_open(const char *path, eg_tokenizer **out, eg_error *err)
+eg_status eg_tokenizer_open(const eg_file_params *params, eg_tokenizer **out, eg_error *err)
 {
+    eg_file_params p;
     eg_gguf *file;
-    if (!path || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open needs a path and a place for the result");
-    eg_status status = eg_gguf_open(path, -1, 0, 0, &file, err);
+    if (!out) return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open: out is NULL.");
+    eg_status status = eg_struct_read(params, &p, sizeof p, "eg_file_params", err);
+    if (!status) status = eg_gguf_open(p.path, p.fd, p.offset, p.length, &file, err);
     if (status) return status;
     eg_tokenizer *t;
     if ((status = eg_tokenizer_create(file, &t, err))) {

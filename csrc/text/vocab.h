@@ -1,8 +1,9 @@
-/* The vocabulary's tables: what vocab.c builds at open, and bpe.c and detokenizer.c read. Internal to csrc/text.
+/* The tables of the vocabulary: vocab.c builds them when a file is opened; bpe.c and detokenizer.c read them. Internal to
+ * csrc/text.
  *
- * Strings are never copied: tables hold offsets into the file's string arrays and index numbers. A slot of a hash table
- * is the index + 1 in its low bits and a tag, further bits of the hash, in the rest, so that nearly every string that
- * is compared is also the one that was looked for. The hash is seeded: a file cannot be built to make strings collide.
+ * Strings are never copied: the tables hold offsets into the file's string arrays, and indices. A slot of a hash table has the
+ * index + 1 in its low bits and a tag (more bits of the hash) in the others, so that nearly every string comparison succeeds.
+ * The hash is seeded, so a file cannot be made such that its strings collide.
  */
 #ifndef EG_TEXT_VOCAB_H
 #define EG_TEXT_VOCAB_H
@@ -17,7 +18,7 @@ enum {
     EG_NO_RANK = -1
 };
 
-/* What a token is to the encoder and the decoder. */
+/* How the encoder and the detokenizer treat a token. */
 typedef enum eg_kind { EG_KIND_NORMAL, EG_KIND_CONTROL, EG_KIND_USER, EG_KIND_BYTE } eg_kind;
 
 typedef struct eg_table {
@@ -33,17 +34,17 @@ typedef struct eg_special {
 
 struct eg_tokenizer {
     const eg_gguf_value *tokens, *merges;   /* string arrays; merges may be NULL */
-    eg_gguf *owned;                         /* the file, when it is closed with the tokenizer */
+    eg_gguf *owned;                         /* the file, if the tokenizer closes it */
     uint64_t seed;
     uint32_t n_tokens, n_merges;
     uint32_t longest;                       /* bytes of the longest token */
     uint32_t *token_at, *merge_at;          /* [n_tokens], [n_merges]: offsets into the arrays' data */
     uint8_t *kinds;                         /* [n_tokens], eg_kind */
     eg_table token_table, merge_table;
-    eg_special *specials;                   /* [n_specials], what EG_TEXT_SPECIAL finds, by text */
+    eg_special *specials;                   /* [n_specials]: the tokens that EG_TEXT_SPECIAL finds, sorted by text */
     uint32_t n_specials;
     uint32_t special_begin[257];            /* specials that begin with byte b: [begin[b], begin[b + 1]) */
-    uint32_t junctions[2048];               /* a bit for each (last key, first key) at which some merge joins */
+    uint32_t junctions[2048];               /* a bit for each pair (last key, first key) that some merge joins */
     int32_t byte_ids[256];                  /* -1 if the vocabulary has no token for the byte */
     int32_t bos, unknown;                   /* -1 if none */
     eg_stop_ids stop;
@@ -55,7 +56,7 @@ struct eg_tokenizer {
 
 /* ---- hashing ----------------------------------------------------------------------------------------------------- */
 
-/* Both halves of the 128-bit product, folded: every bit of either factor reaches every bit of the result. */
+/* Folds the 128-bit product to 64 bits: every bit of both factors affects every bit of the result. */
 static inline uint64_t eg_hash_mix(uint64_t a, uint64_t b)
 {
 #ifdef __SIZEOF_INT128__
@@ -92,7 +93,7 @@ static inline uint64_t eg_hash_bytes(uint64_t seed, const void *data, size_t n)
     return eg_hash_mix(h ^ word, EG_HASH_1 ^ seed);
 }
 
-/* Of two strings, from the hash of each. */
+/* The hash of a pair of strings, from the hash of each. */
 static inline uint64_t eg_hash_pair(uint64_t left, uint64_t right) { return eg_hash_mix(left ^ EG_HASH_1, right ^ EG_HASH_2); }
 
 /* ---- look-up ----------------------------------------------------------------------------------------------------- */
@@ -119,9 +120,9 @@ static inline int32_t eg_vocab_find(const eg_tokenizer *t, const void *text, siz
     return -1;
 }
 
-/* The rank of the merge of two strings, whose hashes together are `hash`; EG_NO_RANK if there is none. A merge is
- * stored as "left right" and split at its first space. The strings asked for never contain a space (it became U+2581),
- * so that comparing around one cannot mistake where the split is. */
+/* The rank of the merge of two strings, whose pair has the hash `hash`; EG_NO_RANK if there is none. A merge is stored as
+ * "left right" and split at its first space. `left` and `right` never contain a space (spaces have become U+2581), so there is
+ * only one way to split a merge that equals them. */
 static inline int32_t eg_vocab_rank(const eg_tokenizer *t, const uint8_t *left, size_t n_left, const uint8_t *right,
                                     size_t n_right, uint64_t hash)
 {
@@ -140,9 +141,8 @@ static inline int32_t eg_vocab_rank(const eg_tokenizer *t, const uint8_t *left, 
 
 /* ---- junctions --------------------------------------------------------------------------------------------------- */
 
-/* The keys under which the end of one character and the beginning of the next are known: a byte each, where U+2581
- * counts as a space so that it does not share a key with every other character of its block. text[length], length >
- * 0. */
+/* Keys of a junction: the first byte of a character, and the last byte of the one before. U+2581 has the key of a space, so
+ * that it does not share a key with other characters of its Unicode block. text[length], length > 0. */
 static inline uint8_t eg_first_key(const uint8_t *text, size_t length)
 {
     return length >= 3 && !memcmp(text, EG_UTF8_SPACE, 3) ? ' ' : text[0];

@@ -1,8 +1,8 @@
 """Endpointing: where an utterance begins and ends.
 
-A detector (vad.py) gives one probability of speech for each block of 512 samples (32 ms). The `Endpointer` makes events of
-these while the sound comes in, and `segments` cuts whole recordings with it. Each sample belongs to one utterance, or to the
-silence between two; how the sound is cut into pieces on its way here makes no difference.
+A detector (vad.py) gives one probability of speech for each block of 512 samples (32 ms). The `Endpointer` turns the
+probabilities into events while the sound comes in. `segments` cuts whole recordings with it. Each sample belongs to one
+utterance or to the silence between two. The result does not depend on how the sound is cut into pieces for `push`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..errors import EdgeGemmaValueError
 from .source import SAMPLE_RATE, open_audio
 from .vad import BLOCK, Detector, detector, split_blocks
 
-#: Samples to which utterances are cut that are too long: those of one soft token.
+#: Samples of one soft token. An utterance that is too long is cut at a multiple of this.
 SOFT_TOKEN = 640
 
-_ON, _OFF = 0.5, 0.35  # speech begins at the one, and ends below the other
-_SEARCH = 8.0  # seconds before the limit in which a place to cut is looked for
-_HUSH = 5  # blocks over which quietness is averaged: longer than the closure of a consonant
+_ON, _OFF = 0.5, 0.35  # speech begins at a probability of _ON and ends below _OFF
+_SEARCH = 8.0  # seconds before the length limit in which the place for a cut is searched
+_QUIET_BLOCKS = 5  # blocks over which the level is averaged there: longer than the silent part of a consonant
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -35,33 +35,33 @@ _NOTHING = np.zeros(0, np.float32)
 
 @dataclass(eq=False)
 class EndpointEvent:
-    """What an `Endpointer` has to say. An utterance is: start (audio | pause audio* resume)* [pause audio*] end.
+    """An event of an `Endpointer`. The order is: start (audio | pause audio* resume)* [pause audio*] end.
 
-    "start"   an utterance begins; `samples` are all that belong to it so far, from a little before the speech on.
-    "audio"   `samples` go on with it, also while a pause lasts.
+    "start"   an utterance begins. `samples` are all of it so far, from `pre_roll` seconds before the speech on.
+    "audio"   the next `samples` of the utterance. They also come during a pause.
     "pause"   the speaker has been silent for `pause` seconds.
-    "resume"  and speaks again.
-    "end"     the utterance is over. The first `keep` of the samples that were handed out are it. `reason` is "silence";
-              "finish", the sound has ended; or "cut", it became too long: a part of what was handed out may then come
-              again, as the next "start".
+    "resume"  the speaker speaks again after a pause.
+    "end"     the utterance is over. It consists of the first `keep` samples of its events. `reason` is "silence", "finish"
+              (the sound has ended) or "cut" (the utterance became too long). After a cut the samples beyond `keep` may
+              come again in the next "start".
     """
 
     kind: Literal["start", "audio", "pause", "resume", "end"]
-    time: float  #: seconds in the sound: of the first of `samples`; where silence (pause), speech (resume) begins; the end
+    time: float  #: seconds: of the first sample (start, audio), of the silence's (pause) or speech's (resume) begin, or the end
     samples: NDArray[np.float32] = field(default_factory=lambda: _NOTHING)  #: (n,) at 16 kHz
     keep: int = 0
     reason: str = ""
 
 
 class Endpointer:
-    """Makes utterances of sound while it comes in. Holds a few seconds of it, however long it goes on.
+    """Finds the utterances in sound while it comes in. Holds a few seconds of sound, however long the stream is.
 
-    Speech begins when `min_speech` seconds of it are found within twice that time, so that a click is none. It is over
-    after `silence` seconds without (again, a click is no speech), and handed out up to the end of these; what is kept of
-    them is `tail`, so that the rest can be the beginning of the next utterance.
+    An utterance begins when `min_speech` seconds of speech lie within twice that time. So a click does not begin one, and
+    does not end a pause either. An utterance is over after `silence` seconds without speech. The events hand out all of
+    this silence, but only its first `tail` seconds belong to the utterance (`keep`): the others may belong to the next one.
 
-    An utterance that would become longer than `max_seconds` is cut where it is quietest in its last 8 s, `keep` being a
-    multiple of 640 samples then; the next one goes on from there, without a gap.
+    An utterance that would become longer than `max_seconds` is cut at the quietest place in its last 8 s. Its `keep` is
+    then a multiple of 640 samples, and the next utterance goes on from there without a gap.
     """
 
     def __init__(
@@ -77,23 +77,23 @@ class Endpointer:
         """All times are in seconds.
 
         Args:
-            detector: a detector, its kind, or None for the best there is.
-            silence: ends an utterance.
-            pause: makes a "pause" event, at most `silence`.
-            pre_roll: sound before the speech that belongs to the utterance, as far as it is not another's.
-            min_speech: less is no utterance.
+            detector: a detector, the name of one as `vad.detector` takes it, or None for "auto".
+            silence: how long a silence ends an utterance.
+            pause: how long a silence makes a "pause" event; at most `silence`.
+            pre_roll: sound before the speech that belongs to the utterance, unless it belongs to the one before.
+            min_speech: the shortest speech that begins an utterance.
             max_seconds: the longest utterance.
-            tail: silence after the speech that belongs to it, at most `silence`; None for `pause`: what is kept in the
-                end is then just what had been handed out at the last "pause".
+            tail: silence after the speech that belongs to the utterance; at most `silence`. None means `pause`: then
+                `keep` counts exactly the samples that were handed out before the last "pause".
 
-        Raises EdgeGemmaValueError: "argument" for times that do not fit together; what `detector` raises.
+        Raises EdgeGemmaValueError: "argument" for times that do not fit together, and what `vad.detector` raises.
         """
         self.detector = _detector_of(detector)
         tail = pause if tail is None else tail
         times = {"silence": silence, "pause": pause, "pre_roll": pre_roll, "min_speech": min_speech, "tail": tail}
         for name, seconds in times.items():
             if not 0 <= seconds < math.inf:
-                raise EdgeGemmaValueError(f"{name} is {seconds}; it is a number of seconds.", "argument")
+                raise EdgeGemmaValueError(f"{name} is {seconds}; it must be a number of seconds.", "argument")
             if name in ("pause", "tail") and seconds > silence:
                 raise EdgeGemmaValueError(f"{name} is {seconds} s, more than the silence of {silence} s.", "argument")
         self._silence, self._pause, self._need = (_in_blocks(seconds) for seconds in (silence, pause, min_speech))
@@ -103,59 +103,60 @@ class Endpointer:
         shortest = 2 * (self._pre_roll + window * BLOCK) / SAMPLE_RATE
         if not max(1.0, shortest) <= max_seconds < math.inf:
             raise EdgeGemmaValueError(
-                f"max_seconds is {max_seconds}; with this pre_roll and min_speech it is at least {max(1.0, shortest):.2f}.",
+                f"max_seconds is {max_seconds}; with this pre_roll and min_speech it must be at least "
+                f"{max(1.0, shortest):.2f}.",
                 "argument",
             )
         #: The longest utterance, in seconds.
         self.max_seconds = max_seconds
         self._limit = round(max_seconds * SAMPLE_RATE)
         self._search = int(min(_SEARCH, max_seconds / 2) * SAMPLE_RATE) // BLOCK
-        self._speech: deque[bool] = deque(maxlen=window)  # of the last blocks, since the last pause
+        self._speech: deque[bool] = deque(maxlen=window)  # whether the last blocks, since the last pause, are speech
         self._recent: deque[tuple[NDArray[np.float32], float]] = deque(
             maxlen=max(self._search, window + -(-self._pre_roll // BLOCK))
         )
         self.reset()
 
     def reset(self, time: float = 0.0) -> None:
-        """New sound follows, whose first sample lies at `time` (seconds). An open utterance is forgotten."""
+        """Starts anew. The first sample of the sound that follows lies at `time` seconds. Forgets an open utterance."""
         self.detector.reset()
-        self._now = self._free = round(
-            time * SAMPLE_RATE
-        )  # all before has been looked at; is someone's, or lies before
-        self._rest = _NOTHING  # of a block
+        self._now = round(time * SAMPLE_RATE)  # position in samples: blocks before it have been evaluated
+        self._free = self._now  # samples before this position belong to an earlier utterance, or to earlier sound
+        self._incomplete = _NOTHING  # samples that wait until their block is complete
         self._speech.clear()
         self._recent.clear()
         self._open = False
-        self._fresh: list[NDArray[np.float32]] = []  # to be handed out
+        self._fresh: list[NDArray[np.float32]] = []  # blocks of the open utterance that no event has handed out yet
 
     def push(self, samples: ArrayLike) -> list[EndpointEvent]:
-        """(n,) samples, 16 kHz mono -> what they bring. Up to 511 samples wait for the next call.
+        """(n,) samples, 16 kHz mono -> the events that they cause. Up to 511 samples wait for the next call.
 
-        Raises EdgeGemmaValueError "argument" for samples that are none (nothing has changed then).
+        Raises EdgeGemmaValueError "argument" for what `source.to_mono` refuses; nothing has changed then.
         """
         events: list[EndpointEvent] = []
-        blocks, self._rest = split_blocks(self._rest, samples)
+        blocks, self._incomplete = split_blocks(self._incomplete, samples)
         if len(blocks):
             probabilities = self.detector.push(blocks.reshape(-1))
             for block, probability in zip(blocks, probabilities, strict=True):
-                self._take(block, float(probability), events)
+                self._advance(block, float(probability), events)
             self._hand_out(events)
         return events
 
     def finish(self) -> list[EndpointEvent]:
-        """The sound has ended: ends an open utterance. The endpointer is as new then."""
+        """Ends an open utterance, since the sound has ended. Afterwards the endpointer is as after `reset()`."""
         events: list[EndpointEvent] = []
-        if self._open and self._now + self._rest.size - self._began > self._limit:
+        if self._open and self._now + self._incomplete.size - self._began > self._limit:
             self._cut(events)
         if self._open:
-            if self._rest.size:
-                self._fresh.append(self._rest)
-                self._now += self._rest.size
+            if self._incomplete.size:
+                self._fresh.append(self._incomplete)
+                self._now += self._incomplete.size
             self._end(min(self._now, self._spoke + self._tail) if self._quiet else self._now, "finish", events)
         self.reset()
         return events
 
-    def _take(self, block: NDArray[np.float32], probability: float, events: list[EndpointEvent]) -> None:
+    def _advance(self, block: NDArray[np.float32], probability: float, events: list[EndpointEvent]) -> None:
+        """Moves on by one block and appends the events that it causes."""
         if self._open and self._now + BLOCK - self._began > self._limit:
             self._cut(events)
         self._recent.append((block, probability))
@@ -187,12 +188,14 @@ class Endpointer:
             self._end(min(self._now, self._spoke + self._tail), "silence", events)
 
     def _start(self, began: int, events: list[EndpointEvent]) -> None:
+        """Opens an utterance that began at sample `began`, which the recent blocks still contain."""
         self._open, self._paused = True, False
         self._began, self._spoke, self._quiet = began, self._now, 0
         recent = np.concatenate([block for block, _ in self._recent])
         events.append(EndpointEvent("start", began / SAMPLE_RATE, recent[recent.size - (self._now - began) :]))
 
     def _hand_out(self, events: list[EndpointEvent]) -> None:
+        """Appends an "audio" event with the samples that no event has handed out yet."""
         if self._fresh:
             samples = np.concatenate(self._fresh)
             events.append(EndpointEvent("audio", (self._now - samples.size) / SAMPLE_RATE, samples))
@@ -204,9 +207,9 @@ class Endpointer:
         self._open, self._free = False, end
 
     def _cut(self, events: list[EndpointEvent]) -> None:
-        """Ends an utterance that has no room for another block, and goes on with a new one if speech is left over."""
+        """Ends an utterance that has no room for another block. Opens the next one if speech lies behind the cut."""
         quiet, spoke, length = self._quiet, self._spoke, self._now - self._began
-        if self._paused:  # there is no better place than this
+        if self._paused:  # the pause itself is the best place for the cut
             keep = -(-(spoke + self._tail - self._began) // SOFT_TOKEN) * SOFT_TOKEN
         else:
             keep = round((self._quietest() - self._began) / SOFT_TOKEN) * SOFT_TOKEN
@@ -220,18 +223,21 @@ class Endpointer:
             self._quiet, self._spoke = quiet, spoke
 
     def _quietest(self) -> int:
-        """The middle of the quietest stretch of the open utterance's last seconds: where little is heard, least of all
-        speech. Of equal ones it is the last."""
+        """The position of the quietest place in the last seconds of the open utterance: the middle of five blocks.
+
+        It has the lowest sum of the probability of speech and the level. Of several equal places it is the last one.
+        """
         count = min(self._search, (self._now - self._began) // BLOCK)
         last = [self._recent[i] for i in range(-count, 0)]
         power = np.mean(np.square(np.stack([block for block, _ in last])), axis=1)
         noise = np.array([probability for _, probability in last]) + np.log10(power + 1e-10) / 4
-        hush = np.convolve(noise, np.ones(_HUSH), "valid")
-        middle = len(hush) - 1 - int(np.argmin(hush[::-1])) + _HUSH / 2  # in blocks
+        sums = np.convolve(noise, np.ones(_QUIET_BLOCKS), "valid")
+        middle = len(sums) - 1 - int(np.argmin(sums[::-1])) + _QUIET_BLOCKS / 2  # in blocks
         return self._now - round((count - middle) * BLOCK)
 
 
 def _in_blocks(seconds: float) -> int:
+    """A time in blocks, rounded up; at least one."""
     return max(1, math.ceil(seconds * SAMPLE_RATE / BLOCK - 1e-6))
 
 
@@ -255,41 +261,42 @@ def segments(source: Any, endpointer: Endpointer | None = None, whole: bool = Fa
     """The utterances of a recording, one after the other. Holds one at a time, however long the recording is.
 
     Args:
-        source: what `open_audio` takes. Of a `Source` the part that was not yet read is used; times are from its
-            beginning all the same.
-        endpointer: rules of one's own; it is reset.
-        whole: a recording that is not longer than the longest utterance comes as one clip, from its first word to its
-            last, with the pauses between. (A live source is then waited for.)
+        source: what `open_audio` takes. A `Source` is read from its current position; times still count from its
+            beginning.
+        endpointer: the endpointer to use instead of one with the defaults. It is reset.
+        whole: give a recording that is not longer than the longest utterance as one clip, from its first word to its
+            last, pauses included. This reads the whole recording first, so a live source gives nothing until it ends.
 
     Raises what `open_audio` and `Source.read` raise.
     """
     opened = open_audio(source)
-    rules = Endpointer() if endpointer is None else endpointer
+    endpointer = Endpointer() if endpointer is None else endpointer
     try:
-        began, blocks = opened.position, iter(opened)
+        began, pieces = opened.position, iter(opened)
         if not whole:
-            yield from _clips(blocks, rules, began)
+            yield from _clips(pieces, endpointer, began)
             return
-        head: list[NDArray[np.float32]] = []
-        room = round(rules.max_seconds * SAMPLE_RATE)
-        while room >= 0 and (block := next(blocks, None)) is not None:
-            head.append(block)
-            room -= block.size
-        clips = _clips(itertools.chain(head, blocks), rules, began)
+        beginning: list[NDArray[np.float32]] = []
+        room = round(endpointer.max_seconds * SAMPLE_RATE)
+        while room >= 0 and (piece := next(pieces, None)) is not None:
+            beginning.append(piece)
+            room -= piece.size
+        clips = _clips(itertools.chain(beginning, pieces), endpointer, began)
         if room < 0:
             yield from clips
-        elif parts := list(clips):
-            first, last = (round((time - began) * SAMPLE_RATE) for time in (parts[0].start, parts[-1].end))
-            yield Clip(parts[0].start, parts[-1].end, np.concatenate(head)[first:last])
+        elif found := list(clips):
+            first, last = (round((time - began) * SAMPLE_RATE) for time in (found[0].start, found[-1].end))
+            yield Clip(found[0].start, found[-1].end, np.concatenate(beginning)[first:last])
     finally:
         if opened is not source:
             opened.close()
 
 
-def _clips(blocks: Iterator[NDArray[np.float32]], rules: Endpointer, began: float) -> Iterator[Clip]:
-    rules.reset(began)
+def _clips(pieces: Iterator[NDArray[np.float32]], endpointer: Endpointer, began: float) -> Iterator[Clip]:
+    """The utterances in pieces of sound of any size, of which the first begins at `began` seconds."""
+    endpointer.reset(began)
     start, samples = 0.0, []
-    for events in itertools.chain(map(rules.push, blocks), map(Endpointer.finish, [rules])):
+    for events in itertools.chain(map(endpointer.push, pieces), map(Endpointer.finish, [endpointer])):
         for event in events:
             if event.kind == "start":
                 start, samples = event.time, []

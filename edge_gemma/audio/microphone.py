@@ -1,7 +1,8 @@
 """Microphones, through PortAudio (the package sounddevice).
 
-PortAudio calls back with the samples of some 10 to 30 ms; they go into a ring of our own, and `Microphone.read` takes them
-from there. A reader that falls behind by the length of the ring loses the newest samples and is told so; nothing grows.
+Owns the list of devices and `Microphone`, a `Source`. PortAudio calls back with 10 to 30 ms of samples at a time. The
+callback writes them into a ring buffer, from which `Microphone.read` takes them. When the ring is full, because the reader
+is too slow, the newest samples are dropped and counted.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ _NOTHING = np.zeros(0, np.float32)
 
 @dataclass(frozen=True)
 class Device:
-    """A device that records."""
+    """A device that can record."""
 
     index: int  #: PortAudio's number
     name: str
     channels: int
-    rate: float  #: its own, samples a second
-    default: bool  #: the one used when none is named
+    rate: float  #: samples a second that the device uses by itself
+    default: bool  #: whether this device is used when no device is named
 
 
 def devices() -> list[Device]:
-    """The devices that can record, as the system knew them when sound was first used.
+    """The devices that can record. PortAudio lists them once a process, when it is first used.
 
     Raises EdgeGemmaOSError "unsupported" when PortAudio is missing, "file" when it fails.
     """
@@ -45,7 +46,7 @@ def devices() -> list[Device]:
             default = sounddevice.query_devices(kind="input")["index"]
     except sounddevice.PortAudioError as error:
         if not any(info["max_input_channels"] for info in found):
-            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {error}", "file") from error
+            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {error}.", "file") from error
         default = -1
     return [
         Device(index, info["name"], info["max_input_channels"], info["default_samplerate"], index == default)
@@ -55,12 +56,12 @@ def devices() -> list[Device]:
 
 
 class Microphone(Source):
-    """A device that is recording, from its opening to `close()`.
+    """A device that records from the moment it is opened until `close()`.
 
     Attributes:
         device: the `Device` in use.
         overruns: how often samples were lost, because the reader or the machine was too slow.
-        lost: seconds of them, as far as that is known.
+        lost: seconds of sound that were lost because the ring buffer was full.
     """
 
     live = True
@@ -69,12 +70,12 @@ class Microphone(Source):
         """Opens a device and starts to record.
 
         Args:
-            device: its number, its name or a part of it in any case; None for the system's default.
-            buffer: seconds that are kept for a reader who is busy.
-            patience: a device that has been silent for so many seconds (not even zeros) counts as gone.
+            device: the device's number, or a part of its name in upper or lower case; None for the system's default.
+            buffer: length of the ring buffer in seconds.
+            patience: a device that has delivered no samples for so many seconds counts as disconnected.
 
         Raises:
-            EdgeGemmaValueError: "argument" when no device fits (the message lists those there are).
+            EdgeGemmaValueError: "argument" when no device fits (the message lists the devices).
             EdgeGemmaOSError: "unsupported" when PortAudio is missing, "file" when there is no microphone or it cannot be
                 opened.
         """
@@ -85,13 +86,13 @@ class Microphone(Source):
         self.overruns = 0
         self._lost = 0
         self._patience = patience
-        self._state = threading.Condition()  # guards all that the callback writes
+        self._state = threading.Condition()  # guards every attribute that the callback writes
         self._gone = self._closed = False
-        self._heard = 0.0
+        self._heard = 0.0  # when the callback was last called
         self._stream, self._rate, channels = self._open(sounddevice)
         self._converter = Converter(self._rate, self.name, "file")
         self._ring = np.zeros((max(1, round(buffer * self._rate)), channels), np.int16)
-        self._written = self._taken = 0  # frames since the beginning
+        self._written = self._taken = 0  # frames since the beginning: put into the ring, and read from it
         try:
             self._heard = time.monotonic()
             self._stream.start()
@@ -101,11 +102,11 @@ class Microphone(Source):
 
     @property
     def lost(self) -> float:
-        """Seconds of sound that found no room in the buffer."""
+        """Seconds of sound that were dropped because the ring buffer was full."""
         return self._lost / self._rate
 
     def _open(self, sounddevice: Any) -> tuple[Any, float, int]:
-        """A stream at 16 kHz if the device can, else at its own rate; with one channel if it can."""
+        """Opens a stream: at 16 kHz if the device can, else at its own rate; with one channel if the device can."""
         failure: Exception | None = None
         for rate in dict.fromkeys((float(SAMPLE_RATE), self.device.rate)):
             for channels in dict.fromkeys((1, min(2, self.device.channels), self.device.channels)):
@@ -115,7 +116,7 @@ class Microphone(Source):
                         channels=channels,
                         dtype="int16",
                         device=self.device.index,
-                        callback=self._hear,
+                        callback=self._store,
                         finished_callback=self._finished,
                     )
                     return stream, rate, channels
@@ -124,11 +125,12 @@ class Microphone(Source):
         raise self._refused(failure) from failure
 
     def _refused(self, error: Exception | None) -> EdgeGemmaOSError:
-        return EdgeGemmaOSError(f"the microphone {self.name} cannot be opened: {error}", "file")
+        return EdgeGemmaOSError(f"the microphone {self.name} cannot be opened: {error}.", "file")
 
     # ---- PortAudio's thread ----
 
-    def _hear(self, data: Any, count: int, _time: Any, status: Any) -> None:
+    def _store(self, data: Any, count: int, _time: Any, status: Any) -> None:
+        """The callback: writes `count` frames into the ring, as far as there is room."""
         frames = np.frombuffer(data, np.int16).reshape(count, -1)
         size = len(self._ring)
         with self._state:
@@ -144,13 +146,14 @@ class Microphone(Source):
             self._state.notify_all()
 
     def _finished(self) -> None:
+        """Called when the stream has ended, also when the device was disconnected."""
         with self._state:
             self._gone = True
             self._state.notify_all()
 
     # ---- the reader's thread ----
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._state:
@@ -166,16 +169,20 @@ class Microphone(Source):
                 return block
 
     def _wait(self, deadline: float | None) -> bool:
-        """Whether there are samples, or the microphone was closed, before the deadline. Raises when the device is gone."""
+        """Waits for samples. True if there are any or the microphone was closed, False after the deadline.
+
+        Raises EdgeGemmaOSError when the device has stopped.
+        """
         asked_twice = False
         while self._written == self._taken and not self._closed:
             now = time.monotonic()
             silent = now - self._heard > self._patience
             if self._gone or (silent and asked_twice):
                 raise EdgeGemmaOSError(
-                    f"the microphone {self.name} has stopped: is it still connected, and used by no one else?", "file"
+                    f"the microphone {self.name} has stopped: check that it is connected and that no other program uses it.",
+                    "file",
                 )
-            if silent:  # unless this process was stopped for a while: then it is heard again at once
+            if silent:  # this process may have been suspended; then the callback is called again at once
                 asked_twice = True
                 self._state.wait(min(self._patience, 0.5))
             elif deadline is not None and now >= deadline:
@@ -191,35 +198,36 @@ class Microphone(Source):
         with self._state:
             closed, self._closed = self._closed, True
             self._state.notify_all()
-        if not closed:  # not while holding the lock: PortAudio waits for a callback that may wait for it
+        if not closed:  # outside the lock: PortAudio waits for the callback, which may be waiting for the lock
             self._stream.abort(ignore_errors=True)
             self._stream.close(ignore_errors=True)
 
 
 def _choose(wanted: str | int | None) -> Device:
-    there = devices()
-    if not there:
+    """The device that `wanted` means: a number, a part of a name, or None for the default."""
+    found = devices()
+    if not found:
         raise EdgeGemmaOSError(
             "no microphone was found. Is one connected, and may this program use it? (A container or a remote machine has "
-            "none of its own.)",
+            "no microphone of its own.)",
             "file",
         )
     if wanted is None:
-        return next((device for device in there if device.default), there[0])
+        return next((device for device in found if device.default), found[0])
     if isinstance(wanted, str) and not wanted.strip().isdecimal():
         name = wanted.strip().lower()
-        fitting = [device for device in there if name in device.name.lower()]
+        fitting = [device for device in found if name in device.name.lower()]
         fitting.sort(key=lambda device: (device.name.lower() != name, not device.default))
     else:
-        fitting = [device for device in there if device.index == int(wanted)]
+        fitting = [device for device in found if device.index == int(wanted)]
     if not fitting:
-        listing = ", ".join(f"{device.index}: {device.name}" for device in there)
-        raise EdgeGemmaValueError(f"there is no microphone {wanted!r}. There are {listing}.", "argument")
+        listing = ", ".join(f"{device.index}: {device.name}" for device in found)
+        raise EdgeGemmaValueError(f"there is no microphone {wanted!r}; choose one of {listing}.", "argument")
     return fitting[0]
 
 
 def _sounddevice() -> Any:
-    """The package, or an EdgeGemmaOSError "unsupported" that says what to install."""
+    """The package sounddevice. Raises EdgeGemmaOSError "unsupported", which says what to install."""
     try:
         import sounddevice
     except ImportError as error:
@@ -231,7 +239,8 @@ def _sounddevice() -> Any:
             "install libportaudio2 (Debian, Ubuntu, Raspberry Pi OS: apt install libportaudio2; Fedora: dnf install "
             "portaudio; Arch: pacman -S portaudio)"
             if sys.platform.startswith("linux")
-            else "install it (Homebrew: brew install portaudio) or sounddevice anew (pip install --force-reinstall sounddevice)"
+            else "install it (Homebrew: brew install portaudio), or reinstall sounddevice (pip install --force-reinstall "
+            "sounddevice)"
         )
         raise EdgeGemmaOSError(f"microphones need the library PortAudio: {install}.", "unsupported") from error
     return sounddevice

@@ -1,8 +1,8 @@
 """Where sound comes from: arrays, files, pipes. All of it becomes 16 kHz mono float32, block by block.
 
-Owns the conversion (`to_mono`, `Converter`) and `Source`, the one shape in which recordings, streams and microphones are
-read. What the bytes of a file mean is known to formats.py, the microphone to microphone.py, and where in the sound
-someone speaks to vad.py and endpointing.py.
+Owns the conversion (`to_mono`, `Converter`) and `Source`, the one interface through which recordings, streams and
+microphones are read. It does not own file formats (formats.py), microphones (microphone.py), or the search for speech in
+the sound (vad.py, endpointing.py).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from .formats import ArrayDecoder, Decoder, Raw, open_decoder
 
-#: Samples a second of everything here.
+#: Samples a second of all sound that leaves this module.
 SAMPLE_RATE = 16000
 
 _BLOCK = 8192  # frames that are decoded and converted at a time
-_LOUDEST = 64.0  # floats beyond this are no samples of a scale of 1; mp3 and the like overshoot by far less
+_LOUDEST = 64.0  # larger floats cannot be samples of full scale 1; lossy formats such as mp3 exceed 1 by far less
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -38,11 +38,12 @@ _NOTHING = np.zeros(0, np.float32)
 
 
 def to_mono(samples: ArrayLike, rate: float = SAMPLE_RATE) -> NDArray[np.float32]:
-    """Sound of any kind as 16 kHz mono.
+    """Converts samples of any usual type, rate and number of channels to 16 kHz mono.
 
     Args:
         samples: (n,), (n, channels), or (channels, n) where the first axis is at most 8 and the second larger. Floats are
-            in [-1, 1]; int8, int16 and int32 are divided by 2^7, 2^15, 2^31; unsigned integers have their middle at zero.
+            in [-1, 1]. int8, int16 and int32 are divided by 2^7, 2^15, 2^31. Unsigned integers are shifted first, so that
+            the middle of their range is silence.
         rate: samples a second, per channel.
 
     Returns:
@@ -59,12 +60,12 @@ def to_mono(samples: ArrayLike, rate: float = SAMPLE_RATE) -> NDArray[np.float32
 
 
 class Converter:
-    """Makes a stream of blocks 16 kHz mono. How it is cut into blocks makes no difference."""
+    """Converts a stream of blocks to 16 kHz mono. The result does not depend on how the stream is cut into blocks."""
 
     def __init__(self, rate: float, name: str = "the sound", code: str = "argument") -> None:
-        """Blocks have `rate` samples a second; `name` and `code` are for errors. Raises as `to_mono`."""
+        """Blocks have `rate` samples a second. Errors call the sound `name` and have the code `code`. Raises as `to_mono`."""
         if not (isinstance(rate, (int, float, np.integer, np.floating)) and 0 < rate < math.inf):
-            raise EdgeGemmaValueError(f"rate is {rate!r}; it is samples a second, such as 16000.", "argument")
+            raise EdgeGemmaValueError(f"rate is {rate!r}; it must be samples a second, such as 16000.", "argument")
         self._name, self._code, self._at, self._rate = name, code, 0, rate
         self._stream = None
         if rate == SAMPLE_RATE:
@@ -73,7 +74,7 @@ class Converter:
             import soxr
         except ImportError as error:
             raise EdgeGemmaValueError(
-                f"{name} has {rate:g} samples a second; changing that to 16000 needs soxr: "
+                f"{name} has {rate:g} samples a second; converting it to 16000 needs soxr: "
                 "pip install 'edge-gemma[voice]'.",
                 "unsupported",
             ) from error
@@ -83,22 +84,22 @@ class Converter:
             raise EdgeGemmaValueError(f"{name}: a rate of {rate:g} Hz cannot be converted.", "argument") from error
 
     def push(self, frames: NDArray[Any]) -> NDArray[np.float32]:
-        """(n, channels) or (n,) samples as `to_mono` takes them -> (k,) samples that are ready. Raises as `to_mono`."""
+        """(n, channels) or (n,) samples as `to_mono` takes them -> (k,) converted samples. Raises as `to_mono`."""
         mono = _mean(_scaled(frames))
-        fine = np.abs(mono) <= _LOUDEST  # false for NaN, too
-        if not fine.all():
-            bad = int(np.argmin(fine))
+        valid = np.abs(mono) <= _LOUDEST  # false for NaN, too
+        if not valid.all():
+            bad = int(np.argmin(valid))
             at = self._at + bad
             raise EdgeGemmaValueError(
-                f"sample {at} of {self._name} ({at / self._rate:.3f} s) is {mono[bad]:g}; samples are finite and in "
-                "[-1, 1] (16-bit values are int16, or divided by 32768).",
+                f"sample {at} of {self._name} ({at / self._rate:.3f} s) is {mono[bad]:g}; samples must be finite and in "
+                "[-1, 1] (give 16-bit values as int16, or divide them by 32768).",
                 self._code,
             )
         self._at += len(mono)
         return mono if self._stream is None else self._stream.resample_chunk(mono)
 
     def finish(self) -> NDArray[np.float32]:
-        """(k,) what is left once the sound has ended. Push nothing more."""
+        """Ends the sound: returns the (k,) samples that the resampler still holds. `push` must not be called again."""
         return _NOTHING if self._stream is None else self._stream.resample_chunk(_NOTHING, last=True)
 
 
@@ -113,14 +114,14 @@ def _frames(samples: ArrayLike) -> NDArray[Any]:
         )
     if not (array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize <= 4)):
         raise EdgeGemmaValueError(
-            f"samples are {array.dtype}; float32 in [-1, 1] or int16 are usual, and 8 and 32 bits are understood.",
+            f"samples are {array.dtype}; give floats in [-1, 1], or integers of 8, 16 or 32 bits.",
             "argument",
         )
     return array
 
 
 def _scaled(frames: NDArray[Any]) -> NDArray[np.float32]:
-    """Any type that `_frames` lets through as float32, full scale 1."""
+    """Samples of any type that `_frames` accepts, as float32 with full scale 1."""
     kind, bits = frames.dtype.kind, frames.dtype.itemsize * 8
     with np.errstate(over="ignore"):  # a float64 out of range becomes inf, which is refused
         scaled = frames.astype(np.float32 if bits < 32 or kind == "f" else np.float64, copy=False)
@@ -131,9 +132,10 @@ def _scaled(frames: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels."""
     if frames.ndim == 1:
         return np.ascontiguousarray(frames)
-    # Channel by channel: the order of additions does not depend on how the array lies in memory.
+    # Added channel by channel, so that the order of additions does not depend on the memory layout of the array.
     total = frames[:, 0].copy()
     for channel in range(1, frames.shape[1]):
         total += frames[:, channel]
@@ -144,15 +146,17 @@ def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Source(abc.ABC):
-    """Sound to be read from the beginning to the end, once. Iterating gives blocks of about half a second.
+    """Sound that is read once, from the beginning to the end. Iterating gives blocks of about half a second.
 
-    A context manager: leaving it closes the source. One thread at a time reads.
+    A source is a context manager: leaving the block closes it. Only one thread at a time may read.
+
+    A subclass defines `next_block`. It may override `seek` and `close`.
 
     Attributes:
-        name: what to call it in messages.
-        duration: seconds, None when unknown.
-        live: the sound may still be coming in, so that reading may have to wait.
-        warning: what was wrong with the sound (a sentence), None if nothing. Known at the end, if not before.
+        name: what messages call the source.
+        duration: seconds; None when unknown.
+        live: whether the sound may still be coming in, so that `read` may have to wait.
+        warning: a sentence about damage that did not prevent reading; None without damage. Final once the sound has ended.
     """
 
     name: str = "sound"
@@ -161,7 +165,7 @@ class Source(abc.ABC):
     warning: str | None = None
 
     def __init__(self) -> None:
-        """For subclasses, which define `_more`."""
+        """Makes an empty buffer. Subclasses call this first."""
         self._held: deque[NDArray[np.float32]] = deque()
         self._held_size = 0
         self._ended = False
@@ -169,34 +173,34 @@ class Source(abc.ABC):
         self._at = 0
 
     def __repr__(self) -> str:
-        """Tells the name and the position."""
+        """Shows the name and the position."""
         return f"<{type(self).__name__} {self.name}, {self.position:.2f} s read>"
 
     @property
     def position(self) -> float:
-        """Seconds from the beginning of the sound to what is read next."""
+        """Seconds from the beginning of the sound to the sample that is read next."""
         return self._at / SAMPLE_RATE
 
     def read(self, seconds: float, timeout: float | None = None) -> NDArray[np.float32] | None:
         """The next samples, as soon as there are any.
 
         Args:
-            seconds: at most so much. A recording gives exactly this until its end, a live source what there is.
-            timeout: seconds to wait when there is nothing yet; None for as long as it takes.
+            seconds: the most to return. A recording returns exactly this much until its end, a live source what is there.
+            timeout: seconds to wait for the first sample; None waits until there is one.
 
         Returns:
-            (n,) float32 at 16 kHz, n > 0. (0,) when nothing came in time. None at the end, and once closed.
+            (n,) float32 at 16 kHz, n > 0. (0,) when no sample came in time. None at the end, and once the source is closed.
 
         Raises:
-            EdgeGemmaError: "argument" unless seconds > 0; "file" or "format" when reading fails, once what came before
-                the failure has been read. Afterwards the source has ended.
+            EdgeGemmaError: "argument" unless seconds > 0; "file" or "format" when reading fails. All samples from before
+                the failure are returned first. After the error the source has ended.
         """
         if not seconds > 0:
-            raise EdgeGemmaValueError(f"cannot read {seconds} seconds; it must be more than 0.", "argument")
+            raise EdgeGemmaValueError(f"cannot read {seconds} seconds: it must be more than 0.", "argument")
         want = max(1, round(seconds * SAMPLE_RATE))
         while self._held_size < want and not self._ended:
             try:
-                block = self._more(0 if self._held else timeout)
+                block = self.next_block(0 if self._held else timeout)
             except EdgeGemmaError as error:
                 block, self._failure = None, error
             if block is None:
@@ -207,50 +211,57 @@ class Source(abc.ABC):
                 self._held.append(block)
                 self._held_size += block.size
         if self._held:
-            return self._take(want)
+            return self._pop(want)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
         return None if self._ended else _NOTHING
 
-    def _take(self, want: int) -> NDArray[np.float32]:
-        taken: list[NDArray[np.float32]] = []
-        while want and self._held:
+    def _pop(self, count: int) -> NDArray[np.float32]:
+        """Removes up to `count` samples from the front of the buffer and returns them."""
+        blocks: list[NDArray[np.float32]] = []
+        while count and self._held:
             block = self._held.popleft()
-            if block.size > want:
-                self._held.appendleft(block[want:])
-                block = block[:want]
-            taken.append(block)
-            want -= block.size
-        samples = taken[0] if len(taken) == 1 else np.concatenate(taken)
+            if block.size > count:
+                self._held.appendleft(block[count:])
+                block = block[:count]
+            blocks.append(block)
+            count -= block.size
+        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         self._held_size -= samples.size
         self._at += samples.size
         return samples
 
     @abc.abstractmethod
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
-        """The next block of any size; (0,) when none came in time; None at the end."""
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
+        """The next samples, a block of any size: what a subclass defines. `read` calls it, and nobody else.
+
+        Returns (n,) float32 at 16 kHz; (0,) when there is no sample within `timeout` seconds (None waits until there is
+        one); None at the end. Raises EdgeGemmaError; `read` then ends the source.
+        """
 
     def seek(self, seconds: float) -> None:
-        """Goes on reading at `seconds`, for recordings in files and arrays; beyond the end there is nothing more.
+        """Moves to the position `seconds`, where the next `read` begins. A position beyond the end is the end.
 
-        Raises EdgeGemmaValueError: "unsupported" for streams and microphones, "argument" for a negative position.
+        Works for recordings in files and arrays. Raises EdgeGemmaValueError: "unsupported" for streams and microphones,
+        "argument" for a negative position.
         """
-        raise EdgeGemmaValueError(f"{self.name} comes as a stream: it has no other positions to go to.", "unsupported")
+        raise EdgeGemmaValueError(f"{self.name} is a stream: its position cannot be changed.", "unsupported")
 
     def _restart(self, seconds: float) -> None:
-        """Forgets what is held; `seconds` is where reading goes on."""
+        """Empties the buffer and sets the position."""
         if not 0 <= seconds < math.inf:
             raise EdgeGemmaValueError(f"cannot go to {seconds} s: a position is at least 0.", "argument")
         self._forget()
         self._ended, self._at = False, round(seconds * SAMPLE_RATE)
 
     def _forget(self) -> None:
+        """Empties the buffer."""
         self._held.clear()
         self._held_size, self._failure = 0, None
 
     def close(self) -> None:
-        """Lets go of files and devices; what was not read is lost. Closing twice is fine."""
+        """Releases files and devices. Samples that were not read are lost. May be called more than once."""
         self._forget()
         self._ended = True
 
@@ -269,10 +280,10 @@ class Source(abc.ABC):
 
 
 class _Recording(Source):
-    """A decoder's samples, converted. Reading waits for the decoder."""
+    """The samples of a decoder, converted to 16 kHz mono. Reading waits for the decoder, whatever the timeout."""
 
     def __init__(self, decoder: Decoder, name: str, file: IO[bytes] | None = None, code: str = "format") -> None:
-        """`file` is closed with the recording; `code` is that of errors about samples."""
+        """`file` is closed with the recording. `code` is the code of errors about samples."""
         super().__init__()
         self.name = name
         self._decoder, self._file, self._code = decoder, file, code
@@ -282,10 +293,10 @@ class _Recording(Source):
 
     @property
     def warning(self) -> str | None:  # type: ignore[override]
-        """What was wrong with the sound."""
+        """The decoder's warning."""
         return self._decoder.warning
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         while self._converter is not None:
             frames = self._decoder.read(_BLOCK)
             if len(frames):
@@ -297,7 +308,7 @@ class _Recording(Source):
         return None
 
     def seek(self, seconds: float) -> None:
-        """Goes on reading at `seconds`."""
+        """Moves to the position `seconds`."""
         if self._file is not None and self._file.closed:
             raise EdgeGemmaValueError(f"{self.name} is closed.", "state")
         self._restart(seconds)
@@ -305,7 +316,7 @@ class _Recording(Source):
         self._converter = Converter(self._decoder.rate, self.name, self._code)
 
     def close(self) -> None:
-        """Closes the file, if it was opened here."""
+        """Closes the decoder, and the file that was given with it."""
         super().close()
         self._decoder.close()
         if self._file is not None:
@@ -313,15 +324,15 @@ class _Recording(Source):
 
 
 class _Pipe(Source):
-    """A stream that may keep its reader waiting: a thread reads and converts it, so that `read` can give up in time."""
+    """A stream whose reads may block. A thread reads and converts it, so that `read` can return when its timeout ends."""
 
     live = True
 
     def __init__(self, opening: Callable[[], _Recording], name: str) -> None:
-        """`opening` is called in the thread, and the recording that it returns is read there."""
+        """The thread calls `opening` and reads the recording that it returns."""
         super().__init__()
         self.name = name
-        # Bounded, so that a fast writer waits for us as it would without the thread.
+        # Bounded, so that the writer of the pipe has to wait for its reader, as it would without the thread.
         self._queue: queue.Queue[NDArray[np.float32] | EdgeGemmaError | None] = queue.Queue(maxsize=16)
         self._closed = False
         threading.Thread(target=self._run, args=(opening,), name="edge_gemma-sound", daemon=True).start()
@@ -329,18 +340,18 @@ class _Pipe(Source):
     def _run(self, opening: Callable[[], _Recording]) -> None:
         try:
             with opening() as recording:
-                while not self._closed and (block := recording._more(None)) is not None:
+                while not self._closed and (block := recording.next_block(None)) is not None:
                     self._queue.put(block)
                 self.warning = recording.warning
             self._queue.put(None)
         except EdgeGemmaError as error:
             self._queue.put(error)
-        except Exception as error:  # whatever a file object may raise
-            failure = EdgeGemmaOSError(f"cannot read {self.name}: {error}", "file")
+        except Exception as error:  # file objects of the caller may raise anything
+            failure = EdgeGemmaOSError(f"cannot read {self.name}: {error}.", "file")
             failure.__cause__ = error
             self._queue.put(failure)
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         try:
             item = self._queue.get(block=timeout is None or timeout > 0, timeout=timeout)
         except queue.Empty:
@@ -350,19 +361,19 @@ class _Pipe(Source):
         return item
 
     def close(self) -> None:
-        """Stops reading. The thread ends with the next bytes of the stream, and closes it if it was opened here."""
+        """Stops reading. The thread ends when the stream gives its next bytes; it closes a stream that was opened here."""
         super().close()
         self._closed = True
-        while True:  # makes room for a thread that waits to put something
+        while True:  # the thread may be waiting for room in the queue
             try:
                 self._queue.get_nowait()
             except queue.Empty:
                 break
-        self._queue.put(None)  # and wakes a reader
+        self._queue.put(None)  # wakes a reader that waits in another thread
 
 
 class Paced(Source):
-    """Gives out another source at the speed of speech, as if it were spoken now. For demonstrations and measurements."""
+    """Plays back another source in real time, as if it were spoken now. For demonstrations and measurements."""
 
     live = True
 
@@ -373,7 +384,7 @@ class Paced(Source):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`speed`: seconds of sound per second. Time runs from the first `read`. Closing it closes `source`."""
+        """Gives `speed` seconds of sound a second, from the first `read` on. Closing this source closes `source`."""
         super().__init__()
         if not speed > 0:
             raise EdgeGemmaValueError(f"speed is {speed}; it must be more than 0.", "argument")
@@ -384,14 +395,14 @@ class Paced(Source):
 
     @property
     def warning(self) -> str | None:  # type: ignore[override]
-        """What was wrong with the sound."""
+        """The warning of the source within."""
         return self._source.warning
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         if self._began is None:
             self._began = self._clock()
         per_second = SAMPLE_RATE * self._speed
-        portion = SAMPLE_RATE // 50  # a device, too, delivers some at a time
+        portion = SAMPLE_RATE // 50  # 20 ms at a time, as a sound device delivers them
         wait = self._began + (self._given + portion) / per_second - self._clock()
         if timeout is not None and timeout < wait:
             if timeout > 0:
@@ -405,7 +416,7 @@ class Paced(Source):
         return block
 
     def seek(self, seconds: float) -> None:
-        """Goes on at `seconds`, now."""
+        """Moves to the position `seconds`. Time runs anew from the next `read`."""
         self._source.seek(seconds)
         self._restart(seconds)
         self._began, self._given = None, 0
@@ -420,25 +431,25 @@ class Paced(Source):
 
 
 def open_audio(source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le") -> Source:
-    """Whatever holds sound, as a `Source`.
+    """Opens a file, a pipe, a file object or an array as a `Source`.
 
     Args:
         source: a path (wav; flac, ogg, mp3 and more with the extra `voice`); "-" for standard input; a binary file
             object, which stays open; an array as `to_mono` takes it, alone or as (array, rate); a `Source`, which is
             returned as it is.
-        rate: of an array (default 16000), or of raw samples. A pipe without the header of a known kind of file holds
-            raw samples; a file does if `rate` or `channels` is given.
-        channels: of raw samples, default 1.
-        encoding: of raw samples: u8, s8, s16le, s24le, s32le, f32le, f64le, or a big-endian "...be".
+        rate: samples a second of an array (default 16000) or of raw samples. A pipe holds raw samples if it does not
+            begin with the header of a known file format. A file holds them if `rate` or `channels` is given, too.
+        channels: channels of raw samples, default 1.
+        encoding: type of raw samples: u8, s8, s16le, s24le, s32le, f32le, f64le, or big-endian s16be, s32be, f32be, f64be.
 
-    Files are read as they are used, in constant memory. A recording without samples is fine: it has ended at once. One
-    that is cut short gives what is there and sets `warning`.
+    Files are read while they are used, in constant memory. A recording without samples is no error: it ends at once. A
+    recording that is cut short gives the samples that are there and sets `warning`.
 
     Raises:
         EdgeGemmaOSError: "file" for what cannot be opened or read.
         EdgeGemmaValueError: "format" for an empty file, a damaged one, or one without sound; "unsupported" when an extra
             is missing; "argument" for unusable arguments.
-        A pipe raises them from `read`.
+        For a pipe, these errors come from `read`.
     """
     if isinstance(source, Source):
         return source
@@ -453,7 +464,9 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
         seekable = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     elif isinstance(source, (str, os.PathLike)):
         name = str(source)
-        seekable = os.path.isfile(name) or os.path.isdir(name) or not os.path.exists(name)  # else a named pipe or such
+        seekable = (
+            os.path.isfile(name) or os.path.isdir(name) or not os.path.exists(name)
+        )  # False: a named pipe or a device
     elif hasattr(source, "read"):
         file, name = source, getattr(source, "name", None)
         name = name if isinstance(name, str) else "the file object"
@@ -465,7 +478,7 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
 
     stated = rate is not None or channels is not None
     raw = Raw(SAMPLE_RATE if rate is None else rate, 1 if channels is None else channels, encoding, stated)
-    guess = not seekable or source == "-"  # else it is a file, and should say what it is
+    guess = not seekable or source == "-"  # raw samples may come without a header, but a named file must have one
 
     def opening() -> _Recording:
         opened = _open_path(name) if file is None else file
@@ -481,32 +494,33 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
 
 
 def _standard_input() -> IO[bytes]:
+    """Standard input in binary, unbuffered. Raises EdgeGemmaOSError "file" where it is missing or a terminal."""
     try:
         number = sys.stdin.fileno()
     except (AttributeError, OSError, ValueError) as error:
         raise EdgeGemmaOSError("there is no standard input to read sound from.", "file") from error
     if os.isatty(number):
         raise EdgeGemmaOSError(
-            "standard input is a terminal: pipe a sound file into it, or 16-bit samples at 16 kHz.", "file"
+            "standard input is a terminal: pipe a sound file or 16-bit samples at 16 kHz into it.", "file"
         )
     return open(number, "rb", buffering=0, closefd=False)
 
 
 def _open_path(path: str) -> IO[bytes]:
     if os.path.isdir(path):
-        raise EdgeGemmaOSError(f"{path} is a directory; give a sound file.", "file")
+        raise EdgeGemmaOSError(f"{path} is a directory: give a sound file.", "file")
     try:
         return open(path, "rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise EdgeGemmaOSError(f"cannot open {path}: {getattr(error, 'strerror', None) or error}", "file") from error
+        raise EdgeGemmaOSError(f"cannot open {path}: {getattr(error, 'strerror', None) or error}.", "file") from error
 
 
 def load_audio(
     source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le"
 ) -> NDArray[np.float32]:
-    """All of a sound: (n,) float32, 16 kHz mono. Arguments and errors as in `open_audio`.
+    """Reads a whole recording: (n,) float32, 16 kHz mono. Arguments and errors are those of `open_audio`.
 
-    What is wrong with a recording that can be used all the same is told by a Python warning.
+    Damage that does not prevent reading is reported by a Python warning.
     """
     opened = open_audio(source, rate, channels, encoding)
     try:

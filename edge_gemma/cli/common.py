@@ -1,7 +1,7 @@
-"""What every verb shares: the common options, opening a model, formatting of sizes, one kind of usage error.
+"""What the verbs share: exit statuses, the usage error, argument types, common options, opening a model, output formats.
 
-Owns argument types and defaults that must be the same everywhere. It does not import NumPy or the engine until a model
-is opened, so that help and usage errors are instant.
+Owns the options and defaults that must be the same for every verb. NumPy and the engine are imported only when a model is
+opened, so that help and usage errors appear at once.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_fi
 if TYPE_CHECKING:
     from .. import Model, Sampling
 
+# Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
 DEFAULT_CONTEXT = 4096
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-TOY = "[the embedded toy model, which knows commands to a home and no more; `edge-gemma pull e2b` gets the real one]"
+TOY = "[this is the embedded toy model, which knows only commands to a home; `edge-gemma pull e2b` gets the real one]"
 
 
 class UsageError(Exception):
-    """The command line asks for something impossible; shown as one message, exit status 2."""
+    """The command line asks for something impossible; shown as one message, with the exit status WRONG_USAGE."""
 
 
 def error_text(error: Exception) -> str:
-    """The sentence to show for an expected failure, on one line."""
+    """The message of an expected failure, on one line."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
@@ -68,7 +71,7 @@ def wholes(text: str) -> list[int]:
 
 
 def size(text: str) -> int:
-    """Bytes, from a size such as 1.5GB."""
+    """A size such as 1.5GB, in bytes."""
     try:
         return parse_size(text)
     except ValueError as error:
@@ -96,12 +99,12 @@ def amount(text: str) -> float:
 
 
 def penalty(text: str) -> float:
-    """A repetition penalty: above 0; 1 is off."""
+    """A repetition penalty: above 0; 1 turns it off."""
     return _number(0.01, 100.0, text)
 
 
 def seconds(text: str) -> float:
-    """The length of a longest segment, which the model must be able to hear at once."""
+    """The length of the longest segment. The model hears at most 30 seconds at a time."""
     return _number(2.0, 30.0, text)
 
 
@@ -109,7 +112,7 @@ def seconds(text: str) -> float:
 
 
 def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    """The parser of a verb, with examples at the end of its help."""
+    """Adds the parser of a verb, with examples at the end of its help."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,
@@ -121,39 +124,41 @@ def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> argpars
 
 
 def add_model_options(parser: argparse.ArgumentParser, several_threads: bool = False) -> None:
-    """--model, --mmproj, --threads; with `several_threads` a list of numbers."""
+    """Adds --model, --mmproj and --threads; with `several_threads`, --threads takes a list of numbers."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         "-m",
         metavar="FILE",
-        help="GGUF file of the model, or the name of one that was downloaded with"
-        f" `edge-gemma pull`, such as e2b (or environment {MODEL_VARIABLE}; default: the embedded toy)",
+        help="GGUF file of the model, or the name of a model that was downloaded with `edge-gemma pull`, such as e2b"
+        f" (default: environment variable {MODEL_VARIABLE}, else the embedded toy model)",
     )
     group.add_argument(
-        "--mmproj", metavar="FILE", help=f"GGUF file of its audio and image encoders (or environment {MMPROJ_VARIABLE})"
+        "--mmproj",
+        metavar="FILE",
+        help=f"GGUF file of the model's audio and image encoders (default: environment variable {MMPROJ_VARIABLE})",
     )
     kind, metavar = (counts, "N,...") if several_threads else (count, "N")
     group.add_argument("--threads", "-t", type=kind, metavar=metavar, help="worker threads (default: the fast cores)")
 
 
 def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFAULT_CONTEXT)) -> None:
-    """--context, --kv, --memory-limit; `default` explains no --context."""
+    """Adds --context, --kv and --memory-limit; `default` is what the help says of a missing --context."""
     group = parser.add_argument_group("session")
     group.add_argument(
         "--context",
         "-c",
         type=count,
         metavar="N",
-        help=f"tokens that fit, prompt and answers together; 8K means 8192 (default: {default})",
+        help=f"length of the context in tokens, prompts and answers together; 8K means 8192 (default: {default})",
     )
     group.add_argument("--kv", choices=("f16", "f32", "q8"), help="type of the KV cache (default: f16)")
     group.add_argument(
         "--memory-limit",
         type=size,
         metavar="SIZE",
-        help="stay within this much memory, such as 1.5GB, weights and all: with"
-        " a q8 cache or a smaller context where it takes that; without --context as many tokens as fit",
+        help="stay within this much memory in all, such as 1.5GB, with a q8 cache or a smaller context if necessary;"
+        " without --context, the longest context that fits",
     )
 
 
@@ -163,7 +168,7 @@ def add_sampling_options(
     temperature: float = 1.0,
     unlimited: str = "as long as there is room",
 ) -> None:
-    """Options of the sampler and the end of an answer, with their defaults; `unlimited` explains no `max_tokens`."""
+    """Adds the options of the sampler and of an answer's end; `unlimited` is what the help says of no `max_tokens`."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--max-tokens",
@@ -171,7 +176,7 @@ def add_sampling_options(
         type=count,
         default=max_tokens,
         metavar="N",
-        help=f"longest answer (default: {max_tokens or unlimited})",
+        help=f"longest answer in tokens (default: {max_tokens or unlimited})",
     )
     group.add_argument(
         "--temperature",
@@ -181,22 +186,32 @@ def add_sampling_options(
         help=f"0 is greedy (default: {temperature})",
     )
     group.add_argument(
-        "--top-k", type=whole, default=64, metavar="N", help="keep the N likeliest (default: 64; 0 is off)"
+        "--top-k", type=whole, default=64, metavar="N", help="keep the N most probable tokens (default: 64; 0 is off)"
     )
     group.add_argument(
         "--top-p",
         type=fraction,
         default=0.95,
         metavar="X",
-        help="keep the likeliest of this mass (default: 0.95; 1 is off)",
+        help="keep the most probable tokens that together have this probability (default: 0.95; 1 is off)",
     )
     group.add_argument(
-        "--min-p", type=fraction, default=0.0, metavar="X", help="least share of the likeliest (default: 0, off)"
+        "--min-p",
+        type=fraction,
+        default=0.0,
+        metavar="X",
+        help="drop tokens that have less than X times the highest probability (default: 0, off)",
     )
     group.add_argument(
-        "--repetition-penalty", type=penalty, default=1.0, metavar="X", help="above 1 repeats less (default: 1, off)"
+        "--repetition-penalty",
+        type=penalty,
+        default=1.0,
+        metavar="X",
+        help="a number above 1 makes repetition less probable (default: 1, off)",
     )
-    group.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: a new one each time)")
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)"
+    )
     group.add_argument(
         "--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given several times"
     )
@@ -213,12 +228,12 @@ def sampling(args: argparse.Namespace) -> Sampling:
 
 
 def model_path(args: argparse.Namespace) -> str:
-    """The model file of --model or the environment. UsageError tells how to get one when there is none."""
+    """The file of the model that --model or the environment names, else of the embedded one. Raises UsageError without."""
     return model_paths(args)[0]
 
 
 def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
-    """Opens the model that the common options name; with `notice`, a terminal is told when it is only the toy."""
+    """Opens the model that the common options name. With `notice`, a terminal shows a line if it is the embedded toy."""
     path, mmproj = model_paths(args)
     from .. import Model
 
@@ -232,7 +247,7 @@ def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
 
 
 def model_paths(args: argparse.Namespace) -> tuple[str, str | None]:
-    """The files of the model and of its encoders. UsageError as `model_path`."""
+    """The files of the model and of its encoders (None without). Raises UsageError where there is no model."""
     try:
         path, mmproj = model_files(args.model, args.mmproj)
     except ValueError as error:
@@ -241,13 +256,15 @@ def model_paths(args: argparse.Namespace) -> tuple[str, str | None]:
 
 
 def context_length(args: argparse.Namespace, model: Model) -> int:
-    """--context, by default 4096 or the model's own length when that is shorter."""
+    """--context. The default is 4096, or the model's own context length if that is shorter."""
     return args.context or min(DEFAULT_CONTEXT, model.config.context_length)
 
 
 def session_options(args: argparse.Namespace, model: Model, audio: bool | None = None) -> dict[str, Any]:
-    """The session options as keyword arguments of `Model.session` and `Model.chat`; `audio`: whether sound will be heard,
-    None if that is not known yet."""
+    """The session options as keyword arguments of `Model.session` and `Model.chat`.
+
+    `audio`: whether the session will hear sound; None if that is not known yet.
+    """
     if args.memory_limit is None:
         return {"context": context_length(args, model), "kv": args.kv}
     limit = MemoryLimit(args.memory_limit, audio=audio)
@@ -258,18 +275,18 @@ def session_options(args: argparse.Namespace, model: Model, audio: bool | None =
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Prints one JSON document on standard output."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
     print()
 
 
 def format_threads(n: int) -> str:
-    """1 thread, 2 threads."""
+    """A number of threads in words: 1 thread, 2 threads."""
     return f"{n} thread{'s' * (n != 1)}"
 
 
 def format_count(n: float) -> str:
-    """Parameters the way models are named: 4628600000 -> '4.63 B'."""
+    """A number of parameters as models are named by it: 4628600000 -> '4.63 B'."""
     for unit in ("", " K", " M"):
         if n < 999.5:
             return f"{n:.3g}{unit}"
@@ -278,7 +295,7 @@ def format_count(n: float) -> str:
 
 
 def print_table(rows: list[tuple[str, ...]], indent: int = 2) -> None:
-    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    """Prints a table whose columns are as wide as their widest cell. The first column is left-aligned, the others right."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))]
     for row in rows:
         cells = [cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)]
@@ -286,7 +303,7 @@ def print_table(rows: list[tuple[str, ...]], indent: int = 2) -> None:
 
 
 def timings(stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Token counts and times of a session as the JSON outputs show them."""
+    """Token counts and times of a session, for JSON output."""
     tokens: dict[str, Any] = {}
     times: dict[str, Any] = {}
     for name, label in (("prefill", "prompt"), ("decode", "answer")):

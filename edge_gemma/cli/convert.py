@@ -1,6 +1,6 @@
-"""`edge-gemma convert`: a Hugging Face checkpoint becomes GGUF files.
+"""`edge-gemma convert`: converts a Hugging Face checkpoint to GGUF files.
 
-The work is done by `edge_gemma.files.convert`; this is its command line and what it says.
+Owns the options and the messages. The work is done by `edge_gemma.files.convert`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_verb, format_bytes
+from .common import DONE, UsageError, add_verb, format_bytes
 from .terminal import Bar
 
 EXAMPLES = """
@@ -32,21 +32,21 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--mmproj", metavar="FILE", help="file of the encoders, if any (default: mmproj-OUT beside OUT)"
     )
-    parser.add_argument("--no-mmproj", action="store_true", help="leave the encoders out")
+    parser.add_argument("--no-mmproj", action="store_true", help="do not write the encoders")
     parser.add_argument(
         "--type",
         default="BF16",
         metavar="T",
-        help="of matrices that are not packed: BF16, F16, F32, Q8_0 (default: BF16)",
+        help="type of matrices that the checkpoint has not packed: BF16, F16, F32, Q8_0 (default: BF16)",
     )
     parser.add_argument("--force", "-f", action="store_true", help="replace files that are already there")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts and says what was written."""
+    """Converts the checkpoint and prints what was written."""
     if args.mmproj and args.no_mmproj:
-        raise UsageError("--mmproj and --no-mmproj contradict each other")
+        raise UsageError("--mmproj and --no-mmproj contradict each other.")
     from ..files.convert import convert
 
     with Bar(Path(args.checkpoint).resolve().name, 0, 1, format_bytes) as bar:
@@ -60,4 +60,4 @@ def run(args: argparse.Namespace) -> int:
         )
     for path in filter(None, written):
         print(f"{path}  {format_bytes(path.stat().st_size)}")
-    return 0
+    return DONE

@@ -1,6 +1,7 @@
-"""`edge-gemma demo`: spoken commands to a simulated home are transcribed, translated and carried out.
+"""`edge-gemma demo`: spoken commands to a simulated home, which are transcribed, translated and carried out on the screen.
 
-Owns the options, where the sound comes from, and the summary at the end; demo/screen.py shows what happens in between.
+Owns the options, the source of the sound, and the summary at the end. `edge_gemma.demo.demo` runs the demonstration and
+`edge_gemma.demo.screen` shows it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .common import (
+    DONE,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_verb,
@@ -23,8 +26,6 @@ from .common import (
     open_model,
 )
 from .terminal import Interrupt
-
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma demo
@@ -45,32 +46,38 @@ The real Gemma 4 runs in the same engine:
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
-    parser = add_verb(subparsers, "demo", "command a simulated home by voice and watch what happens", EXAMPLES)
+    parser = add_verb(
+        subparsers, "demo", "command a simulated home by voice and see on the screen what happens", EXAMPLES
+    )
     parser.add_argument(
         "--language",
         "-l",
         metavar="L",
-        help="of the bundled commands those in this language; otherwise, what is spoken (default: any)",
+        help="spoken language; without --audio and --microphone: only the bundled commands in this language (default: any)",
     )
-    parser.add_argument("--to", metavar="L", help="translate into this language (default: another than the one spoken)")
-    parser.add_argument("--fast", action="store_true", help="as fast as it can be, not at the speed of speech")
-    parser.add_argument("--play", action="store_true", help="let the commands be heard")
+    parser.add_argument("--to", metavar="L", help="translate into this language (default: one that is not spoken)")
+    parser.add_argument("--fast", action="store_true", help="run as fast as possible instead of in real time")
+    parser.add_argument("--play", action="store_true", help="play the commands through the loudspeaker")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event")
     group = parser.add_argument_group("sound (default: the bundled commands)")
     group.add_argument("--audio", metavar="FILE", help="a recording of commands")
     group.add_argument(
-        "--microphone", nargs="?", const="", metavar="X", help="speak yourself; X: its number or a part of its name"
+        "--microphone",
+        nargs="?",
+        const="",
+        metavar="X",
+        help="speak yourself; X is the microphone's number or a part of its name",
     )
     add_model_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Shows the demonstration, to its end or to Ctrl-C."""
+    """Shows the demonstration until it ends or Ctrl-C is pressed."""
     if args.microphone is not None and (args.audio is not None or args.fast or args.play):
-        raise UsageError("--microphone does not go with --audio, --fast and --play")
+        raise UsageError("--microphone cannot be used with --audio, --fast or --play.")
     if args.play and args.audio == "-":
-        raise UsageError("--play needs a file: what comes on standard input can be read only once")
+        raise UsageError("--play needs a file: standard input can be read only once.")
     paths = model_paths(args)
     bundled = args.microphone is None and args.audio is None
     from ..demo.demo import Demo, summary
@@ -81,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         model = stack.enter_context(open_model(args, notice=False))
         play = stack.enter_context(_loudspeaker()) if args.play else None
         demo = stack.enter_context(
-            # The bundled recordings have no noise, and the result must not depend on which detectors are installed.
+            # The bundled recordings are free of noise, and the detector energy is the same on every machine.
             Demo(model, None if bundled else args.language, args.to, detector="energy" if bundled else "auto")
         )
         source = None if bundled else stack.enter_context(_source(args, play))
@@ -98,20 +105,21 @@ def run(args: argparse.Namespace) -> int:
             if not interrupt.hit:
                 raise
         finally:
-            found = summary(done, len(utterances) if bundled else None)
-            screen.close(found)
+            figures = summary(done, len(utterances) if bundled else None)
+            screen.close(figures)
         if source and source.warning:
             print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
         if not args.json:
-            print(_closing_words(found, demo, _toy(model, paths)))
-    return INTERRUPTED if interrupt.hit else 0
+            print(_closing_words(figures, demo, _toy_notice(model, paths)))
+    return INTERRUPTED if interrupt.hit else DONE
 
 
 def _utterances(language: str | None) -> list[Any]:
+    """The bundled commands. Raises UsageError where there are none, or none in this language."""
     from ..demo.utterances import FOLDER, bundled
 
     if not (FOLDER / "utterances.json").is_file():
-        raise UsageError("this installation has no recorded commands: speak with --microphone, or give --audio FILE")
+        raise UsageError("this installation has no recorded commands: speak with --microphone, or give --audio FILE.")
     try:
         return bundled(language)
     except ValueError as error:
@@ -119,6 +127,7 @@ def _utterances(language: str | None) -> list[Any]:
 
 
 def _source(args: argparse.Namespace, play: Callable[[Any], None] | None) -> Any:
+    """The microphone, or the recording, which is also given to `play`."""
     if args.microphone is not None:
         from ..audio.microphone import Microphone
 
@@ -133,20 +142,20 @@ def _source(args: argparse.Namespace, play: Callable[[Any], None] | None) -> Any
 
 @contextlib.contextmanager
 def _loudspeaker() -> Iterator[Callable[[Any], None]]:
-    """A function that starts to play samples, (n,) at 16 kHz, and returns at once."""
+    """Yields a function that plays samples (n,) at 16 kHz and returns at once."""
     from ..audio.source import SAMPLE_RATE
     from ..errors import EdgeGemmaOSError
 
     try:
         import sounddevice
     except (ImportError, OSError) as error:
-        raise EdgeGemmaOSError("--play needs the PortAudio library: apt install libportaudio2", "file") from error
+        raise EdgeGemmaOSError("--play needs the PortAudio library: apt install libportaudio2.", "file") from error
 
     def play(samples: Any) -> None:
         try:
             sounddevice.play(samples, SAMPLE_RATE)
         except sounddevice.PortAudioError as error:
-            raise EdgeGemmaOSError(f"nothing can be played: {error}", "file") from error
+            raise EdgeGemmaOSError(f"the loudspeaker cannot be used: {error}.", "file") from error
 
     try:
         yield play
@@ -155,6 +164,7 @@ def _loudspeaker() -> Iterator[Callable[[Any], None]]:
 
 
 def _screen(args: argparse.Namespace, home: Any, total: int | None, title: str) -> Any:
+    """The output that fits the options and the terminal."""
     from ..demo.screen import JSONLines, Lines, LiveScreen
 
     if args.json:
@@ -171,7 +181,7 @@ def _title(model: Any, paths: tuple[str, str | None]) -> str:
 
 
 def _size(model: Any, paths: tuple[str, str | None]) -> str:
-    """Parameters and bytes, the encoders' included."""
+    """Number of parameters and size of the files, including the encoders."""
     from ..engine.gguf import GGUFFile
 
     parameters, files = model.config.parameters, [path for path in paths if path]
@@ -181,29 +191,30 @@ def _size(model: Any, paths: tuple[str, str | None]) -> str:
     return f"{format_count(parameters)} parameters in {format_bytes(sum(map(os.path.getsize, files)))}"
 
 
-def _toy(model: Any, paths: tuple[str, str | None]) -> str:
-    """What the embedded toy model can do; "" for any other model."""
+def _toy_notice(model: Any, paths: tuple[str, str | None]) -> str:
+    """What the embedded toy model is and how to get the real one; "" for any other model."""
     from ..hub.resolve import is_embedded
 
     return is_embedded(paths[0]) * (
-        f"This was a toy: {_size(model, paths)}, trained on synthetic commands to a home in English, Spanish and German. It "
-        f"knows nothing else. {REAL}"
+        f"This was a toy model: {_size(model, paths)}, trained on synthetic commands to a home in English, Spanish and "
+        f"German. It knows nothing else. {REAL}"
     )
 
 
-def _closing_words(found: dict[str, Any], demo: Any, toy: str) -> str:
-    """The figures of all exchanges, and `toy`."""
+def _closing_words(figures: dict[str, Any], demo: Any, notice: str) -> str:
+    """The summary: the figures of all exchanges, and a notice about the model."""
     lines = []
-    if found["exchanges"]:
-        count = found["exchanges"] if found["utterances"] is None else f"{found['exchanges']} of {found['utterances']}"
-        lines.append(f"{count} command{'s' * (found['exchanges'] != 1)} heard.")
-        if found["right"]:
-            right = ", ".join(f"{name} {fine} of {all_}" for name, (fine, all_) in found["right"].items())
-            lines.append(f"As it should be: {right}.")
-        if found["first_token_s"] is not None:
+    exchanges, utterances = figures["exchanges"], figures["utterances"]
+    if exchanges:
+        count = exchanges if utterances is None else f"{exchanges} of {utterances}"
+        lines.append(f"{count} command{'s' * (exchanges != 1)} heard.")
+        if figures["right"]:
+            right = ", ".join(f"{name} {correct} of {total}" for name, (correct, total) in figures["right"].items())
+            lines.append(f"Correct: {right}.")
+        if figures["first_token_s"] is not None:
+            first, acted = figures["first_token_s"], figures["acted_s"]
             lines.append(
-                f"After the end of speech: first token {found['first_token_s']:.2f} s, act {found['acted_s']:.2f} s (medians). "
-                f"An answer is begun after {demo.pause:g} s of silence, and carried out after {demo.silence:g} s, when it is "
-                "certain that the speaker has finished."
+                f"After the end of speech: first token {first:.2f} s, action {acted:.2f} s (medians). An answer is begun "
+                f"after {demo.pause:g} s of silence. It is carried out after {demo.silence:g} s, when the utterance has ended."
             )
-    return "\n".join([*lines, *(["", toy] if toy else [])])
+    return "\n".join([*lines, *(["", notice] if notice else [])])

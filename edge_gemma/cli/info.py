@@ -1,7 +1,7 @@
-"""`edge-gemma info`: what a GGUF file holds and what it would take to run it.
+"""`edge-gemma info`: what a GGUF file contains and how much memory the model needs.
 
-Reads any GGUF file: a model, encoders (mmproj), a vocabulary, a foreign architecture. Owns the presentation only; the
-arithmetic is in `inspection`.
+Reads any GGUF file: a model, encoders (mmproj), a vocabulary, a model of another architecture. Owns the presentation. The
+arithmetic is in inspection.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from ..engine.memory import file_parts
 from . import inspection
 from .common import (
+    DONE,
     add_model_options,
     add_verb,
     format_bytes,
@@ -38,7 +39,7 @@ edge-gemma info model.gguf --json | jq .decode_bytes
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
-    parser = add_verb(subparsers, "info", "show what a GGUF file holds and the memory it needs", EXAMPLES)
+    parser = add_verb(subparsers, "info", "show what a GGUF file contains and the memory it needs", EXAMPLES)
     parser.add_argument("file", nargs="?", metavar="FILE", help="any GGUF file (default: the model of --model)")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--metadata", action="store_true", help="list every key with its value")
@@ -49,7 +50,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what the file holds."""
+    """Prints what the file contains."""
     args.model = args.file or args.model
     path = model_path(args)
     from ..engine.gguf import GGUFFile
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(report)
     else:
         _print_report(report)
-    return 0
+    return DONE
 
 
 def tensor_rows(file: Any) -> list[TensorRow]:
@@ -78,7 +79,7 @@ def tensor_rows(file: Any) -> list[TensorRow]:
 
 
 def describe(path: str, metadata: Any, rows: list[TensorRow], threads: int | None = None) -> dict[str, Any]:
-    """Everything that the report shows, ready for JSON; parts that the file lacks are left out."""
+    """The report as plain data, ready for JSON. Keys are absent where the file says nothing."""
     report: dict[str, Any] = {
         "file": str(path),
         "file_bytes": _file_bytes(path),
@@ -101,6 +102,7 @@ def describe(path: str, metadata: Any, rows: list[TensorRow], threads: int | Non
 
 
 def _kind(metadata: Any, rows: list[TensorRow]) -> str:
+    """What the file is: "model" or another general.type, "encoders", "vocabulary" or "metadata"."""
     if metadata.get("general.architecture") == "clip" or metadata.get("general.type") == "mmproj":
         return "encoders"
     if not rows:
@@ -109,13 +111,13 @@ def _kind(metadata: Any, rows: list[TensorRow]) -> str:
 
 
 def _text(metadata: Any, key: str) -> str | None:
-    """A string of the metadata; None when it is absent or something else."""
+    """A string of the metadata; None when it is absent or not a string."""
     value = metadata.get(key)
     return value if isinstance(value, str) else None
 
 
 def _file_bytes(path: str) -> int:
-    """Size of the file, with all of its parts if it is split."""
+    """Size of the file; of a split file the size of all parts."""
     if not (split := _SPLIT.search(path)):
         return os.path.getsize(path)
     stem, count = path[: split.start()], int(split[1])
@@ -124,11 +126,11 @@ def _file_bytes(path: str) -> int:
 
 
 def _memory(path: str, metadata: Any, rows: list[TensorRow], threads: int | None) -> list[dict[str, Any]]:
-    """Cache and work space by context and cache type: the engine's own figures when it can open the model."""
+    """Cache and work space by context and cache type. The figures are the engine's if it can open the model."""
     limit = inspection.context_limit(metadata) or max(CONTEXTS)
     contexts = [*(context for context in CONTEXTS if context < limit), limit]
     model = _open(path, threads)
-    # All weights but the table of which only single rows are read: what stays in memory once everything was used.
+    # All weights except the per-layer embeddings: of that table, only the rows of the current tokens are read.
     weights = file_parts(rows)["weights"]
     result = []
     try:
@@ -147,7 +149,7 @@ def _memory(path: str, metadata: Any, rows: list[TensorRow], threads: int | None
 
 
 def _open(path: str, threads: int | None) -> Any:
-    """The file as a model; None when it is not one that the engine runs."""
+    """The file as a model; None if the engine cannot run it."""
     from .. import Model
     from ..errors import EdgeGemmaError
 
@@ -166,12 +168,12 @@ def _print_template(metadata: Any, as_json: bool) -> int:
     elif template:
         print(template)
     else:
-        raise EdgeGemmaError("the file has no chat template")
-    return 0
+        raise EdgeGemmaError("the file has no chat template.")
+    return DONE
 
 
 def _plain(value: Any) -> Any:
-    """A metadata value as JSON has them."""
+    """A metadata value with lists instead of arrays, as JSON needs it."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     is_list = not isinstance(value, str) and hasattr(value, "__len__")
@@ -275,7 +277,7 @@ def _print_totals(group: str, entries: list[dict[str, Any]]) -> None:
 
 
 def _print_memory(entries: list[dict[str, Any]]) -> None:
-    print("\nmemory by context (total: cache, work space, and all weights but the per-layer embeddings)")
+    print("\nmemory by context (total: cache, work space, and all weights except the per-layer embeddings)")
     rows: list[tuple[str, ...]] = [("", "K/V", "cache", "work space", "total")]
     for entry in entries:
         scratch = format_bytes(entry["scratch"]) if entry["scratch"] else "?"
@@ -285,7 +287,7 @@ def _print_memory(entries: list[dict[str, Any]]) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value on one line: long arrays and strings are cut, with their length."""
+    """A value on one line. Long arrays and strings are cut, and their length is shown."""
     if isinstance(value, list):
         shown = ", ".join(_short(item) for item in value[:6])
         return f"[{shown}{', ...' if len(value) > 6 else ''}] ({len(value)})" if len(value) > 6 else f"[{shown}]"

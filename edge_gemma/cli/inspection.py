@@ -1,7 +1,7 @@
-"""What a GGUF file holds, as plain data: the arithmetic behind `edge-gemma info`.
+"""What a GGUF file contains, as plain data: the arithmetic behind `edge-gemma info`.
 
-Works on metadata and a list of tensors alone, and on any file: whatever is absent is left out of the answer. It opens
-no model and prints nothing.
+Works on the metadata and the list of tensors of any GGUF file. Where the file lacks a key, the result lacks it too. This
+module opens no files and prints nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 Metadata = Mapping[str, Any]
 
-MAX_LAYERS = 10_000  # more is nonsense that a damaged file claims
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8": 36 / 32}  # a number in the cache; q8: blocks of 32 with a float scale
+MAX_LAYERS = 10_000  # a larger number comes from a damaged file
+KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8": 36 / 32}  # bytes of a value in the cache; q8: blocks of 32 with a float scale
 TOKEN_TYPES = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 NAMED_TOKENS = ("bos", "eos", "unknown", "padding", "mask")
 ENCODER_KEYS = (
@@ -27,7 +27,7 @@ ENCODER_KEYS = (
     "num_mel_bins",
 )
 TURN_TOKENS = ("<|turn>", "<turn|>", "<|tool_response>", "<|channel>", "<|think|>", "<|image>", "<|audio>")
-TEMPLATE_FEATURES = {  # feature -> what a template that has it mentions
+TEMPLATE_FEATURES = {  # feature -> a word in every template that has it
     "system": "system",
     "tools": "tools",
     "thinking": "enable_thinking",
@@ -39,7 +39,7 @@ TEMPLATE_FEATURES = {  # feature -> what a template that has it mentions
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One tensor: dims with the fastest axis first, as the format has them; bytes is 0 for an unknown type."""
+    """One tensor. `dims` has the fastest axis first, as in the file. `bytes` is 0 for an unknown type."""
 
     name: str
     type: str
@@ -55,8 +55,8 @@ class TensorRow:
         return product
 
 
-def part(name: str) -> str:
-    """The part of the model that a tensor belongs to."""
+def part_of_model(name: str) -> str:
+    """The part of the model that a tensor belongs to, such as "attention"."""
     if name.startswith(("a.", "mm.a.")):
         return "audio encoder"
     if name.startswith(("v.", "mm.")):
@@ -78,10 +78,10 @@ def part(name: str) -> str:
 
 
 def totals(rows: Iterable[TensorRow], group: str) -> list[dict[str, Any]]:
-    """Tensors, parameters, bytes and share of the bytes by `group` ("part" or "type"), largest first."""
+    """Number of tensors, parameters and bytes, and share of the bytes, by `group` ("part" or "type"), largest first."""
     sums: dict[str, list[int]] = {}
     for row in rows:
-        entry = sums.setdefault(part(row.name) if group == "part" else row.type, [0, 0, 0])
+        entry = sums.setdefault(part_of_model(row.name) if group == "part" else row.type, [0, 0, 0])
         for i, value in enumerate((1, row.count, row.bytes)):
             entry[i] += value
     whole = sum(entry[2] for entry in sums.values()) or 1
@@ -93,26 +93,26 @@ def totals(rows: Iterable[TensorRow], group: str) -> list[dict[str, Any]]:
 
 
 def main_type(rows: Iterable[TensorRow]) -> str | None:
-    """The type of most weights of the layers: what people call the file's type."""
+    """The type of most of the layers' parameters, after which people name the file."""
     layers = [row for row in rows if row.name.startswith(("blk.", "v.", "a."))]
     by_type = totals(layers, "type")
     return max(by_type, key=lambda entry: entry["parameters"])["type"] if by_type else None
 
 
 class _Keys:
-    """The keys of the file's architecture, read with suspicion: whatever has the wrong type counts as absent."""
+    """The keys of the file's architecture. A value of the wrong type counts as absent, since files are not trusted."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
         self._prefix = f"{metadata.get('general.architecture')}."
 
     def number(self, name: str, default: int = 0) -> int:
-        """A whole number."""
+        """A whole number; `default` if it is absent."""
         value = self._metadata.get(self._prefix + name)
         return int(value) if isinstance(value, (int, float)) and abs(value) < 2**53 else default
 
     def per_layer(self, name: str, layers: int, default: int = 0) -> list[int]:
-        """A number for each layer, which the file gives once or layer by layer."""
+        """A number for each layer. The file has one number for all layers, or an array."""
         value = self._metadata.get(self._prefix + name)
         if value is None or isinstance(value, (str, int, float)):
             return [self.number(name, default)] * layers
@@ -125,7 +125,7 @@ class _Keys:
 
 @dataclass(frozen=True)
 class Layer:
-    """A decoder layer; one that does not own K/V reads the cache of an earlier one."""
+    """A decoder layer. A layer that does not own K/V reads the cache of an earlier layer."""
 
     local: bool
     owns_kv: bool
@@ -144,7 +144,7 @@ def layers_of(metadata: Metadata) -> list[Layer]:
     heads = keys.per_layer("attention.head_count", n, 1)
     kv_heads = keys.per_layer("attention.head_count_kv", n, heads[0])
     local = keys.per_layer("attention.sliding_window_pattern", n)
-    if local[0] > 1:  # a period instead of a list: every so many layers one is global
+    if local[0] > 1:  # a period p instead of an array: every p-th layer is global
         local = [(i + 1) % local[0] for i in range(n)]
     ffn = keys.per_layer("feed_forward_length", n)
     own = n - keys.number("attention.shared_kv_layers")
@@ -167,7 +167,7 @@ def layers_of(metadata: Metadata) -> list[Layer]:
 
 
 def shape(metadata: Metadata) -> dict[str, Any]:
-    """The decoder's or the encoders' dimensions, as far as the file tells them."""
+    """The dimensions of the decoder or of the encoders, as far as the file has them."""
     if metadata.get("general.architecture") == "clip":
         return {side: found for side in ("vision", "audio") if (found := _encoder(metadata, side))}
     layers = layers_of(metadata)
@@ -197,6 +197,7 @@ def shape(metadata: Metadata) -> dict[str, Any]:
 
 
 def _encoder(metadata: Metadata, side: str) -> dict[str, Any]:
+    """The dimensions of an encoder, "vision" or "audio"; empty if the file lacks it."""
     if not metadata.get(f"clip.has_{side}_encoder"):
         return {}
     found = {name.split(".")[-1]: metadata.get(f"clip.{side}.{name}") for name in ENCODER_KEYS}
@@ -204,7 +205,7 @@ def _encoder(metadata: Metadata, side: str) -> dict[str, Any]:
 
 
 def _runs(values: list[int]) -> list[tuple[int, int]]:
-    """(value, how many in a row) for each run."""
+    """Run lengths: (value, number of consecutive layers with it)."""
     runs: list[tuple[int, int]] = []
     for value in values:
         if runs and runs[-1][0] == value:
@@ -215,10 +216,11 @@ def _runs(values: list[int]) -> list[tuple[int, int]]:
 
 
 def decode_bytes(metadata: Metadata, rows: Iterable[TensorRow]) -> int:
-    """Bytes of weights that one decoded token reads; 0 when the file is no decoder.
+    """Bytes of weights that one decoded token reads; 0 if the file is not a decoder.
 
-    Every layer's matrices, of the experts only those in use, no K/V matrices of layers that share another's cache, the
-    output head (the embedding table when they are tied), and one row of each embedding table. Vectors do not count.
+    Counted are the matrices of all layers, the output head (the embedding table if they are tied), and one row of each
+    embedding table. Of the experts, only those in use count. K/V matrices of layers that share a cache do not count, nor
+    do vectors.
     """
     rows = list(rows)
     layers = layers_of(metadata)
@@ -247,7 +249,7 @@ def decode_bytes(metadata: Metadata, rows: Iterable[TensorRow]) -> int:
 
 
 def kv_bytes(metadata: Metadata, context: int, kv: str) -> int:
-    """Bytes of K/V cache that `context` tokens need: a window for local layers, nothing for layers that share."""
+    """Bytes of K/V cache for `context` tokens. Local layers keep a window; layers that share a cache keep nothing."""
     window = _Keys(metadata).number("attention.sliding_window") or context
     numbers = sum(
         layer.kv_heads * (layer.key_length + layer.value_length) * (min(window, context) if layer.local else context)
@@ -258,7 +260,7 @@ def kv_bytes(metadata: Metadata, context: int, kv: str) -> int:
 
 
 def vocabulary(metadata: Metadata) -> dict[str, Any]:
-    """Size, kinds of tokens and the special ones by name; empty without a vocabulary."""
+    """Size, number of tokens by kind, and special tokens by name; empty without a vocabulary."""
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is None or len(tokens) == 0:
         return {}
@@ -285,7 +287,7 @@ def vocabulary(metadata: Metadata) -> dict[str, Any]:
 
 
 def context_limit(metadata: Metadata) -> int:
-    """The longest context that the file claims; 0 if it does not say."""
+    """The context length in the metadata; 0 if it is absent."""
     return max(_Keys(metadata).number("context_length"), 0)
 
 

@@ -1,6 +1,7 @@
-"""`edge-gemma listen`: writes down what is being said, as soon as it is said.
+"""`edge-gemma listen`: transcribes live speech, and translates it if asked to.
 
-What is final goes to standard output, a line for each utterance; everything else goes to standard error.
+Final text goes to standard output, one line for each utterance. Everything else goes to standard error. With --json, all
+events go to standard output, one line of JSON for each. The listening itself is in `edge_gemma.speech.listener`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ import json
 import sys
 from typing import Any
 
-from .common import UsageError, add_model_options, add_session_options, add_verb, amount, count, open_model, print_json
+from .common import (
+    DONE,
+    INTERRUPTED,
+    UsageError,
+    add_model_options,
+    add_session_options,
+    add_verb,
+    amount,
+    count,
+    open_model,
+    print_json,
+)
 from .terminal import Interrupt, Screen, TransientLine
 
-INTERRUPTED = 130
 STDIN = "-"
-PAUSE = 0.25  # seconds of silence after which an answer is begun
+PAUSE = 0.25  # seconds of silence after which the transcript is begun, in case the utterance has ended
 
 EXAMPLES = """
 edge-gemma listen -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf
@@ -32,7 +43,7 @@ arecord -f S16_LE -r 16000 -t raw | edge-gemma listen --input -
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "listen", "write down what is being said", EXAMPLES)
-    parser.add_argument("--language", "-l", metavar="L", help="what is spoken, a name or a code (default: any)")
+    parser.add_argument("--language", "-l", metavar="L", help="spoken language, a name or a code (default: any)")
     parser.add_argument("--translate-to", metavar="L", help="print a translation into this language")
     parser.add_argument(
         "--partials",
@@ -40,8 +51,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         type=count,
         const=500,
         metavar="MS",
-        help="show what is being said before it is final,"
-        " anew after so many milliseconds of speech (500 if not given, more on a slow machine)",
+        help="show text before it is final, and update it after every MS milliseconds of speech"
+        " (default: 500; more on a slow machine)",
     )
     parser.add_argument("--once", action="store_true", help="end after the first utterance")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event, with times and latencies")
@@ -50,15 +61,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument(
         "--device", metavar="X", help="microphone: its number or a part of its name (default: the system's)"
     )
-    group.add_argument("--list-devices", action="store_true", help="list the microphones and leave")
+    group.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
     group.add_argument(
         "--input",
         metavar="FILE",
-        help="instead of a microphone, a recording at the speed of speech; - is standard input",
+        help="a recording instead of a microphone, played in real time; - is standard input",
     )
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
     group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
-    group.add_argument("--encoding", default="s16le", metavar="NAME", help="samples of raw sound (default: s16le)")
+    group.add_argument("--encoding", default="s16le", metavar="NAME", help="type of raw samples (default: s16le)")
     group.add_argument(
         "--silence",
         type=amount,
@@ -70,7 +81,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--vad",
         choices=("auto", "silero", "energy"),
         default="auto",
-        help="what tells speech from silence (default: auto, the best one installed)",
+        help="voice activity detector (default: auto, the best one installed)",
     )
     add_session_options(parser, default="what the longest utterance needs")
     add_model_options(parser)
@@ -80,11 +91,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Listens until the sound ends, or Ctrl-C."""
     if args.input is not None and (args.device is not None or args.list_devices):
-        raise UsageError("--input takes the place of a microphone: --device and --list-devices do not go with it")
+        raise UsageError("--input takes the place of a microphone: it cannot be used with --device or --list-devices.")
     if args.list_devices:
         return _list_devices(args)
     if args.input == STDIN and sys.stdin.isatty():
-        raise UsageError("--input - reads sound from standard input, but that is the terminal: pipe something into it")
+        raise UsageError("--input - reads sound from standard input, but that is the terminal: pipe sound into it.")
     from .. import Listener
     from ..errors import Cancelled
 
@@ -109,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"[listening to {source.name}; Ctrl-C ends]", file=sys.stderr)
         try:
             for event in listener.listen(source, once=args.once):
-                output.take(event)
+                output.show(event)
         except Cancelled:
             if not interrupt.hit:
                 raise
@@ -117,10 +128,11 @@ def run(args: argparse.Namespace) -> int:
             output.close()
         if source.warning:
             print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
-    return INTERRUPTED if interrupt.hit else 0
+    return INTERRUPTED if interrupt.hit else DONE
 
 
 def _source(args: argparse.Namespace) -> Any:
+    """The microphone or the recording that the options name."""
     if args.input is None:
         from ..audio.microphone import Microphone
 
@@ -137,31 +149,31 @@ def _list_devices(args: argparse.Namespace) -> int:
     found = devices()
     if args.json:
         print_json([dataclasses.asdict(device) for device in found])
-        return 0
+        return DONE
     for device in found:
         channels = f"{device.channels} channel{'s' * (device.channels != 1)}"
         default = ", default" if device.default else ""
         print(f"{device.index:3}: {device.name} ({channels}, {device.rate:g} Hz{default})")
     if not found:
-        print("edge-gemma: there is no microphone", file=sys.stderr)
-    return 0
+        print("edge-gemma: there is no microphone.", file=sys.stderr)
+    return DONE
 
 
 class _Lines:
-    """Finals for people and pipes, and at a terminal what is being said below them."""
+    """Output for people and pipes: final text, and at a terminal the text so far of the current utterance below it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._verbose = args.verbose
         self._out, self._notes, self._transient = Screen(sys.stdout), Screen(sys.stderr), TransientLine()
 
-    def take(self, event: Any) -> None:
-        """Prints what the event tells."""
+    def show(self, event: Any) -> None:
+        """Prints an event."""
         if event.kind == "partial":
             self._transient.show((event.stable, ""), (event.text[len(event.stable) :], "dim"))
             return
         self._transient.clear()
         if event.kind == "overrun":
-            self._notes.line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy")
+            self._notes.line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy.")
         elif event.kind == "final" and event.text:
             self._print(event.segment)
             if self._verbose:
@@ -173,23 +185,24 @@ class _Lines:
         self._out.line(segment.translation or segment.text)
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Removes text that is not final from the terminal."""
         self._transient.clear()
 
 
 def _describe(latency: Any) -> str:
+    """The latencies of an utterance in words."""
     first, last = latency.speech_to_first_token, latency.speech_to_last_token
     return (
-        f"after the end of speech: decided at {latency.decision:.2f} s, first word at {first:.2f} s, last at {last:.2f} s; "
-        f"{latency.ready} of {latency.tokens} tokens were there at the decision"
+        f"after the end of speech: end detected at {latency.decision:.2f} s, first token at {first:.2f} s, last token at "
+        f"{last:.2f} s; {latency.ready} of {latency.tokens} tokens were ready when the end was detected"
     )
 
 
 class _JSONLines:
-    """All events for programs."""
+    """Output for programs: one line of JSON for each event."""
 
-    def take(self, event: Any) -> None:
-        """Prints a line."""
+    def show(self, event: Any) -> None:
+        """Prints an event."""
         values: dict[str, Any] = {"event": event.kind, "time": round(event.time, 3)}
         if event.kind == "partial":
             values |= {"text": event.text, "stable": event.stable}
@@ -211,4 +224,4 @@ class _JSONLines:
         print(json.dumps(values, ensure_ascii=False), flush=True)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Does nothing: every line was printed at once."""

@@ -1,6 +1,7 @@
 """`edge-gemma pull`: downloads a model from the Hugging Face Hub, so that `--model e2b` finds it.
 
-Owns what is shown; `hub` does the work. Where the files are goes to standard output, progress to standard error.
+Owns the options and the messages. The work is done by `edge_gemma.hub`. The paths of the files go to standard output, the
+progress to standard error.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ import os
 import sys
 from typing import Any
 
-from .common import add_verb, format_bytes, print_json
+from .common import DONE, INTERRUPTED, add_verb, format_bytes, print_json
 from .terminal import Bar, Screen
-
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma pull e2b
@@ -30,17 +29,17 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = add_verb(subparsers, "pull", "download a model from the Hugging Face Hub", EXAMPLES)
     parser.add_argument("name", metavar="NAME", help="e2b, e4b, 26b, 31b, or a repository of GGUF files as OWNER/REPO")
     parser.add_argument(
-        "--quant", "-q", metavar="TYPE", help="quantization (default: Q4_0, or the next best that is there)"
+        "--quant", "-q", metavar="TYPE", help="quantization (default: Q4_0, or the next best in the repository)"
     )
-    parser.add_argument("--no-mmproj", action="store_true", help="leave out the encoders of audio and images")
+    parser.add_argument("--no-mmproj", action="store_true", help="do not download the encoders of audio and images")
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Downloads what is missing."""
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is told once, at the end
+    """Downloads the files that the cache lacks."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # errors are printed once, by this program
     from ..hub import pull
     from ..hub.download import CHECKING
 
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         done = pull(args.name, args.quant, mmproj=not args.no_mmproj, revision=args.revision, progress=shown)
     except KeyboardInterrupt:
         shown.close()
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped: the same command continues from here.", file=sys.stderr)
         return INTERRUPTED
     finally:
         shown.close()
@@ -67,19 +66,19 @@ def run(args: argparse.Namespace) -> int:
                 "downloaded_bytes": done.downloaded,
             }
         )
-        return 0
-    print(f"{done.repository}, {format_bytes(done.size)}{'' if done.downloaded else ', all of it was there'}")
+        return DONE
+    print(f"{done.repository}, {format_bytes(done.size)}{'' if done.downloaded else ', downloaded before'}")
     print(f"  model   {done.model}")
     if done.mmproj:
         print(f"  mmproj  {done.mmproj}")
     elif not args.no_mmproj:
-        print("  mmproj  the repository has none")
+        print("  mmproj  the repository has no encoders")
     print(f'Now: edge-gemma run -m {name} "Hello"')
-    return 0
+    return DONE
 
 
 class _Shown:
-    """At a terminal, a line and a bar for each file, one after the other."""
+    """Shows the progress at a terminal: a line and a bar for each file."""
 
     def __init__(self, checking: str) -> None:
         self._checking, self._what = checking, ""
@@ -87,7 +86,7 @@ class _Shown:
         self._screen = Screen(sys.stderr)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """What `hub.Progress` is."""
+        """Shows progress, as `hub.Progress` describes it."""
         if what != self._what:
             self.close()
             self._what = what

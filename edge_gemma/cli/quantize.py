@@ -1,6 +1,6 @@
-"""`edge-gemma quantize`: a GGUF file with fewer bits to a weight.
+"""`edge-gemma quantize`: writes a GGUF file with fewer bits to a weight.
 
-The work is done by `edge_gemma.files.quantize`; this is its command line and what it says.
+Owns the options and the messages. The work is done by `edge_gemma.files.quantize`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_verb, count, format_bytes
+from .common import DONE, UsageError, add_verb, count, format_bytes
 from .terminal import Bar
 
 EXAMPLES = """
@@ -23,8 +23,10 @@ edge-gemma quantize model-BF16.gguf small.gguf --type Q4_K_M --tensor-type "blk.
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "quantize", "store a GGUF file's weights in fewer bits", EXAMPLES)
-    parser.add_argument("source", metavar="IN", help="a model or its encoders (mmproj), best in BF16")
-    parser.add_argument("out", metavar="OUT", help="the new file, or a directory, in which IN's name gets the type")
+    parser.add_argument("source", metavar="IN", help="a model or its encoders (mmproj), preferably in BF16")
+    parser.add_argument(
+        "out", metavar="OUT", help="the new file, or a directory, in which the file gets IN's name with the new type"
+    )
     parser.add_argument(
         "--type",
         required=True,
@@ -38,7 +40,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default=[],
         metavar="PATTERN=T",
         help="another type for the tensors whose names"
-        " fit a shell pattern; may be given several times, the last one decides",
+        " match a shell pattern; may be given several times: the last one that matches decides",
     )
     parser.add_argument("--force", "-f", action="store_true", help="replace a file that is already there")
     parser.add_argument("--threads", "-t", type=count, metavar="N", help="worker threads (default: all processors)")
@@ -46,10 +48,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantizes and says what was written."""
+    """Quantizes the file and prints what was written."""
     pairs = [pair.partition("=") for pair in args.tensor_type]
     if wrong := [pattern for pattern, equals, type in pairs if not (pattern and equals and type)]:
-        raise UsageError(f"--tensor-type {wrong[0]!r} is not of the form PATTERN=TYPE")
+        raise UsageError(f"--tensor-type {wrong[0]!r} does not have the form PATTERN=TYPE.")
     from ..files.quantize import quantize
 
     with Bar(Path(args.source).name, 0, 1, format_bytes) as bar:
@@ -66,4 +68,4 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     types = ", ".join(f"{n} {type}" for type, n in sorted(written.types.items(), key=lambda entry: -entry[1]))
     print(f"{written.path}  {format_bytes(written.path.stat().st_size)}  tensors: {types}")
-    return 0
+    return DONE

@@ -1,7 +1,7 @@
-"""Recordings in, transcripts out: what the verbs for recorded speech share.
+"""What `transcribe` and `translate` share: recordings in, transcripts out.
 
-Owns their options, where a transcript goes and under which name, what is kept of an interrupted run and how it goes on.
-The work itself is `edge_gemma.speech.transcriber`.
+Owns their options, the names of output files, and the side files from which --resume continues an interrupted run. The
+work itself is in `edge_gemma.speech.transcriber`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .common import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
     SAMPLING_OPTIONS,
     UsageError,
     add_model_options,
@@ -32,41 +35,39 @@ from .common import (
 )
 from .terminal import Bar, Interrupt, Screen, format_clock
 
-FAILED, INTERRUPTED = 1, 130
 FORMATS = ("txt", "srt", "vtt", "json")
 STDIN = "-"
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
-    """The options about sound, output and model."""
+    """Adds the options about sound, output and model."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--format", choices=FORMATS, help="form of the output (default: that of the output file's name, else txt)"
+        "--format", choices=FORMATS, help="format of the output (default: by the output file's name, else txt)"
     )
     group.add_argument(
         "--output",
         "-o",
         metavar="PATH",
-        help="file, or directory for one file each; while a recording is in work, what"
-        " is done of it is in FILE.part (default: standard output)",
+        help="file, or directory for one file a recording; unfinished output is in FILE.part"
+        " (default: standard output)",
     )
     group.add_argument(
         "--resume",
         action="store_true",
-        help="with --output: go on with what an interrupted run has left, and pass over"
-        " recordings whose output is there",
+        help="with --output: continue an interrupted run, and skip recordings whose output is complete",
     )
     group.add_argument("--verbose", "-v", action="store_true", help="print the speed on standard error")
     group = parser.add_argument_group("sound")
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
     group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
-    group.add_argument("--encoding", default="s16le", metavar="NAME", help="samples of raw sound (default: s16le)")
+    group.add_argument("--encoding", default="s16le", metavar="NAME", help="type of raw samples (default: s16le)")
     group.add_argument(
         "--vad",
         choices=("auto", "silero", "energy", "none"),
         default="auto",
-        help="what tells speech from silence; none takes everything as speech (default: auto, the best one installed)",
+        help="voice activity detector; none treats everything as speech (default: auto, the best one installed)",
     )
     group.add_argument("--no-vad", dest="vad", action="store_const", const="none", help="the same as --vad none")
     group.add_argument(
@@ -75,7 +76,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--whole",
         action="store_true",
-        help="take a recording that is not longer than that in one piece, with its pauses",
+        help="transcribe a recording that is not longer than --max-seconds as one segment, pauses included",
     )
     group.add_argument(
         "--order",
@@ -91,10 +92,10 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
 def write_down(
     args: argparse.Namespace, files: list[str], language: str | None, to: str | None = None, stdin: Any = STDIN
 ) -> int:
-    """Transcribes (and, with `to`, translates) the files one after the other; the exit status.
+    """Transcribes (and, with `to`, translates) the files one after the other. Returns the exit status.
 
-    A file that fails is reported and the others are still done. Ctrl-C ends the run; what is done is kept. `stdin`: what
-    to read in place of "-".
+    A file that fails is reported, and the next one is begun. Ctrl-C ends the run; finished segments are kept. `stdin` is
+    the source that is read for the file "-".
     """
     format, outputs = plan(args, files)
     from .. import Transcriber
@@ -124,45 +125,50 @@ def write_down(
                         print(f"edge-gemma: error: {_named(file, error_text(error))}", file=sys.stderr)
                 if interrupt.hit:
                     return INTERRUPTED
-    return FAILED if failed else 0
+    return FAILED if failed else DONE
 
 
 def _named(file: str, message: str) -> str:
-    """The message, with the name of the file unless it is there."""
+    """The message, preceded by the name of the file if the message does not contain it."""
     name = "standard input" if file == STDIN else file
     return message if name in message else f"{name}: {message}"
 
 
 def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | None]]:
-    """The format, and the output file of each input; None for standard output. UsageError where that can not be."""
+    """The format, and the output file of each input (None for standard output).
+
+    Raises UsageError for options that contradict each other, and where an output file would be overwritten.
+    """
     if files.count(STDIN) > 1:
-        raise UsageError("- is standard input, which can be read only once")
+        raise UsageError("- is standard input, which can be read only once.")
     if args.resume and (args.output is None or STDIN in files):
-        raise UsageError("--resume needs --output, and recordings that are files")
+        raise UsageError("--resume needs --output, and recordings that are files.")
     format = args.format or (Path(args.output or "").suffix[1:].lower())
     if format not in FORMATS:
         format = "txt"
     if args.output is None:
         if len(files) > 1 and format in ("srt", "vtt"):
-            raise UsageError(f"{format} holds one recording: name a directory for several with --output DIRECTORY")
+            raise UsageError(
+                f"a file of format {format} holds one recording: give a directory with --output DIRECTORY."
+            )
         return format, [None] * len(files)
     output = Path(args.output).expanduser()
     outputs = [output]
     if len(files) > 1 or output.is_dir() or args.output.endswith(("/", os.sep)):
         if output.exists() and not output.is_dir():
-            raise UsageError(f"--output {args.output}: several recordings need a directory")
+            raise UsageError(f"--output {args.output} is not a directory, which several recordings need.")
         output.mkdir(parents=True, exist_ok=True)
         outputs = [output / f"{'stdin' if file == STDIN else Path(file).stem}.{format}" for file in files]
     for number, path in enumerate(outputs):
         if path in outputs[:number]:
-            raise UsageError(f"{files[outputs.index(path)]} and {files[number]} would both be written to {path}")
+            raise UsageError(f"{files[outputs.index(path)]} and {files[number]} would both be written to {path}.")
         if path.exists() and os.path.exists(files[number]) and path.samefile(files[number]):
-            raise UsageError(f"{path} is both input and output")
+            raise UsageError(f"{path} is both input and output.")
     return format, list(outputs)
 
 
 class _Work:
-    """One recording after the other with the same options."""
+    """Transcribes recordings with the same options."""
 
     def __init__(
         self,
@@ -181,7 +187,7 @@ class _Work:
         from .. import TranscriptWriter, open_audio
 
         if self.args.resume and output and output.is_file() and not part_of(output).exists():
-            print(f"edge-gemma: {output} is there already, {file} is passed over", file=sys.stderr)
+            print(f"edge-gemma: {output} exists already: {file} is skipped.", file=sys.stderr)
             return
         sound = self.stdin if file == STDIN else file
         with open_audio(sound, self.args.rate, self.args.channels, self.args.encoding) as source:
@@ -189,7 +195,7 @@ class _Work:
             info = {name: value for name, value in info.items() if value is not None}
             writer = TranscriptWriter(self.format, getattr(self.args, "bilingual", False), **info)
             target: _Stream | _File
-            if output is None or (output.exists() and not output.is_file()):  # a pipe or a device can not be replaced
+            if output is None or (output.exists() and not output.is_file()):  # a pipe or a device cannot be replaced
                 target = _Stream(writer, output, f"==> {file} <==" if heading and self.format == "txt" else "")
             else:
                 target = _File(writer, output, {"recording": _fingerprint(file), **self.options}, self.args.resume)
@@ -204,13 +210,13 @@ class _Work:
             if self.args.verbose:
                 done, took = (source.duration or start) - target.start, time.perf_counter() - began
                 print(
-                    f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times its speed]",
+                    f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times real time]",
                     file=sys.stderr,
                 )
 
 
 def _fingerprint(file: str) -> dict[str, Any] | None:
-    """What tells a recording from others: its size, and a digest of its beginning and end. None for pipes."""
+    """What identifies a recording: its size, and a digest of its beginning and end. None for pipes."""
     if not os.path.isfile(file):
         return None
     size, edge = os.path.getsize(file), 1 << 16
@@ -222,7 +228,7 @@ def _fingerprint(file: str) -> dict[str, Any] | None:
 
 
 class _Stream:
-    """Writes segments as they come."""
+    """Writes segments to standard output or a pipe as they come."""
 
     start = 0.0
 
@@ -252,14 +258,14 @@ class _Stream:
 
 
 def part_of(output: Path) -> Path:
-    """The file that holds what is done of an output."""
+    """The side file of an output, which holds the finished segments until the output is complete."""
     return output.with_name(output.name + ".part")
 
 
 class _File:
-    """Writes the output at the end and at once; until then, each segment goes to a side file, a line of JSON for each.
+    """Writes the output file in one step at the end. Until then, finished segments are lines of JSON in a side file.
 
-    Its first line tells recording and options, so that a later run goes on only where the result will be one piece.
+    The first line of the side file identifies the recording and the options. --resume continues only if they are the same.
     """
 
     def __init__(self, writer: Any, output: Path, identity: dict[str, Any], resume: bool) -> None:
@@ -273,8 +279,8 @@ class _File:
             self._segments = [Segment(**line) for line in self._lines[1:]]
         self.start: float = self._segments[-1].end if self._segments else 0.0
 
-    def _read(self, head: dict[str, Any]) -> list[dict[str, Any]]:
-        """The whole lines of the side file; the last may have been cut off. Raises when it is another run's."""
+    def _read(self, identity: dict[str, Any]) -> list[dict[str, Any]]:
+        """The complete lines of the side file; the last line may be cut off. Raises when its first is not `identity`."""
         from ..errors import EdgeGemmaError
 
         lines = []
@@ -284,16 +290,16 @@ class _File:
             except ValueError:
                 break
         theirs = lines[0] if lines else {}
-        different = [key for key in {**head, **theirs} if head.get(key) != theirs.get(key)]
+        different = [key for key in {**identity, **theirs} if identity.get(key) != theirs.get(key)]
         if different:
             raise EdgeGemmaError(
                 f"{self._part} is of a run with another {', '.join(different)}: give the same, or leave out --resume "
-                "to begin anew"
+                "to begin anew."
             )
         return lines
 
     def __enter__(self) -> _File:
-        # The lines that are whole are written anew, in place of the old file only when they are all there.
+        # A line that was cut off is dropped: the complete lines are written to a new file, which replaces the old one.
         with replacing(self._part) as file:
             file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in self._lines)
         self._file = self._part.open("a", encoding="utf-8")
@@ -317,17 +323,17 @@ class _File:
         if not self._segments:
             self._part.unlink()
             return
-        number = len(self._segments)
+        number, end = len(self._segments), format_clock(self._segments[-1].end)
         print(
-            f"edge-gemma: {number} segment{'s' * (number != 1)}, up to {format_clock(self._segments[-1].end)}, "
-            f"kept in {self._part}; --resume goes on from there",
+            f"edge-gemma: {number} segment{'s' * (number != 1)}, up to {end}, "
+            f"are kept in {self._part}; --resume continues from there.",
             file=sys.stderr,
         )
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes the place of `path` once it is whole."""
+    """A text file to write. It replaces `path` when the `with` block ends, and is removed after an exception."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """`edge-gemma run`: one prompt, one answer.
 
-The answer goes to standard output as it comes; thoughts and figures go to standard error.
+The answer goes to standard output as it comes. Thoughts and the speed go to standard error.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .common import (
+    DONE,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_sampling_options,
@@ -26,8 +28,6 @@ from .common import (
     timings,
 )
 from .terminal import Interrupt, Screen
-
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
@@ -45,19 +45,20 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "run", "answer one prompt", EXAMPLES)
     parser.add_argument(
-        "prompt", nargs="?", help="the prompt; - or none reads standard input; with --file it comes before the file"
+        "prompt", nargs="?", help="the prompt (default, and -: standard input); with --file, the text before the file's"
     )
-    parser.add_argument("--file", "-f", metavar="FILE", help="take (the rest of) the prompt from a file; - is stdin")
+    parser.add_argument(
+        "--file", "-f", metavar="FILE", help="file with the prompt, or with its end; - is standard input"
+    )
     parser.add_argument(
         "--audio",
         action="append",
         metavar="FILE",
-        help="a recording for the model to hear, after the prompt, which may"
-        " then be missing; may be given several times",
+        help="a recording, which the model hears after the prompt; may be given several times, and without a prompt",
     )
     parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
     parser.add_argument(
-        "--raw", action="store_true", help="feed the text as it is, markers included, without a chat turn"
+        "--raw", action="store_true", help="continue the text instead of answering it as a chat turn; markers count"
     )
     parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print the thought on standard error")
@@ -72,7 +73,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Answers the prompt."""
     if args.raw and (args.system is not None or args.thinking or args.audio):
-        raise UsageError("--raw feeds the text as it is: --system, --thinking and --audio do not go with it")
+        raise UsageError("--raw continues the text itself: it cannot be used with --system, --thinking or --audio.")
     prompt = _prompt(args)
     with open_model(args) as model:
         answer = _raw(model, args, prompt) if args.raw else _turn(model, args, prompt)
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
             print_json({**answer, **timings(stats)})
         if args.verbose:
             print(f"[{answer['stop']}; {format_stats(stats)}]", file=sys.stderr)
-    return INTERRUPTED if answer["stop"] == "interrupted" else 0
+    return INTERRUPTED if answer["stop"] == "interrupted" else DONE
 
 
 def _prompt(args: argparse.Namespace) -> str | None:
-    """The text to answer, from the argument, the file and standard input; None when there is only sound."""
+    """The text to answer, from the argument, the file and standard input; None if there is only sound."""
     parts = []
     if args.audio and args.prompt is None and args.file is None:
         return None
@@ -93,23 +94,24 @@ def _prompt(args: argparse.Namespace) -> str | None:
         parts.append(args.prompt)
     elif args.prompt == "-" or args.file is None:
         if args.prompt is None and sys.stdin.isatty():
-            raise UsageError("no prompt: give it as an argument, with --file, or on standard input")
+            raise UsageError("there is no prompt: give it as an argument, with --file, or on standard input.")
         parts.append(_read("-"))
     if args.file is not None:
         parts.append(_read(args.file))
     text = "\n\n".join(parts)
     if not text.strip():
-        raise UsageError("the prompt is empty")
+        raise UsageError("the prompt is empty.")
     return text
 
 
 def _read(name: str) -> str:
+    """The text of a file; "-" is standard input."""
     data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
     return data.decode("utf-8", "replace")
 
 
 class _Output:
-    """Prints the parts of an answer as they come, unless all of it is to be one JSON object at the end."""
+    """Collects the pieces of an answer, and prints them as they come unless --json was given."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.text: list[str] = []
@@ -142,7 +144,7 @@ class _Output:
 
 
 def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
-    """Continues the text."""
+    """Continues the text, for --raw."""
     from ..errors import EdgeGemmaError
 
     output = _Output(args)
@@ -163,7 +165,7 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
 
 
 def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str, Any]:
-    """Answers the text and the sound as a user's turn."""
+    """Answers the text and the sound as a turn of the user."""
     from ..audio.source import load_audio
     from ..errors import EdgeGemmaError
 
@@ -194,7 +196,9 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
 
 
 def _until(interrupt: Interrupt, items: Iterable[Any]) -> Iterable[Any]:
-    """The items, until Ctrl-C."""
+    """The items until Ctrl-C is pressed."""
+    if interrupt.hit:
+        return
     for item in items:
         yield item
         if interrupt.hit:

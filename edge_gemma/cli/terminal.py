@@ -1,8 +1,8 @@
-"""Writing to a terminal and being interrupted at one.
+"""Terminal output, and Ctrl-C.
 
-`Screen` writes text as it comes, styled where the stream is a terminal. `Bar` shows how far a recording is done,
-`TransientLine` shows text that is not final. `Interrupt` makes Ctrl-C stop the work at hand instead of the program. None of
-them knows anything of models.
+`Screen` writes text as it comes, with styles if the stream is a terminal. `Bar` is a progress bar. `TransientLine` shows
+text that later text replaces. `Interrupt` makes Ctrl-C cancel the current work instead of ending the program. This module
+knows nothing of models.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TextIO, final
 
-# A model's text must not steer the terminal: control characters but newline and tab are dropped there.
-_HARMLESS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+# A model's text must not control the terminal, so control characters other than newline and tab are removed from it.
+_WITHOUT_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 class Screen:
-    """Writes pieces of text to a stream at once; at a terminal, styled (if `rich` is installed) and harmless."""
+    """Writes pieces of text to a stream without delay. At a terminal it applies styles (if `rich` is installed) and removes
+    control characters."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -29,12 +30,12 @@ class Screen:
         self._console: Any = None
 
     def write(self, text: str, style: str = "") -> None:
-        """Writes text as it is, without adding a newline; style as rich names it: "dim", "bold cyan"."""
+        """Writes text without adding a newline. `style` is a name that rich knows, such as "dim" or "bold cyan"."""
         if not text:
             return
         self._at_line_start = text.endswith("\n")
         if self.is_terminal:
-            text = text.translate(_HARMLESS)
+            text = text.translate(_WITHOUT_CONTROLS)
         if style and self.is_terminal and self._rich():
             from rich.text import Text
 
@@ -50,11 +51,12 @@ class Screen:
         self.write("\n")
 
     def end_line(self) -> None:
-        """Begins a new line unless already at the start of one."""
+        """Begins a new line unless the stream is at the start of one."""
         if not self._at_line_start:
             self.write("\n")
 
     def _rich(self) -> bool:
+        """Whether rich is installed. Makes its console at the first call."""
         if self._console is None:
             try:
                 from rich.console import Console
@@ -66,10 +68,10 @@ class Screen:
 
 
 class Bar:
-    """A progress bar over the seconds of a recording, on standard error: if that is a terminal and `rich` is installed.
+    """A progress bar on standard error. It is shown only if that is a terminal and `rich` is installed.
 
-    Other amounts than seconds come with `label`, which words one. What goes to standard output at the same terminal while
-    the bar is shown appears above it.
+    The progress is counted in seconds of a recording, or in a unit of which `label` makes text. What is written to standard
+    output at the same terminal appears above the bar.
     """
 
     def __init__(
@@ -105,31 +107,32 @@ class Bar:
             self._progress.stop()
 
     def update(self, done: float, duration: float | None) -> None:
-        """Shows that `done` of `duration` seconds are done."""
+        """Shows that `done` of `duration` seconds (or other units) are done."""
         if self._progress:
             clock = f"{self._label(done)} of {self._label(duration or 0)}"
             self._progress.update(self._task, completed=done, total=duration, clock=clock)
 
 
 class TransientLine:
-    """Text on standard error that later text replaces, if that is a terminal and `rich` is installed; else line by line."""
+    """Text on standard error that later text replaces. Without a terminal or without `rich`, each text is a new line."""
 
     def __init__(self) -> None:
         self._screen = Screen(sys.stderr)
         self._live: Any = None
 
     def show(self, *parts: tuple[str, str]) -> None:
-        """Replaces what is shown by pieces of (text, style)."""
+        """Replaces the text that is shown by pieces of (text, style)."""
         live = self._live or (self._screen.is_terminal and self._open())
         if not live:
             self._screen.line("".join(text for text, _ in parts))
             return
         from rich.text import Text
 
-        live.update(Text.assemble(*((text.translate(_HARMLESS), style) for text, style in parts)), refresh=True)
+        pieces = ((text.translate(_WITHOUT_CONTROLS), style) for text, style in parts)
+        live.update(Text.assemble(*pieces), refresh=True)
 
     def clear(self) -> None:
-        """Removes what is shown, so that other text can be written in its place."""
+        """Removes the text that is shown, so that other text can be written in its place."""
         if self._live:
             self._live.stop()
             self._live = None
@@ -146,24 +149,24 @@ class TransientLine:
 
 
 def format_clock(seconds: float) -> str:
-    """Minutes and seconds, hours where there are any: 3:07, 1:02:30."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    """A time as minutes and seconds, from an hour on with hours: 3:07, 1:02:30."""
+    minutes, remainder = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{remainder:02}" if minutes >= 60 else f"{minutes}:{remainder:02}"
 
 
 @final
 class Interrupt:
-    """While active, Ctrl-C calls `cancel` and sets `hit`; a second Ctrl-C raises KeyboardInterrupt.
+    """Inside the `with` block, Ctrl-C calls `cancel` and sets `hit`; a second Ctrl-C raises KeyboardInterrupt.
 
-    Python runs signal handlers only between two steps of the main thread, which may be waiting for a prefill of many
-    seconds. So a helper thread is woken by the signal itself and calls `cancel`, again and again until the block is
-    left, since a cancel that comes just before a call begins has no effect.
+    Python runs signal handlers only between bytecodes of the main thread, and that thread may be in a prefill of many
+    seconds. So the signal also writes a byte to a socket, which wakes a helper thread that calls `cancel` once: a session
+    that is between two calls keeps the request for the next one.
     """
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         self.hit = False
         self._cancel = cancel
-        self._left = threading.Event()
+        self._cancelled = False
         self._active = False
 
     def __enter__(self) -> Interrupt:
@@ -184,7 +187,6 @@ class Interrupt:
             return
         signal.set_wakeup_fd(self._old_fd)
         signal.signal(signal.SIGINT, self._old_handler)
-        self._left.set()
         self._wake_write.close()
         self._thread.join()
         self._wake_read.close()
@@ -196,7 +198,6 @@ class Interrupt:
 
     def _watch(self) -> None:
         while received := self._wake_read.recv(1):
-            if received[0] == signal.SIGINT:
-                while not self._left.is_set():
-                    self._cancel()
-                    self._left.wait(0.05)
+            if received[0] == signal.SIGINT and not self._cancelled:
+                self._cancelled = True
+                self._cancel()

@@ -1,6 +1,7 @@
-"""`edge-gemma transcribe`: writes down what is said in recordings.
+"""`edge-gemma transcribe`: transcribes recordings.
 
-Text goes to standard output as each segment is done, or to files; everything else goes to standard error.
+Text goes to standard output as soon as a segment is done, or to files. Everything else goes to standard error. The options
+and the output are those of recordings.py.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "transcribe", "write down what is said in recordings", EXAMPLES)
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="sound file; - is standard input, a sound file or raw sound"
+        "files", nargs="+", metavar="FILE", help="sound file; - is standard input: a sound file or raw samples"
     )
-    parser.add_argument("--language", "-l", metavar="L", help="what is spoken, a name or a code (default: any)")
+    parser.add_argument("--language", "-l", metavar="L", help="spoken language, a name or a code (default: any)")
     add_recording_options(parser)
     return parser
 
@@ -34,5 +35,5 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Transcribes the files."""
     if "-" in args.files and sys.stdin.isatty():
-        raise UsageError("- reads sound from standard input, but that is the terminal: pipe something into it")
+        raise UsageError("- reads sound from standard input, but that is the terminal: pipe sound into it.")
     return write_down(args, args.files, args.language)

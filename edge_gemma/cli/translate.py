@@ -1,6 +1,7 @@
-"""`edge-gemma translate`: speech or text from one language into another.
+"""`edge-gemma translate`: translates speech or text into another language.
 
-Owns the decision between the two, and texts; recordings go the way of `transcribe`.
+Owns the decision whether an input is speech or text, and the translation of texts. Recordings are translated by
+recordings.py, as for `transcribe`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_verb, open_model, sampling
-from .recordings import INTERRUPTED, add_recording_options, plan, replacing, write_down
+from .common import DONE, INTERRUPTED, UsageError, add_verb, open_model, sampling
+from .recordings import add_recording_options, plan, replacing, write_down
 from .terminal import Interrupt, Screen
 
 EXAMPLES = """
@@ -25,8 +26,9 @@ cat letter.txt | edge-gemma translate --to ja
 """
 
 CHOICE = """\
-An argument that is the path of an existing file is that file: a recording if its name ends as those of sound files do or
-its content is no text, else a text. Any other argument is the text itself. --as decides otherwise."""
+An argument that is the path of an existing file means that file. The file is a recording if its name ends like that of a
+sound file, or if its content is not text; otherwise it is a text. Any other argument is the text itself. --as overrides
+this."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -37,16 +39,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "inputs",
         nargs="*",
         metavar="FILE|TEXT",
-        help="recordings, or one text or text file; - or none is standard input",
+        help="recordings, or one text or text file (default, and -: standard input)",
     )
     parser.add_argument(
         "--from", dest="source", metavar="L", help="language of the input, a name or a code (default: any)"
     )
     parser.add_argument("--to", required=True, metavar="L", help="language to translate into")
     parser.add_argument(
-        "--as", dest="kind", choices=("speech", "text"), help="take the input for a recording, or a file for a text"
+        "--as", dest="kind", choices=("speech", "text"), help="treat the inputs as recordings, or as texts"
     )
-    parser.add_argument("--bilingual", action="store_true", help="text and subtitles with the original above")
+    parser.add_argument("--bilingual", action="store_true", help="write the original above the translation")
     add_recording_options(parser)
     return parser
 
@@ -55,69 +57,69 @@ def run(args: argparse.Namespace) -> int:
     """Translates the inputs."""
     inputs = args.inputs or ["-"]
     if "-" in inputs and sys.stdin.isatty():
-        raise UsageError("nothing to translate: give a file or a text as argument, or on standard input")
+        raise UsageError("there is nothing to translate: give a file or a text as argument, or on standard input.")
     stdin = _Stdin() if "-" in inputs else None
     kinds = [_kind(args.kind, value, stdin) for value in inputs]
     if set(kinds) == {"speech"}:
         return write_down(args, inputs, args.source, args.to, stdin)
     if len(inputs) > 1:
-        raise UsageError("several arguments must all be recordings; put a text in quotation marks")
+        raise UsageError("several arguments must all be recordings: put a text in quotation marks.")
     return _text(args, inputs[0], kinds[0], stdin)
 
 
 class _Stdin:
-    """Standard input, whose beginning can be looked at before it is read."""
+    """Standard input as a binary file whose first bytes can be inspected before they are read."""
 
     name = "standard input"
 
     def __init__(self) -> None:
         self._raw = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 -- lives with the process
-        self._head: bytes | None = None
+        self._peeked: bytes | None = None
 
-    @property
-    def head(self) -> bytes:
-        """What comes first; waits for it."""
-        if self._head is None:
-            self._head = self._raw.read(4096) or b""
-        return self._head
+    def peek(self) -> bytes:
+        """The first bytes, without reading them; waits until there are some."""
+        if self._peeked is None:
+            self._peeked = self._raw.read(4096) or b""
+        return self._peeked
 
     def read(self, n: int = -1) -> bytes:
-        """At most n bytes, as soon as there are some; all of them for -1."""
+        """At most n bytes, as soon as there are any; all of them for -1."""
+        peeked = self.peek()
         if n < 0:
-            return self.head + self._raw.readall()
-        head, self._head = self.head[:n], self.head[n:]
-        return head or self._raw.read(n) or b""
+            return peeked + self._raw.readall()
+        data, self._peeked = peeked[:n], peeked[n:]
+        return data or self._raw.read(n) or b""
 
 
 def _kind(wanted: str | None, value: str, stdin: _Stdin | None) -> str:
-    """What the input is: speech, a document, or a text."""
+    """What an input is: "speech", "document" (a file or standard input with a text), or "text" (the argument itself)."""
     from ..speech.translator import input_kind, is_text
 
     if wanted == "speech":
         return "speech"
     if value == "-" and stdin:
-        return "document" if wanted or is_text(stdin.head) else "speech"
+        return "document" if wanted or is_text(stdin.peek()) else "speech"
     if wanted == "text":
         return "document" if Path(value).is_file() else "text"
     return input_kind(value)
 
 
 def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None) -> int:
-    """Translates one text; what comes goes to standard output at once, and to a file when it is whole."""
+    """Translates one text: to standard output piece by piece, or to a file when it is complete."""
     from ..errors import Cancelled
     from ..speech.translator import Translator, read_text
 
     if args.resume:
-        raise UsageError("--resume is for recordings")
+        raise UsageError("--resume is for recordings, not for texts.")
     format, (output,) = plan(args, [value if kind == "document" else "translation"])
     if format not in ("txt", "json"):
-        raise UsageError(f"a text has no times, so it can not become {format}")
+        raise UsageError(f"a text has no times, so its format cannot be {format}.")
     if value == "-" and stdin:
         text = stdin.read().decode("utf-8-sig", "replace")
     else:
         text = read_text(value) if kind == "document" else value
     if not text.strip():
-        raise UsageError("the text is empty")
+        raise UsageError("the text is empty.")
     screen = Screen(sys.stdout) if output is None and format == "txt" else None
     said: list[str] = []
     with (
@@ -148,16 +150,18 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
         return INTERRUPTED
     if not screen:
         _deliver(_written(format, text.strip(), "".join(said), args.bilingual, names), output)
-    return 0
+    return DONE
 
 
 def _written(format: str, text: str, translation: str, bilingual: bool, names: dict[str, str | None]) -> str:
+    """The translation in an output format, "txt" or "json"."""
     if format == "json":
         return json.dumps({**names, "text": text, "translation": translation}, indent=2, ensure_ascii=False) + "\n"
     return f"{text}\n\n{translation}\n" if bilingual else f"{translation}\n"
 
 
 def _deliver(content: str, output: Path | None) -> None:
+    """Writes the content to a file, or to standard output for None."""
     if output is None:
         sys.stdout.write(content)
     elif output.exists() and not output.is_file():  # a pipe or a device

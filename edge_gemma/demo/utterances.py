@@ -141,7 +141,7 @@ class Playlist(Source):
             yield self._random.standard_normal(min(left, _BLOCK), np.float32) * np.float32(_NOISE)
             left -= _BLOCK
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         block = next(self._blocks, None)
         self._made += 0 if block is None else len(block)
         return block

@@ -6,24 +6,22 @@ on how it was cut. Where it comes from is the business of the folder `audio`.
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import EdgeGemmaError
 from .native import Handle, check, ffi, float_array, lib, new_struct, pointer
-
-if TYPE_CHECKING:
-    from .model import Model
-    from .session import Session
 
 __all__ = ["AudioEncoder", "AudioFeed", "audio_params", "audio_tokens", "sound_array"]
 
 
 def audio_tokens(samples: int) -> int:
     """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples."""
-    return lib.eg_audio_tokens(max(samples, 0))
+    return int(lib.eg_audio_token_count(max(samples, 0)))
 
 
 def audio_params(left_context: int = 12, markers: bool = True) -> Any:
@@ -50,18 +48,18 @@ class AudioEncoder(Handle):
     kind = "audio encoder"
     instead = "Model.audio_encoder() opens another one"
 
-    def __init__(self, model: Model, left_context: int = 12) -> None:
+    def __init__(self, model: Handle, hidden_size: int, left_context: int = 12) -> None:
         """Internal: use `Model.audio_encoder`."""
-        out, self._err = ffi.new("eg_audio_stream **"), ffi.new("eg_error *")
+        out, self._err = ffi.new("eg_audio_stream **"), new_struct("eg_error")
         check(lib.eg_audio_stream_open(model.pointer, audio_params(left_context), out, self._err), self._err)
         super().__init__(out[0], lib.eg_audio_stream_close)
-        self.model = model
+        self._hidden_size = hidden_size
 
     def push(self, samples: ArrayLike) -> NDArray[np.float32]:
         """Takes samples (n,) and returns the soft tokens that are final now, (k, hidden_size) float32; k may be 0. Raises
         EdgeGemmaError: "argument" for a sample that is not finite (nothing was taken), "cancelled"."""
         sound = sound_array(samples)
-        room = lib.eg_audio_stream_tokens(self.pointer, sound.size)
+        room = lib.eg_audio_stream_token_count(self.pointer, sound.size)
         return self._run(lib.eg_audio_stream_push, room, pointer(sound, "float *"), sound.size)
 
     def finish(self) -> NDArray[np.float32]:
@@ -69,7 +67,7 @@ class AudioEncoder(Handle):
         return self._run(lib.eg_audio_stream_finish, 1)
 
     def _run(self, function: Any, room: int, *sound: Any) -> NDArray[np.float32]:
-        rows, written = np.empty((room, self.model.config.hidden_size), np.float32), ffi.new("size_t *")
+        rows, written = np.empty((room, self._hidden_size), np.float32), ffi.new("size_t *")
         check(function(self.pointer, *sound, pointer(rows, "float *"), room, written, self._err), self._err)
         return rows[: written[0]]
 
@@ -78,8 +76,8 @@ class AudioEncoder(Handle):
         lib.eg_audio_stream_reset(self.pointer)
 
     def cancel(self) -> None:
-        """Stops the call that runs in another thread, if any, within one layer: it raises `Cancelled`, and the recording is
-        lost: `reset()` before the next."""
+        """Stops the call that runs in another thread within one layer, or else the next one: it raises `Cancelled`, and the
+        recording is lost: `reset()` before the next."""
         lib.eg_audio_stream_cancel(self.pointer)
 
 
@@ -89,10 +87,10 @@ class AudioFeed:
     A `with` block finishes it at its end, and abandons it when an exception leaves it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Handle) -> None:
         """Internal: use `Session.stream_audio`."""
         self.session = session
-        self._err = ffi.new("eg_error *")
+        self._err = new_struct("eg_error")
 
     def push(self, samples: ArrayLike) -> None:
         """Adds samples (n,). They gather for 160 to 480 ms, then they are encoded and prefilled. Raises EdgeGemmaError:
@@ -110,9 +108,10 @@ class AudioFeed:
         check(lib.eg_session_audio_end(self.session.pointer, self._err), self._err)
 
     def abandon(self) -> None:
-        """Ends the audio without its rest and without end marker; what was fed stays. Nothing if it is over already."""
+        """Drops the audio: the session goes back to where it was before. Nothing if the audio is over already. Raises
+        EdgeGemmaError "state" where the session cannot go back so far: then what was heard stays, without end marker."""
         if not self.session.closed and lib.eg_session_audio_is_open(self.session.pointer):
-            self.session.rewind(0)
+            check(lib.eg_session_audio_abort(self.session.pointer, self._err), self._err)
 
     def __enter__(self) -> AudioFeed:
         """The audio itself."""
@@ -123,6 +122,7 @@ class AudioFeed:
     ) -> None:
         """Finishes it, or abandons it after an exception."""
         if error is not None:
-            self.abandon()
+            with contextlib.suppress(EdgeGemmaError):  # the audio is over in any case, and the exception goes on
+                self.abandon()
         elif lib.eg_session_audio_is_open(self.session.pointer):
             self.finish()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .native import Handle, check, ffi, lib
+from .native import Handle, check, ffi, file_params, lib, new_struct
 
 _DTYPES = {  # GGUF value type -> array type; strings (8) and arrays (9) have none
     0: np.uint8,
@@ -79,10 +79,10 @@ class Metadata(Mapping[str, Any]):
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
-        entry = ffi.new("eg_file_entry *")
+        entry = new_struct("eg_file_metadata")
         self._entries: dict[str, tuple[int, int, bool, int]] = {}
-        for index in range(lib.eg_file_entry_count(file.pointer)):
-            file._call(lib.eg_file_get_entry, index, entry)
+        for index in range(lib.eg_file_metadata_count(file.pointer)):
+            file._call(lib.eg_file_get_metadata, index, entry)
             key = _text(entry.key, entry.key_length)
             self._entries[key] = (index, entry.type, bool(entry.is_array), entry.count)
 
@@ -114,9 +114,9 @@ class GGUFFile(Handle):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._err = ffi.new("eg_error *")
+        self._err = new_struct("eg_error")
         out = ffi.new("eg_file **")
-        check(lib.eg_file_open(os.fsencode(path), out, self._err), self._err)
+        check(lib.eg_file_open(file_params(path), out, self._err), self._err)
         super().__init__(out[0], lib.eg_file_close)
         self._number_out = ffi.new("double *")
         self._text_out, self._length_out = ffi.new("const char **"), ffi.new("size_t *")
@@ -134,7 +134,7 @@ class GGUFFile(Handle):
     def tensors(self) -> list[TensorInfo]:
         """The tensor directory, all parts of a split file together."""
         if self._tensors is None:
-            tensor = ffi.new("eg_file_tensor *")
+            tensor = new_struct("eg_file_tensor")
             rows: list[TensorInfo] = []
             for index in range(lib.eg_file_tensor_count(self.pointer)):
                 self._call(lib.eg_file_get_tensor, index, tensor)

@@ -39,9 +39,9 @@ def dequantize(raw: ArrayLike, type: str | int) -> Float:
     return out
 
 
-def by_channel(name: str | int) -> bool:
-    """Whether rows of a type have their scale in another tensor: C2, C4, C8. Raises ValueError for an unknown type."""
-    return bool(lib.eg_type_by_channel(type_info(name)))
+def per_channel(name: str | int) -> bool:
+    """Whether rows of a type have their scale in another tensor: QC2, QC4, QC8. Raises ValueError for an unknown type."""
+    return bool(lib.eg_type_per_channel(type_info(name)))
 
 
 def writable_type(name: str | int) -> str:
@@ -85,32 +85,34 @@ class Target:
         """Names the set."""
         return f"<Target {self.name}>"
 
-    def quantize_q8(self, x: ArrayLike, fine: bool = False) -> tuple[NDArray[np.int8], Float, NDArray[np.int16]]:
-        """x (n, cols) float32 -> q (n, cols) int8, d (n, cols / 32) float32, sum (n, cols / 16) int16; `fine`: q and sum of two
-        parts, (n, 2, cols) and (n, 2, cols / 16)."""
+    def quantize_q8(self, x: ArrayLike, two_term: bool = False) -> tuple[NDArray[np.int8], Float, NDArray[np.int16]]:
+        """x (n, cols) float32 -> q (n, cols) int8, d (n, cols / 32) float32, sum (n, cols / 16) int16. With
+        `two_term` q and sum have two terms: (n, 2, cols) and (n, 2, cols / 16)."""
         values = float_array(x, (None, None), "x")
         n, cols = values.shape
         if cols % 32:
             raise EdgeGemmaValueError(f"x has {cols} columns; they must be a multiple of 32.", "argument")
-        parts = (2,) if fine else ()
-        q, d = np.empty((n, *parts, cols), np.int8), np.empty((n, cols // 32), np.float32)
-        sums = np.empty((n, *parts, cols // 16), np.int16)
+        terms = (2,) if two_term else ()
+        q, d = np.empty((n, *terms, cols), np.int8), np.empty((n, cols // 32), np.float32)
+        sums = np.empty((n, *terms, cols // 16), np.int16)
         for row in range(n):
             self._table.quantize_q8(
                 pointer(values[row], "float *"),
                 cols,
-                fine,
+                two_term,
                 pointer(q[row], "int8_t *"),
                 pointer(d[row], "float *"),
                 pointer(sums[row], "int16_t *"),
             )
         return q, d, sums
 
-    def matmul(self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int, *, fine: bool = False) -> Float:
+    def matmul(
+        self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, rows: int, *, two_term: bool = False
+    ) -> Float:
         """x (n, cols) float32 times the matrix W (rows, cols) given as raw blocks of `type`: (n, rows) float32.
 
-        Quantized types multiply x quantized per 32 values to 8 bits, as the engine's decoder does, or, `fine`, to 16, as its
-        encoders do. Raises ValueError for sizes that do not fit each other.
+        Quantized types multiply x quantized per 32 values to 8 bits, as the engine's decoder does; with `two_term` to 16 bits,
+        as its encoders do. Raises ValueError for sizes that do not fit each other.
         """
         values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
         n, cols = values.shape
@@ -123,8 +125,10 @@ class Target:
         scratch, where = _scratch(lib.eg_matmul_scratch_bytes(cols))
         y = pointer(out, "float *")
         if info.group:
-            q, d, sums = self.quantize_q8(values, fine)
-            q8 = ffi.new("eg_q8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int16_t *"), fine))
+            q, d, sums = self.quantize_q8(values, two_term)
+            q8 = ffi.new(
+                "eg_q8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int16_t *"), two_term)
+            )
             self._table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
         else:
             self._table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)
@@ -134,15 +138,15 @@ class Target:
     def matmul_steps(
         self, x: ArrayLike, raw_blocks: ArrayLike, type: str | int, scale: ArrayLike, steps: tuple[float, float]
     ) -> Float:
-        """x (n, cols) float32 on a fixed step times W (rows, cols), raw blocks of C2, C4 or C8, with one scale for a row:
+        """x (n, cols) float32 on a fixed step times W (rows, cols), raw blocks of QC2, QC4 or QC8, with one scale for a row:
         (n, rows) float32. `steps`: of x, above 0, and of the result, 0 for a result as it comes. Raises ValueError for sizes
         that do not fit each other."""
         values, info, data = float_array(x, (None, None), "x"), type_info(type), _bytes(raw_blocks)
         scales = float_array(scale, (None,), "scale")
         (n, cols), rows, (step, out_step) = values.shape, scales.size, steps
-        if not lib.eg_type_by_channel(info) or not step > 0 or out_step < 0 or cols > lib.EG_CHANNEL_COLS:
+        if not lib.eg_type_per_channel(info) or not step > 0 or out_step < 0 or cols > lib.EG_CHANNEL_COLS:
             raise EdgeGemmaValueError(
-                "matmul_steps is for C2, C4 and C8, rows within limits, and steps above 0.", "argument"
+                "matmul_steps is for QC2, QC4 and QC8, rows within limits, and steps above 0.", "argument"
             )
         if cols % info.block or data.size != rows * (cols // info.block) * info.bytes:
             raise EdgeGemmaValueError(
@@ -164,7 +168,7 @@ class Target:
         scratch, work = _scratch(lib.eg_matmul_scratch_bytes(cols))
         self._table.matmul_i8(pointer(out, "float *"), rows, i8, n, matrix, 0, rows, work)
         if out_step:
-            self._table.snap_i8(pointer(out, "float *"), out.size, out_step)
+            self._table.fake_quant_i8(pointer(out, "float *"), out.size, out_step)
         del scratch
         return out
 

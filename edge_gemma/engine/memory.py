@@ -77,9 +77,9 @@ class MemoryLimit:
     @classmethod
     def of(cls, limit: int | str | MemoryLimit, **known: Any) -> MemoryLimit:
         """A limit given as bytes or text, with what is `known`; one that is complete already stays as it is."""
-        if isinstance(limit, cls):
+        if isinstance(limit, MemoryLimit):
             return limit
-        size = parse_size(limit) if isinstance(limit, str) else int(limit)  # type: ignore[call-overload]
+        size = parse_size(limit) if isinstance(limit, str) else int(limit)
         if size <= 0:
             raise EdgeGemmaValueError(f"memory_limit is {size}; it must be above 0.", "argument")
         return cls(size, **known)
@@ -210,7 +210,8 @@ def _refusal(limit: MemoryLimit, needs: dict[tuple[int, str], MemoryNeed]) -> st
 def _process(model: Any) -> int:
     """Bytes of this process that are resident now, without the model's files."""
     rss = resident()
-    return _PROCESS + model.memory()["tables"] if rss is None else max(rss - model.memory()["resident"], 0)
+    memory: dict[str, int] = model.memory()
+    return _PROCESS + memory["tables"] if rss is None else max(rss - memory["resident"], 0)
 
 
 def resident(key: str = "VmRSS") -> int | None:

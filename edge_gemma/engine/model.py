@@ -6,7 +6,6 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaValueError
 from ..hub.resolve import locate, model_files, warn_if_toy
 from .audio import AudioEncoder, sound_array
+from .config import ModelConfig
 from .gguf import GGUFFile, TensorInfo
 from .memory import MemoryLimit, check_fits, file_parts, fit
 from .native import Handle, check, ffi, lib, new_struct
@@ -28,26 +28,6 @@ if TYPE_CHECKING:
     from ..chat.tools import Tool
 
 _PIECE = 40960  # samples: 2.56 s, EG_AUDIO_BLOCK tokens, which the engine encodes together
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of a model, under Hugging Face's names where they exist."""
-
-    name: str
-    layers: int
-    kv_layers: int
-    hidden_size: int
-    vocab_size: int
-    context_length: int
-    heads: int
-    sliding_window: int
-    per_layer_input: int
-    experts: int
-    experts_used: int
-    audio: bool
-    parameters: int
-    decode_bytes: int
 
 
 class Model(Handle):
@@ -66,9 +46,9 @@ class Model(Handle):
         self.path, self.mmproj = path, mmproj
         self._parts: dict[str, int] = {}
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
-        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self._pointer), self._pointer)
-        info, err = new_struct("eg_model_info"), ffi.new("eg_error *")
-        check(lib.eg_model_get_info(self._pointer, info, err), err)
+        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self.pointer), self.pointer)
+        info, err = new_struct("eg_model_info"), new_struct("eg_error")
+        check(lib.eg_model_get_info(self.pointer, info, err), err)
         self.threads: int = info.threads
         numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
         self.config = ModelConfig(name=ffi.string(info.name).decode("utf-8", "replace"), **numbers)
@@ -96,7 +76,7 @@ class Model(Handle):
             warn_if_toy(path)
         else:
             path, mmproj = locate(path, mmproj)
-        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), ffi.new("eg_error *")
+        params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), new_struct("eg_error")
         name = ffi.new("char[]", os.fsencode(path))
         params.path = name
         encoders = ffi.NULL if mmproj is None else ffi.new("char[]", os.fsencode(mmproj))
@@ -118,7 +98,7 @@ class Model(Handle):
 
     def memory(self) -> dict[str, int]:
         """Bytes: `mapped` of the file, `resident` of these in memory now, `tables` on the heap."""
-        out, err = new_struct("eg_memory"), ffi.new("eg_error *")
+        out, err = new_struct("eg_memory"), new_struct("eg_error")
         check(lib.eg_model_get_memory(self.pointer, out, err), err)
         return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
 
@@ -136,7 +116,7 @@ class Model(Handle):
 
     def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
         """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""
-        params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), ffi.new("eg_error *")
+        params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), new_struct("eg_error")
         params.context = self._context(context)
         params.kv = kv_type(kv)
         check(lib.eg_session_estimate(self.pointer, params, out, err), err)
@@ -162,7 +142,7 @@ class Model(Handle):
         if memory_limit is not None and restore is None:
             plan = fit(self, memory_limit, None if context is None else self._context(context), kv)
             context, kv = plan.context, plan.kv
-        out, err = ffi.new("eg_session **"), ffi.new("eg_error *")
+        out, err = ffi.new("eg_session **"), new_struct("eg_error")
         length = self._context(context) if context is not None else 0
         if restore is not None:
             check(lib.eg_session_restore(self.pointer, os.fsencode(restore), length, out, err), err)
@@ -181,7 +161,7 @@ class Model(Handle):
 
     def adopt(self, pointer: Any) -> Session:
         """Internal: a Session around an `eg_session *`, closed with the model at the latest."""
-        session = Session(self, pointer)
+        session = Session(self, self.config, pointer, self.adopt)
         self._children.add(session)
         return session
 
@@ -208,7 +188,7 @@ class Model(Handle):
 
     def audio_encoder(self, left_context: int = 12) -> AudioEncoder:
         """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""
-        stream = AudioEncoder(self, left_context)
+        stream = AudioEncoder(self, self.config.hidden_size, left_context)
         self._children.add(stream)
         return stream
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +19,7 @@ __all__ = [
     "Uncopyable",
     "check",
     "ffi",
+    "file_params",
     "float_array",
     "int_array",
     "lib",
@@ -51,6 +54,9 @@ def check(status: int, err: Any) -> None:
     kind, code = _ERRORS.get(status, (EdgeGemmaError, "invalid"))
     raise kind(ffi.string(err.message).decode("utf-8", "replace"), code)
 
+
+#: Memory that structs point to, by struct.
+_kept: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 Self = TypeVar("Self", bound="Handle")
 
@@ -120,6 +126,14 @@ def new_struct(name: str) -> Any:
     struct = ffi.new(f"{name} *")
     struct.struct_size = ffi.sizeof(name)
     return struct
+
+
+def file_params(path: str | os.PathLike[str]) -> Any:
+    """The `eg_file_params *` of a path."""
+    params = new_struct("eg_file_params")
+    name = params.path = ffi.new("char[]", os.fsencode(path))
+    _kept[params] = name  # as long as the struct is alive
+    return params
 
 
 def text_of(chars: Any, length: int) -> str:

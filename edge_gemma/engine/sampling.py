@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,13 +68,20 @@ class Sampling:
         for name in ("top_k", "penalty_window"):
             if getattr(self, name) != int(getattr(self, name)):
                 raise EdgeGemmaValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number.", "argument")
-        if self.seed is not None and not isinstance(self.seed, int):
+        if self.seed is not None and not hasattr(self.seed, "__index__"):
             raise EdgeGemmaValueError(f"seed is {self.seed!r}; it must be a whole number or None.", "argument")
-        # Copies, so that what was checked stays as it is.
-        object.__setattr__(self, "logit_bias", {_token("logit_bias", i): float(b) for i, b in self.logit_bias.items()})
-        object.__setattr__(self, "suppress", tuple(_token("suppress", i) for i in _ids(self.suppress)))
-        if any(math.isnan(bias) for bias in self.logit_bias.values()):
+        if not isinstance(self.logit_bias, Mapping):
+            raise EdgeGemmaValueError(
+                f"logit_bias is {self.logit_bias!r}; it must be a mapping of token ids to numbers.", "argument"
+            )
+        if not all(_is_number(bias) for bias in self.logit_bias.values()):
             raise EdgeGemmaValueError("logit_bias has a value that is not a number.", "argument")
+        if not isinstance(self.suppress, Iterable):
+            raise EdgeGemmaValueError(f"suppress is {self.suppress!r}; it must be a list of token ids.", "argument")
+        # Copies, so that what was checked stays as it is.
+        object.__setattr__(self, "seed", None if self.seed is None else operator.index(self.seed))
+        object.__setattr__(self, "logit_bias", {_token("logit_bias", i): float(b) for i, b in self.logit_bias.items()})
+        object.__setattr__(self, "suppress", tuple(_token("suppress", i) for i in self.suppress))
 
     def __hash__(self) -> int:
         """Equal ones have the same hash."""
@@ -98,10 +106,6 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _ids(values: Any) -> Iterable[Any]:
-    return () if values is None else values
-
-
 def _token(name: str, value: Any) -> int:
     if not _is_number(value) or int(value) != value or not 0 <= value < 2**31:
         raise EdgeGemmaValueError(f"{name} has {value!r}; token ids are whole numbers from 0 on.", "argument")
@@ -119,10 +123,9 @@ class NativeSampling:
         """`special`: the texts of control tokens are written out."""
         self.key = (sampling, special)
         self.struct = struct = new_struct("eg_sampling")
-        struct.greedy = sampling.greedy
         struct.temperature = sampling.temperature
-        struct.top_k = int(sampling.top_k) or 2**32 - 1
-        struct.top_p = max(sampling.top_p, 1e-9)
+        struct.top_k = int(sampling.top_k)
+        struct.top_p = max(sampling.top_p, 1e-9)  # 0 is one token here, and off in the engine
         struct.min_p = sampling.min_p
         penalties = sampling.penalty_window > 0
         struct.repetition_penalty = sampling.repetition_penalty if penalties else 1

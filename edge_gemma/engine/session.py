@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
 from .audio import AudioFeed, audio_params, sound_array
+from .config import ModelConfig
 from .generation import Generation, Token
+from .interface import ModelLike
 from .native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
 from .sampling import NativeSampling, Sampling
 
-if TYPE_CHECKING:
-    from .model import Model
-
-_KV = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
+_KV: dict[str, int] = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
 _STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
 _DEFAULT = Sampling()
 # A prompt goes to the engine in pieces, so that Python sees Ctrl-C in between; results do not depend on the cut.
@@ -42,11 +42,12 @@ class Session(Handle):
     kind = "session"
     instead = "fork() makes a second one"
 
-    def __init__(self, model: Model, session: Any) -> None:
-        """Takes over an `eg_session *`. Internal: use `Model.session`."""
+    def __init__(self, model: ModelLike, config: ModelConfig, session: Any, adopt: Callable[[Any], Session]) -> None:
+        """Takes over an `eg_session *`; `adopt` makes a session of a fork's. Internal: use `Model.session`."""
         super().__init__(session, lib.eg_session_close)
-        self.model: Model = model
-        self._err = ffi.new("eg_error *")
+        self.model = model
+        self._config, self._adopt = config, adopt
+        self._err = new_struct("eg_error")
         self._native: NativeSampling | None = None  # that of the last token
 
     def __repr__(self) -> str:
@@ -62,7 +63,7 @@ class Session(Handle):
         if tokens.size <= _PIECE:
             return self._feed(tokens)
         # What could fail is checked before the first piece, so that a failure adds nothing.
-        size = self.model.config.vocab_size
+        size = self._config.vocab_size
         if tokens.min() < 0 or tokens.max() >= size:
             raise EdgeGemmaValueError(f"ids has a number outside the vocabulary of {size} tokens.", "argument")
         room = self.context - self.position
@@ -84,7 +85,7 @@ class Session(Handle):
 
     def feed_embeddings(self, embeddings: ArrayLike) -> None:
         """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
-        rows = float_array(embeddings, (None, self.model.config.hidden_size), "embeddings")
+        rows = float_array(embeddings, (None, self._config.hidden_size), "embeddings")
         check(lib.eg_session_feed_embeddings(self.pointer, pointer(rows, "float *"), len(rows), self._err), self._err)
 
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
@@ -117,7 +118,7 @@ class Session(Handle):
 
     def logits(self) -> NDArray[np.float32]:
         """(vocab,) float32: the logits that follow the last token. Raises EdgeGemmaError "state" when nothing was fed."""
-        out = np.empty(self.model.config.vocab_size, np.float32)
+        out = np.empty(self._config.vocab_size, np.float32)
         check(lib.eg_session_logits(self.pointer, pointer(out, "float *"), self._err), self._err)
         return out
 
@@ -131,7 +132,7 @@ class Session(Handle):
         return self._forward(ids, logits=False, hidden=True)[1]
 
     def _forward(self, ids: ArrayLike, logits: bool, hidden: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        tokens, config = int_array(ids, "ids"), self.model.config
+        tokens, config = int_array(ids, "ids"), self._config
         n = tokens.size
         out = np.empty((n if logits else 0, config.vocab_size), np.float32)
         states = np.empty((config.layers + 1, n if hidden else 0, config.hidden_size), np.float32)
@@ -153,13 +154,13 @@ class Session(Handle):
         options = sampling or _DEFAULT
         if self._native is None or self._native.key[0] is not options or self._native.key[1] != special:
             self._native = NativeSampling(options, special)
-        token = ffi.new("eg_token *")
+        token = new_struct("eg_token")
         check(lib.eg_session_next(self.pointer, self._native.struct, token, self._err), self._err)
         return Token(token.id, text_of(token.text, token.text_length), _STOPS.get(token.stop, ""))
 
     def seed(self, seed: int) -> None:
         """Begins the random sequence anew: the same seed, tokens and options give the same text on every machine."""
-        lib.eg_session_seed(self.pointer, seed & (2**64 - 1))
+        lib.eg_session_seed(self.pointer, operator.index(seed) & (2**64 - 1))
 
     def generate(
         self,
@@ -209,7 +210,7 @@ class Session(Handle):
             "logit_bias": logit_bias,
             "suppress": suppress,
         }
-        given = {name: value for name, value in changes.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         options = replace(sampling or _DEFAULT, **given)
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         if not all(stops):
@@ -223,43 +224,49 @@ class Session(Handle):
     @property
     def position(self) -> int:
         """How many tokens the timeline has."""
-        return lib.eg_session_position(self.pointer)
+        return int(lib.eg_session_position(self.pointer))
 
     @property
     def context(self) -> int:
         """How many tokens it can have."""
-        return lib.eg_session_context(self.pointer)
+        return int(lib.eg_session_context(self.pointer))
 
     @property
     def tokens(self) -> list[int]:
         """The ids of the timeline; soft tokens are -1."""
         n = self.position
         ids = ffi.new("int32_t[]", n or 1)
-        return ffi.unpack(ids, lib.eg_session_tokens(self.pointer, 0, ids, n)) if n else []
+        return ffi.unpack(ids, lib.eg_session_get_tokens(self.pointer, 0, ids, n)) if n else []
 
     def rewind(self, n: int) -> None:
         """Goes back by n tokens; errors as in `rewind_to`."""
         if n < 0:
             raise EdgeGemmaValueError("n must not be negative.", "argument")
-        check(lib.eg_session_rewind(self.pointer, n, self._err), self._err)
+        position = self.position
+        if n > position:
+            raise EdgeGemmaValueError(f"cannot go back by {n} tokens: the session has {position}.", "argument")
+        self.rewind_to(position - n)
 
     def rewind_to(self, position: int) -> None:
         """Goes back to where the timeline had `position` tokens. Raises EdgeGemmaError: "argument" when it has fewer,
-        "state" when soft tokens would have to be evaluated again (then nothing changes)."""
-        self.rewind(self.position - position)
+        "state" when soft tokens would have to be evaluated again or audio is open (then nothing changes)."""
+        if position < 0:
+            raise EdgeGemmaValueError("position must not be negative.", "argument")
+        check(lib.eg_session_rewind_to(self.pointer, position, self._err), self._err)
 
     def fork(self) -> Session:
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
         out = ffi.new("eg_session **")
         check(lib.eg_session_fork(self.pointer, out, self._err), self._err)
-        return self.model.adopt(out[0])
+        return self._adopt(out[0])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError."""
         check(lib.eg_session_save(self.pointer, os.fsencode(path), self._err), self._err)
 
     def cancel(self) -> None:
-        """Stops the call that runs in another thread, if any, within one layer: it raises `Cancelled`."""
+        """Stops the call that runs in another thread within one layer, or else the next one that computes: it raises
+        `Cancelled`. Feeding no tokens uses up a request that came too late."""
         lib.eg_session_cancel(self.pointer)
 
     # ---- reports ----

@@ -5,13 +5,14 @@ Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. Th
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
 from .interface import TokenizerLike
-from .native import Uncopyable, check, ffi, lib, text_of
+from .native import Uncopyable, check, ffi, file_params, lib, new_struct, text_of
 
 
 class Tokenizer(Uncopyable):
@@ -46,8 +47,8 @@ class Tokenizer(Uncopyable):
         Takes some tens of milliseconds. Raises EdgeGemmaError (an OSError or a ValueError) for a file that is missing,
         damaged, or has another kind of vocabulary.
         """
-        out, err = ffi.new("eg_tokenizer **"), ffi.new("eg_error *")
-        check(lib.eg_tokenizer_open(os.fsencode(path), out, err), err)
+        out, err = ffi.new("eg_tokenizer **"), new_struct("eg_error")
+        check(lib.eg_tokenizer_open(file_params(path), out, err), err)
         return cls(ffi.gc(out[0], lib.eg_tokenizer_close), None)
 
     def encode(self, text: str, special: bool = False, bos: bool = False) -> list[int]:
@@ -63,7 +64,7 @@ class Tokenizer(Uncopyable):
             where = f"U+{ord(text[error.start]):04X}, at {error.start}"
             raise EdgeGemmaValueError(f"The text has a lone surrogate, {where}.", "argument") from None
         flags = (lib.EG_TEXT_SPECIAL if special else 0) | (lib.EG_TEXT_BOS if bos else 0)
-        n, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        n, err = ffi.new("size_t *"), new_struct("eg_error")
         capacity = len(data) + 1
         while True:
             ids = ffi.new("int32_t[]", capacity)
@@ -86,7 +87,7 @@ class Tokenizer(Uncopyable):
                 raise EdgeGemmaValueError(f"Token id {number} is outside the vocabulary of {size} tokens.", "argument")
         tokens = ffi.new("int32_t[]", numbers)
         flags = lib.EG_TEXT_SPECIAL if special else 0
-        length, err = ffi.new("size_t *"), ffi.new("eg_error *")
+        length, err = ffi.new("size_t *"), new_struct("eg_error")
         capacity = 8 * len(numbers) + 64
         while True:
             text = ffi.new("char[]", capacity)
@@ -124,28 +125,33 @@ class Tokenizer(Uncopyable):
 
 
 class StreamingDetokenizer:
-    """Tokens to text, one by one: a character whose bytes are not complete yet is held back, as `Session.next` does.
+    """Tokens to text, one by one: bytes of a character that is not complete yet are held back, as `Session.next` does.
 
-    For tokens that were not drawn, such as those of a checked draft.
+    For tokens that were not drawn, such as those of a verified draft.
     """
 
     def __init__(self, tokenizer: TokenizerLike) -> None:
         """`tokenizer`: whose tokens they are."""
         self._tokenizer = tokenizer
-        self._held: list[int] = []  # tokens of a character that is not complete
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._byte_tokens: dict[int, int] = {}  # token id -> the byte that it stands for
 
     def feed(self, token: int) -> str:
         """What the token adds, control tokens written out; "" while a character is incomplete."""
-        self._held.append(token)
-        text = self._tokenizer.decode(self._held, special=True)
-        # A character has four bytes at most, so the replacement character after four tokens is no beginning of one.
-        if text.endswith("\ufffd") and len(self._held) < 4:
-            return ""
-        self._held = []
-        return text
+        text = self._tokenizer.decode([token], special=True)
+        if text == "\ufffd" and (byte := self._byte(token)) is not None:
+            return self._decoder.decode(bytes([byte]))
+        return self._decoder.decode(text.encode())
 
     def finish(self) -> str:
-        """What stands for a character that was left incomplete."""
-        text = self._tokenizer.decode(self._held, special=True) if self._held else ""
-        self._held = []
+        """U+FFFD for a character that was left incomplete, else ""."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
         return text
+
+    def _byte(self, token: int) -> int | None:
+        """The byte of a token that is no text by itself; None for a token whose text is U+FFFD."""
+        if not self._byte_tokens:
+            found = {self._tokenizer.find(f"<0x{byte:02X}>"): byte for byte in range(128, 256)}
+            self._byte_tokens = {number: byte for number, byte in found.items() if number is not None}
+        return self._byte_tokens.get(token)

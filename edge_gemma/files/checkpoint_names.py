@@ -1,10 +1,12 @@
-"""Which tensors a Gemma 4 checkpoint has, what GGUF calls them, and what shape and type they must have.
+"""The tensors of a Gemma 4 checkpoint: their names there and in GGUF, their shapes, and how they are stored.
 
-Owns the tables of names and nothing else: no files, no configuration. A dimension is a number or a letter; letters that
-the configuration does not settle are settled by the first tensor that has them.
+Owns tables only. Files and configuration are in convert.py. A dimension is a number or a letter. A letter that the
+configuration does not define gets its value from the first tensor that has it.
 
-    V words   d width   P values of a per-layer embedding   L*P, 2*I products of them   q, k rows of queries, keys
-    D values of a head   F width of the feed-forward layer   E experts   I width of an expert   S rows of the PLE table
+    V  vocabulary            P  width of a per-layer embedding (PLE)    E  experts
+    d  width of the model    L  layers                                  I  width of an expert
+    D  size of a head        q, k  rows of the query, key projection    S  rows of the PLE table
+    F  width of the feed-forward layer                                  L*P, 2*I  products
 """
 
 from __future__ import annotations
@@ -33,12 +35,16 @@ __all__ = [
 
 
 class Row(NamedTuple):
-    """One tensor: its name in the checkpoint and in GGUF, its shape (slowest axis first), how it is stored."""
+    """One tensor: its name in the checkpoint, its name in GGUF, its shape (slowest axis first), and how it is stored.
+
+    `kind` is "matrix" (in the type of the file), "clipped" (the same, with four clipping bounds as tensors of their own),
+    "f32", or the name of a change of the values before they are stored as F32: "patch", "softplus", "depthwise".
+    """
 
     theirs: str
     ours: str
     shape: tuple[str | int, ...]
-    kind: str  #: "matrix": of the file's type; "clipped": the same with four bounds; "f32"; others: f32, but changed
+    kind: str
 
 
 def _f32(theirs: str, ours: str, *shape: str | int) -> Row:
@@ -94,7 +100,7 @@ EXPERTS = (
     _f32("post_feedforward_layernorm_1.weight", "post_ffw_norm_1.weight", "d"),
     _f32("post_feedforward_layernorm_2.weight", "post_ffw_norm_2.weight", "d"),
 )
-# Tables that the model's code computes, and scales for a quantized cache; some checkpoints carry them along.
+# Ends of the names of tensors that are not needed: tables that the engine computes, and scales for a quantized cache.
 UNUSED = (
     "inv_freq",
     "inv_timescales",
@@ -102,7 +108,7 @@ UNUSED = (
     "softcap",
     "k_cache_scale",
     "v_cache_scale",
-)  # ends of their names
+)
 
 # ---- encoders ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +158,7 @@ AUDIO_LAYER = (
     Row("self_attn.per_dim_scale", "per_dim_scale.weight", ("D",), "softplus"),
     _clipped("self_attn.post", "attn_out", "d", "d"),
     _f32("norm_post_attn.weight", "attn_post_norm.weight", "d"),
-    _f32("lconv1d.pre_layer_norm.weight", "conv_norm.weight", "d"),  # the two names look swapped, and are right
+    _f32("lconv1d.pre_layer_norm.weight", "conv_norm.weight", "d"),  # not swapped: lconv1d.conv_norm is norm_conv
     _clipped("lconv1d.linear_start", "conv_pw1", "2*d", "d"),
     Row("lconv1d.depthwise_conv1d.weight", "conv_dw.weight", ("d", 1, "K"), "depthwise"),
     _f32("lconv1d.conv_norm.weight", "norm_conv.weight", "d"),

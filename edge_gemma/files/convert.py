@@ -1,9 +1,9 @@
-"""A Hugging Face checkpoint of Gemma 4 as GGUF files: the text model, and its encoders (mmproj) where it has them.
+"""Converts a Hugging Face checkpoint of Gemma 4 to GGUF files: the text model, and its encoders (mmproj) if it has any.
 
-Owns the plan: metadata from the configuration, a list of tensors with their types. Everything is checked before a byte is
-written, then tensors are read, converted and written piece by piece. Names and shapes are in `checkpoint_names.py`, what a
-packed matrix is in `qat.py`, the tokenizer in `tokenizer_export.py`, the containers in `safetensors.py` and
-`gguf_writer.py`.
+Owns the plan: the metadata that follows from the configuration, and the list of tensors with their types. The whole
+checkpoint is checked before a byte is written. Then tensors are read, converted and written piece by piece. Names and shapes
+are in checkpoint_names.py, packed matrices in qat.py, the tokenizer in tokenizer_export.py, the containers in safetensors.py
+and gguf_writer.py.
 
     convert("gemma-4-E2B-it", "gemma-4-E2B-it-BF16.gguf")
 """
@@ -34,22 +34,22 @@ from .tokenizer_export import tokenizer_metadata
 __all__ = ["Converted", "convert", "output_paths"]
 
 TYPES = ("BF16", "F16", "F32", "Q8_0")
-PACKED = "gemma"  # the quant_method whose checkpoints can be converted as they are
-PIECE = 1 << 22  # values converted at once: 16 MB of floats
+PACKED = "gemma"  # the quant_method whose packed matrices are understood
+PIECE = 1 << 22  # values converted at a time: 16 MB of floats
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
-# Where checkpoints keep the parts, by the version of the program that saved them.
+# Prefixes of tensor names, which depend on the version of the library that saved the checkpoint.
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 PART_PREFIXES = ("model.", "")
-NO_ROTATION = 1e30  # rope_freqs of a pair that does not rotate
+NO_ROTATION = 1e30  # value of rope_freqs for a pair that does not rotate
 
 Progress = Callable[[int, int, str], None]
 
 
 class Converted(NamedTuple):
-    """What `convert` has written."""
+    """The files that `convert` has written."""
 
     model: Path
-    mmproj: Path | None  #: None for a checkpoint without encoders, or when they were not wanted
+    mmproj: Path | None  #: None for a checkpoint without encoders, or for mmproj=False
 
 
 def convert(
@@ -64,13 +64,13 @@ def convert(
     """Writes the checkpoint directory `hf_dir` as GGUF.
 
     `out` is the text model's file, or an existing directory, in which files get their usual names. `mmproj` is the
-    encoders' file; None puts it beside `out`, False leaves the encoders out. `type` of the matrices: BF16, F16, F32 or
-    Q8_0; norms and small tensors are F32 always. Matrices that the checkpoint has packed (quant_method gemma) stay as they are,
-    in types that only this engine knows: C2, C4 and C8. `force` replaces files that are there. `progress(done, total, name)` is
-    called with bytes written and the name of a tensor.
+    encoders' file; None puts it beside `out`, False leaves the encoders out. `type` is the type of matrices: BF16, F16, F32
+    or Q8_0. Norms and small tensors are always F32. Matrices that the checkpoint has packed (quant_method gemma) keep their
+    values, in types that only this engine knows: QC2, QC4 and QC8 (one scale for each output channel). `force` replaces
+    files that exist. `progress(done, total, name)` is called with bytes written and the name of a tensor.
 
-    Raises OSError for files that cannot be read or written, ValueError for a checkpoint that is not a Gemma 4 that can be
-    converted. No part of a file is left behind then.
+    Raises OSError for files that cannot be read or written, ValueError for a checkpoint that is damaged or not a Gemma 4.
+    No file is left behind then.
     """
     if (wanted := type.upper()) not in TYPES:
         raise EdgeGemmaValueError(f"type is {type!r}; it must be one of {', '.join(TYPES)}.", "argument")
@@ -80,7 +80,7 @@ def convert(
     source = _Source(Checkpoint(directory))
     files = [_text_file(source, directory, config, wanted)]
     encoders = _encoder_file(source, directory, config, wanted)
-    source.refuse_rest(_is_tied(config))
+    source.refuse_unknown(_is_tied(config))
     if encoders and mmproj is not False:
         files.append(encoders)
     elif not encoders and mmproj not in (None, False):
@@ -90,7 +90,7 @@ def convert(
     refuse_existing(paths, force)
     writers = [GGUFWriter(path, plan.metadata, plan.tensors) for path, plan in zip(paths, files, strict=True)]
     done, total = 0, sum(writer.size for writer in writers)
-    with ExitStack() as stack:  # both files get their names at the end, or neither
+    with ExitStack() as stack:  # both files get their names at the end, or neither of them
         for writer, plan in zip(writers, files, strict=True):
             stack.enter_context(writer)
             for job in plan.jobs:
@@ -115,11 +115,13 @@ def output_paths(
 
 
 class _Job(NamedTuple):
-    """One tensor to be written, from one of the checkpoint (or made here)."""
+    """One tensor to be written, with the tensor of the checkpoint, or the array, that has its values."""
 
     target: OutputTensor
     source: StoredTensor | NDArray[np.float32]
-    change: str  #: "" or a kind of `checkpoint_names.Row` whose values are changed, or "packed"
+    change: (
+        str  #: "" for no change, "patch" or "softplus" as in `checkpoint_names.Row`, "packed" for codes as in qat.py
+    )
 
     def pieces(self) -> Iterator[bytes | NDArray[Any]]:
         """The data of the tensor, a few megabytes at a time."""
@@ -158,7 +160,7 @@ class _Plan:
         return [job.target for job in self.jobs]
 
     def begin(self, architecture: str, kind: str, name: str, file_type: str) -> None:
-        """The keys that every file begins with; packed matrices have no number for their type."""
+        """Adds the keys that every file has. general.file_type has no number for packed matrices, so it is left out."""
         packed = any(job.change == "packed" for job in self.jobs)
         self.metadata |= {
             "general.architecture": text(architecture),
@@ -171,19 +173,19 @@ class _Plan:
 
 
 class _Source:
-    """A checkpoint from which tensors are taken one by one; what nobody takes is an error in the end."""
+    """A checkpoint whose tensors are claimed one by one. A tensor that is never claimed is an error in the end."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self._left = checkpoint, set(checkpoint)
         self._missing: list[str] = []
 
     def prefix(self, candidates: Sequence[str], name: str) -> str:
-        """The prefix under which a tensor of that name is found, packed or not; the first one when there is none."""
+        """The first prefix under which the checkpoint has this tensor, packed or not; the first candidate if none fits."""
         found = (p for p in candidates if p + name in self.checkpoint or find_parts(self.checkpoint, p + name))
         return next(found, candidates[0])
 
-    def take(self, name: str) -> StoredTensor | None:
-        """The tensor; None, and an error in `refuse_missing`, where it is not there."""
+    def claim(self, name: str) -> StoredTensor | None:
+        """The tensor. If it is missing: None, and `refuse_missing` raises an error later."""
         if name not in self.checkpoint:
             self._missing.append(name)
             return None
@@ -191,16 +193,16 @@ class _Source:
         return self.checkpoint[name]
 
     def drop(self, name: str) -> None:
-        """Tells that a tensor is known and not needed, with its scales where it is packed."""
+        """Marks a tensor, and its scales if it is packed, as known but not needed."""
         self._left -= {name, *(find_parts(self.checkpoint, name) or ())}
 
     def refuse_missing(self) -> None:
-        """Raises ValueError naming what `take` did not find."""
+        """Raises ValueError, with the names, if `claim` did not find a tensor."""
         if self._missing:
             raise _bad(self.checkpoint, f"lacks {_listing(self._missing)}, which config.json implies")
 
-    def refuse_rest(self, tied: bool) -> None:
-        """Raises ValueError naming tensors that nobody took, but for those known to be useless."""
+    def refuse_unknown(self, tied: bool) -> None:
+        """Raises ValueError if tensors were not claimed, except for those that are known to be useless."""
         useless = {name for name in self._left if name.endswith(names.UNUSED)}
         useless |= {"lm_head.weight", "language_model.lm_head.weight"} if tied else set()
         if left := sorted(self._left - useless):
@@ -208,7 +210,7 @@ class _Source:
 
 
 class _Rows:
-    """Turns rows of the tables into jobs; dimensions by letter must agree among all of them."""
+    """Makes jobs of rows of the tables in checkpoint_names.py. A letter must mean the same dimension in all of them."""
 
     def __init__(self, source: _Source, jobs: list[_Job], type: str, known: Mapping[str, int]) -> None:
         self._source, self._jobs, self._type, self.dims = source, jobs, type, dict(known)
@@ -228,7 +230,7 @@ class _Rows:
                 self._add(scalar, f"{theirs}{row.theirs}.{bound}", f"{ours}{row.ours}.{bound}")
 
     def forget(self, *letters: str) -> None:
-        """Lets dimensions be others in the next layer."""
+        """Forgets dimensions that may be different in the next layer."""
         for letter in letters:
             self.dims.pop(letter, None)
 
@@ -236,7 +238,7 @@ class _Rows:
         if parts := find_parts(self._source.checkpoint, theirs):
             self._add_packed(row, parts, ours)
             return
-        tensor = self._source.take(theirs)
+        tensor = self._source.claim(theirs)
         if tensor is None:
             return
         self._check(row, tensor, tensor.shape)
@@ -249,11 +251,11 @@ class _Rows:
         self._jobs.append(_Job(target, tensor, row.kind if row.kind in ("patch", "softplus") else ""))
 
     def _add_packed(self, row: Row, parts: Parts, ours: str) -> None:
-        """A matrix of C2, C4 or C8 with its scales and steps; how many bits it has shows in how long its rows are."""
+        """Adds a matrix of QC2, QC4 or QC8 with its scales and steps. The length of its rows tells the number of bits."""
         checkpoint = self._source.checkpoint
         if row.kind not in ("matrix", "clipped") or len(checkpoint[parts.codes].shape) != 2:
-            raise _bad(checkpoint, f"has {parts.codes} packed, which only matrices can be")
-        codes, scale = self._source.take(parts.codes), self._source.take(parts.scale)
+            raise _bad(checkpoint, f"has {parts.codes} packed, but only matrices can be packed")
+        codes, scale = self._source.claim(parts.codes), self._source.claim(parts.scale)
         if codes is None or scale is None:
             return
         width = codes.shape[1]
@@ -262,7 +264,7 @@ class _Rows:
         if bits not in (2, 4, 8) or columns * bits != 8 * width or (bits == 8) != (codes.dtype == "I8"):
             raise _bad(checkpoint, f"has {parts.codes} with rows of {width} bytes for {columns} values")
         self._check(row, codes, (codes.shape[0], columns))
-        block = int(type_info(type := f"C{bits}").block)
+        block = int(type_info(type := f"QC{bits}").block)
         if columns % block:
             raise _bad(
                 checkpoint, f"has {parts.codes} with rows of {columns} values; {bits} bits need multiples of {block}"
@@ -279,19 +281,21 @@ class _Rows:
                 self._add(Row("", "", checkpoint[name].shape and (1,), "f32"), name, f"{stem}.{side}_scale")
 
     def _check(self, row: Row, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
-        """Raises ValueError where a tensor, whose shape is that once it is unpacked, does not fit its row."""
+        """Raises ValueError unless a tensor, whose unpacked shape is `shape`, fits its row."""
         if len(shape) != len(row.shape) or not all(map(self._fits, row.shape, shape)):
             wanted = [self.dims.get(dim, dim) if isinstance(dim, str) else dim for dim in row.shape]
             raise _bad(self._source.checkpoint, f"has {tensor.name} of shape {list(shape)} where {wanted} is expected")
 
     def _size(self, dim: str | int, default: int) -> int:
+        """The value of a dimension; `default` for a letter without a value."""
         return dim if isinstance(dim, int) else self.dims.get(dim, default)
 
     def _fits(self, dim: str | int, size: int) -> bool:
+        """Whether a dimension has this size. A letter without a value gets it."""
         return size == (dim if isinstance(dim, int) else self.dims.setdefault(dim, size))
 
     def _target(self, kind: str, name: str, row: int) -> str:
-        """The stored type of a tensor with rows of that length."""
+        """The type in which a tensor with rows of `row` values is stored."""
         if kind == "patch":
             return "F16" if self._type == "F16" else "F32"
         if kind not in ("matrix", "clipped"):
@@ -328,7 +332,7 @@ def _text_file(source: _Source, directory: Path, config: Mapping[str, Any], type
         rows.forget(*per_layer)
         rows.add(names.LAYER, theirs, ours)
         unused = [*names.LAYER_KV, *names.LAYER_VALUES] if layer >= owners else []
-        for row in unused:  # some checkpoints still have what layers that share K and V do not use
+        for row in unused:  # layers that share K and V do not use these tensors, but some checkpoints have them
             source.drop(theirs + row.theirs)
         if layer < owners:
             rows.add(names.LAYER_KV, theirs, ours)
@@ -356,7 +360,7 @@ def _text_file(source: _Source, directory: Path, config: Mapping[str, Any], type
 def _attention(
     settings: _Settings, kinds: Sequence[str], owners: int, per_layer: Mapping[str, list[int]]
 ) -> dict[str, dict[str, int]]:
-    """By kind of layer: the size of a head, "D", and the number of key heads, "K". All layers of a kind must agree."""
+    """The size of a head, "D", and the number of key heads, "K", by kind of layer. All layers of a kind must have the same."""
     heads = settings.whole("num_attention_heads")
     found: dict[str, dict[str, int]] = {"D": {}, "K": {}}
     for layer, kind in enumerate(kinds):
@@ -416,7 +420,7 @@ def _text_metadata(
 
 
 def _rope_factors(settings: _Settings, head: int) -> NDArray[np.float32]:
-    """What the frequencies of global layers are divided by [head / 2]: the first pairs rotate, the others do not."""
+    """The divisors [head / 2] of the rotary frequencies of global layers: only the first pairs rotate."""
     rope = settings.rope(GLOBAL)
     if rope.get("rope_type", "proportional") != "proportional":
         raise settings.bad(f"rope_type of {GLOBAL} is {rope['rope_type']}, not proportional")
@@ -429,7 +433,7 @@ def _rope_factors(settings: _Settings, head: int) -> NDArray[np.float32]:
 
 
 def _encoder_file(source: _Source, directory: Path, config: Mapping[str, Any], type: str) -> _Plan | None:
-    """The plan of the encoders' file; None for a checkpoint that has none."""
+    """The plan of the encoders' file; None for a checkpoint without encoders."""
     plan, width = _Plan(), int(config.get("text_config", config)["hidden_size"])
     metadata: dict[str, bytes] = {}
     if vision := config.get("vision_config"):
@@ -445,7 +449,7 @@ def _encoder_file(source: _Source, directory: Path, config: Mapping[str, Any], t
 
 
 def _vision(source: _Source, jobs: list[_Job], settings: _Settings, width: int, type: str) -> dict[str, bytes]:
-    """Adds the image encoder's tensors; returns its keys."""
+    """Adds the image encoder's tensors. Returns its metadata."""
     layers, patch = settings.whole("num_hidden_layers"), settings.whole("patch_size", 16)
     if patch != 16:
         raise settings.bad(f"patch_size of the image encoder is {patch}, not 16")
@@ -458,7 +462,7 @@ def _vision(source: _Source, jobs: list[_Job], settings: _Settings, width: int, 
     rows.add(names.VISION_PROJECTION, tower.removesuffix("vision_tower."))
     values = {
         "projection_dim": u32(width),
-        "image_size": u32(224),  # required, and without a meaning here
+        "image_size": u32(224),  # required by other programs, but without a meaning for Gemma 4
         "patch_size": u32(patch),
         "embedding_length": u32(rows.dims["d"]),
         "feed_forward_length": u32(rows.dims.get("F", 0)),
@@ -475,7 +479,7 @@ def _vision(source: _Source, jobs: list[_Job], settings: _Settings, width: int, 
 
 
 def _audio(source: _Source, jobs: list[_Job], settings: _Settings, width: int, type: str) -> dict[str, bytes]:
-    """Adds the audio encoder's tensors; returns its keys."""
+    """Adds the audio encoder's tensors. Returns its metadata."""
     layers, heads = settings.whole("num_hidden_layers"), settings.whole("num_attention_heads")
     size = settings.whole("hidden_size")
     tower = source.prefix(PART_PREFIXES, "audio_tower.output_proj.weight") + "audio_tower."
@@ -491,14 +495,16 @@ def _audio(source: _Source, jobs: list[_Job], settings: _Settings, width: int, t
         "block_count": u32(layers),
         "attention.head_count": u32(heads),
         "projector_type": text("gemma4a"),
-        "num_mel_bins": u32(4 * rows.dims.get("W", 0) // max(rows.dims.get("C1", 1), 1)),  # two convolutions halve them
+        "num_mel_bins": u32(
+            4 * rows.dims.get("W", 0) // max(rows.dims.get("C1", 1), 1)
+        ),  # each of two convolutions halves them
         "attention.layer_norm_epsilon": f32(settings.get("rms_norm_eps", 1e-6)),
     }
     return {"clip.has_audio_encoder": boolean(True), **{f"clip.audio.{key}": value for key, value in values.items()}}
 
 
 def _image_setting(directory: Path, key: str, default: list[float]) -> list[float]:
-    """A setting of the image processor, from either of the files that may have it."""
+    """A setting of the image processor, from the first of two files that has it."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (path := directory / name).is_file():
             settings = read_json(path)
@@ -507,7 +513,7 @@ def _image_setting(directory: Path, key: str, default: list[float]) -> list[floa
     return default
 
 
-# ---- small things -----------------------------------------------------------------------------------------------
+# ---- configuration and messages ---------------------------------------------------------------------------------
 
 
 class _Settings:
@@ -538,16 +544,16 @@ class _Settings:
         """The rotary settings of a kind of layer."""
         values = self.get("rope_parameters", {}).get(kind)
         if not isinstance(values, dict) or "rope_theta" not in values:
-            raise self.bad(f"rope_parameters.{kind}.rope_theta is not there")
+            raise self.bad(f"it has no rope_parameters.{kind}.rope_theta")
         return values
 
     def bad(self, reason: str) -> EdgeGemmaValueError:
-        """The error to raise for a configuration that makes no sense."""
+        """The error for an invalid configuration."""
         return EdgeGemmaValueError(f"{self.directory / 'config.json'}: {reason}.", "format")
 
 
 def _refuse_others(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raises ValueError for a checkpoint that is not a plain Gemma 4."""
+    """Raises ValueError for another model than Gemma 4, and for weights that are packed in an unknown way."""
     kind = config.get("model_type")
     if kind not in ("gemma4", "gemma4_text"):
         raise EdgeGemmaValueError(
@@ -555,20 +561,20 @@ def _refuse_others(directory: Path, config: Mapping[str, Any]) -> None:
         )
     if (method := _quant_method(config)) not in ("", PACKED):
         raise EdgeGemmaValueError(
-            f"{directory}: its weights are packed (quant_method {method!r}; of these only {PACKED!r} is known); convert the"
+            f"{directory}: its weights are packed by quant_method {method!r}, but only {PACKED!r} can be converted; use the"
             " checkpoint with BF16 weights of the same model.",
             "unsupported",
         )
 
 
 def _quant_method(config: Mapping[str, Any]) -> str:
-    """How the checkpoint's weights are packed; empty where they are not."""
+    """The method by which the checkpoint's weights are packed; empty if they are not packed."""
     settings = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
     return str(settings.get("quant_method")) if settings else ""
 
 
 def _is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the embeddings are also the output."""
+    """Whether the embedding table is also the output head."""
     return bool(config.get("tie_word_embeddings", config.get("text_config", config).get("tie_word_embeddings", True)))
 
 
@@ -581,7 +587,8 @@ def _softplus(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _size_label(tensors: Sequence[OutputTensor]) -> str:
-    """The number of parameters as file names have it: 4.6B, or 128x6.3B: experts, times what one token sees of them."""
+    """The number of parameters as in file names: 4.6B; with experts 128x6.3B, the number of experts times the size of one
+    expert with the shared weights."""
     shared = expert = experts = 0
     for tensor in tensors:
         size = int(np.prod(tensor.shape, dtype=np.int64))
@@ -597,7 +604,7 @@ def _size_label(tensors: Sequence[OutputTensor]) -> str:
 
 
 def _listing(entries: Sequence[str], most: int = 5) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     more = f" and {len(entries) - most} more" if len(entries) > most else ""
     return ", ".join(entries[:most]) + more
 

@@ -1,12 +1,13 @@
-"""GGUF files, written front to back: the directory first, then tensor after tensor, never a whole model in memory.
+"""Writes GGUF files from front to back: the directory first, then one tensor after the other, in little memory.
 
-Owns the container's bytes and that no half of a file is ever seen under its name: data goes to a file beside it that is
-renamed at the end and removed after any failure. It does not own what keys and tensors mean.
+Owns the bytes of the container. An incomplete file never has the final name: data goes to a temporary file beside it, which
+is renamed at the end and removed after a failure. This module does not own the meaning of keys and tensors.
 
     with GGUFWriter("out.gguf", {"general.architecture": text("gemma4")}, [OutputTensor("x", "F32", (32,))]) as writer:
         writer.tensor("x", [np.zeros(32, np.float32)])
 
-Metadata values are the file's bytes, type number included: `u32(35)`, or what another file has, copied.
+Metadata values are bytes as the file has them, type number included: made by functions such as `u32(35)`, or copied from
+another file.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def u32(value: int) -> bytes:
 
 
 def f32(value: float) -> bytes:
-    """A number."""
+    """A float32."""
     return struct.pack("<If", _F32, value)
 
 
@@ -76,7 +77,7 @@ def _string(value: str) -> bytes:
 
 
 class OutputTensor(NamedTuple):
-    """A row of the directory to be written."""
+    """A tensor to be written: one entry of the file's directory."""
 
     name: str
     type: str  #: "Q4_0"
@@ -84,22 +85,22 @@ class OutputTensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Size of its data."""
+        """Size of the data in bytes."""
         info = type_info(self.type)
         return math.prod(self.shape) // int(info.block) * int(info.bytes)
 
 
 def refuse_existing(paths: Iterable[Path], force: bool) -> None:
-    """Raises the error for an output that is there already, unless it may be replaced."""
+    """Raises an error for an output file that exists already, unless `force` allows to replace it."""
     for path in paths:
         if path.is_dir():
             raise EdgeGemmaOSError(f"{path} is a directory: give the name of a file.", "file")
         if path.exists() and not force:
-            raise EdgeGemmaOSError(f"{path} is already there: --force (in Python: force=True) replaces it.", "file")
+            raise EdgeGemmaOSError(f"{path} exists already: --force (in Python: force=True) replaces it.", "file")
 
 
 class GGUFWriter:
-    """One file being written. It takes its name at the end of the `with` block; a failure leaves nothing behind."""
+    """One file to be written. It gets its final name at the end of the `with` block. A failure leaves no file behind."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class GGUFWriter:
         metadata: Mapping[str, bytes],
         tensors: Sequence[OutputTensor],
     ) -> None:
-        """Plans the file; nothing is written before the `with` block."""
+        """Lays out the file. Nothing is written before the `with` block."""
         self.path = Path(path)
         self._tensors, self._done = list(tensors), 0
         head = struct.pack("<4sIQQ", b"GGUF", VERSION, len(tensors), len(metadata))
@@ -116,7 +117,8 @@ class GGUFWriter:
         for tensor in tensors:
             if tensor.shape[0] % type_info(tensor.type).block:
                 raise EdgeGemmaValueError(
-                    f"tensor {tensor.name}: rows of {tensor.shape[0]} are no whole blocks of {tensor.type}.", "argument"
+                    f"tensor {tensor.name}: rows of {tensor.shape[0]} values are not whole blocks of {tensor.type}.",
+                    "argument",
                 )
             shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
             head += _string(tensor.name) + shape + struct.pack("<IQ", type_info(tensor.type).id, offset)
@@ -127,7 +129,7 @@ class GGUFWriter:
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> GGUFWriter:
-        """Writes the directory. Raises OSError where the disk has no room for the whole file."""
+        """Writes the directory. Raises OSError if the disk has no room for the whole file."""
         folder = self.path.parent
         try:
             free = shutil.disk_usage(folder).free
@@ -135,7 +137,7 @@ class GGUFWriter:
                 raise EdgeGemmaOSError(
                     f"{folder} has {free / 1e9:.2f} GB left; {self.path.name} needs {self.size / 1e9:.2f} GB.", "file"
                 )
-            self._file = open(self._partial, "wb")  # noqa: SIM115: closed by __exit__
+            self._file = open(self._partial, "wb")  # noqa: SIM115 -- closed by __exit__
         except EdgeGemmaOSError:
             raise
         except OSError as error:
@@ -150,7 +152,7 @@ class GGUFWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives the file its name, or removes what there is of it after an exception."""
+        """Gives the file its name. After an exception it removes the temporary file."""
         try:
             if kind is None:
                 if self._done != len(self._tensors):
@@ -167,7 +169,7 @@ class GGUFWriter:
             self._discard()
 
     def tensor(self, name: str, pieces: Iterable[bytes | NDArray[np.generic]]) -> None:
-        """Writes the data of the next tensor. Raises ValueError for another order or size than was planned, OSError."""
+        """Writes the data of the next tensor. Raises ValueError unless name and size are as planned, OSError on failure."""
         planned = self._tensors[self._done]
         if name != planned.name:
             raise EdgeGemmaValueError(f"tensor {planned.name} is next, not {name}.", "state")
@@ -192,15 +194,16 @@ class GGUFWriter:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> EdgeGemmaOSError:
-        return EdgeGemmaOSError(f"writing {self.path} failed: {error.strerror}; nothing was left behind.", "file")
+        return EdgeGemmaOSError(f"writing {self.path} failed: {error.strerror}; no file was left behind.", "file")
 
     def _discard(self) -> None:
         try:
             self._file.close()
-        except OSError:  # the last buffer does not fit the disk either
+        except OSError:  # closing flushes, which fails again on a full disk
             pass
         self._partial.unlink(missing_ok=True)
 
 
 def _padding(size: int) -> int:
+    """Bytes from `size` to the next multiple of the alignment."""
     return -size % ALIGNMENT

@@ -1,6 +1,6 @@
-"""GGUF files with fewer bits: every matrix read, quantized and written row by row, on several threads.
+"""Quantizes a GGUF file: reads, quantizes and writes every matrix, some rows at a time, on several threads.
 
-Owns the work and its order; which tensor gets which type is in `recipes.py`, how numbers are quantized in csrc/format. The
+Owns the order of the work. The type of each tensor is chosen in recipes.py, and numbers are quantized in csrc/format. The
 result does not depend on the number of threads.
 
     quantize("gemma-4-E2B-it-BF16.gguf", "gemma-4-E2B-it-Q4_0.gguf", "Q4_0")
@@ -27,18 +27,18 @@ from .recipes import MIXES, choose_types, is_float
 
 __all__ = ["Quantized", "encode", "output_path", "quantize"]
 
-PIECE = 1 << 20  # values that a thread takes at once: 4 MB of floats
+PIECE = 1 << 20  # values that a thread quantizes at a time: 4 MB of floats
 QUANTIZATION_VERSION = 2  # of the block formats
 
 Progress = Callable[[int, int, str], None]
 
 
 class Quantized(NamedTuple):
-    """What `quantize` has written."""
+    """The result of `quantize`."""
 
     path: Path
-    types: dict[str, int]  #: how many tensors of each type
-    notes: list[str]  #: what the caller may want to know: losses on losses
+    types: dict[str, int]  #: type -> number of tensors
+    notes: list[str]  #: sentences for the user, such as that some weights have now been quantized twice
 
 
 def quantize(
@@ -53,14 +53,14 @@ def quantize(
 ) -> Quantized:
     """Writes the GGUF file `source`, a model or its encoders, with its matrices in another type.
 
-    `out` is a file, or a directory, in which it gets the source's name with the type. `type` is a type or a mix, a key of
-    `recipes.MIXES`: "Q4_0", "Q4_K_M". `tensor_types` maps shell patterns of tensor names to types and decides before the
-    mix. Norms, the router and other small tensors stay as they are; rows that do not divide into a type's blocks get
-    another one. `force` replaces a file that is there. `threads`: all processors by default. `progress(done, total, name)`
-    is called with bytes written and the name of a tensor.
+    `out` is a file, or a directory, in which the file gets the source's name with the new type. `type` is a type or a mix,
+    a key of `recipes.MIXES` such as "Q4_0" or "Q4_K_M". `tensor_types` maps shell patterns of tensor names to types and
+    takes precedence over the mix. Norms, the router and other small tensors keep their type. A tensor whose rows are not
+    whole blocks of a type gets a similar type. `force` replaces a file that exists. `threads` is the number of threads, by
+    default that of the processors. `progress(done, total, name)` is called with bytes written and the name of a tensor.
 
     Raises OSError for files that cannot be read or written, ValueError for an unknown type, a damaged file, or a value
-    that is infinite or no number. No part of a file is left behind then.
+    that is infinite or NaN. No file is left behind then.
     """
     mix_name = type.upper()
     if mix_name not in MIXES:
@@ -70,7 +70,7 @@ def quantize(
     path = output_path(source, out, mix_name)
     refuse_existing([path], force)
     content = GGUFSource(source)
-    if packed := [tensor for tensor in content.tensors if kernels.by_channel(tensor.type)]:
+    if packed := [tensor for tensor in content.tensors if kernels.per_channel(tensor.type)]:
         raise EdgeGemmaValueError(
             f"{source}: tensor {packed[0].name} has type {packed[0].type}, which cannot be quantized again; start from BF16.",
             "unsupported",
@@ -98,12 +98,12 @@ def output_path(source: str | os.PathLike[str], out: str | os.PathLike[str], typ
     if not path.is_dir():
         return path
     stem = Path(source).stem
-    head, _, last = stem.rpartition("-")
-    return path / f"{head if head and last.upper() in MIXES else stem}-{type.upper()}.gguf"
+    model, _, last = stem.rpartition("-")
+    return path / f"{model if model and last.upper() in MIXES else stem}-{type.upper()}.gguf"
 
 
 def encode(values: NDArray[np.float32], type: str, name: str) -> NDArray[np.uint8]:
-    """Floats as the raw data of a type; errors name the tensor. Raises ValueError for values that it cannot express."""
+    """Quantizes floats to the raw data of a type. Raises ValueError, naming the tensor, for values it cannot express."""
     try:
         return kernels.quantize(values, type)
     except EdgeGemmaValueError as error:
@@ -111,7 +111,7 @@ def encode(values: NDArray[np.float32], type: str, name: str) -> NDArray[np.uint
 
 
 def _pieces(pool: ThreadPoolExecutor, threads: int, tensor: SourceTensor, type: str) -> Iterator[NDArray[np.uint8]]:
-    """The tensor's data in `type`, in order; some pieces ahead of the one that is asked for."""
+    """Yields the tensor's data in `type`, in order. Threads work on the pieces that follow the current one."""
     info = kernels.type_info(tensor.type)
     row_bytes = tensor.shape[0] // int(info.block) * int(info.bytes) or 1
     step = max(PIECE // max(tensor.shape[0], 1), 1) * row_bytes
@@ -129,13 +129,13 @@ def _pieces(pool: ThreadPoolExecutor, threads: int, tensor: SourceTensor, type: 
 
 
 def _piece(tensor: SourceTensor, type: str, start: int, count: int) -> NDArray[np.uint8]:
-    """Some rows of a tensor in another type."""
+    """`count` bytes of whole rows of a tensor from byte `start` on, in another type."""
     data = tensor.read(start, count)
     return data if type == tensor.type else encode(kernels.dequantize(data, tensor.type), type, tensor.name)
 
 
 def _shape(source: str | os.PathLike[str]) -> tuple[bool, int]:
-    """Whether the file has encoders, and how many query heads share a key head in the first layer."""
+    """Whether the file contains encoders, and how many query heads share a key head in its first layer."""
     with GGUFFile(source) as file:
         architecture = file.metadata.get("general.architecture", "")
         heads = file.metadata.get(f"{architecture}.attention.head_count", 1)
@@ -144,12 +144,13 @@ def _shape(source: str | os.PathLike[str]) -> tuple[bool, int]:
 
 
 def _notes(tensors: Sequence[SourceTensor], types: Mapping[str, str]) -> list[str]:
+    """A note if weights that were quantized already are quantized again."""
     lossy = [tensor for tensor in tensors if not is_float(tensor.type) and types[tensor.name] != tensor.type]
     if not lossy:
         return []
     worst = Counter(tensor.type for tensor in lossy).most_common(1)[0][0]
     return [
-        f"{len(lossy)} tensors were quantized before ({worst}): their errors add up; start from BF16 where you can."
+        f"{len(lossy)} tensors were quantized before ({worst}), so their errors add up: start from BF16 if you can."
     ]
 
 

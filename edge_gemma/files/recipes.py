@@ -1,8 +1,8 @@
-"""Which type each tensor of a file gets when the file is quantized.
+"""Chooses the type of each tensor when a file is quantized.
 
-Owns the named mixes and what must not be quantized; it works on names and shapes alone. A mix gives most matrices its
-base type and more bits to those where errors hurt most: the embeddings, which are also the output, the values of
-attention, and the matrices that end a feed-forward layer.
+Owns the named mixes and the list of tensors that must not be quantized. It works on names and shapes alone. A mix has a base
+type for most matrices. Matrices whose errors matter most get more bits: the embeddings (which are also the output head), the
+value projections of attention, and the down projections of feed-forward layers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["MIXES", "choose_types", "is_float"]
 
 FLOATS = ("F32", "F16", "BF16")
 
-# What a kind of tensor gets, by (its position, how many there are, query heads to a key head); None: the base type.
+# (index of the layer, number of layers, query heads per key head) -> type of a kind of tensor; None is the base type.
 Rule = Callable[[int, int, int], str | None]
 
 
 def _more_bits(index: int, count: int) -> bool:
-    """The first and the last eighth, and every third between them."""
+    """Whether a layer gets more bits: the first and the last eighth of the layers do, and every third between them."""
     return index < count // 8 or index >= 7 * count // 8 or (index - count // 8) % 3 == 2
 
 
@@ -37,21 +37,23 @@ def _some(type: str) -> Rule:
     return lambda index, count, heads: type if _more_bits(index, count) else None
 
 
-def _first(share: int, type: str, rest: str | None = None) -> Rule:
-    return lambda index, count, heads: type if index < count // share else rest
+def _first_share(share: int, type: str, otherwise: str | None = None) -> Rule:
+    """`type` for the first count / share layers."""
+    return lambda index, count, heads: type if index < count // share else otherwise
 
 
-def _first_few(few: int, type: str, rest: str | None = None) -> Rule:
-    return lambda index, count, heads: type if index < few else rest
+def _first_few(few: int, type: str, otherwise: str | None = None) -> Rule:
+    """`type` for the first `few` layers."""
+    return lambda index, count, heads: type if index < few else otherwise
 
 
 def _shared_keys(type: str, otherwise: str | None = None) -> Rule:
-    """Many query heads live on one value: its errors count for all of them."""
+    """`type` if four or more query heads share a value head: its errors then affect all of them."""
     return lambda index, count, heads: type if heads >= 4 else otherwise
 
 
 class Mix(NamedTuple):
-    """A named choice of types."""
+    """A named choice of types for the tensors of a file."""
 
     base: str
     file_type: int  #: its number in general.file_type
@@ -80,21 +82,21 @@ MIXES: dict[str, Mix] = {
         {
             "attn_v": _first_few(2, "Q5_K", "Q4_K"),
             "attn_output": _always("Q4_K"),
-            "ffn_down": _first(16, "Q5_K", "Q4_K"),
+            "ffn_down": _first_share(16, "Q5_K", "Q4_K"),
         },
     ),
     "Q4_K": Mix("Q4_K", 14, {}),
-    "Q4_K_S": Mix("Q4_K", 14, {"attn_v": _first_few(4, "Q5_K"), "ffn_down": _first(8, "Q5_K")}),
+    "Q4_K_S": Mix("Q4_K", 14, {"attn_v": _first_few(4, "Q5_K"), "ffn_down": _first_share(8, "Q5_K")}),
     "Q4_K_M": Mix("Q4_K", 15, {"attn_v": _some("Q6_K"), "ffn_down": _some("Q6_K")}),
     "Q5_K": Mix("Q5_K", 16, {}),
     "Q5_K_S": Mix("Q5_K", 16, {}),
     "Q5_K_M": Mix("Q5_K", 17, {"attn_v": _some("Q6_K"), "ffn_down": _some("Q6_K")}),
     "Q6_K": Mix("Q6_K", 18, {}),
-    "IQ4_NL": Mix("IQ4_NL", 25, {"attn_v": _shared_keys("Q5_K"), "ffn_down": _first(8, "Q5_K")}),
-    "IQ4_XS": Mix("IQ4_XS", 30, {"attn_v": _shared_keys("Q5_K"), "ffn_down": _first(8, "Q5_K")}),
+    "IQ4_NL": Mix("IQ4_NL", 25, {"attn_v": _shared_keys("Q5_K"), "ffn_down": _first_share(8, "Q5_K")}),
+    "IQ4_XS": Mix("IQ4_XS", 30, {"attn_v": _shared_keys("Q5_K"), "ffn_down": _first_share(8, "Q5_K")}),
 }
 
-# For rows that are no multiple of 256: the type with blocks of 32 that is nearest from above.
+# For rows whose length is not a multiple of 256: the next larger type with blocks of 32.
 _SMALLER_BLOCKS = {
     "Q2_K": "Q4_0",
     "Q3_K": "Q4_0",
@@ -105,14 +107,14 @@ _SMALLER_BLOCKS = {
 }
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight$")
-# Small, and read by code that wants floats: the router, and what encoders do before their first layer.
+# Small tensors that the engine reads as floats: norms, the router, and the encoders' layers before their first block.
 _KEPT = re.compile(
     r"norm|ffn_gate_inp|rope_freqs|per_dim_scale|position_embd|patch_embd|^a\.input_projection|conv1d|conv_dw"
 )
 
 
 def is_float(type: str) -> bool:
-    """Whether a type stores floats, not quantized blocks."""
+    """Whether a type stores floats instead of quantized blocks."""
     return type in FLOATS
 
 
@@ -124,10 +126,11 @@ def choose_types(
     heads_per_key: int = 1,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """The type of each tensor by name, for a mix of `MIXES`; `encoders` for an mmproj file, where only the base counts.
+    """The type of each tensor by name, for a mix of `MIXES`.
 
-    `overrides` are (pattern, type): the last one whose shell pattern fits a name decides. Raises ValueError for a pattern
-    that fits nothing that may be quantized.
+    `encoders` is true for an mmproj file, whose matrices all get the base type. `overrides` are pairs (pattern, type): the
+    last one whose shell pattern matches the name decides. Raises ValueError for a pattern that matches no tensor that may
+    be quantized.
     """
     mix = MIXES[mix_name]
     layers = 1 + max((int(match[1]) for tensor in tensors if (match := _LAYER.match(tensor.name))), default=0)
@@ -140,7 +143,7 @@ def choose_types(
             continue
         wanted = mix.base if encoders else _by_rule(mix, tensor.name, layers, values, heads_per_key)
         if tensor.name == "per_layer_model_proj.weight" and not is_float(wanted):
-            wanted = tensor.type if is_float(tensor.type) else "F16"  # steers every layer, and takes little room
+            wanted = tensor.type if is_float(tensor.type) else "F16"  # small, and its errors affect every layer
         for pattern, type in overrides:
             if fnmatchcase(tensor.name, pattern):
                 used.add(pattern)
@@ -156,6 +159,7 @@ def _may_change(tensor: SourceTensor) -> bool:
 
 
 def _by_rule(mix: Mix, name: str, layers: int, values: Sequence[int], heads_per_key: int) -> str:
+    """The type that a mix has for a tensor. `values` are the layers that have a value projection."""
     if name in _EMBEDDINGS:
         return mix.embedding
     if not (match := _LAYER.match(name)):
@@ -163,12 +167,12 @@ def _by_rule(mix: Mix, name: str, layers: int, values: Sequence[int], heads_per_
     layer, kind = int(match[1]), match[2].removesuffix("_exps")
     if not (rule := mix.rules.get(kind)):
         return mix.base
-    place = (values.index(layer), len(values)) if kind == "attn_v" else (layer, layers)  # some layers have no values
+    place = (values.index(layer), len(values)) if kind == "attn_v" else (layer, layers)
     return rule(*place, heads_per_key) or mix.base
 
 
 def _fitting(type: str, row: int) -> str:
-    """The type itself, or what comes nearest for rows that its blocks do not divide."""
+    """The type itself, or a similar one if rows of `row` values are not whole blocks of the type."""
     if row % type_info(type).block:
         type = _SMALLER_BLOCKS.get(type, type)
     return "F16" if row % type_info(type).block else type

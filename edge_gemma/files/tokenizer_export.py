@@ -1,7 +1,7 @@
 """The tokenizer of a Hugging Face checkpoint as GGUF metadata.
 
-Reads tokenizer.json (BPE with byte fallback) and what lies beside it: names of the special tokens, the chat template,
-tokens never to be generated. A tokenizer that would cut text in another way than Gemma 4's is refused.
+Reads tokenizer.json (BPE with byte fallback), and from other files the special tokens, the chat template and the tokens that
+must not be generated. A tokenizer that splits text in another way than Gemma 4's is refused.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .safetensors import read_json
 __all__ = ["tokenizer_metadata"]
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
-SCORE = -1000.0  # merges decide alone; the format wants a number
+SCORE = -1000.0  # not used, since the order of merges decides, but the format requires a number
 SPACE = "\u2581"
-# Special tokens that are part of what a reader of the answer has to see: channels, calls and their quotation mark.
+# Special tokens that the parser of an answer has to see as text: channels, calls and their quotation mark.
 VISIBLE = frozenset(
     ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
 )
@@ -31,9 +31,9 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def tokenizer_metadata(directory: Path, config: Mapping[str, Any], rows: int) -> dict[str, bytes]:
-    """The `tokenizer.*` keys for the checkpoint in `directory` with its config.json and `rows` rows of embeddings.
+    """The `tokenizer.*` keys of a checkpoint directory. `config` is its config.json, `rows` the number of embeddings.
 
-    Raises ValueError for a tokenizer that is not of Gemma 4's kind, OSError when a file cannot be read.
+    Raises ValueError for a tokenizer that does not work like Gemma 4's, OSError when a file cannot be read.
     """
     path = directory / "tokenizer.json"
     tokenizer = read_json(path)
@@ -62,7 +62,7 @@ def tokenizer_metadata(directory: Path, config: Mapping[str, Any], rows: int) ->
 
 
 def _check(path: Path, tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Raises ValueError unless text is cut as Gemma 4 does: spaces become U+2581, then BPE over everything."""
+    """Raises ValueError unless text is split as by Gemma 4's tokenizer: spaces become U+2581, then BPE over the whole text."""
     normalizer, splitter = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}
     if (normalizer.get("type"), normalizer.get("content")) != ("Replace", SPACE):
         raise _unlike(path, f"its normalizer is {normalizer.get('type')}, not the one that replaces spaces by U+2581")
@@ -75,7 +75,7 @@ def _check(path: Path, tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -
 
 
 def _tokens(path: Path, vocab: dict[str, int], added: list[dict[str, Any]], rows: int) -> tuple[list[str], list[int]]:
-    """Tokens by id and their types; rows of the embedding beyond the vocabulary get a name and no use."""
+    """The tokens by id, and their types. Embeddings without a token get the text [PADi] and the type UNUSED."""
     by_id = {index: token for token, index in vocab.items()}
     by_id |= {entry["id"]: entry["content"] for entry in added}
     if min(by_id, default=0) < 0 or max(by_id, default=-1) >= rows:
@@ -88,17 +88,17 @@ def _tokens(path: Path, vocab: dict[str, int], added: list[dict[str, Any]], rows
 
 
 def _merge(path: Path, pair: Any) -> str:
-    """`left right`, from either of the ways in which tokenizer.json writes it."""
+    """A merge as "left right". tokenizer.json has it in this form or as a list of two."""
     if isinstance(pair, str):
         return pair
     left, right = pair
     if " " in left or " " in right:
-        raise _unlike(path, f"the merge {pair} has a space in it")
+        raise _unlike(path, f"the merge {pair} contains a space")
     return f"{left} {right}"
 
 
 def _special(settings: Mapping[str, Any], config: Mapping[str, Any], name: str, ids: Mapping[str, int]) -> int | None:
-    """The id of a special token: by its text in tokenizer_config.json, else by number in config.json."""
+    """The id of a special token: from its text in tokenizer_config.json, else from its number in config.json."""
     token = settings.get(f"{name}_token")
     token = token.get("content") if isinstance(token, dict) else token
     if token in ids:
@@ -109,18 +109,20 @@ def _special(settings: Mapping[str, Any], config: Mapping[str, Any], name: str, 
 
 
 def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template, from the first of three files that has it."""
     if (path := directory / "chat_template.jinja").is_file():
         return path.read_text(encoding="utf-8")
     template = settings.get("chat_template") or _optional(directory / "chat_template.json").get("chat_template")
-    if isinstance(template, list):  # several, by name
+    if isinstance(template, list):  # several templates, each with a name
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
     return template
 
 
 def _optional(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file does not exist."""
     return read_json(path) if path.is_file() else {}
 
 
 def _unlike(path: Path, reason: str) -> EdgeGemmaValueError:
-    return EdgeGemmaValueError(f"{path}: {reason}; this is no tokenizer of Gemma 4.", "unsupported")
+    return EdgeGemmaValueError(f"{path}: {reason}; this is not a tokenizer of Gemma 4.", "unsupported")

@@ -89,8 +89,8 @@ def _warn_of_toy() -> None:
 
 
 def warn_if_toy(model: Path) -> None:
-    """Warns, once in a process, when the model that nobody named is the embedded one."""
-    if is_embedded(model):
+    """Warns, once in a process, when the model that neither the caller nor EDGE_GEMMA_MODEL named is the embedded one."""
+    if is_embedded(model) and not os.environ.get(MODEL_VARIABLE):
         _warn_of_toy()
 
 

@@ -115,15 +115,15 @@ class Gguf:
         return self.tensors[name]
 
     def values(self, name: str) -> NDArray[np.float32]:
-        """All values of a tensor, float32 [shape]; those of C2, C4 and C8 times the scale that their row has elsewhere."""
+        """All values of a tensor, float32 [shape]; those of QC2, QC4 and QC8 times the scale that their row has elsewhere."""
         array = self[name].array()
-        return array * self._scale(name) if self[name].type in quants.BY_CHANNEL else array
+        return array * self._scale(name) if self[name].type in quants.PER_CHANNEL else array
 
     def rows(self, name: str, ids: Iterable[int]) -> NDArray[np.float32]:
         """The same of some rows of a matrix, [len(ids), columns]; only these are read."""
         ids = list(ids)
         rows = self[name].rows(ids)
-        return rows * self._scale(name)[ids] if self[name].type in quants.BY_CHANNEL else rows
+        return rows * self._scale(name)[ids] if self[name].type in quants.PER_CHANNEL else rows
 
     def _scale(self, name: str) -> NDArray[np.float32]:
         """X.scale of X.weight: a number for a row, [rows, 1], or several for a share of the columns each, [rows, columns]."""
@@ -136,8 +136,8 @@ class Gguf:
 
     def steps(self, name: str) -> tuple[float, float]:
         """The fixed steps of a matrix's input and output, 0 where there is none: X.input_scale and X.output_scale of X.weight
-        where its type is C2, C4 or C8."""
-        if self[name].type not in quants.BY_CHANNEL:
+        where its type is QC2, QC4 or QC8."""
+        if self[name].type not in quants.PER_CHANNEL:
             return 0.0, 0.0
         names = (f"{name.removesuffix('.weight')}.{side}_scale" for side in ("input", "output"))
         steps = [float(self[name].array().reshape(-1)[0]) if name in self else 0.0 for name in names]

@@ -8,7 +8,7 @@ Every block type is an affine code over small integers, in groups of 16 or 32 co
     value[i] = scale[i / group] * q[i] - min[i / group]          (float32; min only where a type has one)
 
 so a type is one row of `TYPES` and one function that returns (q, scale, min). Source: Gemma 4 specification, block
-formats. Layouts are little endian; f16 is IEEE half. C2, C4 and C8 have scales of 1: a whole row has one scale, in a tensor
+formats. Layouts are little endian; f16 is IEEE half. QC2, QC4 and QC8 have scales of 1: a whole row has one scale, in a tensor
 of its own (`gguf.py`).
 """
 
@@ -187,15 +187,15 @@ def _tq2_0(b: U8) -> Codes:
     return _fields(b[:, :64], 2, 32).astype(np.int8) - 1, _half(b[:, 64:]), None
 
 
-def _c2(b: U8) -> Codes:
+def _qc2(b: U8) -> Codes:
     return _fields(b, 2, 64).astype(np.int8) - 2, np.ones((len(b), 1), np.float32), None
 
 
-def _c4(b: U8) -> Codes:
+def _qc4(b: U8) -> Codes:
     return _fields(b, 4, 64).astype(np.int8) - 8, np.ones((len(b), 1), np.float32), None
 
 
-def _c8(b: U8) -> Codes:
+def _qc8(b: U8) -> Codes:
     return _view(b, np.int8), np.ones((len(b), 1), np.float32), None
 
 
@@ -234,11 +234,11 @@ TYPES = (
     BlockType("TQ1_0", 34, 256, 54, _tq1_0),
     BlockType("TQ2_0", 35, 256, 66, _tq2_0),
     BlockType("MXFP4", 39, 32, 17, _mxfp4),
-    BlockType("C2", 0x45470002, 256, 64, _c2),
-    BlockType("C4", 0x45470004, 128, 64, _c4),
-    BlockType("C8", 0x45470008, 32, 32, _c8),
+    BlockType("QC2", 0x45470002, 256, 64, _qc2),
+    BlockType("QC4", 0x45470004, 128, 64, _qc4),
+    BlockType("QC8", 0x45470008, 32, 32, _qc8),
 )
-BY_CHANNEL = ("C2", "C4", "C8")
+PER_CHANNEL = ("QC2", "QC4", "QC8")
 _LOOKUP: dict[str | int, BlockType] = {t.name: t for t in TYPES} | {t.id: t for t in TYPES}
 
 
@@ -282,13 +282,13 @@ def dequantize(raw: ArrayLike | bytes, type: str | int) -> F32:
     return (value if minimum is None else value - minimum[:, None]).ravel()
 
 
-def quantize_q8(x: ArrayLike, fine: bool = False) -> tuple[I8, F32]:
+def quantize_q8(x: ArrayLike, two_term: bool = False) -> tuple[I8, F32]:
     """Activations as 8-bit codes: x [n], n a multiple of 32 -> (q int8 [n], d float32 [n / 32]), x ~ d * q.
 
     Per 32 values: amax = max |x|, d = amax / 127, q = rint(x * (127 / amax)), ties to even; all in float32. Where
     127 / amax is not finite (amax below 3.8e-37, zero included) q and d are 0. x must be finite.
-    `fine`: q int8 [2, n], x ~ d * (256 * q[0] + q[1]), d = (amax / 127) / 256: what q leaves over, in steps of 1/256, within
-    -127 .. 127. ValueError for another length.
+    With `two_term`, q is int8 [2, n] and x ~ d * (256 * q[0] + q[1]), d = (amax / 127) / 256; q[1] is the rounding error of
+    q[0] in steps of 1/256, within -127 .. 127. ValueError for another length.
     """
     blocks = np.asarray(x, np.float32)
     if blocks.size % 32:
@@ -301,7 +301,7 @@ def quantize_q8(x: ArrayLike, fine: bool = False) -> tuple[I8, F32]:
     inverse[tiny] = amax[tiny] = 0
     steps, d = blocks * inverse[:, None], amax / np.float32(127)
     q = np.rint(steps)
-    if not fine:
+    if not two_term:
         return q.astype(np.int8).ravel(), d
     rest = np.clip(np.rint((steps - q) * np.float32(256)), -127, 127)
     return np.stack([q, rest]).astype(np.int8).reshape(2, -1), d / np.float32(256)

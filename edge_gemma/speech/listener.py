@@ -180,7 +180,6 @@ class Listener(Cancellable):
             Cancelled: after `cancel()`; an utterance that is not final by then is dropped.
             EdgeGemmaError: for unusable sound, or a microphone that fails.
         """
-        self._cancelled = False
         opened = _microphone() if source is None else open_audio(source)
         try:
             loop = _Loop(
@@ -191,7 +190,7 @@ class Listener(Cancellable):
                 interval=self._interval if opened.live else 0.0,
                 step_task=self._step_task,
                 clock=self._clock,
-                check=self._check_cancelled,
+                check=self.check_cancelled,
             )
             with contextlib.closing(loop):
                 for event in loop.events():

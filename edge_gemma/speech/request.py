@@ -228,25 +228,30 @@ class Cancellable:
         self._lock = threading.Lock()  # so that no session is closed while it is being cancelled
 
     def cancel(self) -> None:
-        """Stops the work, from any thread: the iterator that does it raises `Cancelled`. It can be used again afterwards."""
+        """Stops the work that runs, or the next one, from any thread: its iterator raises `Cancelled`, once."""
         self._cancelled = True
         with self._lock:
             if self._busy is not None:
                 self._busy.cancel()
 
-    def _check_cancelled(self) -> None:
-        """Raises `Cancelled` after `cancel`."""
+    def check_cancelled(self) -> None:
+        """Raises `Cancelled` after `cancel`, which is used up by that. For subclasses."""
         if self._cancelled:
+            self._cancelled = False
             raise Cancelled
 
     @contextlib.contextmanager
-    def _working(self, session: SessionLike) -> Iterator[SessionLike]:
-        """Makes `cancel` reach this session, and closes it afterwards. Raises `Cancelled` if the work was cancelled."""
+    def working(self, session: SessionLike) -> Iterator[SessionLike]:
+        """Makes `cancel` reach this session, and closes it afterwards. Raises `Cancelled` if the work was cancelled. For
+        subclasses."""
         self._busy = session
         try:
-            self._check_cancelled()
+            self.check_cancelled()
             yield session
-            self._check_cancelled()
+            self.check_cancelled()
+        except Cancelled:  # perhaps raised by the session
+            self._cancelled = False
+            raise
         finally:
             with self._lock:
                 self._busy = None

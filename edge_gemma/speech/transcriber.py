@@ -149,12 +149,11 @@ class Transcriber(Cancellable):
             Cancelled: after `cancel()`; what came before is valid.
             EdgeGemmaError: for unusable sound.
         """
-        self._cancelled = False
         source = open_audio(audio)
         try:
             if start > 0:
                 source.seek(start)
-            for clip in segments(_Stoppable(source, self._check_cancelled), self._endpointer, self._whole):
+            for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 text, translation = self.recognize(clip.samples)
                 if progress:
                     progress(clip.end, source.duration)
@@ -180,11 +179,11 @@ class Transcriber(Cancellable):
 
     def _answer(self, samples: Samples, sampling: Sampling) -> str:
         """The text of an answer about the samples."""
-        with self._working(self.request.session.fork()) as session:
+        with self.working(self.request.session.fork()) as session:
             session.feed_audio(samples)
             answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
             while answer.step():
-                self._check_cancelled()
+                self.check_cancelled()
             return answer.text
 
 
@@ -197,7 +196,7 @@ class _Stoppable(Source):
         self._source, self._check = source, check
         self._at = round(source.position * SAMPLE_RATE)
 
-    def _more(self, timeout: float | None) -> NDArray[np.float32] | None:
+    def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         while True:
             self._check()
             block = self._source.read(0.5, 0.1 if timeout is None else timeout)

@@ -109,7 +109,6 @@ class Translator(Cancellable):
         """
         if self._closed:
             raise EdgeGemmaValueError("The translator is closed.", "state")
-        self._cancelled = False
         for part in _parts(text.strip(), lambda part: len(self._tokens(part)) <= self._part):
             words = part.strip()
             if words:
@@ -119,11 +118,11 @@ class Translator(Cancellable):
     def _translate(self, text: str) -> Iterator[str]:
         """The translation of a text that fits."""
         limit = self._max_tokens or SPARE_TOKENS + _GROWTH * len(self._tokens(text))
-        with self._working(self.model.session(context=self._context, kv=self._kv)) as session:
+        with self.working(self.model.session(context=self._context, kv=self._kv)) as session:
             answer = Answer(session, self._tokens(self._request(text)), limit, sampling=self._sampling, stop=self._stop)
             for piece in answer.pieces():
                 yield piece
-                self._check_cancelled()
+                self.check_cancelled()
 
     def _request(self, text: str) -> str:
         return text_translation_prompt(text, self.source_language, self.to)

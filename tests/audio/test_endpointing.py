@@ -468,7 +468,7 @@ class Generated(Source):
         super().__init__()
         self.left, self.block = seconds, sound(SAMPLE_RATE)
 
-    def _more(self, timeout):
+    def next_block(self, timeout):
         self.left -= 1
         return self.block if self.left >= 0 else None
 

@@ -105,7 +105,7 @@ def test_every_layout_of_channels(channels) -> None:
         (np.array([0, -np.inf], np.float32), "sample 1 of"),
         (np.array([[0, 0], [0, np.inf], [np.nan, 0]]), "sample 1 of"),
         (np.array([0.0, 1e300]), "sample 1 of"),
-        (np.array([100.0, 12000.0]), "divided by 32768"),
+        (np.array([100.0, 12000.0]), "divide them by 32768"),
     ],
 )
 def test_arrays_that_are_no_sound(samples, says) -> None:

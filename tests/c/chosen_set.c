@@ -1,4 +1,4 @@
-/* Prints the names of the sets that this machine supports, best last, and the one that the engine has chosen. */
+/* Prints the names of the kernel sets that this machine supports, best last, and the one that the engine has chosen. */
 #include <stdio.h>
 
 #include "kernels/kernels.h"

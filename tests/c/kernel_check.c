@@ -1,5 +1,5 @@
-/* Runs every kernel of every set that this machine supports on numbers from a fixed generator, and prints a checksum for
- * each: the sets, and the machines that run this, must all print the same. */
+/* Runs every kernel of every set that this machine supports on numbers from a fixed generator, and prints a checksum of each
+ * result. All sets on all machines must print the same checksums. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +37,8 @@ static void fill(float *x, int64_t n)
     for (int64_t i = 0; i < n; i++) x[i] = number();
 }
 
-/* Random blocks; bytes that hold scales get small finite halves (an exponent of 2 for MXFP4), so that no sum is NaN, whose
- * bits differ between processors. */
+/* Random blocks. Scales get small finite halves (an exponent of 2 for MXFP4), so that no sum is NaN: the bits of a NaN differ
+ * between processors. */
 static void fill_blocks(const eg_type_info *type, uint8_t *blocks, int64_t count)
 {
     static const struct {
@@ -76,37 +76,37 @@ static void check_matrices(const eg_kernels *k)
         uint64_t sum = 0;
         for (size_t s = 0; s < 2 * sizeof sizes / sizeof *sizes; s++) {
             const int *size = sizes[s / 2];
-            const bool fine = s % 2 == 1;
-            int64_t n = size[0], rows = size[1], cols = size[2], blocks = rows * cols / type->block, parts = fine ? 2 : 1;
+            const bool two_term = s % 2 == 1;
+            int64_t n = size[0], rows = size[1], cols = size[2], blocks = rows * cols / type->block, terms = two_term ? 2 : 1;
             uint8_t *w = memory((size_t)blocks * type->bytes);
             float *x = memory((size_t)(n * cols) * 4), *y = memory((size_t)(n * rows) * 4);
-            eg_q8 q8 = {memory((size_t)(n * parts * cols)), memory((size_t)(n * cols / 8)),
-                        memory((size_t)(n * parts * cols / 8)), fine};
+            eg_q8 q8 = {memory((size_t)(n * terms * cols)), memory((size_t)(n * cols / 8)),
+                        memory((size_t)(n * terms * cols / 8)), two_term};
             void *scratch = memory(eg_matmul_scratch_bytes(cols));
             eg_matrix m = {
                 .data = w, .type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / type->block) * type->bytes};
             fill_blocks(type, w, blocks);
             fill(x, n * cols);
             for (int64_t t = 0; t < n; t++)
-                k->quantize_q8(x + t * cols, cols, fine, q8.q + t * parts * cols, q8.d + t * cols / 32,
-                               q8.sum + t * parts * cols / 16);
+                k->quantize_q8(x + t * cols, cols, two_term, q8.q + t * terms * cols, q8.d + t * cols / 32,
+                               q8.sum + t * terms * cols / 16);
             if (type->group) k->matmul_q8(y, rows, &q8, n, &m, 0, rows, scratch);
             else k->matmul_float(y, rows, x, cols, n, &m, 0, rows, scratch);
-            sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(q8.q, (size_t)(n * parts * cols)) +
-                  hash(q8.sum, (size_t)(n * parts * cols / 8));
+            sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(q8.q, (size_t)(n * terms * cols)) +
+                  hash(q8.sum, (size_t)(n * terms * cols / 8));
             free(w), free(x), free(y), free(q8.q), free(q8.d), free(q8.sum), free(scratch);
         }
         printf("%s %s %016llx\n", k->name, type->name, (unsigned long long)sum);
     }
 }
 
-/* Rows of integers on a fixed step, which drives some of them to -128 and 127. */
+/* Per-channel types, with a step so small that some activations are clamped to -128 and 127. */
 static void check_channels(const eg_kernels *k)
 {
     static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {9, 48, 512}};   /* tokens, rows, columns */
     const eg_type_info *type;
     for (size_t i = 0; (type = eg_type_at(i)); i++) {
-        if (!eg_type_by_channel(type)) continue;
+        if (!eg_type_per_channel(type)) continue;
         uint64_t sum = 0;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             int64_t n = sizes[s][0], rows = sizes[s][1], cols = sizes[s][2];
@@ -119,14 +119,15 @@ static void check_channels(const eg_kernels *k)
             for (size_t b = 0; b < (size_t)rows * row_bytes; b++) w[b] = (uint8_t)next();
             fill(x, n * cols);
             fill(scale, rows);
-            for (int64_t t = 0; t < n; t++) i8.d[t] = k->quantize_i8(x + t * cols, cols, m.in, i8.q + t * cols, i8.sum + t);
+            for (int64_t t = 0; t < n; t++)
+                i8.d[t] = k->quantize_i8(x + t * cols, cols, m.in_step, i8.q + t * cols, i8.sum + t);
             k->matmul_i8(y, rows, &i8, n, &m, 0, rows, scratch);
             sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(i8.q, (size_t)(n * cols)) + hash(i8.sum, (size_t)n * 4);
-            k->snap_i8(y, n * rows, m.out);
+            k->fake_quant_i8(y, n * rows, m.out_step);
             sum += hash(y, (size_t)(n * rows) * 4);
             free(w), free(x), free(y), free(scale), free(i8.q), free(i8.d), free(i8.sum), free(scratch);
         }
-        printf("%s %s-by-channel %016llx\n", k->name, type->name, (unsigned long long)sum);
+        printf("%s %s-per-channel %016llx\n", k->name, type->name, (unsigned long long)sum);
     }
 }
 

@@ -1,5 +1,5 @@
-/* Every index of a run is worked on once, by a worker whose number nobody else has, whatever the sizes and however slow some
- * of the threads are; also when two callers want the pool at once. */
+/* Checks the thread pool: every index of a run is worked on once, and no two concurrent calls have the same worker number.
+ * Tries many sizes, a slow thread, and two callers at once. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -15,7 +15,7 @@ typedef struct job {
     atomic_int inside[THREADS];
     atomic_bool wrong;
     int64_t n, chunk;
-    bool slow;                 /* worker 1 dawdles, so that others have to take its share */
+    bool slow;                 /* worker 1 is slow, so that others steal from its share */
 } job;
 
 static void task(void *context, int64_t begin, int64_t end, unsigned worker)

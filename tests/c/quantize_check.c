@@ -1,5 +1,5 @@
-/* Writes every type from values that invite trouble and reads it back, under sanitizers: no undefined operation, nothing
- * infinite, nothing far from what went in. Prints a checksum of all bytes, which is the same on every machine. */
+/* Quantizes difficult values to every type and reads them back, under sanitizers: no undefined operation, no infinite result,
+ * no large error. Prints a checksum of all bytes, which is the same on every machine. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 enum { N = 512, KINDS = 13 };
 
-/* Values by whole numbers alone, so that no library function can differ: about even in -1..1. */
+/* About uniform in -1..1, computed without functions of the C library, which could differ. */
 static float noise(uint32_t *state)
 {
     *state = *state * 1664525u + 1013904223u;
@@ -23,16 +23,16 @@ static float value(int kind, int i, uint32_t *state)
     case 0: return x;
     case 1: return 0.0f;
     case 2: return -0.0f;
-    case 3: return 1.0f;                               /* constants: no spread at all */
+    case 3: return 1.0f;                               /* all values equal */
     case 4: return -65504.0f;
     case 5: return x < 0.0f ? -65504.0f : 65504.0f;    /* the largest */
     case 6: return x * 1e-30f;                         /* below every scale */
     case 7: return x * 1e-41f;                         /* below the normal floats */
     case 8: return x * 3e-7f;                          /* scales that are subnormal halves */
-    case 9: return i % 97 == 0 ? 60000.0f : x * 1e-3f; /* one far above the others */
+    case 9: return i % 97 == 0 ? 60000.0f : x * 1e-3f; /* one value far above the others */
     case 10: return 2.0f + x;                          /* all positive */
     case 11: return x * x * x * x * x;
-    default: return i / 256 == 1 ? 0.0f : x * (float)(1 << i / 32 % 8);   /* groups of different size, an empty block */
+    default: return i / 256 == 1 ? 0.0f : x * (float)(1 << i / 32 % 8);   /* groups of different magnitude, a zero block */
     }
 }
 
@@ -54,7 +54,7 @@ int main(void)
             if (eg_type_from_float(type, x, N, blocks) != N) return 2;
             eg_type_to_float(type, blocks, N, y);
             for (int i = 0; i < N; i++) {
-                float room = kind == 8 ? 2.0f : 0.7f;   /* of subnormal halves little is left */
+                float room = kind == 8 ? 2.0f : 0.7f;   /* subnormal halves have few bits */
                 if (!isfinite(y[i]) || fabsf(y[i] - x[i]) > room * peak + 1e-6f) {
                     printf("%s, values %d: %g became %g\n", type->name, kind, (double)x[i], (double)y[i]);
                     return 3;

@@ -140,6 +140,27 @@ def test_found_by_cmake(installed, tmp_path):
     run(tool("cmake"), "--build", tmp_path / "build")
 
 
+def test_shared_library_carries_major_and_minor(installed):
+    """Until 1.0 a new minor version may change the interface, so it must not replace an older one under a program."""
+    major, minor, _ = edge_gemma.__version__.split(".")
+    assert major == "0", "from 1.0 on the major version alone is carried"
+    table = run(tool("readelf"), "--dynamic", installed / "lib" / "libedge_gemma.so")
+    assert re.findall(r"soname: \[(.*)\]", table) == [f"libedge_gemma.so.{major}.{minor}"]
+
+
+@pytest.mark.parametrize(("shift", "found"), [((0, 0), True), ((0, 1), False), ((0, -1), False), ((1, 0), False)])
+def test_cmake_compares_versions(installed, tmp_path, shift, found):
+    """find_package takes the same minor version, in either direction."""
+    major, minor = (int(number) + by for number, by in zip(edge_gemma.__version__.split("."), shift, strict=False))
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\nproject(app C)\n"
+        f"find_package(edge_gemma {major}.{max(minor, 0)} QUIET)\n"
+        'message(STATUS "found=${edge_gemma_FOUND}")\n'
+    )
+    out = run(tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
+    assert f"found={int(found)}" in out
+
+
 def test_exports_only_the_header(installed):
     table = run(tool("nm"), "--dynamic", "--defined-only", installed / "lib" / "libedge_gemma.so")
     declared = set(re.findall(r"^EG_API .*?\b(eg_\w+)\(", HEADER.read_text(), flags=re.M))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.c_build import DATA, build
+from support.c_build import DATA, sanitized
 
 GCC = shutil.which("gcc")
 MODELS = [DATA / f"{name}-Q4_0.gguf" for name in ("e2b", "moe", "dense")]
@@ -23,17 +23,6 @@ def run(program: Path, *arguments: Path) -> None:
         command = [setarch, "-R", *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-
-
-def sanitized(program: str, folder: Path, kind: str) -> Path:
-    """Builds with a sanitizer; skips where its run-time library is missing."""
-    assert GCC
-    probe = folder / "probe.c"
-    probe.write_text("int main(void) { return 0; }\n")
-    flag = f"-fsanitize={kind}"
-    if subprocess.run([GCC, flag, str(probe), "-o", str(folder / "probe")], capture_output=True).returncode:
-        pytest.skip(f"gcc has no {kind} sanitizer here")
-    return build(GCC, program, folder, "-O1", "-g", flag, "-fno-sanitize-recover=all", "-Wno-error")
 
 
 def test_address_and_undefined(tmp_path: Path) -> None:

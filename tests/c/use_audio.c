@@ -36,7 +36,7 @@ static void make_sound(float *samples)
 
 static int check_stream(eg_model *model, size_t hidden, const float *samples)
 {
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_audio_stream *stream;
     eg_audio_params params = {sizeof params, 13, false};
     if (eg_audio_stream_open(model, &params, &stream, &err)) return failed("stream", &err);
@@ -47,7 +47,7 @@ static int check_stream(eg_model *model, size_t hidden, const float *samples)
         return failed("too little room must be refused", &err);
     for (int at = 0, n = 1; at < N; at += n, n = n * 3 % 1999 + 1) {
         if (n > N - at) n = N - at;
-        size_t ready = eg_audio_stream_tokens(stream, (size_t)n);
+        size_t ready = eg_audio_stream_token_count(stream, (size_t)n);
         if (eg_audio_stream_push(stream, samples + at, (size_t)n, rows + tokens * hidden, ready, &written, &err))
             return failed("push", &err);
         if (written != ready) return EXIT_FAILURE;
@@ -56,7 +56,7 @@ static int check_stream(eg_model *model, size_t hidden, const float *samples)
     if (eg_audio_stream_finish(stream, rows + tokens * hidden, TOKENS - tokens, &written, &err)) return failed("finish", &err);
     tokens += written;
     eg_audio_stream_close(stream);
-    if (tokens != eg_audio_tokens(N)) return EXIT_FAILURE;
+    if (tokens != eg_audio_token_count(N)) return EXIT_FAILURE;
     printf("embeddings %lu %016llx\n", (unsigned long)tokens, hash(rows, tokens * hidden * sizeof *rows));
     free(rows);
     return EXIT_SUCCESS;
@@ -64,14 +64,12 @@ static int check_stream(eg_model *model, size_t hidden, const float *samples)
 
 static int answer(eg_session *session, const char *name)
 {
-    eg_error err;
-    eg_sampling greedy = {0};
-    greedy.struct_size = sizeof greedy;
-    greedy.greedy = true;
+    eg_error err = {.struct_size = sizeof err};
+    eg_sampling greedy = {.struct_size = sizeof greedy};
     if (eg_session_feed_text(session, "<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err)) return failed("feed", &err);
     printf("%s", name);
     for (int i = 0; i < 4; i++) {
-        eg_token token;
+        eg_token token = {.struct_size = sizeof token};
         if (eg_session_next(session, &greedy, &token, &err)) return failed("next", &err);
         printf(" %d", (int)token.id);
     }
@@ -81,7 +79,7 @@ static int answer(eg_session *session, const char *name)
 
 static int check_session(eg_model *model, float *samples)
 {
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_session *session, *fork = NULL;
     eg_session_params params = {sizeof params, 256, EG_KV_F16};
     if (eg_session_open(model, &params, &session, &err)) return failed("session", &err);
@@ -111,7 +109,7 @@ static int check_session(eg_model *model, float *samples)
 
 int main(int argc, char **argv)
 {
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_model *model;
     eg_model_info info;
     static float samples[N];

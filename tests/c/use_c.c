@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 {
     if (argc != 2) return EXIT_FAILURE;
 
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_model *model = NULL;
     eg_model_params missing = {.struct_size = sizeof missing, .path = "no-such-file.gguf"};
     if (eg_model_open(&missing, &model, &err) != EG_ERROR_FILE || err.status != EG_ERROR_FILE || !err.message[0] || model)
@@ -32,7 +32,8 @@ int main(int argc, char **argv)
     eg_model_params model_params = {.struct_size = sizeof model_params, .threads = 2, .path = argv[1]};
     if (eg_model_open(&model_params, &model, &err)) return failed("open", &err);
 
-    static const eg_chat_message messages[] = {{"system", "Be brief."}, {"user", "Hello there"}};
+    static const eg_chat_message messages[] = {{sizeof *messages, "system", "Be brief."},
+                                               {sizeof *messages, "user", "Hello there"}};
     char chat[500];
     size_t chat_length;
     if (eg_chat_render(messages, 2, EG_CHAT_GENERATION, chat, sizeof chat, &chat_length, &err)) return failed("render", &err);
@@ -53,14 +54,12 @@ int main(int argc, char **argv)
     printf("prompt");
     for (size_t i = 0; i < n; i++) printf(" %d", (int)ids[i]);
 
-    eg_sampling greedy = {0};
-    greedy.struct_size = sizeof greedy;
-    greedy.greedy = true;
+    eg_sampling greedy = {.struct_size = sizeof greedy};
     char answer[4000];
     size_t answer_length = 0;
     printf("\nanswer");
     for (int i = 0; i < 8; i++) {
-        eg_token token;
+        eg_token token = {.struct_size = sizeof token};
         if (eg_session_next(session, &greedy, &token, &err)) return failed("next", &err);
         printf(" %d", (int)token.id);
         if (token.stop) break;

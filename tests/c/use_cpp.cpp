@@ -25,6 +25,7 @@ void check(eg_status status, const eg_error &err)
 Model open_model(const char *path)
 {
     eg_error err{};
+    err.struct_size = sizeof err;
     eg_model *model = nullptr;
     eg_model_params params{};
     params.struct_size = sizeof params;
@@ -37,6 +38,7 @@ Model open_model(const char *path)
 Session open_session(eg_model *model)
 {
     eg_error err{};
+    err.struct_size = sizeof err;
     eg_session *session = nullptr;
     eg_session_params params{};
     params.struct_size = sizeof params;
@@ -68,8 +70,10 @@ void run(const char *path)
     Model model = open_model(path);
     Session session = open_session(model.get());
     eg_error err{};
+    err.struct_size = sizeof err;
 
-    const eg_chat_message messages[] = {{"system", "Be brief."}, {"user", "Hello there"}};
+    const eg_chat_message messages[] = {{sizeof *messages, "system", "Be brief."},
+                                        {sizeof *messages, "user", "Hello there"}};
     size_t length = 0;
     check(eg_chat_render(messages, 2, EG_CHAT_GENERATION, nullptr, 0, &length, &err), err);
     std::vector<char> buffer(length + 1);
@@ -91,11 +95,11 @@ void run(const char *path)
 
     eg_sampling greedy{};
     greedy.struct_size = sizeof greedy;
-    greedy.greedy = true;
     std::string answer;
     std::printf("\nanswer");
     for (int i = 0; i < 8; i++) {
         eg_token token{};
+        token.struct_size = sizeof token;
         check(eg_session_next(session.get(), &greedy, &token, &err), err);
         std::printf(" %d", static_cast<int>(token.id));
         if (token.stop != EG_STOP_NONE)

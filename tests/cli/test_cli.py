@@ -345,7 +345,7 @@ def test_chat_tools(tmp_path: Path) -> None:
 
 def test_chat_explains_what_it_does_not_know() -> None:
     lines, errors = chat("/frobnicate now\n/save\n/load nowhere.json\n/help\n/stats\n//help\n", "-v", status=1)
-    assert "unknown command /frobnicate" in errors and "/save FILE" in errors and "nowhere.json" in errors
+    assert "there is no command /frobnicate" in errors and "/save FILE" in errors and "nowhere.json" in errors
     assert any(line.startswith("/tools") for line in lines)
     assert any("context: " in line for line in lines) and any("memory: " in line for line in lines)
     assert "tok/s" in errors

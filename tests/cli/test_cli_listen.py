@@ -47,7 +47,7 @@ def test_lines_for_pipes(spoken: eg.Transcript) -> None:
     done = cli(*STREAM, "--verbose", "--once", data=TALK.tobytes())
     assert done.stdout.decode().splitlines() == [spoken[0].text]
     (latency,) = re.findall(
-        r"decided at ([\d.]+) s, first word at ([\d.]+) s, last at ([\d.]+) s", done.stderr.decode()
+        r"end detected at ([\d.]+) s, first token at ([\d.]+) s, last token at ([\d.]+) s", done.stderr.decode()
     )
     assert sorted(latency, key=float) == list(latency)
 

@@ -239,7 +239,7 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
 def test_where_output_can_not_go(talk: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.txt"
     file.write_text("precious")
-    assert "need a directory" in bad(2, "transcribe", talk, talk, "--output", file)
+    assert "is not a directory" in bad(2, "transcribe", talk, talk, "--output", file)
     assert "both be written" in bad(2, "transcribe", talk, talk, "--output", tmp_path / "texts")
     assert "one recording" in bad(2, "transcribe", talk, "x.wav", "--format", "srt")
     assert "--output" in bad(2, "transcribe", talk, "--resume")
@@ -304,7 +304,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         assert ours["end"] == pytest.approx(theirs["end"], abs=0.15)
     # Once more: there is nothing to do. Without --resume: from the beginning, whatever is there.
     before = output.stat().st_mtime_ns
-    assert "there already" in cli(*command, "--output", output, "--resume").stderr.decode()
+    assert "exists already" in cli(*command, "--output", output, "--resume").stderr.decode()
     assert output.stat().st_mtime_ns == before
     part.write_bytes(kept)
     good(*command, "--output", output)

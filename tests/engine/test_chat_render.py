@@ -9,17 +9,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_gemma.chat.template import render_chat
-from edge_gemma.engine.native import check, ffi, lib
+from edge_gemma.engine.native import check, ffi, lib, new_struct
 from edge_gemma.errors import EdgeGemmaValueError
 
+STRIDE = ffi.sizeof("eg_chat_message")
 SPACES = "".join(chr(c) for c in range(0x110000) if chr(c).isspace())
 
 
 def render(messages: list[tuple[str, bytes]], flags: int = 0, capacity: int | None = None) -> tuple[bytes, int]:
     """The text written, and the length told. Without `capacity`, asks for the length first, as callers do."""
     kept = [(ffi.new("char[]", role.encode()), ffi.new("char[]", content)) for role, content in messages]
-    array = ffi.new("eg_chat_message[]", [{"role": role, "content": content} for role, content in kept])
-    length, err = ffi.new("size_t *"), ffi.new("eg_error *")
+    array = ffi.new(
+        "eg_chat_message[]", [{"struct_size": STRIDE, "role": role, "content": content} for role, content in kept]
+    )
+    length, err = ffi.new("size_t *"), new_struct("eg_error")
     if capacity is None:
         check(lib.eg_chat_render(array, len(kept), flags, ffi.NULL, 0, length, err), err)
         capacity = length[0] + 1
@@ -88,8 +91,8 @@ def test_wrong_arguments(messages: list[tuple[str, bytes]], flags: int) -> None:
 
 
 def test_null_pointers() -> None:
-    length, err = ffi.new("size_t *"), ffi.new("eg_error *")
-    message = ffi.new("eg_chat_message *")
+    length, err = ffi.new("size_t *"), new_struct("eg_error")
+    message = new_struct("eg_chat_message")
     for arguments in [
         (ffi.NULL, 1, 0, ffi.NULL, 0, length),
         (message, 1, 0, ffi.NULL, 0, length),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edge_gemma.engine.gguf import GGUFFile, StringArray, TensorInfo
-from edge_gemma.engine.native import ffi, lib
+from edge_gemma.engine.native import ffi, file_params, lib, new_struct
 from edge_gemma.errors import EdgeGemmaError
 from support.gguf_writer import (
     ARRAY,
@@ -79,8 +79,8 @@ def refusal(path: Path) -> EdgeGemmaError:
 
 def tensor_data(path: Path) -> list[bytes]:
     """The raw data of every tensor, through the C functions."""
-    out, row = ffi.new("eg_file **"), ffi.new("eg_file_tensor *")
-    assert lib.eg_file_open(os.fsencode(path), out, ffi.NULL) == lib.EG_OK
+    out, row = ffi.new("eg_file **"), new_struct("eg_file_tensor")
+    assert lib.eg_file_open(file_params(path), out, ffi.NULL) == lib.EG_OK
     found = []
     for i in range(lib.eg_file_tensor_count(out[0])):
         assert lib.eg_file_get_tensor(out[0], i, row, ffi.NULL) == lib.EG_OK
@@ -522,29 +522,31 @@ def test_split_totals(tmp_path):
 
 
 def test_arguments(write):
-    err, out, number = ffi.new("eg_error *"), ffi.new("eg_file **"), ffi.new("double *")
+    err, out, number = new_struct("eg_error"), ffi.new("eg_file **"), ffi.new("double *")
     text, length = ffi.new("const char **"), ffi.new("size_t *")
-    entry, tensor = ffi.new("eg_file_entry *"), ffi.new("eg_file_tensor *")
-    path = os.fsencode(write(small()))
+    entry, tensor = new_struct("eg_file_metadata"), new_struct("eg_file_tensor")
+    path = file_params(write(small()))
     bad = lib.EG_ERROR_ARGUMENT
-    assert lib.eg_file_open(ffi.NULL, out, err) == err.status == bad and b"eg_file_open" in ffi.string(err.message)
+    assert lib.eg_file_open(ffi.NULL, out, err) == err.status == bad and b"eg_file_params" in ffi.string(err.message)
     assert lib.eg_file_open(path, ffi.NULL, err) == bad
     lib.eg_file_close(ffi.NULL)
-    assert lib.eg_file_entry_count(ffi.NULL) == lib.eg_file_tensor_count(ffi.NULL) == 0
+    assert lib.eg_file_metadata_count(ffi.NULL) == lib.eg_file_tensor_count(ffi.NULL) == 0
     assert lib.eg_file_open(path, out, ffi.NULL) == lib.EG_OK
     file = out[0]
-    assert lib.eg_file_get_entry(ffi.NULL, 0, entry, err) == lib.eg_file_get_entry(file, 0, ffi.NULL, err) == bad
+    assert lib.eg_file_get_metadata(ffi.NULL, 0, entry, err) == lib.eg_file_get_metadata(file, 0, ffi.NULL, err) == bad
     assert lib.eg_file_get_tensor(ffi.NULL, 0, tensor, err) == lib.eg_file_get_tensor(file, 0, ffi.NULL, err) == bad
     assert lib.eg_file_get_number(ffi.NULL, 0, 0, number, err) == bad
     assert lib.eg_file_get_number(file, 0, 0, ffi.NULL, err) == bad
     assert lib.eg_file_get_string(file, 0, 0, ffi.NULL, length, err) == bad
     assert lib.eg_file_get_string(file, 0, 0, text, ffi.NULL, err) == bad
-    assert lib.eg_file_get_entry(file, 2, entry, err) == bad and b"only 2" in ffi.string(err.message)
+    assert lib.eg_file_get_metadata(file, 2, entry, err) == bad and b"only 2" in ffi.string(err.message)
     assert lib.eg_file_get_tensor(file, 2**63, tensor, err) == bad and b"only 2" in ffi.string(err.message)
     assert lib.eg_file_get_string(file, 1, 3, text, length, err) == bad and b"'list'" in ffi.string(err.message)
     assert lib.eg_file_get_number(file, 0, 0, number, err) == bad and b"is a string" in ffi.string(err.message)
     lib.eg_file_close(file)
-    assert lib.eg_file_open(b"/no/such/file", out, ffi.NULL) == lib.EG_ERROR_FILE and out[0] == file  # untouched
+    assert (
+        lib.eg_file_open(file_params("/no/such/file"), out, ffi.NULL) == lib.EG_ERROR_FILE and out[0] == file
+    )  # untouched
 
 
 # ---- descriptors and residency -----------------------------------------------------------------------------------
@@ -559,7 +561,7 @@ def probe(tmp_path_factory):
     program = tmp_path_factory.mktemp("probe") / "gguf_probe"
     csrc = ROOT / "csrc"
     sources = [line for line in (csrc / "sources.txt").read_text().split() if line.startswith("format/")]
-    names = [csrc / name for name in [*sources, "base/status.c", "base/map.c"]]
+    names = [csrc / name for name in [*sources, "base/status.c", "base/structs.c", "base/map.c"]]
     command = [compiler, "-std=gnu11", "-g", "-O1", f"-I{csrc}", TESTS / "c" / "gguf_probe.c", *names, "-lm", "-o"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if subprocess.run([*command, program, *sanitize], capture_output=True).returncode:

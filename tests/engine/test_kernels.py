@@ -79,12 +79,12 @@ def lanes_dot(a: np.ndarray, b: np.ndarray, fused: bool) -> np.ndarray:
     return acc[..., 0]
 
 
-def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int, fine: bool = False) -> np.ndarray:
+def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int, two_term: bool = False) -> np.ndarray:
     """The contract of eg_kernels.matmul_q8."""
     n, cols = x.shape
-    codes = [quants.quantize_q8(row, fine) for row in x]
+    codes = [quants.quantize_q8(row, two_term) for row in x]
     q = np.stack([c[0] for c in codes]).astype(np.int64)
-    q = 256 * q[:, 0] + q[:, 1] if fine else q
+    q = 256 * q[:, 0] + q[:, 1] if two_term else q
     d = np.stack([c[1] for c in codes])
     unpacked = [quants.unpack(row, name) for row in raw.reshape(rows, -1)]
     group = cols // unpacked[0][1].size
@@ -103,9 +103,9 @@ def matmul_q8(x: np.ndarray, raw: np.ndarray, name: str, rows: int, fine: bool =
 # ---- quantizing ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("two_term", [False, True])
 @pytest.mark.parametrize("cols", [32, 64, 160, 4128])
-def test_quantize_q8(target: kernels.Target, cols: int, fine: bool) -> None:
+def test_quantize_q8(target: kernels.Target, cols: int, two_term: bool) -> None:
     """Equal to the reference's, with sums of q; ties go to even; nothing is written beyond."""
     rng = np.random.default_rng(cols)
     x = rng.normal(0, 3, (6, cols)).astype(F)
@@ -116,9 +116,9 @@ def test_quantize_q8(target: kernels.Target, cols: int, fine: bool) -> None:
     x[3] *= 1e30
     x[4] *= 1e-30
     x[5] = 1e-38
-    q, d, sums = target.quantize_q8(x, fine)
+    q, d, sums = target.quantize_q8(x, two_term)
     for row in range(6):
-        want_q, want_d = quants.quantize_q8(x[row], fine)
+        want_q, want_d = quants.quantize_q8(x[row], two_term)
         assert same(q[row], want_q)
         assert same(d[row], want_d)
     assert np.array_equal(sums, q.reshape(*sums.shape, 16).sum(-1))
@@ -134,7 +134,7 @@ def test_quantize_q8_not_finite(target: kernels.Target) -> None:
         assert not q[0, 32:64].any()
         assert not sums[0, 2:4].any()
         assert same(d[0, [0, 2]], np.full(2, F(1) / F(127)))
-        q, d, sums = target.quantize_q8(x, fine=True)
+        q, d, sums = target.quantize_q8(x, two_term=True)
         assert np.isnan(d[0, 1])
         assert not q[0, :, 32:64].any()
         assert not sums[0, :, 2:4].any()
@@ -144,7 +144,7 @@ def test_quantize_q8_not_finite(target: kernels.Target) -> None:
 def test_fine_activations(target: kernels.Target) -> None:
     """Two parts are within a step of the second: half of one, but for the last, which 8 bits do not hold."""
     x = np.random.default_rng(2).normal(0, 3, (3, 256)).astype(F)
-    q, d, _ = target.quantize_q8(x, fine=True)
+    q, d, _ = target.quantize_q8(x, two_term=True)
     got = np.repeat(d, 32, 1) * (256 * q[:, 0].astype(np.int32) + q[:, 1])
     assert (np.abs(got - x) <= np.repeat(d, 32, 1) * 1.01).all()
 
@@ -152,9 +152,9 @@ def test_fine_activations(target: kernels.Target) -> None:
 # ---- matrices --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("two_term", [False, True])
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_matmul_q8(target: kernels.Target, name: str, fine: bool) -> None:
+def test_matmul_q8(target: kernels.Target, name: str, two_term: bool) -> None:
     """Every quantized type equals the contract bit for bit."""
     rng = np.random.default_rng(quants.block_type(name).id)
     block = quants.block_type(name).elements
@@ -162,8 +162,8 @@ def test_matmul_q8(target: kernels.Target, name: str, fine: bool) -> None:
     for n, rows, blocks in ((1, 16, 3), (1, 37, most), (2, 1, 1), (3, 17, 5), (9, 33, 2), (5, 40, many)):
         raw = raw_blocks(rng, name, rows * blocks)
         x = rng.normal(0, 1, (n, blocks * block)).astype(F)
-        want = matmul_q8(x, raw, name, rows, fine)
-        assert same(target.matmul(x, raw, name, rows, fine=fine), want), (n, rows, blocks)
+        want = matmul_q8(x, raw, name, rows, two_term)
+        assert same(target.matmul(x, raw, name, rows, two_term=two_term), want), (n, rows, blocks)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -176,11 +176,11 @@ def test_matmul_q8_any_bytes(target: kernels.Target, name: str) -> None:
     x[3, 5] = np.inf
     scalar = kernels.targets["scalar"]
     assert scalar is not None
-    for fine in (False, True):
-        want = scalar.matmul(x, raw, name, rows, fine=fine)
-        assert same(target.matmul(x, raw, name, rows, fine=fine), want)
+    for two_term in (False, True):
+        want = scalar.matmul(x, raw, name, rows, two_term=two_term)
+        assert same(target.matmul(x, raw, name, rows, two_term=two_term), want)
         for t in (0, 3):
-            assert same(target.matmul(x[t : t + 1], raw, name, rows, fine=fine), want[t : t + 1])
+            assert same(target.matmul(x[t : t + 1], raw, name, rows, two_term=two_term), want[t : t + 1])
 
 
 def test_extreme_weights(target: kernels.Target) -> None:
@@ -189,8 +189,8 @@ def test_extreme_weights(target: kernels.Target) -> None:
     raw[..., :2] = np.array([1], np.float16).view(np.uint8)
     raw[..., 2:] = 0x80
     for value in (-1.0, 1.0):
-        for fine in (False, True):
-            y = target.matmul(np.full((5, 96), value, F), raw, "Q8_0", 32, fine=fine)
+        for two_term in (False, True):
+            y = target.matmul(np.full((5, 96), value, F), raw, "Q8_0", 32, two_term=two_term)
             assert same(y, np.full((5, 32), -value * 96 * 128, F))
 
 
@@ -224,9 +224,9 @@ def test_matmul_float(target: kernels.Target, name: str) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("two_term", [False, True])
 @pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "Q5_1", "Q2_K", "BF16", "F32"])
-def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str, fine: bool, n: int) -> None:
+def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str, two_term: bool, n: int) -> None:
     """Any range of rows, each element once and nothing else; the matrix ends where its buffer ends."""
     rng, kind = np.random.default_rng(5), quants.block_type(name)
     rows, cols, ldy = 50, 512, 61
@@ -237,15 +237,15 @@ def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str
     )
     raw = np.ascontiguousarray(raw, np.uint8).reshape(-1)
     x = rng.normal(0, 1, (n, cols)).astype(F)
-    whole = target.matmul(x, raw, name, rows, fine=fine)
+    whole = target.matmul(x, raw, name, rows, two_term=two_term)
     shift = 1 if kind.unpack else kind.bytes  # floats keep the alignment of their type
     buffer = np.empty(raw.size + shift, np.uint8)
     buffer[shift:] = raw
     address = ffi.cast("uint8_t *", buffer.ctypes.data + shift)
     matrix = ffi.new("eg_matrix *", (address, kernels.type_info(name), rows, cols, raw.size // rows))
-    q, d, sums = target.quantize_q8(x, fine)
+    q, d, sums = target.quantize_q8(x, two_term)
     cast = lambda a, t: ffi.cast(t, a.ctypes.data)  # noqa: E731
-    q8 = ffi.new("eg_q8 *", (cast(q, "int8_t *"), cast(d, "float *"), cast(sums, "int16_t *"), fine))
+    q8 = ffi.new("eg_q8 *", (cast(q, "int8_t *"), cast(d, "float *"), cast(sums, "int16_t *"), two_term))
     scratch = np.empty(lib.eg_matmul_scratch_bytes(cols) + 64, np.uint8)
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     for row0, row1 in ((0, 50), (0, 1), (49, 50), (16, 32), (5, 38), (7, 22), (20, 20), (0, 17)):
@@ -441,7 +441,7 @@ def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None
     view = ffi.new("eg_kv_view *", (*(ffi.cast("uint8_t *", a.ctypes.data) for a in (k, v)), 4 * dim, m, lib.EG_KV_F32))
     first = max(0, m - n - window + 1) // lib.EG_SPAN if window else 0
     spans, rows = (m - 1) // lib.EG_SPAN - first + 1, n * heads
-    part = lib.eg_attention_part_floats(dim, rows)
+    part = lib.eg_attention_partial_floats(dim, rows)
     parts, out = np.full(spans * part + 8, -7.25, F), np.full((n, heads, dim + 1), -7.25, F)
     at, queries = parts.ctypes.data, ffi.cast("float *", q.ctypes.data)
     scratch = np.empty(lib.eg_attention_scratch_bytes(dim, heads, n) + 64, np.uint8)
@@ -464,10 +464,13 @@ def test_any_number_of_tokens(target: kernels.Target, name: str) -> None:
     cols, rows, n = 1024 + 256, 24, 11
     raw = raw_blocks(rng, name, rows * cols // kind.elements)
     x = rng.normal(0, 1, (n, cols)).astype(F)
-    for fine in (False, True):
-        whole = matmul_q8(x, raw, name, rows, fine)
+    for two_term in (False, True):
+        whole = matmul_q8(x, raw, name, rows, two_term)
         for tokens in range(1, n + 1):
-            assert same(target.matmul(x[:tokens], raw, name, rows, fine=fine), whole[:tokens]), (tokens, fine)
+            assert same(target.matmul(x[:tokens], raw, name, rows, two_term=two_term), whole[:tokens]), (
+                tokens,
+                two_term,
+            )
 
 
 # ---- dispatch --------------------------------------------------------------------------------------------------------

@@ -157,21 +157,21 @@ def test_seed(session: eg.Session) -> None:
 def test_stop_strings(session: eg.Session) -> None:
     """Text before a stop string comes out, the string does not, also when it comes in pieces."""
     letters = {c: session.model.tokenizer.find(c) for c in "helowrd"}
-    text, bias = "", dict.fromkeys(range(VOCAB), -100.0)
+    bias = dict.fromkeys(range(VOCAB), -100.0)
     for c in letters.values():
         bias[c] = 0.0
-    pieces = list(session.generate(60, seed=3, logit_bias=bias))
-    text = "".join(pieces)
+    whole = session.generate(60, seed=3, logit_bias=bias)
+    text = "".join(whole)
     session.rewind(session.position - 6)
     assert len(text) == 60
-    assert session.last_stop == "length"
+    assert whole.stop == "length"
     stop = text[20:23]
-    got = list(session.generate(60, seed=3, logit_bias=bias, stop=["zzz", stop]))
-    assert "".join(got) == text[: text.index(stop)]
-    assert session.last_stop == "stop"
+    answer = session.generate(60, seed=3, logit_bias=bias, stop=["zzz", stop])
+    assert "".join(answer) == answer.text == text[: text.index(stop)]
+    assert answer.stop == "stop"
     session.rewind(session.position - 6)
-    got = list(session.generate(22, seed=3, logit_bias=bias, stop=text[20:23] + "x"))
-    assert "".join(got) == text[:22]
+    answer = session.generate(22, seed=3, logit_bias=bias, stop=text[20:23] + "x")
+    assert "".join(answer) == text[:22] and answer.stop == "length"
     session.rewind(session.position - 6)
 
 
@@ -179,8 +179,9 @@ def test_stop_tokens(session: eg.Session) -> None:
     """<eos>, <turn|> and <|tool_response> end the answer, are appended, and are not shown."""
     for token, name in (("<eos>", "eos"), ("<turn|>", "turn"), ("<|tool_response>", "tool_response")):
         number = session.model.tokenizer.find(token)
-        assert list(session.generate(5, logit_bias={number: 1000.0}, special=True)) == []
-        assert session.last_stop == name
+        answer = session.generate(5, logit_bias={number: 1000.0}, special=True)
+        assert list(answer) == [] and answer.stop == name
+        assert answer.tokens == [eg.Token(number, "", name)]
         assert session.tokens[-1] == number
         session.rewind(1)
 

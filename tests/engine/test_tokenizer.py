@@ -1,5 +1,6 @@
 """The tokenizer against vectors of the real vocabulary, a slow BPE written from its definition, and hostile files."""
 
+import codecs
 import json
 import random
 import threading
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_gemma.engine.native import check, ffi, lib
-from edge_gemma.engine.tokenizer import Tokenizer
+from edge_gemma.engine.native import check, ffi, lib, new_struct
+from edge_gemma.engine.tokenizer import StreamingDetokenizer, Tokenizer
 from support.gguf_writer import I32, STRING, Writer, tiny_vocabulary
 from support.paths import SHARED
 
@@ -266,14 +267,14 @@ def test_fixture_vocabularies(name):
 
 def encode_bytes(tokenizer, data, flags=0, capacity=1000):
     """Encodes bytes that need not be text; returns the ids written and the number of all."""
-    ids, n, err = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), ffi.new("eg_error *")
+    ids, n, err = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), new_struct("eg_error")
     check(lib.eg_tokenizer_encode(tokenizer._pointer, data, len(data), flags, ids, capacity, n, err), err)
     return list(ids[0 : min(n[0], capacity)]), n[0]
 
 
 def decode_bytes(tokenizer, ids, capacity=10000):
     """Decodes to bytes; returns those written and the length of all."""
-    text, n, err = ffi.new("char[]", max(capacity, 1)), ffi.new("size_t *"), ffi.new("eg_error *")
+    text, n, err = ffi.new("char[]", max(capacity, 1)), ffi.new("size_t *"), new_struct("eg_error")
     status = lib.eg_tokenizer_decode(tokenizer._pointer, ids, len(ids), lib.EG_TEXT_SPECIAL, text, capacity, n, err)
     check(status, err)
     return ffi.buffer(text, min(n[0], capacity))[:], n[0]
@@ -334,7 +335,7 @@ def test_surrogates_are_refused(tiny):
 
 
 def test_bad_arguments(tiny):
-    n, err = ffi.new("size_t *", 77), ffi.new("eg_error *")
+    n, err = ffi.new("size_t *", 77), new_struct("eg_error")
     encode, decode, p = lib.eg_tokenizer_encode, lib.eg_tokenizer_decode, tiny._pointer
     assert encode(p, b"a", 1, 64, ffi.NULL, 0, n, err) == lib.EG_ERROR_ARGUMENT
     assert encode(p, ffi.NULL, 1, 0, ffi.NULL, 0, n, err) == lib.EG_ERROR_ARGUMENT
@@ -589,3 +590,24 @@ def test_control_tokens_by_the_thousand(tmp_path):
     ids = [256 + i for i in (0, 1, 12, 5999, 599, 59)]
     assert tokenizer.encode("".join(f"<unused{i - 256}>" for i in ids), special=True) == ids
     assert tokenizer.decode(tokenizer.encode("<unused6000><unused", special=True)) == "<unused6000><unused"
+
+
+def test_tokens_to_text_one_by_one(tmp_path):
+    """Any bytes come out as an incremental decoder of UTF-8 gives them: a character when it is complete, not later."""
+    tokens = [*BYTES, "ä".encode(), "\ufffd".encode(), b"<turn|>"]
+    tokenizer = Tokenizer.load(
+        vocabulary(tmp_path / "v.gguf", tokens, token_type=[BYTE] * 256 + [NORMAL] * 2 + [CONTROL])
+    )
+    numbers = {data: number for number, data in enumerate(tokens)}
+    rng = random.Random(0)
+    texts = ["aä€😀".encode(), b"\x80a", b"\xe2\x82a", b"\xf0\x9f\xe2\x82\xac", b"\xc3"]
+    texts += [bytes(rng.choices([0x41, 0x80, 0xA4, 0xC3, 0xE2, 0x82, 0xF0, 0x9F], k=30)) for _ in range(50)]
+    for text in texts:
+        decoder, streaming = codecs.getincrementaldecoder("utf-8")("replace"), StreamingDetokenizer(tokenizer)
+        for byte in text:
+            assert streaming.feed(byte) == decoder.decode(bytes([byte])), text
+        assert streaming.finish() == decoder.decode(b"", final=True)
+        assert streaming.finish() == ""
+    streaming = StreamingDetokenizer(tokenizer)
+    ids = [0xC3, numbers["ä".encode()], numbers["\ufffd".encode()], numbers[b"<turn|>"]]
+    assert [streaming.feed(number) for number in ids] == ["", "\ufffdä", "\ufffd", "<turn|>"]

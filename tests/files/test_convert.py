@@ -387,7 +387,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
 
     convert(folder, out)
     before = out.read_bytes()
-    with pytest.raises(OSError, match="already there"):
+    with pytest.raises(OSError, match="exists already"):
         convert(folder, out)
     out.write_bytes(b"old")
     convert(folder, out, force=True)

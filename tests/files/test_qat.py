@@ -55,8 +55,8 @@ def codes(rng: np.random.Generator, rows: int, cols: int, bits: int) -> np.ndarr
 def test_repacked_codes_keep_their_places(bits):
     q = codes(np.random.default_rng(bits), 3, 512, bits)
     raw = repack(pack(q, bits).view(np.uint8), bits)
-    assert np.array_equal(kernels.dequantize(raw, f"C{bits}").reshape(q.shape), q)
-    assert np.array_equal(quants.dequantize(raw, f"C{bits}").reshape(q.shape), q)
+    assert np.array_equal(kernels.dequantize(raw, f"QC{bits}").reshape(q.shape), q)
+    assert np.array_equal(quants.dequantize(raw, f"QC{bits}").reshape(q.shape), q)
 
 
 @pytest.fixture(params=list(kernels.targets))
@@ -93,10 +93,10 @@ def test_matmul_i8(target, bits):
         raw = repack(pack(q, bits).view(np.uint8), bits)
         xq = steps(x, 0.7).astype(np.int64)
         want = (xq @ q.T.astype(np.int64)).astype(F) * (scale * F(0.7))
-        got = target.matmul_steps(x, raw, f"C{bits}", scale, (0.7, 0))
+        got = target.matmul_steps(x, raw, f"QC{bits}", scale, (0.7, 0))
         assert got.dtype == want.dtype
         assert np.array_equal(got, want), (n, rows, cols)
-        snapped = target.matmul_steps(x, raw, f"C{bits}", scale, (0.7, 0.3))
+        snapped = target.matmul_steps(x, raw, f"QC{bits}", scale, (0.7, 0.3))
         assert np.array_equal(snapped, (steps(want, 0.3) * F(0.3)).astype(F))
 
 
@@ -111,7 +111,7 @@ def test_steps_of_activations(target):
     assert (q[64:] == 77).all()
     assert total[0] == q[:64].sum(dtype=int)
     snapped = x[:21].copy()
-    target._table.snap_i8(cast(snapped, "float *"), 19, 1.0)
+    target._table.fake_quant_i8(cast(snapped, "float *"), 19, 1.0)
     assert np.array_equal(snapped[:19], q[:19])
     for bad in (np.nan, np.inf):
         x[40] = bad
@@ -119,7 +119,7 @@ def test_steps_of_activations(target):
         assert not q[:64].any()
         assert total[0] == 0
     values = np.array([np.nan, np.inf, -np.inf], F)
-    target._table.snap_i8(cast(values, "float *"), 3, 0.5)
+    target._table.fake_quant_i8(cast(values, "float *"), 3, 0.5)
     assert np.array_equal(values, np.array([np.nan, 63.5, -64], F), equal_nan=True)
 
 
@@ -199,17 +199,17 @@ def test_greedy_ids_equal_the_reference(mobile):
 def test_info(mobile, run_cli):
     done = run_cli("info", str(mobile[0]))
     assert done.returncode == 0
-    for name in ("C2", "C4", "C8"):
+    for name in ("QC2", "QC4", "QC8"):
         assert name in done.stdout
 
 
 def test_quantizing_again_is_refused(mobile, tmp_path):
-    with pytest.raises(ValueError, match=r"has type C\d, which cannot be quantized again"):
+    with pytest.raises(ValueError, match=r"has type QC\d, which cannot be quantized again"):
         quantize(mobile[0], tmp_path / "q.gguf", "Q4_0")
-    with pytest.raises(ValueError, match="C4"):
-        quantize(mobile[0], tmp_path / "q.gguf", "C4")
-    with pytest.raises(ValueError, match="C4 can be read, but not written"):
-        quantize(mobile[0], tmp_path / "q.gguf", "Q4_0", tensor_types={"*": "C4"})
+    with pytest.raises(ValueError, match="QC4"):
+        quantize(mobile[0], tmp_path / "q.gguf", "QC4")
+    with pytest.raises(ValueError, match="QC4 can be read, but not written"):
+        quantize(mobile[0], tmp_path / "q.gguf", "Q4_0", tensor_types={"*": "QC4"})
 
 
 # ---- small checkpoints of our own ---------------------------------------------------------------------------------
@@ -254,9 +254,9 @@ def test_a_model_of_our_own(tmp_path, step, limit):
     path = convert(packed_checkpoint(tmp_path / "hf", step), tmp_path / "m.gguf").model
     with GGUFFile(path) as file:
         rows = {tensor.name: tensor for tensor in file.tensors}
-    assert rows["blk.2.ffn_up.weight"].type_name == "C2"
-    assert rows["blk.0.attn_q.weight"].type_name == "C4"
-    assert rows["per_layer_model_proj.weight"].type_name == "C8"
+    assert rows["blk.2.ffn_up.weight"].type_name == "QC2"
+    assert rows["blk.0.attn_q.weight"].type_name == "QC4"
+    assert rows["per_layer_model_proj.weight"].type_name == "QC8"
     assert rows["per_layer_token_embd.scale"].shape == (4, WORDS)
     assert not [name for name in rows if "cache_scale" in name]
     model, reference = eg.Model.load(path, threads=1), TextModel(path, F)
@@ -284,7 +284,7 @@ def test_packed_encoder(tmp_path):
     got = eg.Model.load(written.model, mmproj=written.mmproj, threads=1).encode_audio(sound)
     want = AudioEncoder(written.mmproj, dtype=F).encode(sound)
     with GGUFFile(written.mmproj) as file:
-        assert sum(tensor.type_name == "C8" for tensor in file.tensors) == 20
+        assert sum(tensor.type_name == "QC8" for tensor in file.tensors) == 20
     assert rms(got - want) < 0.05 * rms(want)  # a number on a border changes tokens behind it
     coarse = AudioEncoder(written.mmproj, dtype=F)
     coarse.file.steps = lambda name: (0.0, 0.0)
@@ -310,7 +310,7 @@ CHECKPOINT_FAULTS = {
     ),
     "norm": (
         lambda t: t.update({f"{TEXT}norm.weight": np.zeros(256, np.int8)}),
-        "norm.weight packed, which only matrices",
+        "norm.weight packed, but only matrices",
     ),
     "step": (
         lambda t: t.update({f"{TEXT}layers.1.mlp.up_proj.input_activation_scale": np.ones(2, F)}),
@@ -356,13 +356,13 @@ FILE_FAULTS = {
     ),
     "packed scale": (
         "blk.0.attn_q.scale",
-        lambda raw: ("C8", (128,), raw[:128]),
-        "type C8, which only single matrices",
+        lambda raw: ("QC8", (128,), raw[:128]),
+        "type QC8, which only single matrices",
     ),
     "packed norm": (
         "blk.0.attn_norm.weight",
-        lambda raw: ("C8", (256,), raw[:256]),
-        "type C8, which only single matrices",
+        lambda raw: ("QC8", (256,), raw[:256]),
+        "type QC8, which only single matrices",
     ),
     "step below 0": ("blk.1.ffn_up.input_scale", scalar(-1), "'blk.1.ffn_up.input_scale' is -1"),
     "step without end": ("blk.1.ffn_up.output_scale", scalar(np.inf), "'blk.1.ffn_up.output_scale' is inf"),
@@ -401,11 +401,11 @@ def test_a_shape_for_measurements(shared: Path, tmp_path: Path) -> None:
     assert mobile_shape.write(str(shared / "fixtures/e2b/model-Q4_0.gguf"), str(out)) == out.stat().st_size
     with GGUFFile(out) as file:
         types = {tensor.name: tensor.type_name for tensor in file.tensors}
-    assert types["token_embd.weight"] == types["blk.7.ffn_down.weight"] == "C2"
+    assert types["token_embd.weight"] == types["blk.7.ffn_down.weight"] == "QC2"
     assert (
-        types["blk.0.ffn_down.weight"] == types["blk.7.attn_q.weight"] == types["per_layer_token_embd.weight"] == "C4"
+        types["blk.0.ffn_down.weight"] == types["blk.7.attn_q.weight"] == types["per_layer_token_embd.weight"] == "QC4"
     )
-    assert types["blk.0.proj.weight"] == types["per_layer_model_proj.weight"] == "C8"
+    assert types["blk.0.proj.weight"] == types["per_layer_model_proj.weight"] == "QC8"
     assert {"blk.0.attn_q.input_scale", "token_embd.scale"} < set(types) and "token_embd.input_scale" not in types
     with eg.Model.load(out) as model:
         session = model.session(context=32)

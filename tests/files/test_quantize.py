@@ -287,7 +287,7 @@ def test_refuses(model, tmp_path):
         quantize(model, tmp_path / "a.gguf", "Q4_0", tensor_types={"*": "IQ2_XS"})
     with pytest.raises(OSError, match="nothing"):
         quantize(tmp_path / "nothing.gguf", tmp_path / "a.gguf", "Q4_0")
-    with pytest.raises(OSError, match="already there"):
+    with pytest.raises(OSError, match="exists already"):
         quantize(model, model, "Q4_0")
     (tmp_path / "b.gguf").write_bytes(model.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"b\.gguf"):

@@ -65,7 +65,7 @@ static void walk(const eg_audio_weights *w)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *path = memory_map_set(data, size);
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_gguf *file;
     if (eg_gguf_open(path, -1, 0, 0, &file, &err)) return 0;
     eg_audio_weights weights;
@@ -76,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         REQUIRE(err.status == status && length > 10 && (err.message[length - 1] == '.' || length > 400));
     } else if (present) {
         walk(&weights);
-        eg_audio_give_back(&weights);
+        eg_audio_release_pages(&weights);
         eg_audio_free(&weights);
     }
     eg_gguf_close(file);

@@ -78,10 +78,10 @@ static void walk_internal(const eg_gguf *file)
 
 static void walk_public(const eg_file *file)
 {
-    eg_error err;
-    for (uint64_t i = 0; i < eg_file_entry_count(file); i++) {
-        eg_file_entry entry;
-        REQUIRE(!eg_file_get_entry(file, i, &entry, &err));
+    eg_error err = {.struct_size = sizeof err};
+    for (uint64_t i = 0; i < eg_file_metadata_count(file); i++) {
+        eg_file_metadata entry = {.struct_size = sizeof entry};
+        REQUIRE(!eg_file_get_metadata(file, i, &entry, &err));
         uint64_t last = entry.count ? entry.count - 1 : 0, elements[] = {0, last / 2, last, entry.count};
         for (int k = 0; k < 4; k++) {
             double number;
@@ -97,7 +97,7 @@ static void walk_public(const eg_file *file)
         }
     }
     for (uint64_t i = 0; i < eg_file_tensor_count(file); i++) {
-        eg_file_tensor tensor;
+        eg_file_tensor tensor = {.struct_size = sizeof tensor};
         REQUIRE(!eg_file_get_tensor(file, i, &tensor, &err));
         touch(tensor.data, tensor.bytes);
     }
@@ -106,8 +106,9 @@ static void walk_public(const eg_file *file)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *path = memory_map_set(data, size);
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     memset(&err, 0x55, sizeof err);
+    err.struct_size = sizeof err;
     eg_gguf *gguf;
     eg_status status = eg_gguf_open(path, -1, 0, 0, &gguf, &err);
     if (status) {
@@ -117,7 +118,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         eg_gguf_close(gguf);
     }
     eg_file *file;
-    REQUIRE(eg_file_open(path, &file, NULL) == status);
+    eg_file_params params = {.struct_size = sizeof params, .path = path};
+    REQUIRE(eg_file_open(&params, &file, NULL) == status);
     if (!status) {
         walk_public(file);
         eg_file_close(file);

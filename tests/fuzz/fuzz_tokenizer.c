@@ -29,7 +29,7 @@ static void open_tiny(void)
     size_t size = fread(bytes, 1, sizeof bytes, file);
     fclose(file);
     REQUIRE(size > 1 && size < sizeof bytes);
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     if (eg_gguf_open(memory_map_set(bytes + 1, size - 1), -1, 0, 0, &tiny_file, &err) ||
         eg_tokenizer_create(tiny_file, &tiny, &err)) {
         fprintf(stderr, "%s\n", err.message);
@@ -77,7 +77,7 @@ static void encode_and_back(const eg_tokenizer *t, const char *data, size_t leng
     char *text = exact(length);
     memcpy(text, data, length);
     size_t n, again;
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_status status = eg_tokenizer_encode(t, text, length, flags, NULL, 0, &n, &err);
     if (status) {
         REQUIRE(err.status == status && !lossless);
@@ -105,7 +105,7 @@ static void decode_ids(const eg_tokenizer *t, const uint8_t *data, size_t size, 
     size_t n = size / 2, length;
     int32_t *ids = exact(n * sizeof *ids);
     for (size_t i = 0; i < n; i++) ids[i] = (int16_t)(data[2 * i] | data[2 * i + 1] << 8);
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_status status = eg_tokenizer_decode(t, ids, n, flags, NULL, 0, &length, &err);
     uint32_t vocab = eg_tokenizer_vocab_size(t);
     bool inside = true;
@@ -120,7 +120,7 @@ static void decode_ids(const eg_tokenizer *t, const uint8_t *data, size_t size, 
 
 static void open_vocabulary(const uint8_t *data, size_t size)
 {
-    eg_error err;
+    eg_error err = {.struct_size = sizeof err};
     eg_gguf *file;
     eg_tokenizer *tokenizer;
     if (eg_gguf_open(memory_map_set(data, size), -1, 0, 0, &file, &err)) return;

@@ -1,12 +1,13 @@
-"""Listening to a source. A model of random weights shows that what is heard while it is spoken, guessed at and begun early ends
-in the same words as a recording heard afterwards, to the bit; a scripted one, which knows what it ought to say, shows what
-is told on the way. Sources and clocks are scripted, so nothing depends on time."""
+"""Listening to a source. With a model of random weights, words that are heard while they are spoken, guessed at and answered
+early are the same as those of a recording that is heard afterwards, to the bit. A scripted model shows the events on the way.
+Sources and clocks are scripted, so nothing depends on time."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from edge_gemma.audio.source import Paced, Source, open_audio
 from edge_gemma.errors import Cancelled, EdgeGemmaError
 from edge_gemma.speech.listener import Listener, ListenerEvent, agreement, listen
 from edge_gemma.speech.transcriber import Transcriber
-from support.listening import MMPROJ, MODEL, RATE, Loud, Players, Scripted, base_and_closing, sound
+from support.listening import MMPROJ, MODEL, LoudnessDetector, ScriptedSource, base_and_closing, sound
+from support.scripted import RATE, ScriptedModel
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ TALK = sound((0.5, 1.5), (1.9, 2.8), (4.2, 5.5), (6.6, 7.0), seconds=8.0)
 
 @pytest.fixture(scope="module")
 def heard_afterwards(model: eg.Model) -> list[Any]:
-    with Transcriber(model, "en", detector=Loud()) as transcriber:  # type: ignore[arg-type]
+    with Transcriber(model, "en", detector=LoudnessDetector()) as transcriber:
         found = list(transcriber.segments(TALK))
     assert len(found) == 3 and all(segment.text for segment in found)
     return found
@@ -57,8 +59,8 @@ def heard_afterwards(model: eg.Model) -> list[Any]:
 def test_the_words_are_those_of_the_recording(
     model: eg.Model, heard_afterwards: list[Any], partials: float | None, block: int, moments: int
 ) -> None:
-    source = Scripted(TALK, block, moments)
-    with Listener(model, "en", detector=Loud(), partials=partials, clock=source.clock) as listener:
+    source = ScriptedSource(TALK, block, moments)
+    with Listener(model, "en", detector=LoudnessDetector(), partials=partials, clock=source.clock) as listener:
         events = list(listener.listen(source))
         assert still_open(model) == 1  # the request
     assert finals(iter(events)) == heard_afterwards
@@ -66,7 +68,7 @@ def test_the_words_are_those_of_the_recording(
 
 
 def test_recordings_are_heard_as_fast_as_it_goes(model: eg.Model, heard_afterwards: list[Any]) -> None:
-    with Listener(model, "en", detector=Loud(), partials=0.2) as listener:
+    with Listener(model, "en", detector=LoudnessDetector(), partials=0.2) as listener:
         events = list(listener.listen(TALK))
         assert finals(iter(events)) == heard_afterwards
         assert {event.kind for event in events} == {"start", "final"}
@@ -77,17 +79,17 @@ def test_recordings_are_heard_as_fast_as_it_goes(model: eg.Model, heard_afterwar
 
 
 def test_translations(model: eg.Model) -> None:
-    with Transcriber(model, "en", "de", detector=Loud(), max_tokens=40) as transcriber:  # type: ignore[arg-type]
+    with Transcriber(model, "en", "de", detector=LoudnessDetector(), max_tokens=40) as transcriber:
         expected = list(transcriber.segments(TALK))
-    assert finals(listen(model, TALK, "en", to="de", detector=Loud(), max_tokens=40)) == expected
+    assert finals(listen(model, TALK, "en", to="de", detector=LoudnessDetector(), max_tokens=40)) == expected
     assert all(segment.language == "English" for segment in expected)
 
 
 def test_utterances_that_are_too_long_are_cut(model: eg.Model) -> None:
     """Nothing is lost or doubled; each part has the words of its own sound: its last soft token knows 30 ms more."""
     samples = sound((0.5, 6.5), seconds=8.0)
-    with Listener(model, "en", detector=Loud(), max_seconds=2.5, max_tokens=6) as listener:
-        found = finals(listener.listen(Scripted(samples, moments=1)))
+    with Listener(model, "en", detector=LoudnessDetector(), max_seconds=2.5, max_tokens=6) as listener:
+        found = finals(listener.listen(ScriptedSource(samples, moments=1)))
     assert len(found) >= 3
     assert all(a.end == b.start for a, b in itertools.pairwise(found))
     assert found[0].start < 0.5 and found[-1].end >= 6.5
@@ -125,8 +127,8 @@ def test_the_answer_is_there_when_the_silence_is_over(tokenizer: Any) -> None:
 
 
 def test_a_source_that_never_waits_gets_no_early_answer(model: eg.Model) -> None:
-    source = Scripted(TALK, block=8000)
-    with Listener(model, "en", detector=Loud(), max_tokens=8, clock=source.clock) as listener:
+    source = ScriptedSource(TALK, block=8000)
+    with Listener(model, "en", detector=LoudnessDetector(), max_tokens=8, clock=source.clock) as listener:
         found = [event.latency for event in listener.listen(source) if event.kind == "final"]
     assert [latency.ready for latency in found] == [0, 0, 0]
 
@@ -135,12 +137,12 @@ def test_sound_that_is_late_counts(model: eg.Model) -> None:
     """The end of speech is where it was said, not where it was read: here all the rest is read a second later."""
     samples = sound((0.5, 1.5), seconds=3.0)
 
-    class Late(Scripted):
+    class Late(ScriptedSource):
         def clock(self) -> float:
             return super().clock() + (1.0 if self.given > 1.2 * RATE else 0.0)
 
     source = Late(samples)
-    with Listener(model, "en", detector=Loud(), max_tokens=8, clock=source.clock) as listener:
+    with Listener(model, "en", detector=LoudnessDetector(), max_tokens=8, clock=source.clock) as listener:
         latency = next(event.latency for event in listener.listen(source) if event.kind == "final")
     assert latency.decision == pytest.approx(1 + 22 * 512 / RATE, abs=0.035)
 
@@ -158,13 +160,20 @@ def slowly(seconds: float) -> str:
     return " ".join(whole) + "."
 
 
-def play(tokenizer: Any, script: Any, samples: np.ndarray, **options: Any) -> tuple[Players, list[ListenerEvent]]:
-    players, source = Players(tokenizer, script), Scripted(samples, moments=options.pop("moments", 20))
-    clock = options.pop("clock", source.clock)
-    with Listener(players, "en", detector=Loud(), clock=clock, **options) as listener:
+def speaking(tokenizer: Any, script: Callable[[float], str]) -> ScriptedModel:
+    """A model that answers `script(seconds)` to a recording of so many seconds."""
+    return ScriptedModel(lambda session: script(session.seconds), tokenizer=tokenizer)
+
+
+def play(
+    tokenizer: Any, script: Callable[[float], str], samples: np.ndarray, *, moments: int = 20, **options: Any
+) -> tuple[ScriptedModel, list[ListenerEvent]]:
+    """The events of sound that is heard by a model, and the model."""
+    model, source = speaking(tokenizer, script), ScriptedSource(samples, moments=moments)
+    with Listener(model, "en", detector=LoudnessDetector(), clock=source.clock, **options) as listener:
         events = list(listener.listen(source))
-    assert all(session.closed for session in players.sessions)
-    return players, events
+    assert all(session.closed for session in model.sessions)
+    return model, events
 
 
 def test_guesses_show_what_is_stable(tokenizer: Any) -> None:
@@ -190,13 +199,13 @@ def test_guesses_show_what_is_stable(tokenizer: Any) -> None:
 def test_guesses_are_cheap(tokenizer: Any) -> None:
     """What the last guess found is checked, what is stable is not even that."""
     samples = sound((0.5, 5.5), seconds=7)
-    players, events = play(tokenizer, slowly, samples, partials=0.3)
+    scripted, events = play(tokenizer, slowly, samples, partials=0.3)
     alone, _ = play(tokenizer, slowly, samples)
     guesses = sum(event.kind == "partial" for event in events)
-    answer = len(players.lines(99))
+    answer = len(tokenizer.encode(slowly(99)))
     assert alone.drawn <= answer + 3  # the answer, the warming up, and the end
-    assert players.drawn < alone.drawn + 14 * guesses < answer * guesses / 3
-    assert players.checked < 2 * answer + 16 * guesses
+    assert scripted.drawn < alone.drawn + 14 * guesses < answer * guesses / 3
+    assert scripted.checked < 2 * answer + 16 * guesses
 
 
 def test_the_answer_begins_with_what_was_guessed(tokenizer: Any) -> None:
@@ -204,9 +213,9 @@ def test_the_answer_begins_with_what_was_guessed(tokenizer: Any) -> None:
     samples = sound((0.5, 5.5), seconds=7)
     ready = {}
     for partials in (None, 0.5):
-        source = Scripted(samples, moments=1)
+        source = ScriptedSource(samples, moments=1)
         with Listener(
-            Players(tokenizer, slowly), "en", detector=Loud(), partials=partials, clock=source.clock
+            speaking(tokenizer, slowly), "en", detector=LoudnessDetector(), partials=partials, clock=source.clock
         ) as listener:
             (latency,) = [event.latency for event in listener.listen(source) if event.kind == "final"]
         ready[partials] = latency.ready
@@ -260,12 +269,10 @@ def test_translations_are_not_guessed_at(tokenizer: Any) -> None:
     def script(seconds: float) -> str:
         return f"{slowly(seconds)}\nGerman: {'so und so ' * 5}"
 
-    class Bilingual(Players):
-        def __init__(self) -> None:
-            super().__init__(tokenizer, script)
-
-    source = Scripted(sound((0.5, 5.5), seconds=7), moments=200)
-    with Listener(Bilingual(), "en", "de", detector=Loud(), partials=0.3, clock=source.clock) as listener:
+    source = ScriptedSource(sound((0.5, 5.5), seconds=7), moments=200)
+    with Listener(
+        speaking(tokenizer, script), "en", "de", detector=LoudnessDetector(), partials=0.3, clock=source.clock
+    ) as listener:
         events = list(listener.listen(source))
     assert events[-1].text == " ".join(WORDS) + "." and events[-1].segment.translation == ("so und so " * 5).strip()
     assert not any("German" in event.text or "\n" in event.text for event in events)
@@ -274,9 +281,9 @@ def test_translations_are_not_guessed_at(tokenizer: Any) -> None:
 def test_a_slow_machine_guesses_less(tokenizer: Any) -> None:
     """Half of the time at most: a guess that takes a second is not made more than every two."""
     samples = sound((0.5, 12.5), seconds=14)
-    players, source = Players(tokenizer, slowly), Scripted(samples, moments=20)
+    scripted, source = speaking(tokenizer, slowly), ScriptedSource(samples, moments=20)
     with Listener(
-        players, "en", detector=Loud(), partials=0.3, clock=lambda: source.clock() + players.drawn * 0.2
+        scripted, "en", detector=LoudnessDetector(), partials=0.3, clock=lambda: source.clock() + scripted.drawn * 0.2
     ) as listener:
         times = [event.time for event in listener.listen(source) if event.kind == "partial" and event.time < 5]
     quick = [event.time for event in play(tokenizer, slowly, samples, partials=0.3)[1] if event.kind == "partial"]
@@ -287,25 +294,27 @@ def test_falling_behind_stops_guesses(tokenizer: Any) -> None:
     """Reads of half a second leave no time. While they last a guess that was begun is dropped."""
     samples = sound((0.5, 9.5), seconds=11)
 
-    class Busy(Scripted):
+    class Busy(ScriptedSource):
         def _pieces(self, samples: np.ndarray, block: int, moments: int) -> Iterator[np.ndarray]:
             yield from super()._pieces(samples[:RATE], 512, 0)
-            begun.append(players.drawn)
+            begun.append(scripted.drawn)
             yield samples[RATE : 9 * RATE]
             yield from super()._pieces(samples[9 * RATE :], 512, 20)
 
     begun: list[int] = []
-    players, source = (
-        Players(tokenizer, lambda seconds: f"{' '.join(WORDS)} Q{'abcdefghijkl'[int(seconds)]}"),
+    scripted, source = (
+        speaking(tokenizer, lambda seconds: f"{' '.join(WORDS)} Q{'abcdefghijkl'[int(seconds)]}"),
         Busy(samples),
     )
-    with Listener(players, "en", detector=Loud(), partials=0.3, max_tokens=500, clock=source.clock) as listener:
+    with Listener(
+        scripted, "en", detector=LoudnessDetector(), partials=0.3, max_tokens=500, clock=source.clock
+    ) as listener:
         events = list(listener.listen(source))
     assert begun[0] > 5
     partials = [event for event in events if event.kind == "partial"]
     assert partials and all(event.time > 9 and not event.text.endswith("Qa") for event in partials)
     assert events[-1].text.startswith(" ".join(WORDS))
-    assert all(session.closed for session in players.sessions)
+    assert all(session.closed for session in scripted.sessions)
 
 
 @pytest.mark.parametrize(
@@ -327,35 +336,34 @@ def test_agreement_is_on_whole_words(before: str, now: str, common: str) -> None
     assert agreement(before, now) == common
 
 
-# ---- loops ------------------------------------------------------------------------------------------------------
+# ---- answers that repeat themselves -----------------------------------------------------------------------------
 
 
-def test_answers_in_circles_get_a_second_attempt(model: eg.Model) -> None:
-    """Random weights like circles; the recording's transcript is the one to equal, and some of its answers are cut."""
+def test_answers_that_repeat_themselves_are_drawn_again(model: eg.Model) -> None:
+    """Answers of random weights often do. The text is that of the recording's transcript, which is drawn again as well."""
     samples = sound((0.5, 4.5), seconds=6, seed=4)
-    attempts = []
-
-    class Watched(Transcriber):
-        def _answer(self, samples: np.ndarray, sampling: dict[str, Any]) -> str:
-            attempts.append(sampling["temperature"])
-            return super()._answer(samples, sampling)
-
-    with Watched(model, "en", detector=Loud()) as transcriber:  # type: ignore[arg-type]
+    with Transcriber(model, "en", detector=LoudnessDetector()) as transcriber:
         expected = list(transcriber.segments(samples))
-    assert 0.5 in attempts, "this sound must lead the model into a circle"
-    events = [
-        event for event in listen(model, Scripted(samples, moments=4), "en", detector=Loud()) if event.kind == "final"
-    ]
+        request, (start, end) = transcriber.request, (round(t * RATE) for t in (expected[0].start, expected[0].end))
+        first = request.answer(request.session.fork(), (end - start) / RATE, sound=samples[start:end])
+        with contextlib.closing(first):
+            first.finish()
+        assert first.stop == "loop", "the sound of this test must lead the model into a loop"
+        assert request.read(first.text)[0] != expected[0].text
+    source = ScriptedSource(samples, moments=4)
+    events = [e for e in listen(model, source, "en", detector=LoudnessDetector()) if e.kind == "final"]
     assert finals(iter(events)) == expected
-    assert events[0].latency.ready == 0  # what was there was thrown away
+    assert events[0].latency and events[0].latency.ready == 0  # the first attempt was thrown away
 
 
 def test_a_recording_waits_for_answers_and_sound_does_not(tokenizer: Any) -> None:
     behind = {}
     for live in (False, True):
-        source = Scripted(TALK, block=1600)
+        source = ScriptedSource(TALK, block=1600)
         source.live = live
-        with Listener(Players(tokenizer, lambda seconds: " ".join(WORDS)), "en", detector=Loud()) as listener:
+        with Listener(
+            speaking(tokenizer, lambda seconds: " ".join(WORDS)), "en", detector=LoudnessDetector()
+        ) as listener:
             ends = [(source.given / RATE, event.time) for event in listener.listen(source) if event.kind == "final"]
         behind[live] = max(given - end for given, end in ends[:-1])
     assert behind[False] < 0.7 < 2 < behind[True]
@@ -366,24 +374,24 @@ def test_a_recording_waits_for_answers_and_sound_does_not(tokenizer: Any) -> Non
 
 def test_once_ends_after_the_first_words(tokenizer: Any) -> None:
     samples = sound((0.5, 1.5), (3.0, 4.0), (5.5, 6.5), seconds=8)
-    players = Players(tokenizer, lambda seconds: "" if not said else "Hello.")
+    scripted = speaking(tokenizer, lambda seconds: "" if not said else "Hello.")
     said: list[int] = []
-    source = Scripted(samples, moments=9)
-    with Listener(players, "en", detector=Loud(), clock=source.clock) as listener:
+    source = ScriptedSource(samples, moments=9)
+    with Listener(scripted, "en", detector=LoudnessDetector(), clock=source.clock) as listener:
         kinds = []
         for event in listener.listen(source, once=True):
             kinds.append((event.kind, event.text))
             if event.kind == "final":
                 said.append(1)
     assert kinds == [("start", ""), ("final", ""), ("start", ""), ("final", "Hello.")]
-    assert all(session.closed for session in players.sessions)
+    assert all(session.closed for session in scripted.sessions)
     assert source.read(0.1) is not None  # it was given open, and stays so
 
 
 def test_cancelling_ends_it_and_harms_nothing(model: eg.Model, heard_afterwards: list[Any]) -> None:
-    with Listener(model, "en", detector=Loud(), partials=0.2) as listener:
+    with Listener(model, "en", detector=LoudnessDetector(), partials=0.2) as listener:
         for moment in ("before", "speaking", "pause", "final"):
-            source = Scripted(TALK, moments=2)
+            source = ScriptedSource(TALK, moments=2)
             events = listener.listen(source)
             if moment == "before":
                 assert next(events).kind == "start"
@@ -398,7 +406,7 @@ def test_cancelling_ends_it_and_harms_nothing(model: eg.Model, heard_afterwards:
             with pytest.raises(Cancelled):
                 list(events)
             assert source.given == given and still_open(model) == 1
-        assert finals(listener.listen(Scripted(TALK, moments=2))) == heard_afterwards
+        assert finals(listener.listen(ScriptedSource(TALK, moments=2))) == heard_afterwards
 
 
 def test_cancelling_from_another_thread(model: eg.Model) -> None:
@@ -406,12 +414,12 @@ def test_cancelling_from_another_thread(model: eg.Model) -> None:
         live = True
         asked = threading.Event()
 
-        def _more(self, timeout: float | None) -> np.ndarray:
+        def next_block(self, timeout: float | None) -> np.ndarray:
             self.asked.set()
             assert timeout is not None
             return np.zeros(0, np.float32)
 
-    with Listener(model, "en", detector=Loud()) as listener:
+    with Listener(model, "en", detector=LoudnessDetector()) as listener:
 
         def cancel() -> None:
             Silent.asked.wait(30)
@@ -426,8 +434,8 @@ def test_cancelling_from_another_thread(model: eg.Model) -> None:
 
 
 def test_leaving_the_loop_closes_everything(model: eg.Model) -> None:
-    source = Scripted(TALK, moments=2)
-    for event in listen(model, source, "en", detector=Loud(), partials=0.2):
+    source = ScriptedSource(TALK, moments=2)
+    for event in listen(model, source, "en", detector=LoudnessDetector(), partials=0.2):
         if event.kind == "final":
             break
     del event
@@ -435,21 +443,23 @@ def test_leaving_the_loop_closes_everything(model: eg.Model) -> None:
 
 
 def test_lost_sound_is_reported(tokenizer: Any) -> None:
-    class Poor(Scripted):
+    class Poor(ScriptedSource):
         overruns, lost = 0, 0.0
 
-        def _more(self, timeout: float | None) -> np.ndarray | None:
+        def next_block(self, timeout: float | None) -> np.ndarray | None:
             if self.given > RATE and not self.overruns:
                 self.overruns, self.lost = 2, 0.4
             if self.given > 2 * RATE and self.overruns == 2:
                 self.overruns, self.lost = 3, 0.5
-            return super()._more(timeout)
+            return super().next_block(timeout)
 
         def clock(self) -> float:
             return super().clock() + self.lost
 
     source = Poor(sound((0.5, 2.5), seconds=4), moments=5)
-    with Listener(Players(tokenizer, lambda seconds: "Hello."), "en", detector=Loud(), clock=source.clock) as listener:
+    with Listener(
+        speaking(tokenizer, lambda seconds: "Hello."), "en", detector=LoudnessDetector(), clock=source.clock
+    ) as listener:
         events = list(listener.listen(source))
     lost = [(event.lost, event.time) for event in events if event.kind == "overrun"]
     assert [seconds for seconds, _ in lost] == pytest.approx([0.4, 0.1])
@@ -458,27 +468,32 @@ def test_lost_sound_is_reported(tokenizer: Any) -> None:
 
 
 def test_a_source_that_fails(model: eg.Model) -> None:
-    class Broken(Scripted):
-        def _more(self, timeout: float | None) -> np.ndarray | None:
+    class Broken(ScriptedSource):
+        def next_block(self, timeout: float | None) -> np.ndarray | None:
             if self.given > RATE:
                 raise EdgeGemmaError("the microphone has stopped.", "file")
-            return super()._more(timeout)
+            return super().next_block(timeout)
 
-    with Listener(model, "en", detector=Loud()) as listener:
+    with Listener(model, "en", detector=LoudnessDetector()) as listener:
         with pytest.raises(EdgeGemmaError, match="has stopped"):
             list(listener.listen(Broken(TALK)))
         assert still_open(model) == 1
 
 
 def test_wrong_options(model: eg.Model) -> None:
-    for options in ({"partials": 0.0}, {"partials": -1.0}, {"silence": 0.1}, {"max_seconds": 50.0}):
-        with pytest.raises(EdgeGemmaError) as error:
-            Listener(model, "en", **options)
-        assert error.value.code == "argument"
+    for options in ({"partials": 0.0}, {"partials": -1.0}, {"silence": 0.1}, {"max_seconds": 50.0}, {"stop": ""}):
+        for make in (Listener, listen):
+            with pytest.raises(EdgeGemmaError) as error:
+                make(model, language="en", **options)
+            assert error.value.code == "argument"
+    for make in (Listener, listen):
+        with pytest.raises(TypeError, match="temprature"):
+            make(model, temprature=0)
     with eg.Model.load(MODEL) as deaf, pytest.raises(EdgeGemmaError, match="mmproj"):
         Listener(deaf)
     with pytest.raises(EdgeGemmaError, match="no-such-file"):
         list(listen(model, "no-such-file.wav"))
+    assert still_open(model) == 0
 
 
 def test_at_the_speed_of_speech(model: eg.Model, heard_afterwards: list[Any]) -> None:
@@ -489,7 +504,7 @@ def test_at_the_speed_of_speech(model: eg.Model, heard_afterwards: list[Any]) ->
         now[0] += seconds
 
     source = Paced(open_audio(TALK), clock=lambda: now[0], sleep=wait)
-    with Listener(model, "en", detector=Loud(), clock=lambda: now[0]) as listener:
+    with Listener(model, "en", detector=LoudnessDetector(), clock=lambda: now[0]) as listener:
         events = [event for event in listener.listen(source) if event.kind == "final"]
     assert finals(iter(events)) == heard_afterwards
     # 22 blocks of silence, found when the device's portion of 20 ms, or the wait of 100 ms, that follows has come.

@@ -1,5 +1,5 @@
-"""Speech from Python: requests, answers, transcripts, and the work on recordings, first with scripted answers in place of
-a model and then with a small model of random weights, whose words mean nothing but whose plumbing is real."""
+"""Speech from Python: requests, answers, transcripts, and the work on recordings. The model is scripted, or a small one of
+random weights, whose words mean nothing but whose engine is real."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 import edge_gemma as eg
 from edge_gemma.audio.source import Source
+from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import Cancelled, EdgeGemmaError
 from edge_gemma.hub.resolve import model_files
 from edge_gemma.speech.languages import LANGUAGES, language_name
@@ -31,10 +32,11 @@ from edge_gemma.speech.prompts import (
     text_turn,
     translation_prompt,
 )
-from edge_gemma.speech.transcriber import answer_limit
+from edge_gemma.speech.request import answer_limit, second_attempt
 from edge_gemma.speech.transcript import FORMATS, Segment, Transcript, TranscriptWriter
 from edge_gemma.speech.translator import input_kind, read_text
 from support.paths import DATA
+from support.scripted import ScriptedModel, ScriptedSession
 
 MODEL, MMPROJ = DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"
 RATE = 16000
@@ -256,68 +258,22 @@ def test_the_package_stays_light() -> None:
 # ---- with scripted answers --------------------------------------------------------------------------------------
 
 
-class FakeSession:
-    """Answers what `model.answer` says to the sound and the sampling."""
-
-    def __init__(self, model: FakeModel, ids: list[int]) -> None:
-        self.model, self.ids = model, list(ids)
-        self.sound: np.ndarray | None = None
-        self.closed = self.cancelled = False
-
-    def feed_tokens(self, ids: list[int]) -> None:
-        self.ids += ids
-
-    def feed_audio(self, samples: np.ndarray) -> None:
-        self.sound = samples
-        self.ids += [-1]
-        self.model.heard.append(samples)
-
-    def fork(self) -> FakeSession:
-        self.model.forks.append(FakeSession(self.model, self.ids))
-        return self.model.forks[-1]
-
-    def generate(self, max_tokens: int, special: bool, **sampling: Any) -> Iterator[str]:
-        self.model.asked.append({"max_tokens": max_tokens, "ids": self.ids, **sampling})
-        for piece in self.model.answer(self, sampling)[:max_tokens]:
-            if self.cancelled:
-                return
-            yield piece
-
-    def cancel(self) -> None:
-        assert not self.closed
-        self.cancelled = True
-
-    def close(self) -> None:
-        self.closed = True
+def forks(model: ScriptedModel) -> list[ScriptedSession]:
+    """The sessions that heard something."""
+    return [session for session in model.sessions if session.parent]
 
 
-class FakeModel:
-    """A model whose answer to each recording is `answer`: a text, or a function that gives pieces."""
-
-    path = Path("fake.gguf")
-    has_audio = True
-
-    def __init__(self, tokenizer: Any, answer: Any, context: int = 4096) -> None:
-        self.tokenizer = tokenizer
-        self.answer = answer if callable(answer) else lambda session, sampling: [answer]
-        self.config = type("Config", (), {"context_length": context})
-        self.heard: list[np.ndarray] = []
-        self.asked: list[dict[str, Any]] = []
-        self.forks: list[FakeSession] = []
-        self.opened: list[dict[str, Any]] = []
-        self.sessions: list[FakeSession] = []
-
-    def session(self, **options: Any) -> FakeSession:
-        self.opened.append(options)
-        self.sessions.append(FakeSession(self, []))
-        return self.sessions[-1]
+def timeline(tokenizer: Any, before: list[int], sound: np.ndarray, after: list[int]) -> list[int]:
+    """What a session has read when its answer begins."""
+    begin, end = tokenizer.find("<|audio>"), tokenizer.find("<audio|>")
+    return [*before, begin, *[-1] * eg.audio_tokens(len(sound)), end, *after]
 
 
 TWO = recording((1.0, 3.0), (6.0, 9.0), seconds=11.0)
 
 
 def test_segments_have_times_and_the_request_is_read_once(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, " Hello\n there. <turn|>")
+    model = ScriptedModel(" Hello\n there. <turn|>", tokenizer=tokenizer)
     told: list[tuple[float, float | None]] = []
     transcript = eg.transcribe(TWO, model, "en", detector="energy", progress=lambda *x: told.append(x))
     assert [s.text for s in transcript] == ["Hello there.", "Hello there."]
@@ -328,60 +284,72 @@ def test_segments_have_times_and_the_request_is_read_once(tokenizer: Any) -> Non
         at = round(segment.start * RATE)
         assert np.array_equal(heard, TWO[at : at + len(heard)])
         assert len(heard) == pytest.approx((segment.end - segment.start) * RATE, abs=1)
-    assert len(model.sessions) == 1 and model.sessions[0].closed  # read once, and closed at the end
-    assert len(model.forks) == 2 and all(fork.closed for fork in model.forks)
+    assert len(model.opened) == 1 and len(forks(model)) == 2  # the request is read once
+    assert all(session.closed for session in model.sessions)
     before, after = speech_turn(tokenizer, asr_prompt("en"))
-    assert all(asked["ids"] == [*before, -1, *after] and asked["temperature"] == 0 for asked in model.asked)
+    assert [request.tokens for request in model.requests] == [
+        timeline(tokenizer, before, heard, after) for heard in model.heard
+    ]
+    assert all(request.sampling.greedy for request in model.requests)
     assert [done for done, _ in told] == [transcript[0].end, transcript[1].end, 11.0]
     assert {whole for _, whole in told} == {11.0}
 
 
-def test_the_answer_is_bounded_by_the_length_of_the_sound(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, ["so "] * 5000)
-    model.answer = lambda session, sampling: [f"{number} " for number in range(5000)]
+def test_the_answer_is_bounded_by_the_length_of_the_sound() -> None:
+    model = ScriptedModel(lambda _: [f"{number} " for number in range(1000)])
     with eg.Transcriber(model, "en") as transcriber:
-        for seconds in (1, 20):
+        for seconds in (1, 11):
             words = transcriber.recognize(TWO[: seconds * RATE])[0].split()
-            assert len(words) == answer_limit(min(seconds, 11)) < 300
+            assert len(words) == answer_limit(seconds) < 300
     with eg.Transcriber(model, "en", max_tokens=7) as transcriber:
         assert len(transcriber.recognize(TWO)[0].split()) == 7
     assert answer_limit(5, translated=True) == 2 * answer_limit(5)
 
 
 def test_translation_in_the_documented_form(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, "Good day.\nFrench: Bonjour.")
+    model = ScriptedModel("Good day.\nFrench: Bonjour.", tokenizer=tokenizer)
     transcript = eg.translate((TWO, RATE), "fr", model, "en", detector="none", order="audio-first")
     assert isinstance(transcript, Transcript)
     assert [(s.text, s.translation) for s in transcript] == [("Good day.", "Bonjour.")]
     assert transcript.info == {"language": "English", "to": "French"}
     before, after = speech_turn(tokenizer, translation_prompt("en", "fr"), "audio-first")
-    assert model.asked[0]["ids"] == [*before, -1, *after]
+    assert model.requests[0].tokens == timeline(tokenizer, before, TWO, after)
 
 
-def test_a_loop_is_tried_once_more_and_then_cut(tokenizer: Any) -> None:
+def test_a_loop_is_drawn_once_more_and_then_cut() -> None:
     loop = ["I say ", *["again and "] * 400]
-    for second, expected in ((["fine"], "fine"), (loop, "I say again and")):
-        model = FakeModel(tokenizer, lambda _, sampling, second=second: second if sampling["temperature"] else loop)
-        with eg.Transcriber(model, "en") as transcriber:
+    for second, expected in (("fine", "fine"), (loop, "I say again and")):
+        model = ScriptedModel([loop, second])
+        with eg.Transcriber(model, "en", sampling=Sampling(temperature=0, min_p=0.1)) as transcriber:
             assert transcriber.recognize(TWO[:RATE])[0] == expected
-        assert [asked["temperature"] > 0 for asked in model.asked] == [False, True]
-        assert model.asked[1]["seed"] == 0  # reproducible
-    model = FakeModel(tokenizer, lambda *_: loop)
-    with eg.Transcriber(model, "en", temperature=0.3) as transcriber:  # chance has had its chance
+        first, again = (request.sampling for request in model.requests)
+        assert first.greedy and not again.greedy and again.min_p == 0.1
+        assert [session.seeds for session in forks(model)] == [[], [0]]  # reproducible
+        assert again == second_attempt("".join(loop), first) and second_attempt("".join(loop), again) is None
+        assert second_attempt("fine", first) is None
+    model = ScriptedModel([loop])
+    with eg.Transcriber(model, "en", sampling=Sampling(temperature=0.3)) as transcriber:  # was drawn by chance already
         assert transcriber.recognize(TWO[:RATE])[0] == "I say again and"
-    assert len(model.asked) == 1
+
+
+def test_texts_that_end_an_answer(tokenizer: Any) -> None:
+    model = ScriptedModel("Hello there. <turn|>", tokenizer=tokenizer)
+    assert eg.transcribe(TWO, model, detector="none", stop="the").text == "Hello"
+    assert eg.translate("Hallo", "en", model, stop=["there", "no"]).strip() == "Hello"
 
 
 def test_thoughts_and_control_characters_are_no_speech(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, "<|channel>thought\nhm<channel|>Hel\0lo\x1b <|channel>there.<turn|>never")
+    model = ScriptedModel(
+        "<|channel>thought\nhm<channel|>Hel\0lo\x1b <|channel>there.<turn|>never", tokenizer=tokenizer
+    )
     with eg.Transcriber(model) as transcriber:
         assert transcriber.recognize(TWO[:RATE]) == ("Hello there.", None)
         assert transcriber.recognize(TWO[:160]) == ("", None)  # too short for the encoder
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
 
 
 def test_a_run_goes_on_where_another_ended(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, "Yes.")
+    model = ScriptedModel("Yes.", tokenizer=tokenizer)
     whole = list(eg.transcribe_segments(TWO, model, detector="energy"))
     rest = list(eg.transcribe_segments(TWO, model, detector="energy", start=whole[0].end))
     assert len(rest) == 1
@@ -392,7 +360,7 @@ def test_a_run_goes_on_where_another_ended(tokenizer: Any) -> None:
 
 
 def test_segments_come_one_by_one_and_long_ones_are_cut(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, "Yes.")
+    model = ScriptedModel("Yes.", tokenizer=tokenizer)
     found = eg.transcribe_segments(recording((0.0, 9.0), seconds=9.0), model, detector="none", max_seconds=4)
     assert next(found).start == 0 and len(model.heard) == 1
     rest = list(found)
@@ -401,7 +369,7 @@ def test_segments_come_one_by_one_and_long_ones_are_cut(tokenizer: Any) -> None:
 
 
 def test_a_source_that_was_given_open_stays_open(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, "Yes.")
+    model = ScriptedModel("Yes.", tokenizer=tokenizer)
     with eg.open_audio(TWO) as source, eg.Transcriber(model, detector="energy") as transcriber:
         found = transcriber.segments(source)
         assert next(found).text == "Yes."
@@ -420,21 +388,21 @@ class Long(Source):
             itertools.repeat(recording((1.0, 3.0), seconds=4.0), round(minutes * 15)),
         )
 
-    def _more(self, timeout: float | None) -> np.ndarray | None:
+    def next_block(self, timeout: float | None) -> np.ndarray | None:
         return next(self._blocks, None)
 
 
 def test_long_recordings_take_no_more_memory(tokenizer: Any) -> None:
     peaks = []
     for minutes in (1, 10):
-        model = FakeModel(tokenizer, "Yes.")
+        model = ScriptedModel("Yes.", tokenizer=tokenizer)
         found = eg.transcribe_segments(Long(minutes), model, detector="energy")
         tracemalloc.start()
         try:
             count = 0
             for segment in found:
                 count += segment.text == "Yes."
-                for things in (model.heard, model.forks, model.asked):
+                for things in (model.heard, model.sessions, model.requests):
                     things.clear()
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
@@ -452,7 +420,7 @@ class Endless(Source):
         super().__init__()
         self.waited = threading.Event()
 
-    def _more(self, timeout: float | None) -> np.ndarray:
+    def next_block(self, timeout: float | None) -> np.ndarray:
         self.waited.set()
         assert timeout is not None, "waiting without end could not be cancelled"
         return np.zeros(0, np.float32)
@@ -460,34 +428,45 @@ class Endless(Source):
 
 def test_cancel_ends_waiting_and_answers(tokenizer: Any) -> None:
     silent = Endless()
-    with eg.Transcriber(FakeModel(tokenizer, "Yes.")) as transcriber:
+    with eg.Transcriber(ScriptedModel("Yes.", tokenizer=tokenizer)) as transcriber:
         thread = threading.Thread(target=lambda: (silent.waited.wait(30), transcriber.cancel()))
         thread.start()
         with pytest.raises(Cancelled):
             list(transcriber.segments(silent))
         thread.join()
 
-    def answer(session: FakeSession, sampling: dict[str, Any]) -> Any:
-        if len(model.asked) == 2:
+    def answer(session: ScriptedSession) -> str:
+        if len(model.requests) == 2:
             transcriber.cancel()
-        return ["Yes. ", "And no."]
+        return "Yes. And no."
 
-    model = FakeModel(tokenizer, answer)
+    model = ScriptedModel(answer, tokenizer=tokenizer)
     done = []
     with eg.Transcriber(model, detector="energy") as transcriber:
         with pytest.raises(Cancelled):
             done.extend(s for s in transcriber.segments(TWO))
-        assert [s.text for s in transcriber.segments(TWO)] == ["Yes. And no."] * 2  # and it can be used again
-    assert all(fork.closed for fork in model.forks)
+        assert [s.text for s in transcriber.segments(TWO)] == ["Yes. And no."] * 2  # it can be used again
+    assert all(session.closed for session in model.sessions)
 
 
-def test_what_can_not_be_is_explained(tokenizer: Any) -> None:
-    deaf = FakeModel(tokenizer, "")
-    deaf.has_audio = False
-    with pytest.raises(EdgeGemmaError, match=r"fake.gguf .*--mmproj FILE.*EDGE_GEMMA_MMPROJ") as caught:
+def test_cancel_between_two_tokens(tokenizer: Any) -> None:
+    """Also when no session is at work at that moment, and none learns of it."""
+    model = ScriptedModel("Yes. And no.", tokenizer=tokenizer)
+    with eg.Transcriber(model, detector="energy") as transcriber:
+        model.on_call = lambda session, name, value: name == "feed_audio" and transcriber.cancel()
+        with pytest.raises(Cancelled):
+            list(transcriber.segments(TWO))
+        model.on_call = None
+        assert len(list(transcriber.segments(TWO))) == 2
+    assert all(session.closed for session in model.sessions)
+
+
+def test_what_cannot_be_is_explained(tokenizer: Any) -> None:
+    deaf = ScriptedModel("", tokenizer=tokenizer, has_audio=False)
+    with pytest.raises(EdgeGemmaError, match=r"scripted.gguf .*--mmproj FILE.*EDGE_GEMMA_MMPROJ") as caught:
         eg.transcribe(TWO, deaf)
     assert caught.value.code == "unsupported"
-    model = FakeModel(tokenizer, "", context=900)
+    model = ScriptedModel("", context_length=900, tokenizer=tokenizer)
     with pytest.raises(
         EdgeGemmaError, match=r"900 tokens is too small for segments of 28 seconds.*the sound 702"
     ) as caught:
@@ -496,54 +475,92 @@ def test_what_can_not_be_is_explained(tokenizer: Any) -> None:
     assert eg.transcribe(TWO, model, detector="energy", max_seconds=5).text == ""
     for options in ({"max_seconds": 31}, {"order": "never"}, {"detector": "crystal ball"}):
         with pytest.raises(EdgeGemmaError) as caught:
-            eg.transcribe(TWO, FakeModel(tokenizer, ""), **options)
+            eg.transcribe(TWO, ScriptedModel("", tokenizer=tokenizer), **options)
         assert caught.value.code == "argument"
+        with pytest.raises(EdgeGemmaError):
+            eg.transcribe_segments(TWO, ScriptedModel("", tokenizer=tokenizer), **options)  # before it is iterated over
     with pytest.raises(EdgeGemmaError, match=r"nowhere\.wav"):
-        eg.transcribe("nowhere.wav", FakeModel(tokenizer, ""))
+        eg.transcribe("nowhere.wav", ScriptedModel("", tokenizer=tokenizer))
 
 
 def test_the_session_is_as_large_as_it_must_be(tokenizer: Any) -> None:
     sizes = {}
     for seconds in (5, 28):
-        model = FakeModel(tokenizer, "")
+        model = ScriptedModel("", tokenizer=tokenizer)
         eg.Transcriber(model, "en", max_seconds=seconds, kv="q8").close()
         assert model.opened[0]["kv"] == "q8"
         sizes[seconds] = model.opened[0]["context"]
     assert sizes[28] - sizes[5] == 23 * 25 + answer_limit(28) - answer_limit(5)
 
 
+@pytest.mark.parametrize("name", ["temprature", "max_second", "context_length"])
+def test_wrong_option_names_fail_at_once(name: str) -> None:
+    """Nothing is opened, read or iterated over before."""
+    model, wrong = ScriptedModel(""), {name: 1}
+    for call in (
+        lambda: eg.Transcriber(model, "en", **wrong),
+        lambda: eg.Translator(model, "en", **wrong),
+        lambda: eg.Listener(model, "en", **wrong),
+        lambda: eg.transcribe("nowhere.wav", model, **wrong),
+        lambda: eg.transcribe_segments("nowhere.wav", model, **wrong),
+        lambda: eg.translate("nowhere.wav", "de", model, **wrong),
+        lambda: eg.translate("Hello", "de", model, **wrong),
+        lambda: eg.listen(model, "nowhere.wav", **wrong),
+    ):
+        with pytest.raises(TypeError, match=name):
+            call()
+    assert model.sessions == []
+
+
+def test_closing(tokenizer: Any) -> None:
+    """What is closed cannot be used, and can be closed again."""
+    model = ScriptedModel("Yes.", tokenizer=tokenizer)
+    with eg.Transcriber(model) as transcriber, eg.Translator(model, "de") as translator:
+        assert transcriber.recognize(TWO) == ("Yes.", None) and "".join(translator.pieces("Ja.")) == "Yes."
+    for use in (lambda: transcriber.recognize(TWO), lambda: list(translator.pieces("Ja."))):
+        with pytest.raises(EdgeGemmaError) as caught:
+            use()
+        assert caught.value.code == "state"
+    transcriber.close()
+    translator.close()
+    assert all(session.closed for session in model.sessions)
+
+
 # ---- texts ------------------------------------------------------------------------------------------------------
 
 
-def echo(session: FakeSession, _: Any) -> list[str]:
+def echo(session: ScriptedSession) -> str:
     """Gives the text of the request back, in capitals."""
-    request = session.model.tokenizer.decode(session.ids).partition("no explanations.\n\n")[2]
-    return [word.upper() for word in request.rpartition("\nmodel\n")[0].removesuffix("\n").splitlines(keepends=True)]
+    request = session.text.partition("no explanations.\n\n")[2]
+    return request.rpartition("<turn|>\n<|turn>model\n")[0].upper()
 
 
 def test_text_is_translated_in_parts_that_fit(tokenizer: Any) -> None:
-    model = FakeModel(tokenizer, echo)
+    model = ScriptedModel(echo, tokenizer=tokenizer)
     assert eg.translate("Hello you.", "de", model, "en") == "HELLO YOU."
-    assert text_translation_prompt("Hello you.", "en", "de") in tokenizer.decode(model.asked[0]["ids"])
+    assert text_translation_prompt("Hello you.", "en", "de") in tokenizer.decode(model.requests[0].tokens)
     sentence = "This is a sentence of some length, as they come in letters. "
-    long = "\n\n".join([sentence * 3 + "\n" + sentence * 9] * 4).strip() + " " + "word" * 200
-    model = FakeModel(tokenizer, echo)
+    long = "\n\n".join([sentence * 3 + "\n" + sentence * 9] * 4).strip() + " " + "".join(f"word{n}" for n in range(200))
+    model = ScriptedModel(echo, tokenizer=tokenizer)
     assert eg.translate(long, "de", model, context=800) == long.upper()
-    assert len(model.asked) > 4
-    assert all(len(asked["ids"]) + asked["max_tokens"] <= 800 for asked in model.asked)
-    assert all(session.closed for session in model.sessions)
+    assert len(model.requests) > 4
+    for request, session in zip(model.requests, model.sessions, strict=True):
+        part = len(request.tokens) - len(text_turn(tokenizer, text_translation_prompt("", None, "de")))
+        assert len(request.tokens) + 3 * part <= 800 and session.closed  # with room for a longer translation
     with pytest.raises(EdgeGemmaError, match="context of 100 tokens"):
         eg.translate("Hello", "de", model, context=100)
 
 
 def test_texts_can_be_cancelled(tokenizer: Any) -> None:
-    translator = eg.Translator(FakeModel(tokenizer, lambda *_: ["one ", "two ", "three"]), "de")
+    model = ScriptedModel("one, two, three", tokenizer=tokenizer)
+    translator = eg.Translator(model, "de")
     said = []
     with pytest.raises(Cancelled):
         for piece in translator.pieces("Hello"):
             said.append(piece)
             translator.cancel()
-    assert said == ["one"]
+    assert len(said) == 1 and model.sessions[0].closed
+    assert "".join(translator.pieces("Hello")) == "one, two, three"  # it can be used again
 
 
 def test_what_translate_takes_its_input_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -579,13 +596,13 @@ def test_what_translate_takes_its_input_for(tmp_path: Path, monkeypatch: pytest.
     assert input_kind(TWO) == "speech"
     assert read_text("letter.txt") == "Dear ä"
     with pytest.raises(EdgeGemmaError, match=r"missing\.txt"):
-        eg.translate(Path("missing.txt"), "de", FakeModel(None, ""))
+        eg.translate(Path("missing.txt"), "de", ScriptedModel(""))
 
 
 # ---- with a model -----------------------------------------------------------------------------------------------
 
 # Greedy, this model says line breaks; heat makes it say something, always the same.
-HOT = {"temperature": 3.0, "seed": 5}
+HOT = Sampling(temperature=3.0, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -600,13 +617,13 @@ def by_hand(model: Any, samples: np.ndarray, prompt: str, limit: int) -> str:
     session.feed_text(f"<bos><|turn>user\n{prompt}", special=True)
     session.feed_audio(samples)
     session.feed_text("<turn|>\n<|turn>model\n", special=True)
-    return "".join(session.generate(max_tokens=limit, special=True, **HOT))
+    return "".join(session.generate(max_tokens=limit, special=True, sampling=HOT))
 
 
 def test_a_model_hears_what_it_would_hear_by_hand(model: Any) -> None:
     sound = recording((0.0, 2.0), seconds=2.0, seed=1)
     expected = by_hand(model, sound, asr_prompt("en"), 12)
-    options = {"max_seconds": 5, "max_tokens": 12, **HOT}
+    options = {"max_seconds": 5, "max_tokens": 12, "sampling": HOT}
     with eg.Transcriber(model, "en", **options) as transcriber:
         first = transcriber.recognize(sound)
         assert first[0] == one_line(eg.parse_reply(expected).content) != ""
@@ -617,14 +634,14 @@ def test_a_model_hears_what_it_would_hear_by_hand(model: Any) -> None:
 
 
 def test_a_model_transcribes_and_translates(model: Any) -> None:
-    options = {"detector": "energy", "max_seconds": 5, "max_tokens": 20, **HOT}
+    options = {"detector": "energy", "max_seconds": 5, "max_tokens": 20, "sampling": HOT}
     transcript = eg.transcribe(TWO, model, "en", **options)
     assert len(transcript) == 2 and transcript.text
     assert list(eg.transcribe(TWO, MODEL, "en", mmproj=MMPROJ, **options)) == list(transcript)
     assert [(s.start, s.end) for s in eg.translate(TWO, "de", model, **options)] == [
         (s.start, s.end) for s in transcript
     ]
-    text = eg.translate("Hello", "de", model, max_tokens=9, **HOT)
+    text = eg.translate("Hello", "de", model, max_tokens=9, sampling=HOT)
     assert isinstance(text, str) and text
     with eg.Model.load(MODEL) as deaf, pytest.raises(EdgeGemmaError, match="mmproj"):
         eg.transcribe(TWO, deaf)
@@ -632,7 +649,7 @@ def test_a_model_transcribes_and_translates(model: Any) -> None:
 
 def test_a_chat_without_ears_says_so_and_goes_on() -> None:
     with eg.Model.load(MODEL) as deaf:
-        chat = deaf.chat(max_tokens=3, temperature=0)
+        chat = deaf.chat(max_tokens=3, sampling=Sampling(temperature=0))
         with pytest.raises(EdgeGemmaError, match="mmproj"):
             chat.send("What is this?", audio=TWO)
         assert chat.history == []

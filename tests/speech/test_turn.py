@@ -1,5 +1,5 @@
-"""Spoken turns: heard in pieces, answered early, cut or dropped, they end in the tokens and logits of a recording that is heard
-as a whole, to the bit. The model has random weights."""
+"""Spoken turns and answers. However a turn is heard in pieces, answered early, cut or dropped, its tokens and logits are
+those of a recording that is heard as a whole, to the bit. The model has random weights, or its answers are written down."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 import edge_gemma as eg
-from edge_gemma.speech.turn import Answer, Turn
-from support.listening import MMPROJ, MODEL, Players, base_and_closing, sound
+from edge_gemma.engine.sampling import GREEDY, Sampling
+from edge_gemma.errors import Cancelled
+from edge_gemma.speech.answer import Answer
+from edge_gemma.speech.request import SpeechRequest
+from edge_gemma.speech.turn import Turn, TurnTiming
+from support.listening import MMPROJ, MODEL, base_and_closing, sound
+from support.scripted import ScriptedModel
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,12 @@ def tokenizer() -> eg.Tokenizer:
 
 SPEECH = sound((0.3, 1.4), (1.8, 2.9), seconds=3.2)
 Said = tuple[list[int], np.ndarray, str]
+
+
+def request(model: Any, limit: int = 30, sampling: Sampling = GREEDY) -> SpeechRequest:
+    """What a turn is asked."""
+    base, closing = base_and_closing(model)
+    return SpeechRequest(base, closing, lambda seconds: limit, sampling)
 
 
 def offline(model: eg.Model, samples: np.ndarray, max_tokens: int) -> Said:
@@ -50,9 +61,8 @@ def expected(model: eg.Model) -> Said:
     return offline(model, SPEECH, 30)
 
 
-def spoken_turn(model: eg.Model, samples: np.ndarray, block: int = 700, **options: Any) -> Turn:
-    base, after = base_and_closing(model)
-    turn = Turn(base, after, lambda seconds: 30, **options)
+def spoken_turn(model: eg.Model, samples: np.ndarray, block: int = 700, sampling: Sampling = GREEDY) -> Turn:
+    turn = Turn(request(model, sampling=sampling))
     for at in range(0, len(samples), block):
         turn.push(samples[at : at + block])
     return turn
@@ -99,9 +109,10 @@ def test_a_pause_that_was_not_the_end_leaves_no_trace(model: eg.Model, expected:
 
 
 def test_a_turn_leaves_its_beginning_as_it_was(model: eg.Model) -> None:
-    base, after = base_and_closing(model)
+    asked = request(model, 5)
+    base = asked.session
     before, logits = base.tokens, base.logits()
-    turn = Turn(base, after, lambda seconds: 5)
+    turn = Turn(asked)
     turn.push(SPEECH)
     turn.pause().finish()
     turn.close()
@@ -152,29 +163,28 @@ def test_drafts_make_it_quicker_and_no_other(model: eg.Model, expected: Said) ->
 
 
 def test_drafts_of_answers_that_are_drawn_are_left_alone(model: eg.Model, expected: Said) -> None:
-    drawn = {"temperature": 1.5, "seed": 3}
-    turn = spoken_turn(model, SPEECH, **drawn)
+    drawn = Sampling(temperature=1.5, seed=3)
+    turn = spoken_turn(model, SPEECH, sampling=drawn)
     turn.suggest(expected[0])
     base, after = base_and_closing(model)
     base.feed_audio(SPEECH)
     base.feed_tokens(after)
     start = base.position
-    list(base.generate(max_tokens=30, **drawn))
+    list(base.generate(max_tokens=30, sampling=drawn))
     assert answered(turn.finish()).ids == base.tokens[start:] != expected[0]
 
 
-def test_answers_in_circles_end(tokenizer: Any) -> None:
-    players = Players(tokenizer, lambda seconds: "I said: " + "thank you for watching. " * 50)
-    base = players.session()
-    base.feed_tokens([5])
-    turn = Turn(base, players.closing, lambda seconds: 5000)
+def test_answers_that_repeat_themselves_end(tokenizer: Any) -> None:
+    text = "I said: " + "thank you for watching. " * 50
+    model = ScriptedModel(text, tokenizer=tokenizer)
+    asked = request(model, 5000)
+    turn = Turn(asked)
     turn.push(SPEECH)
     answer = answered(turn.finish())
     assert answer.stop == "loop" and 72 < len(answer.text) < 200
-    for draft in (answer.ids, players.lines(0)):
-        assert (
-            answered(Answer(turn.again().session, players.closing, 5000, sound=SPEECH, draft=draft)).ids == answer.ids
-        )
+    for draft in (answer.ids, tokenizer.encode(text)):
+        again = Answer(asked.session.fork(), asked.closing, 5000, sound=SPEECH, draft=draft)
+        assert answered(again).ids == answer.ids
 
 
 def test_trusted_tokens_are_not_checked(model: eg.Model, expected: Said) -> None:
@@ -222,28 +232,114 @@ def test_another_answer_hears_the_same(model: eg.Model) -> None:
     assert same(answered(turn.again()), offline(model, SPEECH[:keep], 30))
 
 
-class Scripted:
-    """A session that says these tokens, then ends its turn."""
-
-    audio = None
-
-    def __init__(self, model: eg.Model, tokens: list[int]) -> None:
-        self.model, self.tokens, self.last_stop, self._left = model, [], "", tokens
-
-    def feed_tokens(self, tokens: list[int]) -> None:
-        self.tokens += tokens
-
-    def generate(self, max_tokens: int, **_: Any) -> Iterator[str]:
-        self.last_stop = "length" if self._left else "turn"
-        self.tokens.append(self._left.pop(0) if self._left else -1)
-        yield ""
+# ---- answers that are written down ------------------------------------------------------------------------------
 
 
-def test_half_a_character_at_the_end(model: eg.Model, tokenizer: eg.Tokenizer) -> None:
-    """An answer that ends by itself shows that a character was left half, as `Session.generate` does; one that is cut
-    does not."""
-    said = [tokenizer.find("<0xC3>"), tokenizer.find("<0xA4>"), tokenizer.find("<0xC3>")]
+def scripted_answer(answer: Any, limit: int = 100, **options: Any) -> Answer:
+    """The answer to a prompt of one token."""
+    return Answer(ScriptedModel([answer], tokenizer=options.pop("tokenizer", None)).session(), [5], limit, **options)
+
+
+@pytest.mark.parametrize("drafted", [0, 1, 2, 3])
+def test_an_incomplete_character_at_the_end(tokenizer: eg.Tokenizer, drafted: int) -> None:
+    """An answer that ends by itself shows that its last character is incomplete, as `Session.generate` does; one that is cut
+    does not. A character may begin in the draft and end behind it."""
+    said = [tokenizer.find(f"<0x{byte}>") for byte in ("C3", "A4", "C3")]
     for limit, text in ((10, "ä\ufffd"), (3, "ä"), (2, "ä"), (1, "")):
-        answer = Answer(Scripted(model, said.copy()), [5], limit)
+        answer = scripted_answer(said, limit, tokenizer=tokenizer, draft=said[:drafted])
         answer.finish()
         assert answer.text == text and answer.ids == said[:limit]
+
+
+def test_an_answer_ends_where_it_should() -> None:
+    for options, stop, text in (
+        ({}, "turn", "One two.\nThree."),
+        ({"limit": 3}, "length", "One"),
+        ({"line": True}, "line", "One two.\nT"),
+        ({"stop": ["two", "wo."]}, "stop", "One"),
+        ({"stop": ["Three.!"]}, "turn", "One two.\nThree."),
+    ):
+        answer = scripted_answer("One two.\nThree.", **options)
+        assert "".join(answer.pieces()) == answer.text == text and answer.stop == stop
+        assert not answer.step()
+    answer = scripted_answer("Yes.<eos>")
+    answer.finish()
+    assert answer.stop == "eos" and answer.text == "Yes."
+
+
+def test_pieces_never_show_the_beginning_of_a_stop_text() -> None:
+    assert list(scripted_answer("Go, STOP", stop=["STOP"]).pieces()) == ["G", "o", ","]
+    assert "".join(scripted_answer("Go, STO.", stop=["STOP"]).pieces()) == "Go, STO."
+
+
+def test_the_seed_begins_the_random_sequence_once() -> None:
+    for seed, expected in ((7, [7]), (None, [])):
+        answer = scripted_answer("Some words.", sampling=Sampling(temperature=1.0, seed=seed))
+        answer.finish()
+        assert answer.session.seeds == expected  # type: ignore[attr-defined]
+
+
+def test_a_draft_is_used_for_plain_greedy_answers_only() -> None:
+    for sampling, checked in (
+        (GREEDY, True),
+        (Sampling(temperature=0, seed=3), True),
+        (Sampling(temperature=0.5), False),
+        (Sampling(temperature=0, repetition_penalty=1.1), False),
+        (Sampling(temperature=0, suppress=[7]), False),
+    ):
+        model = ScriptedModel("Some words.")
+        answer = Answer(model.session(), [5], 100, sampling=sampling, draft=model.tokenizer.encode("Some words"))
+        answer.finish()
+        assert answer.text == "Some words." and (model.checked > 0) == checked
+
+
+def test_a_cancelled_session_ends_the_answer() -> None:
+    answer = scripted_answer("Some words.")
+    answer.step()
+    answer.session.cancel()
+    with pytest.raises(Cancelled):
+        answer.finish()
+    answer.close()
+    answer.close()
+
+
+# ---- times ------------------------------------------------------------------------------------------------------
+
+
+def test_times_of_a_turn() -> None:
+    """Each look at the clock takes a second."""
+    seconds = iter(range(10, 100))
+    model = ScriptedModel("Yes.")
+    turn, timing = Turn(request(model)), TurnTiming(lambda: float(next(seconds)))
+    turn.push(SPEECH)
+    timing.pause(3.0)
+    early = turn.pause()
+    timing.step(early)
+    assert timing.first is None  # nothing was drawn yet
+    timing.step(early)
+    assert timing.first == 10 and len(early.ids) == 1
+    turn.resume()
+    timing.resume()
+    assert timing.first is None
+    timing.pause(4.0)
+    early = turn.pause()
+    while not early.ids:
+        timing.step(early)
+    answer = timing.end(turn, turn.heard, 5.0)
+    assert answer is early and (timing.spoken, timing.first, timing.decided, timing.ready) == (4, 11, 12, 1)
+    assert timing.ready == len(answer.ids)
+    latency = timing.latency(4)
+    assert (latency.decision, latency.first_token, latency.last_token) == (8, 0, 1)
+    assert (latency.speech_to_first_token, latency.speech_to_last_token) == (8, 9)
+    assert (latency.tokens, latency.ready) == (4, 1)
+    timing.restart()
+    assert (timing.first, timing.ready) == (None, 0)
+
+
+def test_times_of_a_turn_that_is_cut() -> None:
+    """It ends without a pause, and later than it can be decided as far as its source knows."""
+    turn, timing = Turn(request(ScriptedModel("Yes."))), TurnTiming(lambda: 10.0)
+    turn.push(SPEECH)
+    answer = timing.end(turn, 640 * 20, 11.0)
+    assert (timing.spoken, timing.decided, timing.first, timing.ready) == (10, 10, None, 0)
+    assert turn.kept == 640 * 20 and not answer.ids

@@ -10,6 +10,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from support.paths import ROOT
 
 CSRC = ROOT / "csrc"
@@ -39,12 +41,23 @@ def _objects(compiler: str, flags: tuple[str, ...]) -> list[str]:
     return objects
 
 
-def build(compiler: str, program: str, folder: Path, *flags: str) -> Path:
-    """Compiles tests/c/`program` and links it into `folder`."""
+def build(compiler: str, program: str, folder: Path, *flags: str, first: tuple[str, ...] = ()) -> Path:
+    """Compiles tests/c/`program` and links it into `folder`; `first` are flags of the program alone, before all others."""
     out = folder / f"{Path(program).stem}-{Path(compiler).name}"
     source = str(ROOT / "tests" / "c" / program)
-    _compile([compiler, *FLAGS, *flags, source, *_objects(compiler, flags), "-o", str(out), "-lm"])
+    _compile([compiler, *first, *FLAGS, *flags, source, *_objects(compiler, flags), "-o", str(out), "-lm"])
     return out
+
+
+def sanitized(program: str, folder: Path, kind: str, first: tuple[str, ...] = ()) -> Path:
+    """Builds with gcc and a sanitizer; skips where its run-time library is missing."""
+    probe = folder / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    flag = f"-fsanitize={kind}"
+    if subprocess.run(["gcc", flag, str(probe), "-o", str(folder / "probe")], capture_output=True).returncode:
+        pytest.skip(f"gcc has no {kind} sanitizer here")
+    flags = ("-O1", "-g", flag, "-fno-sanitize-recover=all", "-Wno-error")
+    return build("gcc", program, folder, *flags, first=first)
 
 
 def run(*command: str | Path) -> str:

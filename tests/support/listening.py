@@ -58,7 +58,7 @@ class ScriptedSource(Source):
             for _ in range(1 + moments):  # the first ends the read that brings the piece
                 yield nothing
 
-    def _more(self, timeout: float | None) -> np.ndarray | None:
+    def next_block(self, timeout: float | None) -> np.ndarray | None:
         return next(self._given_pieces, None)
 
     def clock(self) -> float:

@@ -237,7 +237,7 @@ class ScriptedFeed:
     def abandon(self) -> None:
         """As `AudioFeed.abandon`."""
         if not self.session.closed and self.session.audio is not None:
-            self.session.rewind(0)
+            self.session.abandon()
 
     def __enter__(self) -> ScriptedFeed:
         """Itself."""
@@ -375,12 +375,17 @@ class ScriptedSession:
         self._begin("push", sound, recording.add(sound).end - recording.end, streaming=True)
         self._hear(sound)
 
+    def abandon(self) -> None:
+        """`AudioFeed.abandon`: the timeline goes back to where the audio began."""
+        markers, self._streaming = bool(self._streaming), None
+        self.rewind_to(self._recordings[-1].start - markers)
+
     def finish(self) -> None:
         """`AudioFeed.finish`."""
         self._check_streaming()
         if self._recordings[-1].end == self._recordings[-1].start:
-            length, marked = self._recordings[-1].length, bool(self._streaming)
-            self.rewind(int(marked))
+            length = self._recordings[-1].length
+            self.abandon()
             self._check_audio(length)
         self._begin("finish", None, room=int(bool(self._streaming)), streaming=True)
         markers, self._streaming = bool(self._streaming), None
@@ -472,13 +477,14 @@ class ScriptedSession:
         )
 
     def rewind(self, n: int) -> None:
-        """As `Session.rewind`. It ends the audio that is being fed."""
+        """As `Session.rewind`."""
         self._check_open()
         if not 0 <= n <= len(self._ids):
             raise EdgeGemmaValueError(f"cannot go back by {n} tokens: the session has {len(self._ids)}.", "argument")
         if self.rewind_limit is not None and self.rewind_limit < n < len(self._ids):
             raise EdgeGemmaError("going back would evaluate soft tokens again.", "state")
-        self._streaming = None
+        if self._streaming is not None:
+            raise EdgeGemmaError("audio is being fed: finish or abandon it first.", "state")
         position = len(self._ids) - n
         del self._ids[position:]
         if position < self._answer_start:

@@ -6,13 +6,13 @@ Each repeat opens the model, feeds a prompt of random tokens and decodes greedil
     prefill_tok_s   prompt tokens / time until the logits of the last one are there
     first_token_s   from feeding the prompt to the first token of the answer
     decode_tok_s    further tokens / their time
-    decode_faults   pages that decoding one further token waited for, since they were not in memory
-    peak_rss_mb     most memory of the process resident at once, by the kernel's count, in 10^6 bytes
+    decode_faults   major page faults of decoding one further token: pages that had to be read from the disk
+    peak_rss_mb     peak resident memory of the process, by the kernel's count, in 10^6 bytes
     bytes_per_token weights that decoding one token reads
 
-With --audio come the figures of audio.py. With --memory-limit all of it runs in a process of its own, in a memory cgroup
-of that size where one may be made, from a cold page cache: what does not fit then shows in the speed and in the faults.
---compare, --sweep and --plot are compare.py, sweep.py and plot.py.
+--audio adds the figures of audio.py. With --memory-limit the measurement runs in a process of its own with a cold page
+cache, in a memory cgroup of that size where the system allows one. What does not fit then shows in the speed and in the
+page faults. --compare, --sweep and --plot are in compare.py, sweep.py and plot.py, and process.py starts processes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from typing import Any
 from ...engine.memory import MemoryLimit, Plan, fit, resident
 from .. import inspection
 from ..common import (
+    DONE,
+    INTERRUPTED,
     UsageError,
     add_model_options,
     add_session_options,
@@ -49,9 +51,8 @@ from .process import MemoryGroup, run_json
 
 SEED = 20240229
 MEASURES = ("load_s", "prefill_tok_s", "decode_tok_s", "first_token_s", "decode_faults")
-# More page faults a token than this are weights that come from the disk again and again; rows of the per-layer table are two.
+# More page faults a token mean that weights are read from the disk again and again. Rows of the per-layer table cause two.
 THRASHES = 16
-INTERRUPTED = 130
 
 EXAMPLES = """
 edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf
@@ -73,13 +74,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--tokens", "-n", type=count, default=64, metavar="N", help="tokens to decode (default: 64)")
     parser.add_argument("--repeats", "-r", type=count, default=3, metavar="N", help="the median counts (default: 3)")
     parser.add_argument(
-        "--audio", metavar="FILE", help="also measure hearing, with this recording, at the speed of speech"
+        "--audio",
+        metavar="FILE",
+        help="also measure the latency of answers to speech, with this recording in real time",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object with all values instead of a table")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # the process in the memory cgroup
-    group = parser.add_argument_group("beside llama.cpp")
+    group = parser.add_argument_group("comparison with llama.cpp")
     group.add_argument(
-        "--compare", action="store_true", help="run llama-cpp-python on the same file and tokens, in turns"
+        "--compare", action="store_true", help="alternate with llama-cpp-python on the same file and tokens"
     )
     group.add_argument("--rounds", type=count, default=3, metavar="N", help="runs of each program (default: 3)")
     group.add_argument("--peer-python", metavar="PYTHON", help="a Python that has llama-cpp-python (default: this one)")
@@ -87,7 +90,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument(
         "--sweep", action="store_true", help="every combination of --threads, --prompt and --depth, in one table"
     )
-    group.add_argument("--depth", type=wholes, metavar="N,...", help="tokens already in the cache (default: 0)")
+    group.add_argument("--depth", type=wholes, metavar="N,...", help="tokens in the cache beforehand (default: 0)")
     group.add_argument("--plot", metavar="FILE", help="also draw a chart of the sweep: .png, .svg, .pdf")
     add_session_options(parser, default="what is needed")
     add_model_options(parser, several_threads=True)
@@ -101,9 +104,9 @@ def run(args: argparse.Namespace) -> int:
         return _sweep(args)
     for name, values in (("--threads", args.thread_counts), ("--prompt-tokens", args.prompt_tokens)):
         if len(values) > 1:
-            raise UsageError(f"several numbers of {name} go with --sweep")
+            raise UsageError(f"several numbers of {name} need --sweep.")
     if args.depth or args.plot:
-        raise UsageError(f"{'--depth' if args.depth else '--plot'} goes with --sweep")
+        raise UsageError(f"{'--depth' if args.depth else '--plot'} needs --sweep.")
     args.threads, args.prompt_tokens = args.thread_counts[0] or None, args.prompt_tokens[0]
     if args.compare:
         report, show = _compare(args), compare.print_comparison
@@ -115,12 +118,12 @@ def run(args: argparse.Namespace) -> int:
         print_json(report)
     else:
         show(report)
-    return 0
+    return DONE
 
 
 def _sweep(args: argparse.Namespace) -> int:
     if args.compare or args.audio or args.memory_limit:
-        raise UsageError("--sweep does not go with --compare, --audio and --memory-limit")
+        raise UsageError("--sweep cannot be used with --compare, --audio or --memory-limit.")
     if args.plot:
         plot.check_plot(args.plot)
     report = sweep.sweep(args, prompt_ids)
@@ -130,13 +133,13 @@ def _sweep(args: argparse.Namespace) -> int:
         sweep.print_sweep(report)
     if args.plot and report["decode"]:
         plot.write_plot(report, args.plot)
-    return INTERRUPTED if report["interrupted"] else 0
+    return INTERRUPTED if report["interrupted"] else DONE
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
-    """The report of both programs on what the options say."""
+    """The report of the comparison."""
     if args.audio or args.memory_limit or args.kv not in (None, "f16"):
-        raise UsageError("--compare does not go with --audio, --memory-limit, and caches other than f16")
+        raise UsageError("--compare cannot be used with --audio, --memory-limit, or a cache other than f16.")
     peer = args.peer_python or sys.executable
     compare.check_peer(peer)
     context = _context(args)
@@ -146,15 +149,15 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _context(args: argparse.Namespace) -> int:
-    """--context, by default what the prompt, the answer and its evaluation need."""
+    """--context, by default the length of the prompt and the answer together."""
     needed: int = args.prompt_tokens + args.tokens
     if (args.context or needed) < needed:
-        raise UsageError(f"--context {args.context} has no room for {args.prompt_tokens} + {args.tokens} tokens")
+        raise UsageError(f"--context {args.context} has no room for {args.prompt_tokens} + {args.tokens} tokens.")
     return args.context or needed
 
 
 def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
-    """The report of a process of its own that may use --memory-limit and no more, where the system lets us enforce it."""
+    """Measures in a process of its own. A memory cgroup enforces --memory-limit where the system allows it."""
     path, mmproj = model_paths(args)
     command = [sys.executable, "-c", _INSIDE, "bench", "--inside", "--json", "--memory-limit", f"{args.memory_limit}"]
     command += ["--model", path, "--prompt-tokens", f"{args.prompt_tokens}", "--tokens", f"{args.tokens}"]
@@ -167,7 +170,7 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
         "--threads": args.threads,
     }
     command += [word for name, value in options.items() if value is not None for word in (name, f"{value}")]
-    with open_model(args) as model:  # what can not fit would be killed, and say nothing
+    with open_model(args) as model:  # raises an error first: a process that exceeds the limit is killed without one
         _plan(args, model, _context(args))
     try:
         group = MemoryGroup(args.memory_limit)
@@ -184,12 +187,12 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(args: argparse.Namespace, model: Any, context: int) -> Plan:
-    """The session that stays within --memory-limit. Raises EdgeGemmaMemoryError when none does."""
+    """The cache and context that stay within --memory-limit. Raises EdgeGemmaMemoryError if the limit is too small."""
     least = args.prompt_tokens + args.tokens
     return fit(model, MemoryLimit(args.memory_limit, least=least, audio=args.audio is not None), context, args.kv)
 
 
-# One line of JSON is what `run_json` reads.
+# The program of the process: it prints the report on one line, as `run_json` expects.
 _INSIDE = """
 import contextlib, io, json, sys
 from edge_gemma.cli import main
@@ -203,14 +206,14 @@ sys.exit(status)
 
 
 def _forget(file: str) -> None:
-    """Drops a file from the page cache where it can be: pages that are there already would not count for a group."""
+    """Drops a file from the page cache, if the system can: pages that are in it already are not charged to the cgroup."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError), open(file, "rb") as data:
             os.posix_fadvise(data.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All figures as one dictionary; the medians at its top level, each single value under "values"."""
+    """The report: medians at the top level, and all measured values under "values"."""
     path, context, kv = model_path(args), _context(args), args.kv or "f16"
     from ... import __version__, isa
 
@@ -257,6 +260,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str) -> dict[str, float]:
+    """The figures of one prefill and one decode."""
     ids = prompt_ids(model.tokenizer, args.prompt_tokens)
     with contextlib.closing(model.session(context=context, kv=kv)) as session:
         start = time.perf_counter()
@@ -277,7 +281,7 @@ def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str
 
 
 def prompt_ids(tokenizer: Any, n: int) -> list[int]:
-    """The same n random tokens for the same vocabulary; none that is special."""
+    """n random tokens without special ones, always the same for a vocabulary."""
     draw = random.Random(SEED)
     ids: list[int] = []
     for _ in range(1000 * n):
@@ -291,7 +295,7 @@ def prompt_ids(tokenizer: Any, n: int) -> list[int]:
 
 
 def peak_memory() -> float | None:
-    """Peak resident memory of this process in 10^6 bytes; None where the system does not tell."""
+    """Peak resident memory of this process in 10^6 bytes; None if the system does not report it."""
     if (most := resident("VmHWM")) is not None:
         return most / 1e6
     try:
@@ -303,7 +307,7 @@ def peak_memory() -> float | None:
 
 
 def page_faults() -> int:
-    """How often this process has waited for a page from the disk; 0 where the system does not tell."""
+    """Major page faults of this process: pages read from the disk. 0 if the system does not report them."""
     try:
         import resource
     except ImportError:
@@ -312,6 +316,7 @@ def page_faults() -> int:
 
 
 def _type(path: str) -> str | None:
+    """The type of most of the file's weights."""
     from ...engine.gguf import GGUFFile
     from ..info import tensor_rows
 
@@ -351,5 +356,5 @@ def _limit_rows(report: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     if not limit["enforced"]:
         return (*rows, ("", "not enforced", f"no memory cgroup could be made: {limit['reason']}"))
     peak = format_bytes(limit["group_peak"]) if limit["group_peak"] else "unknown"
-    verdict = "it thrashes: weights come from the disk again and again" if limit["thrashes"] else "it does not thrash"
+    verdict = "it thrashes: weights are read from the disk repeatedly" if limit["thrashes"] else "it does not thrash"
     return (*rows, ("in the cgroup", peak, f"most charged, page cache included; {verdict}"))

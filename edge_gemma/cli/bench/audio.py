@@ -1,13 +1,13 @@
-"""What `edge-gemma bench --audio FILE` measures: how fast the model hears, and how soon it answers.
+"""`edge-gemma bench --audio FILE`: the speed of the audio encoder, and the latency of answers to speech.
 
-The request to transcribe (the documented one, for English) is read before the recording, as it is in use, and the weights
-have been touched. Definitions:
+As in use, the request to transcribe (for English) is evaluated before the recording, and the weights have been read once.
+Definitions:
 
-    encoder_rtf                   seconds of sound that the audio encoder takes in a second: how many times faster than
-                                  real time it is (so 10 means a tenth of the recording's length)
-    end_to_first_token_s          with the recording fed at the speed of speech, 20 ms at a time: from its last sample to the
-                                  first token of the answer
-    end_to_first_token_offline_s  the same with all of it fed at its end
+    encoder_rtf                   seconds of sound that the audio encoder encodes in one second (10: ten times faster than
+                                  real time)
+    end_to_first_token_s          with the recording fed in real time, 20 ms at a time: from its last sample to the first
+                                  token of the answer
+    end_to_first_token_offline_s  the same with the whole recording fed at its end
     audio_s                       length of the recording; at most 30 s of it are used
 """
 
@@ -22,7 +22,7 @@ _LONGEST, _BLOCK = 30.0, 0.02  # seconds
 
 
 def load(path: str) -> Any:
-    """The recording: (n,) float32 samples at 16 kHz. Raises EdgeGemmaError for a file that holds none."""
+    """The recording: (n,) float32 samples at 16 kHz. Raises EdgeGemmaError for a file that is too short."""
     from ...audio.source import SAMPLE_RATE, open_audio
 
     with open_audio(path) as source:
@@ -35,7 +35,7 @@ def load(path: str) -> Any:
 
 
 def seconds(samples: Any) -> float:
-    """Length of the recording."""
+    """Length of the recording in seconds."""
     from ...audio.source import SAMPLE_RATE
 
     return len(samples) / SAMPLE_RATE
@@ -54,7 +54,7 @@ def measure(model: Any, samples: Any, kv: str) -> dict[str, float]:
 
 
 def _answer(model: Any, samples: Any, kv: str, feed: Any) -> float:
-    """Seconds from the end of the recording, which `feed` tells, to the first token."""
+    """Seconds from the end of the recording to the first token. `feed` feeds the recording and returns the time of its end."""
     from ... import audio_tokens
     from ...engine.sampling import GREEDY
     from ...speech.prompts import asr_prompt, speech_turn
@@ -71,6 +71,7 @@ def _answer(model: Any, samples: Any, kv: str, feed: Any) -> float:
 
 
 def _spoken(session: Any, samples: Any) -> float:
+    """Feeds the recording in real time. Returns the time of its end."""
     from ...audio.source import SAMPLE_RATE
 
     block = round(_BLOCK * SAMPLE_RATE)
@@ -85,6 +86,7 @@ def _spoken(session: Any, samples: Any) -> float:
 
 
 def _at_once(session: Any, samples: Any) -> float:
+    """Feeds the whole recording at its end. Returns the time of its end."""
     end = time.perf_counter()
     session.feed_audio(samples)
     return end
@@ -94,6 +96,6 @@ def rows(report: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """Lines of the table: label, value, note."""
     return (
         ("encoder", f"{report['encoder_rtf']:.1f} x", f"real time, {report['audio_s']:.1f} s of sound"),
-        ("first word", f"{report['end_to_first_token_s']:.3f} s", "after the end of speech, heard while it was spoken"),
-        ("", f"{report['end_to_first_token_offline_s']:.3f} s", "the same, heard afterwards"),
+        ("first token", f"{report['end_to_first_token_s']:.3f} s", "after the end of speech, fed in real time"),
+        ("", f"{report['end_to_first_token_offline_s']:.3f} s", "after the end of speech, fed at its end"),
     )

@@ -1,8 +1,8 @@
-"""`edge-gemma bench --compare`: this project and llama.cpp on the same file and the same tokens, in turns.
+"""`edge-gemma bench --compare`: this project and llama.cpp on the same file and the same tokens, alternating.
 
-Each run is a process of its own (run.py), and the one that begins changes from round to round. Reported are medians,
-ranges, and how many times better edge_gemma is; beside them what was compared: versions, instruction sets, threads, the
-file, and how many cores other work took meanwhile, since what is not near 0 there spoils the rest.
+Each run is a process of its own (run.py), and the program that runs first changes from round to round. The report has
+medians, ranges and ratios, and what was compared: versions, instruction sets, threads, the file. It also has the number of
+cores that other work took meanwhile: the figures are reliable only if this is near 0.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ OURS, PEER = "edge_gemma", "llama.cpp"
 
 
 def check_peer(python: str) -> None:
-    """Raises UsageError unless this Python has llama-cpp-python."""
+    """Raises UsageError unless the interpreter `python` has llama-cpp-python."""
     try:
         missing = subprocess.run([python, "-c", _HAS_PEER], capture_output=True, check=False).returncode != 0
     except OSError as error:
         raise UsageError(f"--peer-python {python}: {error.strerror or error}") from None
     if missing:
         raise UsageError(
-            f"{python} has no llama-cpp-python: install it there (pip install llama-cpp-python), or name a Python that has it"
-            " with --peer-python"
+            f"{python} has no llama-cpp-python: install it (pip install llama-cpp-python), or name a Python that has it with"
+            " --peer-python."
         )
 
 
 def compare(
     path: str, ids: list[int], tokens: int, context: int, threads: int, rounds: int, peer: str
 ) -> dict[str, Any]:
-    """Runs both in turns. Raises EdgeGemmaError when a run fails, KeyboardInterrupt when it is interrupted."""
+    """Runs both programs, alternating. Raises EdgeGemmaError when a run fails, KeyboardInterrupt for Ctrl-C."""
     code = Path(run.__file__).read_text(encoding="utf-8")
     job = json.dumps({"path": path, "ids": ids, "tokens": tokens, "threads": threads, "context": context})
     pythons = {OURS: sys.executable, PEER: peer}
@@ -93,14 +93,14 @@ def _median(rows: list[dict[str, Any]], key: str) -> float | None:
 
 
 def _ratio(ours: float | None, peer: float | None, more: bool) -> float | None:
-    """How many times better ours is."""
+    """How many times better edge_gemma is; `more`: whether larger values are better."""
     if not ours or not peer:
         return None
     return ours / peer if more else peer / ours
 
 
 def print_comparison(report: dict[str, Any]) -> None:
-    """The report as a table."""
+    """Prints the report as a table."""
     machine, programs = report["machine"], report["programs"]
     threads = format_threads(report["threads"])
     print(f"{report['file']} ({format_bytes(report['file_bytes'])}), {threads}, {machine['cores']} cores")

@@ -1,6 +1,6 @@
 """`edge-gemma bench --sweep --plot FILE`: the sweep as a chart, prefill on the left and decoding on the right.
 
-Over the depth where several were measured, else over the number of threads. Needs matplotlib, the extra `plot`.
+The horizontal axis is the depth if several were measured, else the number of threads. Needs matplotlib, the extra `plot`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from ..common import UsageError, format_threads
 
 
 def check_plot(path: str) -> None:
-    """Raises UsageError when the chart could not be written: before hours of measuring, not after."""
+    """Raises UsageError if the chart cannot be written. Called before the measurement, which may take hours."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'edge-gemma[plot]'") from None
+        raise UsageError("--plot needs matplotlib: pip install 'edge-gemma[plot]'.") from None
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise UsageError(f"--plot {path}: there is no directory {folder}")
+        raise UsageError(f"--plot {path}: there is no directory {folder}.")
     types = FigureCanvasAgg.get_supported_filetypes()
     if os.path.splitext(path)[1][1:].lower() not in types:
         raise UsageError(
-            f"--plot {path}: the name must end in one of {', '.join('.' + name for name in sorted(types))}"
+            f"--plot {path}: the name must end in one of {', '.join('.' + name for name in sorted(types))}."
         )
 
 
@@ -55,7 +55,7 @@ def write_plot(report: dict[str, Any], path: str) -> None:
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]], over: str) -> None:
-    """A line for each of the other quantities, with the range of the repeats as a shade."""
+    """Draws one line for each prompt length and each value of the quantity that is not on the axis, with its range shaded."""
     other = "threads" if over == "depth" else "depth"
     lines = sorted({(row.get("prompt_tokens", 0), row[other]) for row in rows})
     several = {"prompt": len({line[0] for line in lines}) > 1, "other": len({line[1] for line in lines}) > 1}

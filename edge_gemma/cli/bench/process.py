@@ -1,6 +1,6 @@
-"""What measuring in processes of their own takes: starting one, the load of the machine meanwhile, a limit on its memory.
+"""Measuring in a separate process: running it, the CPU time that other processes take, and a limit on its memory.
 
-`MemoryGroup` is a Linux memory cgroup, version 1 or 2, below or beside that of this process, where one may be made.
+`MemoryGroup` is a Linux memory cgroup, version 1 or 2, below or beside the cgroup of this process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _OUR_ERROR = "edge-gemma: error: "
 
 
 def run_json(command: Sequence[str], text: str = "") -> dict[str, Any]:
-    """Runs a command with `text` on its standard input: the JSON object on the last line of what it prints.
+    """Runs a command with `text` on its standard input. Returns the JSON object on the last line of its output.
 
-    Raises EdgeGemmaError with the end of its error messages when it fails, OSError when it can not be started.
+    Raises EdgeGemmaError with the command's last error message when it fails, OSError when it cannot be started.
     """
     from ...errors import EdgeGemmaError
 
@@ -32,7 +32,7 @@ def run_json(command: Sequence[str], text: str = "") -> dict[str, Any]:
             return result
     except ValueError:
         pass
-    words = done.stderr.strip().splitlines()[-1:] or lines[-1:] or ["it printed no result"]
+    words = done.stderr.strip().splitlines()[-1:] or lines[-1:] or ["it printed no result."]
     if words[0].startswith(_OUR_ERROR):
         raise EdgeGemmaError(words[0][len(_OUR_ERROR) :])
     how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
@@ -40,7 +40,7 @@ def run_json(command: Sequence[str], text: str = "") -> dict[str, Any]:
 
 
 def cpu_of_others() -> float | None:
-    """CPU seconds since the system started that neither this process nor its children spent; None where it does not tell."""
+    """CPU seconds that processes other than this one and its children used since the system started; None if unknown."""
     try:
         with open("/proc/stat") as file:
             user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
@@ -58,22 +58,24 @@ def summary(values: Sequence[float], form: str = ".3g") -> str:
 
 
 class MemoryGroup:
-    """A limit on the memory of one command, page cache included. Leave the `with` block when the command has ended."""
+    """A limit on the memory of one command, page cache included. The `with` block must last until the command has ended."""
 
     def __init__(self, limit: int, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
-        """Makes the group. Raises OSError where that can not be."""
+        """Makes the cgroup. Raises OSError where the system does not allow it."""
         self.path, self.version = _place(root, own)
         self.path.mkdir()
         try:
             (self.path / ("memory.limit_in_bytes" if self.version == 1 else "memory.max")).write_text(str(limit))
-            with contextlib.suppress(OSError):  # what is written to swap is no memory saved; absent without swap
+            with contextlib.suppress(
+                OSError
+            ):  # no swapping: swap would hide the shortage; the file is absent without swap
                 (self.path / ("memory.swappiness" if self.version == 1 else "memory.swap.max")).write_text("0")
         except OSError:
             self.remove()
             raise
 
     def __enter__(self) -> MemoryGroup:
-        """Itself."""
+        """Returns the group."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,17 +83,17 @@ class MemoryGroup:
         self.remove()
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The command as one that puts itself into the group first."""
+        """The command line that moves its process into the group and then runs the command."""
         return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.path / "cgroup.procs"), *command]
 
     def peak(self) -> int | None:
-        """Most bytes that were charged to the group at once; None where the system does not tell."""
+        """Peak number of bytes charged to the group; None if the system does not report it."""
         with contextlib.suppress(OSError, ValueError):
             return int((self.path / ("memory.max_usage_in_bytes" if self.version == 1 else "memory.peak")).read_text())
         return None
 
     def hits(self) -> int | None:
-        """How often the limit was reached, so that something had to be dropped."""
+        """How often the limit was reached, so that pages had to be dropped; None if the system does not report it."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             if self.version == 1:
                 return int((self.path / "memory.failcnt").read_text())
@@ -100,13 +102,13 @@ class MemoryGroup:
         return None
 
     def remove(self) -> None:
-        """Removes the group; one that still has a process stays."""
+        """Removes the group. A group that still contains a process stays."""
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
 
 def _place(root: Path, own: Path) -> tuple[Path, int]:
-    """Where a group can be made, and the version of its interface."""
+    """The path at which a cgroup can be made, and the version of its interface."""
     groups = dict(line.split(":", 2)[1:] for line in own.read_text().splitlines() if line.count(":") >= 2)
     name = f"edge-gemma-{os.getpid()}"
     for kinds, path in groups.items():
@@ -114,7 +116,7 @@ def _place(root: Path, own: Path) -> tuple[Path, int]:
             return root / kinds / path.strip("/") / name, 1
     if "" not in groups:
         raise OSError("this process is in no memory cgroup")
-    # A group that has processes can not have groups with limits: so it goes beside that of this process.
+    # A cgroup that contains processes cannot contain cgroups with limits, so the new one lies beside this process's.
     beside = (root / groups[""].strip("/")).parent if groups[""].strip("/") else root
     if "memory" not in (beside / "cgroup.subtree_control").read_text().split():
         raise OSError("memory limits are not delegated to this user's cgroups")

@@ -1,13 +1,14 @@
-"""One run of one program, in a process of its own: what `edge-gemma bench --compare` starts, again and again.
+"""One run of one program: the process that `edge-gemma bench --compare` starts for each measurement.
 
-It stands alone, so that a Python without edge_gemma can run it as `python -c TEXT PROGRAM`. Standard input has the job as one
-JSON object: path, ids (the prompt), tokens (to decode), threads, context. The last line of its output has the figures:
+This file imports nothing of the package, so that a Python without edge_gemma can run its text as `python -c TEXT PROGRAM`.
+Standard input has the job as one JSON object: path, ids (the prompt), tokens (to decode), threads, context. The last line
+of the output has the figures:
 
     load_s          opening the model file
     prefill_tok_s   prompt tokens / time until the logits of the last one are there
-    first_token_s   that time
-    decode_tok_s    tokens decoded greedily, each drawn and evaluated / their time
-    peak_mb         most memory of the process resident at once, in 10^6 bytes; null where the system does not tell
+    first_token_s   the time until these logits are there
+    decode_tok_s    tokens decoded greedily (each drawn and evaluated) / their time
+    peak_mb         peak resident memory of the process, in 10^6 bytes; null if the system does not report it
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-WARM_UP = 16  # tokens that are evaluated first, so that the weights have been touched
+WARM_UP = 16  # tokens that are evaluated before the measurement, so that all weights have been read once
 
 
 class EdgeGemma:
@@ -38,7 +39,7 @@ class EdgeGemma:
         self.session.logits()
 
     def decode(self, tokens: int) -> None:
-        """Draws so many tokens, and evaluates the last one too."""
+        """Draws and evaluates so many tokens, the last one included."""
         end = self.session.position + tokens
         while self.session.position < end:  # random prompts end answers at any time
             for _ in self.session.generate(end - self.session.position, temperature=0):
@@ -47,7 +48,7 @@ class EdgeGemma:
 
 
 class Llama:
-    """llama.cpp through llama-cpp-python, with its defaults: an f16 cache, weights repacked as it sees fit."""
+    """llama.cpp through llama-cpp-python, with its defaults: an f16 cache, and weights repacked where it does so."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         import llama_cpp

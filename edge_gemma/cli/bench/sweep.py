@@ -1,13 +1,13 @@
-"""`edge-gemma bench --sweep`: speed over numbers of threads, lengths of prompts, and tokens already in the cache.
+"""`edge-gemma bench --sweep`: speed by number of threads, length of the prompt, and depth.
 
-For each number of threads and each depth it evaluates prompts and decodes, every time on a fork of a session that holds so
-many random tokens. These are fed once, by the most threads, and saved for the others: the cache has the same bits with any
-number of threads. Prefill and decoding both begin at that depth. Definitions:
+The depth is the number of tokens in the cache when a measurement begins. Each measurement, a prefill or a decode, runs on a
+fork of a session with so many random tokens. These tokens are evaluated once, with the largest number of threads, and the
+session is saved for the other numbers: the bits of the cache do not depend on it. Definitions:
 
-    prefill_tok_s    tokens of a prompt / time until the logits of its last one are there
+    prefill_tok_s    tokens of a prompt / time until the logits of its last token are there
     decode_tok_s     tokens decoded greedily / their time
-    depth_cost_us    microseconds that decoding one token takes longer for each 1,000 tokens in the cache, beyond what sliding
-                     windows see: the global layers' cost, by least squares
+    depth_cost_us    microseconds by which decoding one token becomes slower for each 1,000 tokens in the cache, at depths
+                     beyond the sliding window: the cost of the global layers, by least squares
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 from ..common import UsageError, format_bytes, format_threads, open_model, print_table
 from ..terminal import Bar, Interrupt
 
-_PIECE = 4096  # tokens fed between two looks at the progress
+_PIECE = 4096  # tokens fed between two updates of the progress bar
 
 
 class _Sweep:
-    """The state of one sweep: what is measured so far, how far it is, whether it was interrupted."""
+    """The state of one sweep: its sizes, the results so far, the progress, and the session that is working."""
 
     def __init__(self, args: argparse.Namespace, depths: list[int], bar: Bar) -> None:
         self.args, self.depths, self.bar = args, depths, bar
@@ -40,38 +40,43 @@ class _Sweep:
         self.decode: list[dict[str, Any]] = []
         self.done = 0.0
         self._session: Any = None
+        self._cancelled = False
         self._lock = threading.Lock()
 
     def total(self) -> float:
-        """Tokens that will be evaluated, for the progress."""
+        """Number of tokens that the sweep evaluates, for the progress bar."""
         each = self.args.repeats * (sum(self.prompts) + self.tokens)
         return self.depths[-1] + len(self.threads) * len(self.depths) * each
 
     @contextlib.contextmanager
     def working(self, session: Any) -> Iterator[Any]:
-        """Makes the session the one that `cancel` stops."""
+        """Inside the `with` block, `cancel` cancels this session."""
         try:
             with self._lock:
                 self._session = session
+                if self._cancelled:
+                    session.cancel()
             yield session
         finally:
             with self._lock:
                 self._session = None
 
     def cancel(self) -> None:
-        """Stops the session that works now, from another thread."""
+        """Stops the session that works now, or the next one, from another thread."""
         with self._lock:
+            self._cancelled = True
             if self._session is not None:
                 self._session.cancel()
 
     def add(self, tokens: int) -> None:
-        """So many tokens were evaluated."""
+        """Counts tokens that were evaluated, and updates the progress bar."""
         self.done += tokens
         self.bar.update(min(self.done, self.total()), self.total())
 
 
 def sweep(args: argparse.Namespace, prompt_ids: Callable[[Any, int], list[int]]) -> dict[str, Any]:
-    """Measures everything; "interrupted" tells whether Ctrl-C ended it before. `args.thread_counts` has the numbers."""
+    """Measures all combinations. `args.thread_counts` has the numbers of threads. The report's "interrupted" tells whether
+    Ctrl-C ended the sweep."""
     from ...errors import Cancelled
 
     depths = sorted(set(args.depth or [0]))
@@ -81,7 +86,7 @@ def sweep(args: argparse.Namespace, prompt_ids: Callable[[Any, int], list[int]])
     ):
         state = _Sweep(args, depths, bar)
         if args.context and args.context < state.context:
-            raise UsageError(f"--context {args.context} has no room for this: it takes {state.context} tokens")
+            raise UsageError(f"--context {args.context} is too short: the sweep needs {state.context} tokens.")
         report: dict[str, Any] = {}
         with Interrupt(state.cancel) as interrupt, contextlib.suppress(Cancelled):
             for at, threads in enumerate(state.threads):
@@ -108,8 +113,10 @@ def _about(model: Any, state: _Sweep) -> dict[str, Any]:
 
     config, kv = model.config, state.args.kv or "f16"
     if state.context > config.context_length:
-        raise UsageError(f"this takes {state.context} tokens; the model can have {config.context_length}")
-    # What one more token adds to the cache beyond the windows is what global layers keep of it.
+        raise UsageError(
+            f"the sweep needs {state.context} tokens of context, but the model has only {config.context_length}."
+        )
+    # Beyond the sliding windows, only the global layers' cache grows with the context.
     long = config.context_length
     longer = [model.estimate(context, kv)["kv"] for context in (long // 2, long)]
     return {
@@ -129,7 +136,8 @@ def _about(model: Any, state: _Sweep) -> dict[str, Any]:
 def _filled(
     state: _Sweep, model: Any, depth: int, file: str, at: int, prompt_ids: Callable[[Any, int], list[int]]
 ) -> Iterator[Any]:
-    """A session with `depth` random tokens: fed to the first model, on top of the depth before, restored for the others."""
+    """Yields a session with `depth` random tokens. For the first model (`at` 0) the tokens beyond the previous depth are fed,
+    and the session is saved to `file`; for the others it is restored."""
     if at and depth:
         with contextlib.closing(model.session(restore=file, context=state.context)) as session:
             yield session
@@ -156,19 +164,19 @@ def _measure(
     from ...errors import Cancelled
 
     def timed(work: Callable[[Any], None]) -> float:
-        """Seconds of work on a fork of the base."""
+        """Seconds that `work` takes on a fork of the base session."""
         if interrupt.hit:
             raise Cancelled()
         with contextlib.closing(base.fork()) as session, state.working(session):
             start = time.perf_counter()
             work(session)
             end = time.perf_counter()
-        if interrupt.hit:  # and then it may have ended early
+        if interrupt.hit:  # the work may have ended early, so its time does not count
             raise Cancelled()
         return end - start
 
     common = {"threads": model.threads, "depth": depth}
-    if depth == 0:  # the first use of a weight takes longer
+    if depth == 0:  # the first use of the weights takes longer, so it is not measured
         timed(lambda session: _prefill(session, prompt_ids(model.tokenizer, 16)))
     for prompt in state.prompts:
         ids = prompt_ids(model.tokenizer, prompt)
@@ -190,7 +198,7 @@ def _prefill(session: Any, ids: list[int]) -> None:
 
 
 def _decode_rate(state: _Sweep, base: Any, model: Any, timed: Callable[..., float]) -> float:
-    """Tokens a second; the first one is drawn from logits that are there, so its time is left out."""
+    """Decoded tokens a second. The first token is drawn from logits that exist already, so its time does not count."""
     marks: list[float] = []
 
     def work(session: Any) -> None:
@@ -222,7 +230,7 @@ def draw(session: Any, tokens: int) -> None:
 
 
 def _depth_costs(decode: list[dict[str, Any]], window: int) -> list[dict[str, Any]]:
-    """The slope of the time for a token over the depth, for each number of threads with two depths at least."""
+    """The slope of the time for a token over the depth, for each number of threads with at least two depths."""
     costs = []
     for threads in sorted({row["threads"] for row in decode}):
         points = [
@@ -235,7 +243,8 @@ def _depth_costs(decode: list[dict[str, Any]], window: int) -> list[dict[str, An
 
 
 def print_sweep(report: dict[str, Any]) -> None:
-    """The report as one table: a row for each number of threads and depth, a column for each prompt, and decoding."""
+    """Prints the report as one table: a row for each number of threads and depth, a column for each prompt and one for
+    decoding."""
     model = report["model"]
     print(
         f"{model['name'] or model['file']}, {report['isa']}, kv {report['kv']}, tokens/s, median of {report['repeats']}\n"
@@ -260,4 +269,4 @@ def print_sweep(report: dict[str, Any]) -> None:
             f" each 1,000 tokens in the cache ({format_bytes(1000 * report['global_bytes_per_token'])} of K/V)"
         )
     if report["interrupted"]:
-        print("\n  interrupted: what was measured until then")
+        print("\n  interrupted: the table has the measurements until then")
