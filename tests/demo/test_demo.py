@@ -405,7 +405,7 @@ def test_lines(run_demo: Callable[..., int], capsys: pytest.CaptureFixture[str])
         "in German: Schalte das Licht in der Küche ein.",
         "home:  living room: light on, light blue",
         "3 of 3 commands heard.",
-        "As it should be: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
+        "Correct: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
     ):
         assert expected in lines
     assert "toy" not in shown and "..." not in shown
@@ -446,7 +446,7 @@ def test_the_microphone(run_demo: Callable[..., int], monkeypatch: Any, capsys: 
     assert asked == [None, "usb"] and shown.count("[listening]") == 2 == shown.count(
         "heard: Turn on the kitchen light."
     )
-    assert "1 commands heard." not in shown and "1 command heard." in shown and "As it should be" not in shown
+    assert "1 commands heard." not in shown and "1 command heard." in shown and "Correct:" not in shown
 
 
 def test_what_is_refused(
@@ -676,8 +676,8 @@ def test_the_demo_says_it_in_its_own_way(folder: Path, nothing_named: None, monk
     monkeypatch.setattr(utterances, "FOLDER", folder)
     assert main(["demo", "--fast", "-t", "1", "--language", "de"]) == 0
     shown = capsys.readouterr()
-    assert "This was a toy: " in shown.out and "edge-gemma listen --model e2b" in shown.out and shown.err == ""
-    assert "4.56 M parameters in 4.58 MB" in shown.out.split("This was a toy")[1].replace("\n", " ")
+    assert "This was a toy model: " in shown.out and "edge-gemma listen --model e2b" in shown.out and shown.err == ""
+    assert "4.56 M parameters in 4.58 MB" in shown.out.split("This was a toy model")[1].replace("\n", " ")
 
 
 @pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
