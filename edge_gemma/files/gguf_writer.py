@@ -137,7 +137,7 @@ class GGUFWriter:
                 raise EdgeGemmaOSError(
                     f"{folder} has {free / 1e9:.2f} GB left; {self.path.name} needs {self.size / 1e9:.2f} GB.", "file"
                 )
-            self._file = open(self._partial, "wb")  # noqa: SIM115 -- closed by __exit__
+            self._file = open(self._partial, "wb")  # __exit__ closes it
         except EdgeGemmaOSError:
             raise
         except OSError as error:

@@ -3,8 +3,8 @@
     from edge_gemma.hub import pull
     pull("e2b")                                 # then Model.load("e2b")
 
-cache.py looks into that cache, resolve.py decides which files a command uses, download.py fetches. Every command imports
-this package, so the downloader is imported by `pull` alone.
+cache.py searches the cache, resolve.py chooses the files that a command uses, and download.py downloads. Every command
+imports this folder, so `pull` imports the downloader only when it is called.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .cache import ENCODER_ORDER, NAMES, pick, repositories, repository_folder, 
 
 __all__ = ["Progress", "Pulled", "pull"]
 
-#: Called with the name of a file, how many bytes of it are done, and how many it has. "checking " stands before the name
-#: while the file's checksum is computed.
+#: Called with the name of a file, the number of bytes done, and the size of the file. While the file's checksum is computed,
+#: the name has the prefix "checking ".
 Progress = Callable[[str, int, int], None]
 
 
@@ -29,10 +29,10 @@ class Pulled:
     """What `pull` left in the cache.
 
     Attributes:
-        repository, revision: where it is from; the revision as its commit.
-        quant: as the file's name has it; None if it says nothing.
-        model, mmproj: the files; of split ones the first parts.
-        size, downloaded: bytes of all files, and how many of them came over the network now.
+        repository, revision: the repository, and the commit of the revision.
+        quant: the quantization in the file's name; None if the name has none.
+        model, mmproj: the files; of a split file the first part.
+        size, downloaded: bytes of all files, and bytes that this call has downloaded.
     """
 
     repository: str
@@ -54,19 +54,19 @@ def pull(
 ) -> Pulled:
     """Downloads a model and its encoders, unless they are in the cache already.
 
-    What was interrupted goes on where it stopped. Files are compared with the checksums that the Hub has of them.
+    An interrupted download is continued. Every file is compared with its checksum on the Hub.
 
     Args:
         name: "e2b", "e4b", "26b", "31b", or a repository as "OWNER/REPO"; ":QUANT" may follow.
-        quant: such as "Q4_0", in any case; by default Q4_0 or the next best that the repository has.
+        quant: such as "Q4_0", in upper or lower case; by default Q4_0 or the next best in the repository.
         mmproj: whether to fetch the encoders too.
         revision: a branch, tag or commit; "main" by default.
-        progress: called while bytes arrive and while they are checked.
+        progress: called while files are downloaded and checked.
 
     Raises:
         EdgeGemmaValueError: "argument" for a name or quantization that does not exist.
-        EdgeGemmaOSError: "file" without huggingface_hub or a connection, for a repository or revision that is not there
-            or not open to you, for a full disk or a file that arrived damaged.
+        EdgeGemmaOSError: "file" without huggingface_hub or a connection, for a repository or revision that does not exist
+            or is not accessible, for a full disk, and for a damaged download.
     """
     name, _, named_quant = name.partition(":")
     quant = quant or named_quant or None

@@ -1,12 +1,12 @@
-"""Models by name: which repositories have them, which of their files to take, and where downloaded ones are.
+"""Models by name: which repositories have them, which files of a repository to use, and where downloaded files are.
 
-`e2b` is Gemma 4 E2B as it was last downloaded, `e2b:Q8_0` one of its quantizations, `OWNER/REPO` any other repository.
-Looks into the cache that Hugging Face's tools share, as their documentation describes it:
+`e2b` is the file of Gemma 4 E2B that was downloaded last, `e2b:Q8_0` one of its quantizations, `OWNER/REPO` any other
+repository. The cache is shared with the tools of Hugging Face, whose documentation describes it:
 
     CACHE/models--OWNER--REPO/snapshots/COMMIT/FILE -> ../../blobs/CHECKSUM
 
-Needs neither the network nor huggingface_hub, since every command that opens a model comes through here; downloading is
-the job of `hub`.
+Every command that opens a model uses this module, so it needs neither the network nor huggingface_hub. Downloads are in
+download.py.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = [
 
 Path = str | os.PathLike[str]
 
-# Most wanted first: ggml-org has the smallest files, also of the encoders; Google has its Q4_0 alone; the others have
-# every quantization. The names are those that published programs download from; they were not opened from here.
+# In the order of preference. ggml-org has the smallest files, also of the encoders. Google has only Q4_0. The others have
+# every quantization.
 _SOURCES = (
     "ggml-org/gemma-4-{}-it-GGUF",
     "google/gemma-4-{}-it-qat-q4_0-gguf",
@@ -47,38 +47,38 @@ _REPOSITORIES = {
 NAMES = ", ".join(_REPOSITORIES)
 
 MODEL_ORDER = ("Q4_0", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
-"""Which quantization to take when nobody says."""
+"""Quantizations in the order of preference, for a name without quantization."""
 ENCODER_ORDER = ("Q8_0", "BF16", "F16", "F32")
 
-# google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf. Q4_0_4_4 and such are other types.
+# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf. Q4_0_4_4 and similar are other types.
 _QUANT = re.compile(
     r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s))?|nl|xxs|xs|m|s)|mxfp4|bf16|f16|f32)(?![0-9a-z]|_\d)",
     re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-# Drafters, adapters and calibration data lie beside the models, with the quantization in their names as well.
-_ASIDE = {"mtp", "dflash", "eagle", "eagle3", "draft", "assistant", "lora", "imatrix"}
+# Words in the names of files that are not models: drafters, adapters and calibration data. They name a quantization, too.
+_NOT_MODELS = {"mtp", "dflash", "eagle", "eagle3", "draft", "assistant", "lora", "imatrix"}
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _WORD = re.compile(r"[\w-]+(:[\w-]+)?")
 
 
 class Weights(NamedTuple):
-    """A GGUF file of a listing, or all parts of a split one, the first part first."""
+    """A GGUF file of a repository."""
 
-    parts: tuple[str, ...]
-    quant: str | None  #: as its name has it, in capitals: "Q4_0", "UD-Q4_K_XL"
+    parts: tuple[str, ...]  #: names; a split file has several, in order
+    quant: str | None  #: the quantization in the name, in capitals: "Q4_0", "UD-Q4_K_XL"
 
 
 def repositories(name: str) -> tuple[str, ...]:
-    """Where to look for a model: those of a known name, the one that is named itself, or none at all."""
+    """The repositories of a name: those of a known name, or the repository OWNER/REPO itself; () for any other name."""
     return _REPOSITORIES.get(name.lower()) or ((name,) if _REPOSITORY.fullmatch(name) else ())
 
 
 def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
-    """The models and the encoders (mmproj) among the files of a repository; split ones only if no part is missing."""
+    """The models and the encoders (mmproj) among the files of a repository. Split files with a missing part are left out."""
     found: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
-        if not name.endswith(".gguf") or _ASIDE & set(re.split(r"[-_./]", name.lower())):
+        if not name.endswith(".gguf") or _NOT_MODELS & set(re.split(r"[-_./]", name.lower())):
             continue
         part = _PART.search(name)
         stem, number, count = (name[: part.start()], int(part[1]), int(part[2])) if part else (name[:-5], 1, 1)
@@ -94,7 +94,7 @@ def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
 
 
 def pick(found: Iterable[Weights], quant: str | None = None, order: tuple[str, ...] = MODEL_ORDER) -> Weights | None:
-    """The one of a quantization, or the first by `order`; among equals the one with the shortest name."""
+    """The file with the quantization `quant`, or without `quant` the first by `order`. Of equal ones, the shortest name."""
     found = list(found)
     if quant:
         order = (quant.upper(), f"UD-{quant.upper()}")
@@ -121,17 +121,17 @@ def repository_folder(repository: str) -> str:
 
 
 def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
-    """The files of a model that is given by name, `mmproj` where nobody gave one; anything else comes back as it is.
+    """The files of a downloaded model that is given by name, with its encoders if `mmproj` is None.
 
-    A file of that name wins; so does everything that looks like a path, unless a repository of that name is in the cache.
-    Raises EdgeGemmaOSError with code "file" for a name whose model was not downloaded.
+    A path is returned as it is. An existing file takes precedence over a name. OWNER/REPO is a path unless the cache has
+    this repository. Raises EdgeGemmaOSError with code "file" for a name whose model was not downloaded.
     """
     if not isinstance(model, str) or os.path.isfile(model):
         return model, mmproj
     name, _, quant = model.partition(":")
     places = repositories(name)
     if not places and _WORD.fullmatch(model) and not os.path.exists(model):
-        raise EdgeGemmaOSError(f"there is no file {model}; models that have a name are {NAMES}.", "file")
+        raise EdgeGemmaOSError(f"there is no file {model}, and no model of that name: the names are {NAMES}.", "file")
     folders = list(_downloaded(places))
     if not folders and name.lower() not in _REPOSITORIES:
         return model, mmproj
@@ -149,7 +149,7 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
 
 
 def _downloaded(places: tuple[str, ...]) -> Iterator[str]:
-    """The folders of repositories as far as the cache has them; the Hub does not mind capitals."""
+    """The folders of those repositories that the cache has. Upper and lower case are the same, as on the Hub."""
     wanted = {os.path.basename(repository_folder(place)).lower() for place in places}
     for entry in _entries(cache_folder()):
         if os.path.basename(entry).lower() in wanted:
@@ -157,7 +157,7 @@ def _downloaded(places: tuple[str, ...]) -> Iterator[str]:
 
 
 def _newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
-    """The models in these folders with their snapshots, by when they were put there."""
+    """The models in these folders with their snapshots, the one that was downloaded last first."""
     found = [
         (max(os.lstat(os.path.join(snapshot, part)).st_mtime_ns for part in weights.parts), snapshot, weights)
         for folder in folders
@@ -169,7 +169,7 @@ def _newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
 
 
 def _encoders(snapshot: str) -> str | None:
-    """The encoders beside a model, or those of another revision of its repository."""
+    """The encoders in the snapshot of a model, or in another snapshot of its repository."""
     for place in (snapshot, *_entries(os.path.dirname(snapshot))):
         if weights := pick(sort_out(_files(place))[1], order=ENCODER_ORDER):
             return os.path.join(place, weights.parts[0])
@@ -177,7 +177,7 @@ def _encoders(snapshot: str) -> str | None:
 
 
 def _files(snapshot: str) -> Iterator[str]:
-    """Paths of the files that are complete: a link whose blob was deleted is none."""
+    """Relative paths of the files in a snapshot. A link whose blob was deleted is left out."""
     for folder, _, names in os.walk(snapshot):
         for name in names:
             path = os.path.join(folder, name)
@@ -186,6 +186,7 @@ def _files(snapshot: str) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[str]:
+    """Paths of the entries of a folder; [] if it cannot be read."""
     try:
         return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
     except OSError:

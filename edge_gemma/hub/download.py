@@ -1,8 +1,8 @@
-"""Fetches files of the Hugging Face Hub into its cache.
+"""Downloads files of the Hugging Face Hub into its cache.
 
-huggingface_hub knows the Hub: where it is, who is logged in, what a repository has. The bytes themselves are fetched here,
-by plain HTTP, because huggingface_hub throws away the beginning of a download that was interrupted, which may be a gigabyte.
-Only files of more than 50 GB, which plain HTTP does not give, are left to huggingface_hub.
+The package huggingface_hub knows the Hub's address, the login, and the files of a repository. It discards the beginning of
+an interrupted download, which may be a gigabyte, so this module downloads by plain HTTP, which can resume. The Hub does not
+offer files of more than 50 GB by plain HTTP; these are left to huggingface_hub.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "fetch"]
 
 Progress = Callable[[str, int, int], None]
 CHECKING = "checking "
-"""Stands before a file's name while its checksum is computed."""
+"""Prefix of a file's name in `Progress` while its checksum is computed."""
 
 LARGEST_OVER_HTTP = 50_000_000_000
-ATTEMPTS = 5  # in a row without a new byte
-PAUSE = 1.0  # seconds after the first, twice as long after each further one
+ATTEMPTS = 5  # failed attempts in a row, none of which has brought a byte
+PAUSE = 1.0  # seconds after the first failed attempt; it doubles with each further one
 _METADATA_TIMEOUT = 20.0
 _HEX = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
@@ -43,16 +43,19 @@ class HubFile:
 
     name: str
     size: int
-    checksum: str  # of LFS, a SHA-256; of git (small files) a SHA-1
+    checksum: str  #: SHA-256 of a file in LFS; SHA-1 of a small file in git
     in_git: bool
 
 
 class AbsentError(EdgeGemmaOSError):
-    """A repository or revision that is not there, so that the next one may be tried."""
+    """A repository or revision does not exist. The caller may try the next one."""
 
 
 def fetch(hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress) -> int:
-    """Brings the wanted files of a commit into the cache and makes `revision` point at it. Returns the bytes that came."""
+    """Downloads the wanted files of a commit unless the cache has them, and makes `revision` point at the commit.
+
+    Returns the number of bytes that were downloaded.
+    """
     folder = repository_folder(repository)
     snapshot = os.path.join(folder, "snapshots", commit)
     missing = [file for file in wanted if not _cached(folder, snapshot, file)]
@@ -81,7 +84,7 @@ def fetch(hub: Hub, repository: str, revision: str, commit: str, wanted: list[Hu
 
 
 class Hub:
-    """The Hugging Face Hub as huggingface_hub reaches it. Its errors come out as ours, each one line."""
+    """The Hugging Face Hub, through huggingface_hub. Errors of that package become EdgeGemmaOSError with a one-line message."""
 
     def __init__(self) -> None:
         try:
@@ -99,7 +102,7 @@ class Hub:
         self.headers = utils.build_hf_headers(library_name="edge-gemma", library_version=__version__)
 
     def listing(self, repository: str, revision: str | None) -> tuple[str, dict[str, HubFile]]:
-        """The commit of a revision, and its GGUF files by name. Raises AbsentError when there is none."""
+        """The commit of a revision, and its GGUF files by name. Raises AbsentError for an unknown repository or revision."""
         api = self._library.HfApi(self.endpoint, library_name="edge-gemma", library_version=__version__)
         try:
             with self.explained(repository, revision):
@@ -108,34 +111,34 @@ class Hub:
             files = [HubFile(e.rfilename, e.size, e.lfs.sha256 if e.lfs else e.blob_id, not e.lfs) for e in entries]
             hexadecimal = all(_HEX.fullmatch(text) for text in (info.sha, *(file.checksum for file in files)))
             if not hexadecimal or any({"", ".", ".."} & set(file.name.split("/")) for file in files):
-                raise ValueError("these become parts of paths")
+                raise ValueError("commits, checksums and names become parts of paths, so they must be harmless")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EdgeGemmaOSError(f"{self.endpoint} does not answer like a Hugging Face Hub.", "file") from error
+            raise EdgeGemmaOSError(f"{self.endpoint} does not answer as the Hugging Face Hub does.", "file") from error
         return info.sha, {file.name: file for file in files}
 
     def download(self, repository: str, file: HubFile, commit: str) -> str:
-        """Leaves a file to huggingface_hub. Returns its path in the cache."""
+        """Downloads a file with huggingface_hub. Returns its path in the cache."""
         with self.explained(repository):
             return self._library.hf_hub_download(
                 repository, file.name, revision=commit, cache_dir=cache_folder(), endpoint=self.endpoint
             )
 
     def stream(self, url: str, start: int) -> Any:
-        """A context manager of the response to a request for a file from byte `start` on."""
+        """Requests a file from byte `start` on. Returns a context manager, which yields the response."""
         headers = {**self.headers, "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
         return self._stream(
             "GET", url, headers=headers, timeout=self.timeout, retry_on_exceptions=(), retry_on_status_codes=()
         )
 
     def lost(self, error: Exception) -> bool:
-        """Whether it is the connection that failed, or a server that may recover."""
+        """Whether the connection failed, or a server that may recover, so that another attempt makes sense."""
         if isinstance(error, self._errors.HfHubHTTPError):
             return error.response.status_code in (408, 500, 502, 503, 504)
         return isinstance(error, self._errors.HTTPError)
 
     @contextlib.contextmanager
     def explained(self, repository: str, revision: str | None = None) -> Iterator[None]:
-        """Turns what goes wrong at the Hub into one line."""
+        """Turns exceptions of huggingface_hub into EdgeGemmaOSError, with a message that says what to do."""
         page = f"{self.endpoint}/{repository}"
         login = "log in with `hf auth login` or set HF_TOKEN"
         try:
@@ -146,32 +149,31 @@ class Hub:
             ) from error
         except self._errors.RepositoryNotFoundError as error:
             raise AbsentError(
-                f"there is no repository {repository} at {self.endpoint}, or it is private: check the name; if it is "
-                f"yours, {login}.",
+                f"there is no repository {repository} at {self.endpoint}, or it is private: check the name, or {login}.",
                 "file",
             ) from error
         except self._errors.RevisionNotFoundError as error:
             raise AbsentError(
-                f"{repository} has no revision {revision!r}: its branches and tags are at {page}.", "file"
+                f"{repository} has no revision {revision!r}: see {page} for its branches and tags.", "file"
             ) from error
         except self._errors.HFValidationError as error:
-            raise AbsentError(f"{repository} cannot be the name of a repository.", "file") from error
+            raise AbsentError(f"{repository} is not a valid name of a repository.", "file") from error
         except self._errors.HfHubHTTPError as error:
             status = error.response.status_code
             advice = {
-                401: f"it does not know your token: {login}",
-                403: f"your token does not reach that far: {login}",
-                404: "the file is not there any more; try again",
-                429: "too many requests; try again in some minutes",
+                401: f"your token is not valid: {login}",
+                403: f"your token gives no access to it: {login}",
+                404: "the file does not exist any more: try again",
+                429: "there were too many requests: try again in some minutes",
             }.get(status, "try again later")
-            raise EdgeGemmaOSError(f"{page}: the answer was {status}: {advice}.", "file") from error
+            raise EdgeGemmaOSError(f"{page} answered with status {status}; {advice}.", "file") from error
         except self._errors.OfflineModeIsEnabled as error:
             raise EdgeGemmaOSError("HF_HUB_OFFLINE is set: unset it to download.", "file") from error
         except self._errors.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise EdgeGemmaOSError(
-                f"cannot reach {self.endpoint}: {reason}. Check the connection and run the command again; it goes on "
-                "where it stopped.",
+                f"cannot reach {self.endpoint}: {reason}. Check the connection and run the command again: the download "
+                "is continued.",
                 "file",
             ) from error
 
@@ -180,7 +182,7 @@ class Hub:
 
 
 def _fetch(hub: Hub, url: str, repository: str, part: str, file: HubFile, progress: Progress) -> None:
-    """Makes the partial file complete, appending to what is there."""
+    """Downloads what the partial file `part` lacks, with several attempts, and appends it."""
     failures = 0
     with _full_disk_explained(part), hub.explained(repository), open(part, "ab") as out:
         if out.tell() > file.size:
@@ -192,7 +194,7 @@ def _fetch(hub: Hub, url: str, repository: str, part: str, file: HubFile, progre
                 with hub.stream(url, have) as response:
                     hub.utils.hf_raise_for_status(response)
                     if have and response.status_code != 206:
-                        out.truncate(0)  # the server does not do parts and sends everything
+                        out.truncate(0)  # the server ignores the range and sends the whole file
                     done = out.seek(0, os.SEEK_END)
                     for piece in response.iter_bytes():
                         out.write(piece)
@@ -207,11 +209,11 @@ def _fetch(hub: Hub, url: str, repository: str, part: str, file: HubFile, progre
                 if failures >= ATTEMPTS:
                     raise problem or EdgeGemmaOSError(f"{url} ends too early: {now} of {file.size} bytes.", "file")
                 time.sleep(PAUSE * 2 ** (failures - 1))
-        os.fsync(out.fileno())  # what is checked once must not be lost later
+        os.fsync(out.fileno())  # a power failure must not damage a file that has passed the check
 
 
 def _verify(path: str, file: HubFile, repository: str, progress: Progress) -> None:
-    """Compares the checksum. Removes what is wrong."""
+    """Compares the checksum of a file. Removes the file and raises an error if it is wrong."""
     checksum = hashlib.sha1(f"blob {file.size}\0".encode()) if file.in_git else hashlib.sha256()
     done = 0
     with open(path, "rb") as data:
@@ -223,13 +225,13 @@ def _verify(path: str, file: HubFile, repository: str, progress: Progress) -> No
         os.remove(os.path.realpath(path))
         raise EdgeGemmaOSError(
             f"{file.name} of {repository} arrived damaged: its checksum is {checksum.hexdigest()[:12]}..., not "
-            f"{file.checksum[:12]}.... It was removed; run the command again.",
+            f"{file.checksum[:12]}.... The file was removed: run the command again.",
             "file",
         )
 
 
 def _check_room(size: int) -> None:
-    """Raises when the cache's disk has less than `size` bytes left."""
+    """Raises an error if the disk of the cache has less than `size` bytes left."""
     folder = cache_folder()
     place = folder
     while not os.path.isdir(place) and place != os.path.dirname(place):
@@ -237,7 +239,7 @@ def _check_room(size: int) -> None:
     free = shutil.disk_usage(place).free
     if size > free:
         raise EdgeGemmaOSError(
-            f"{size / 1e9:.3g} GB are to be downloaded, but {folder} has room for {free / 1e9:.3g} GB: make room, or set "
+            f"the download has {size / 1e9:.3g} GB, but {folder} has room for {free / 1e9:.3g} GB: make room, or set "
             "HF_HOME to a folder on another disk.",
             "file",
         )
@@ -245,21 +247,22 @@ def _check_room(size: int) -> None:
 
 @contextlib.contextmanager
 def _full_disk_explained(part: str) -> Iterator[None]:
+    """Turns the system's error for a full disk into one that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise EdgeGemmaOSError(
-            f"the disk of {os.path.dirname(part)} is full; {_size(part) / 1e9:.3g} GB are there. Make room and run the "
-            "command again: it goes on where it stopped.",
+            f"the disk of {os.path.dirname(part)} is full after {_size(part) / 1e9:.3g} GB. Make room and run the command "
+            "again: the download is continued.",
             "file",
         ) from error
 
 
 @contextlib.contextmanager
 def _one_at_a_time(hub: Hub, folder: str, file: HubFile) -> Iterator[None]:
-    """Holds the lock of a blob, the same that huggingface_hub takes."""
+    """Holds the lock of a blob: the lock that huggingface_hub uses, too."""
     from filelock import Timeout
 
     cache, name = os.path.split(folder)
@@ -271,7 +274,7 @@ def _one_at_a_time(hub: Hub, folder: str, file: HubFile) -> Iterator[None]:
             stack.enter_context(hub.utils.WeakFileLock(lock, timeout=0.1))
         except Timeout as error:
             raise EdgeGemmaOSError(
-                f"{file.name} is being downloaded by another process: wait for it.", "file"
+                f"{file.name} is being downloaded by another process: wait until it has finished.", "file"
             ) from error
         yield
 
@@ -280,19 +283,22 @@ def _one_at_a_time(hub: Hub, folder: str, file: HubFile) -> Iterator[None]:
 
 
 def _blob(folder: str, file: HubFile) -> str:
+    """The path of a file's content in the cache."""
     return os.path.join(folder, "blobs", file.checksum)
 
 
 def _partial(folder: str, file: HubFile) -> str:
+    """The path of a download that is not complete."""
     return f"{_blob(folder, file)}.edge-gemma.incomplete"
 
 
 def _cached(folder: str, snapshot: str, file: HubFile) -> bool:
-    """Whether a file is there; without symbolic links, it is in the snapshot alone."""
+    """Whether the cache has a file: as a blob, or, on a system without symbolic links, in the snapshot."""
     return file.size in (_size(_blob(folder, file)), _size(os.path.join(snapshot, file.name)))
 
 
 def _size(path: str) -> int:
+    """The size of a file; 0 if it does not exist."""
     try:
         return os.path.getsize(path)
     except OSError:
@@ -300,10 +306,10 @@ def _size(path: str) -> int:
 
 
 def _link(folder: str, snapshot: str, file: HubFile) -> None:
-    """Puts a blob into a snapshot under its name, or renews the date that tells what was pulled last."""
+    """Puts a blob into a snapshot under its name. If it is there already, its date is renewed: the newest is used first."""
     pointer = os.path.join(snapshot, file.name)
     if _size(pointer) == file.size:
-        with contextlib.suppress(OSError):  # a cache that is not ours to change serves as well
+        with contextlib.suppress(OSError):  # a cache that cannot be written to is used all the same
             os.utime(pointer, follow_symlinks=os.utime not in os.supports_follow_symlinks)
         return
     os.makedirs(os.path.dirname(pointer), exist_ok=True)
@@ -311,5 +317,5 @@ def _link(folder: str, snapshot: str, file: HubFile) -> None:
         os.remove(pointer)
     try:
         os.symlink(os.path.relpath(_blob(folder, file), os.path.dirname(pointer)), pointer)
-    except OSError:  # there are none on this disk
+    except OSError:  # this disk has no symbolic links
         os.replace(_blob(folder, file), pointer)

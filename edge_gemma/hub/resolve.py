@@ -1,7 +1,7 @@
-"""Which files make up the model when nobody names them: those of the environment, else the embedded ones.
+"""Chooses the files of a model and its encoders: those that the caller names, else the environment's, else the embedded ones.
 
-Owns the two variables, how they go together, the place of the small model that comes with the package, and the words for
-when a file is missing. Opens nothing. Models by name, such as "e2b", are looked up by cache.py.
+Owns the two environment variables, the paths of the toy model in the package, and the error messages for missing files.
+Opens no files. Names such as "e2b" are looked up in cache.py.
 """
 
 from __future__ import annotations
@@ -36,33 +36,36 @@ EMBEDDED, EMBEDDED_MMPROJ = (
     os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "demo", "data", name)
     for name in ("demo.gguf", "demo-mmproj.gguf")
 )
-"""A toy model, trained on synthetic commands to a home, and its audio encoder. A checkout may be without them."""
+"""A toy model, trained on synthetic commands to a home, and its audio encoder. A source checkout may lack them."""
 
 TOY = "toy"
-"""The name of the embedded model, for those who want just that."""
+"""The name by which the embedded model is asked for."""
 
 _NO_MODEL = f"""no model file given.
-Gemma 4 runs from a GGUF file: download one from Hugging Face with `edge-gemma pull e2b` and name it with --model e2b (in
-Python: model=), or any other file with --model FILE, or either in the environment variable {MODEL_VARIABLE}. The encoders for
-audio and images are a second file, an "mmproj", named with --mmproj FILE (mmproj=) or in {MMPROJ_VARIABLE}; a name brings
-its own."""
+Gemma 4 runs from a GGUF file. Download one from Hugging Face with `edge-gemma pull e2b`, then give --model e2b (in Python:
+model="e2b"). Any other file is given with --model FILE. The environment variable {MODEL_VARIABLE} can have either. The
+encoders for audio and images are a second file, an "mmproj", given with --mmproj FILE (in Python: mmproj=) or in
+{MMPROJ_VARIABLE}. A downloaded model finds its encoders by itself."""
 
 
 def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
-    """The files of a model that is given by name: "toy" is the embedded one, "e2b" and others were downloaded. `mmproj`
-    where nobody gave one; anything else comes back as it is, and so does a file of such a name. Raises EdgeGemmaOSError
-    with code "file" for a name whose model was not downloaded."""
+    """The files of a model that is given by name: "toy" is the embedded model, others such as "e2b" are downloaded ones.
+
+    The encoders of a name are found if `mmproj` is None. A path is returned as it is, and so is a name if a file of that
+    name exists. Raises EdgeGemmaOSError with code "file" for a name whose model was not downloaded.
+    """
     if model == TOY and not os.path.isfile(model) and os.path.isfile(EMBEDDED):
         return EMBEDDED, mmproj or _embedded_mmproj()
     return locate_download(model, mmproj)
 
 
 def model_files(model: Path | None = None, mmproj: Path | None = None) -> tuple[Path, Path | None]:
-    """The model's file and that of its encoders, from the environment where they are None, by name where it is one.
+    """The files of the model and of its encoders (None without). Arguments that are None come from the environment.
 
-    Where nothing names a model it is the embedded one. EDGE_GEMMA_MMPROJ belongs to the model of EDGE_GEMMA_MODEL: it is
-    left alone when that variable names one model and the caller another. Raises EdgeGemmaValueError with code "argument"
-    when there is no model, EdgeGemmaOSError with code "file" when it is named but not downloaded.
+    `model` may be a name, as for `locate`. If neither the caller nor the environment names a model, it is the embedded one.
+    EDGE_GEMMA_MMPROJ belongs to the model of EDGE_GEMMA_MODEL: it is ignored when the caller names another model. Raises
+    EdgeGemmaValueError with code "argument" when there is no model, EdgeGemmaOSError with code "file" when the model is
+    named but not downloaded.
     """
     default = os.environ.get(MODEL_VARIABLE) or None
     chosen = model or default
@@ -82,27 +85,27 @@ def _embedded_mmproj() -> Path | None:
 @functools.cache
 def _warn_of_toy() -> None:
     warnings.warn(
-        "no model was named, so the toy model of the package answers: it knows commands to a home and nothing else. Give "
-        f'a GGUF file or a name such as "e2b", or set {MODEL_VARIABLE}; "toy" asks for this one.',
+        "no model was named, so the embedded toy model answers: it knows commands to a home and nothing else. Give a GGUF "
+        f'file or a name such as "e2b", or set {MODEL_VARIABLE}. The name "toy" selects this model without a warning.',
         stacklevel=4,
     )
 
 
 def warn_if_toy(model: Path) -> None:
-    """Warns, once in a process, when the model that neither the caller nor EDGE_GEMMA_MODEL named is the embedded one."""
+    """Warns, once in a process, if this is the embedded model and EDGE_GEMMA_MODEL is not set. For unnamed models only."""
     if is_embedded(model) and not os.environ.get(MODEL_VARIABLE):
         _warn_of_toy()
 
 
 def is_embedded(model: Path) -> bool:
-    """Whether this is the file of the model that comes with the package."""
+    """Whether this is the file of the embedded model."""
     return os.fspath(model) == EMBEDDED
 
 
 def no_encoder(model: Any, sense: str) -> EdgeGemmaValueError:
     """The error for sound or pictures given to a model that has no encoder for them; `sense`: "audio" or "image"."""
     return EdgeGemmaValueError(
-        f"{os.path.basename(model.path)} was opened without {sense} encoder: that is a second file, an mmproj. Name it "
-        f"with --mmproj FILE (in Python: mmproj=) or in {MMPROJ_VARIABLE}.",
+        f"{os.path.basename(model.path)} was opened without {sense} encoder. The encoder is in a second file, an mmproj: "
+        f"give it with --mmproj FILE (in Python: mmproj=) or in {MMPROJ_VARIABLE}.",
         "unsupported",
     )

@@ -29,7 +29,12 @@ RATE = 16000
 # Greedy, this model says line breaks; heat makes it say something, always the same.
 HOT = ("--temperature", "3", "--seed", "5", "--max-tokens", "12")
 OPTIONS = ("--vad", "energy", "--max-seconds", "5", *HOT)
-PYTHON_OPTIONS = {"detector": "energy", "max_seconds": 5.0, "temperature": 3.0, "seed": 5, "max_tokens": 12}
+PYTHON_OPTIONS = {
+    "detector": "energy",
+    "max_seconds": 5.0,
+    "sampling": eg.Sampling(temperature=3.0, seed=5),
+    "max_tokens": 12,
+}
 # In case the tests run in the background, where Ctrl-C is ignored.
 PROGRAM = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
@@ -330,7 +335,9 @@ def test_translate_speech(talk: Path, tmp_path: Path) -> None:
 
 
 def test_translate_text(tmp_path: Path) -> None:
-    expected = eg.translate("Where is it?", "de", MODEL, "en", temperature=3.0, seed=5, max_tokens=12)
+    expected = eg.translate(
+        "Where is it?", "de", MODEL, "en", sampling=eg.Sampling(temperature=3.0, seed=5), max_tokens=12
+    )
     command = ("translate", "--from", "en", "--to", "de", *HOT)
     file = tmp_path / "letter"
     file.write_text("Where is it?\n")
