@@ -15,7 +15,7 @@ test: build
 	@lint=0; $(LINT) || lint=1; \
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
 
-# Spoken commands to a little home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
+# Spoken commands to a simulated home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
 demo: $(VENV)/.ready
 	@$(BIN)/edge-gemma demo $(ARGS)
 

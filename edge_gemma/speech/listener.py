@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -167,7 +167,7 @@ class Listener(Cancellable):
         """Closes it."""
         self.close()
 
-    def listen(self, source: Any = None, *, once: bool = False) -> Iterator[ListenerEvent]:
+    def listen(self, source: Any = None, *, once: bool = False) -> Generator[ListenerEvent, None, None]:
         """Yields the events of a source as they happen, until the source ends.
 
         Args:
