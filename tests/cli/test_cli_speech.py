@@ -281,6 +281,7 @@ def interrupt_after(count: int, output: Path, *command: Any) -> str:
     return err.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     sound = write_wav(tmp_path / "long.wav", voices(20))
@@ -373,6 +374,7 @@ def test_run_hears(talk: Path) -> None:
     assert "--raw" in bad(2, "run", "--raw", "--audio", talk, "x")
 
 
+@pytest.mark.slow
 def test_chat_hears(talk: Path, tmp_path: Path) -> None:
     spaced = tmp_path / "my talk.wav"
     shutil.copy(talk, spaced)
