@@ -72,13 +72,13 @@ def product(
     y = np.empty((tokens, rows), np.float32)
     if lib.eg_type_per_channel(info):
         scale, totals = np.ones(rows, np.float32), q.sum(1, dtype=np.int32)
-        matrix.scale, matrix.scales, run = pointer(scale, "float *"), 1, target._table.matmul_i8
+        matrix.scale, matrix.scales, run = pointer(scale, "float *"), 1, target.table.matmul_i8
         kept: tuple[np.ndarray, ...] = (q, d[:, 0].copy(), totals, scale)
         values = ffi.new(
             "eg_i8 *", [pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int32_t *"), strict=False)]
         )
     else:
-        kept, run = (q, d, sums), target._table.matmul_q8
+        kept, run = (q, d, sums), target.table.matmul_q8
         values = ffi.new(
             "eg_q8 *",
             [*(pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int16_t *"), strict=True)), two_term],
@@ -95,7 +95,7 @@ def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[]
     form, rng = {"f16": lib.EG_KV_F16, "q8": lib.EG_KV_Q8}[kv], np.random.default_rng(0)
     row = lib.eg_kv_row_bytes(form, HEAD)
     key, one = rng.standard_normal(HEAD).astype(np.float32) / 8, np.empty(row, np.uint8)
-    target._table.kv_store(form, pointer(one, "void *"), pointer(key, "float *"), HEAD)
+    target.table.kv_store(form, pointer(one, "void *"), pointer(key, "float *"), HEAD)
     cache = np.tile(one, (2, KEYS, 1))
     view = ffi.new("eg_kv_view *", (pointer(cache[0], "uint8_t *"), pointer(cache[1], "uint8_t *"), row, KEYS, form))
     q = rng.standard_normal((tokens, HEADS, HEAD)).astype(np.float32)
@@ -103,7 +103,7 @@ def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[]
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
 
     def work(keep: object = (cache, scratch)) -> None:
-        target._table.attention(
+        target.table.attention(
             pointer(out, "float *"),
             HEADS * HEAD,
             pointer(q, "float *"),

@@ -89,8 +89,8 @@ class Target:
     """One instruction set's kernels."""
 
     def __init__(self, table: Any) -> None:
-        """Wraps a `const eg_kernels *`."""
-        self._table = table
+        """`table`: the C functions, a `const eg_kernels *`."""
+        self.table = table
         self.name: str = ffi.string(table.name).decode()
 
     def __repr__(self) -> str:
@@ -108,7 +108,7 @@ class Target:
         q, d = np.empty((n, *terms, cols), np.int8), np.empty((n, cols // 32), np.float32)
         sums = np.empty((n, *terms, cols // 16), np.int16)
         for row in range(n):
-            self._table.quantize_q8(
+            self.table.quantize_q8(
                 pointer(values[row], "float *"),
                 cols,
                 two_term,
@@ -141,9 +141,9 @@ class Target:
             q8 = ffi.new(
                 "eg_q8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int16_t *"), two_term)
             )
-            self._table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
+            self.table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
         else:
-            self._table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)
+            self.table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)
         del scratch
         return out
 
@@ -167,7 +167,7 @@ class Target:
         q, d, sums = np.empty((n, cols), np.int8), np.empty(n, np.float32), np.empty(n, np.int32)
         for t in range(n):
             where = pointer(q[t], "int8_t *"), pointer(sums[t:], "int32_t *")
-            d[t] = self._table.quantize_i8(pointer(values[t], "float *"), cols, step, *where)
+            d[t] = self.table.quantize_i8(pointer(values[t], "float *"), cols, step, *where)
         i8 = ffi.new("eg_i8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int32_t *")))
         matrix = ffi.new(
             "eg_matrix *",
@@ -178,9 +178,9 @@ class Target:
         )
         out = np.empty((n, rows), np.float32)
         scratch, work = _scratch(lib.eg_matmul_scratch_bytes(cols))
-        self._table.matmul_i8(pointer(out, "float *"), rows, i8, n, matrix, 0, rows, work)
+        self.table.matmul_i8(pointer(out, "float *"), rows, i8, n, matrix, 0, rows, work)
         if out_step:
-            self._table.fake_quant_i8(pointer(out, "float *"), out.size, out_step)
+            self.table.fake_quant_i8(pointer(out, "float *"), out.size, out_step)
         del scratch
         return out
 
@@ -190,27 +190,27 @@ class Target:
         w = None if weight is None else float_array(weight, (values.size,), "weight")
         out = np.empty_like(values)
         weights = ffi.NULL if w is None else pointer(w, "float *")
-        self._table.rms_norm(pointer(out, "float *"), pointer(values, "float *"), weights, values.size, eps)
+        self.table.rms_norm(pointer(out, "float *"), pointer(values, "float *"), weights, values.size, eps)
         return out
 
     def gelu_mul(self, gate: ArrayLike, up: ArrayLike) -> Float:
         """gelu_tanh(gate) * up, elementwise over vectors."""
         g = float_array(gate, (None,), "gate")
         u, out = float_array(up, (g.size,), "up"), np.empty_like(g)
-        self._table.gelu_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
+        self.table.gelu_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
         return out
 
     def sigmoid_mul(self, gate: ArrayLike, up: ArrayLike) -> Float:
         """up / (1 + e^-gate), elementwise over vectors; silu where both are the same."""
         g = float_array(gate, (None,), "gate")
         u, out = float_array(up, (g.size,), "up"), np.empty_like(g)
-        self._table.sigmoid_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
+        self.table.sigmoid_mul(pointer(out, "float *"), pointer(g, "float *"), pointer(u, "float *"), g.size)
         return out
 
     def softcap(self, x: ArrayLike, cap: float) -> Float:
         """cap * tanh(x / cap), over a vector."""
         out = float_array(x, (None,), "x").copy()
-        self._table.softcap(pointer(out, "float *"), out.size, cap)
+        self.table.softcap(pointer(out, "float *"), out.size, cap)
         return out
 
     def sliding_window_attention(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int, kv: str = "f32") -> Float:
@@ -234,11 +234,11 @@ class Target:
         for source, target in zip((keys, values), stored, strict=True):
             for h in range(kv_heads):
                 for p in range(m):
-                    self._table.kv_store(form, pointer(target[h, p], "void *"), pointer(source[p, h], "float *"), dim)
+                    self.table.kv_store(form, pointer(target[h, p], "void *"), pointer(source[p, h], "float *"), dim)
         for h in range(kv_heads):
             view = ffi.new("eg_kv_view *", [*(pointer(a[h], "uint8_t *") for a in stored), row, max(m, 1), form])
             first = h * share
-            self._table.attention(
+            self.table.attention(
                 pointer(out[:, first:], "float *"),
                 heads * dim,
                 pointer(queries[:, first:], "float *"),

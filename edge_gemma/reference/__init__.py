@@ -1,5 +1,5 @@
-"""NumPy executable specification of Gemma 4: what the C engine is tested against.
+"""The executable specification of Gemma 4 in NumPy, against which the C engine is tested.
 
-It owns the formulas, written to be read. It does not own speed, threads or memory use, and it imports nothing else of
-the package, so that a fault of the engine cannot hide in it.
+Owns the formulas, written to be read. Speed and memory use do not matter here. It imports nothing else of the package, so
+that it cannot share a bug with the engine.
 """

@@ -1,8 +1,8 @@
 """Audio encoder: sound at 16 kHz to soft tokens, one every 40 ms.
 
-Owns the log-mel front end, the conformer and the state that lets both work on sound as it arrives. It does not own files
-(`gguf.py`), the decoder that reads the soft tokens (`text.py`), other rates, or how a long recording is cut into clips.
-Source: Gemma 4 specification, audio.
+Owns the log-mel front end, the conformer, and the state with which both work on sound as it arrives. It does not own files
+(gguf.py), the decoder that reads the soft tokens (text.py), resampling, or the segmentation of long recordings. Source:
+Gemma 4 specification, audio.
 
     u = log mel frames, one every 10 ms
     x = W_in conv1( conv0( u ) )                           each conv: 3 x 3, stride 2, LayerNorm, ReLU
@@ -12,8 +12,8 @@ Source: Gemma 4 specification, audio.
                        x = rms( ffw_2(x) )
     soft tokens = W_emb rms( W_out x + b )
 
-A token looks at a little sound and at tokens before it, never at later ones. So there is one computation, on "the next
-frames", with a state that holds what it needs of the past: a whole recording is its first and only step.
+A token depends on its own frames and on earlier tokens, never on later ones. So there is one computation, which takes the
+next frames and a state with the part of the past that it needs. A whole recording is a single step from an empty state.
 
 Letters in shapes: N samples, F frames, n tokens, K frequencies, C channels, w width of the conformer, H heads, D head
 size, L tokens that attention sees (`left_context`), d width of the decoder.
@@ -35,10 +35,10 @@ from .text import softmax
 
 Array = NDArray[Any]
 State = dict[str, Array]
-"""Name of a stage -> the last rows of its input. A stage that is not in it has seen nothing yet."""
+"""Name of a stage -> the last rows of its input. A stage without an entry has had no input yet."""
 
 RATE, WINDOW, HOP, FFT = 16000, 320, 160, 512
-EPS = 1e-6  # of all norms; the value in some files is wrong
+EPS = 1e-6  # epsilon of all norms; the value in the metadata of some files is wrong
 LOGIT_CAP = 50.0
 
 
@@ -46,19 +46,19 @@ LOGIT_CAP = 50.0
 
 
 def frame_count(samples: int) -> int:
-    """Frames of a recording. Frame i is there as soon as sample 160 i + 160 is, one more than it looks at."""
+    """Number of frames of a recording. Frame i needs samples up to 160 i + 160, of which it does not use the last one."""
     return max(0, (samples - 1) // HOP)
 
 
 def token_count(samples: int) -> int:
-    """Soft tokens of a recording: one for every four frames, and one for a rest of frames."""
+    """Number of soft tokens of a recording: one for every four frames, and one for one to three remaining frames."""
     return -(-frame_count(samples) // 4)
 
 
 def mel_filters(bins: int = 128) -> Array:
-    """Triangles [FFT / 2 + 1, bins] with corners at equal distances in mel; all are 1 high, whatever their width.
+    """Triangular filters [FFT / 2 + 1, bins] with corners at equal distances in mel. All have the height 1.
 
-    The lowest is so narrow that it lies between two frequencies of the transform: its column is zero.
+    The lowest filter is so narrow that it lies between two frequencies of the transform, so its column is zero.
     """
     top = 2595 * math.log10(1 + RATE / 2 / 700)
     e = 700 * (10 ** (np.linspace(0, top, bins + 2) / 2595) - 1)  # corners in Hz
@@ -75,7 +75,7 @@ def log_mel(samples: ArrayLike, bins: int = 128) -> Array:
 
 
 def _features(sound: Array, bins: int) -> Array:
-    """As `log_mel`, but the first 160 samples are the past: zeros, or the end of what earlier frames have used."""
+    """As `log_mel`, but the first 160 samples lie before the first frame's hop: zeros, or the last samples before it."""
     count = frame_count(len(sound) - HOP)
     if not count:
         return np.zeros((0, bins))
@@ -88,7 +88,7 @@ def _features(sound: Array, bins: int) -> Array:
 def _vector(samples: ArrayLike) -> Array:
     samples = np.asarray(samples, np.float64)
     if samples.ndim != 1:
-        raise ValueError(f"samples of shape {samples.shape}, not a vector")
+        raise ValueError(f"samples have the shape {samples.shape}; they must be a vector.")
     return samples
 
 
@@ -119,7 +119,7 @@ def silu(x: Array) -> Array:
 def convolve(x: Array, w: Array) -> Array:
     """3 x 3 with stride 2: x [2 T + 1, K, C] -> [T, ceil(K / 2), C'], w [C', C, 3, 3] over (time, frequency).
 
-    One zero on either side in frequency; in time x brings its neighbours along.
+    Frequency is padded with one zero on either side. Time is not padded: x contains the neighbouring rows.
     """
     t, k = len(x) // 2, (x.shape[1] + 1) // 2
     x = np.pad(x, ((0, 0), (1, 1), (0, 0)))
@@ -131,7 +131,10 @@ def convolve(x: Array, w: Array) -> Array:
 
 
 def after_past(x: Array, state: State, stage: str, count: int, start: int = 0) -> Array:
-    """The last `count` rows that this stage saw earlier, then x; the state moves on. Before all sound: `start` zeros."""
+    """The last `count` rows of this stage's earlier input, followed by x. Updates the state.
+
+    Without earlier input, the rows before x are `start` rows of zeros.
+    """
     past = state.get(stage)
     if past is None:
         past = np.zeros((start, *x.shape[1:]), x.dtype)
@@ -146,18 +149,18 @@ def after_past(x: Array, state: State, stage: str, count: int, start: int = 0) -
 class AudioEncoder:
     """The audio encoder of one mmproj file.
 
-    source: a path, or an open `Gguf`. dtype: float64 (default) or float32, in which everything after the mel frames is
-    computed. left_context: tokens that a token attends to, itself included.
-    Raises OSError or GgufError (a ValueError) as the file is opened, or when a needed tensor is missing.
+    source: a path, or an open `Gguf`. dtype: float64 (default) or float32, the type of all computation after the mel
+    frames. left_context: number of tokens that a token attends to, itself included.
+    Raises OSError or GgufError (a ValueError) when the file is opened, or when a tensor is missing.
     """
 
     def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64, left_context: int = 12) -> None:
         self.file = source if isinstance(source, Gguf) else Gguf(source)
         get = self.file.metadata.get
         if not get("clip.has_audio_encoder") or get("clip.audio.projector_type") != "gemma4a":
-            raise GgufError("the file holds no audio encoder of type gemma4a")
+            raise GgufError("the file has no audio encoder of type gemma4a.")
         if left_context < 1:
-            raise ValueError(f"left_context={left_context}: a token sees at least itself")
+            raise ValueError(f"left_context is {left_context}; it must be at least 1, since a token attends to itself.")
         self.layers: int = self._number("block_count")
         self.heads: int = self._number("attention.head_count")
         self.width: int = self._number("embedding_length")
@@ -168,7 +171,7 @@ class AudioEncoder:
         self._relative = [self._relative_keys(f"a.blk.{n}.") for n in range(self.layers)]
 
     def encode(self, samples: ArrayLike) -> Array:
-        """Soft tokens [n, d] of a recording [N]. Nothing is cut, although the decoder knows no more than 750 tokens (30 s).
+        """Soft tokens [n, d] of a recording [N] of any length. The decoder takes at most 750 tokens (30 s).
 
         Raises ValueError if samples are not a vector.
         """
@@ -185,7 +188,7 @@ class AudioEncoder:
     def _number(self, key: str) -> Any:
         value = self.file.metadata.get("clip.audio." + key)
         if value is None:
-            raise GgufError(f"no metadata clip.audio.{key}")
+            raise GgufError(f"the file has no metadata clip.audio.{key}.")
         return value
 
     def _w(self, name: str) -> Array:
@@ -194,8 +197,10 @@ class AudioEncoder:
         return self._kept[name]
 
     def _linear(self, name: str, x: Array) -> Array:
-        """clamp( W clamp(x) ), with the bounds that the file has for this matrix, and its steps. Source: specification, clipped
-        linear."""
+        """clamp( W clamp(x) ) with the clipping bounds of this matrix, if it has any, and its quantization steps.
+
+        Source: Gemma 4 specification, clipped linear.
+        """
 
         def clamp(x: Array, side: str) -> Array:
             low, high = (f"{name}.{side}_{end}" for end in ("min", "max"))
@@ -209,7 +214,7 @@ class AudioEncoder:
         return rms(x, self._w(name + ".weight"))
 
     def _tower(self, mel: Array, state: State) -> Array:
-        """The next frames [F, bins] -> their tokens [n, width]. F is a multiple of 4 unless the sound ends here."""
+        """The next frames [F, bins] -> their tokens [n, width]. F is a multiple of 4 unless these are the last frames."""
         if not len(mel):
             return np.zeros((0, *self.file["a.pre_encode.out.bias"].shape), self.dtype)
         x = self._subsample(mel.astype(self.dtype), state)
@@ -223,8 +228,8 @@ class AudioEncoder:
     def _subsample(self, mel: Array, state: State) -> Array:
         """Frames [F, bins] -> [ceil(F / 4), w]. Source: Gemma 4 specification, subsampling.
 
-        Output s of a convolution looks at rows 2 s - 1, 2 s, 2 s + 1: the first is the state. Beyond the end it sees a
-        row of zeros, of the second convolution's input as of the first's.
+        Output s of a convolution depends on rows 2 s - 1, 2 s, 2 s + 1 of its input. For s = 0 the first of them comes from
+        the state. Beyond the end, the input of either convolution is a row of zeros.
         """
         x = mel[:, :, None]
         for n in range(2):
@@ -250,7 +255,7 @@ class AudioEncoder:
         return x + 0.5 * self._rms(b + "ffn_post_norm" + which, self._linear(b + "ffn_down" + which, h))
 
     def _attention(self, n: int, h: Array, state: State) -> Array:
-        """h [n, w] -> heads side by side [n, w]; a token sees itself and the left_context - 1 tokens before it.
+        """h [n, w] -> concatenated heads [n, w]. A token attends to itself and the left_context - 1 tokens before it.
 
         z[t, back] = q_t . (k_{t - back} + R_back), capped smoothly; p = softmax(z); o_t = sum p[t, back] v_{t - back}.
         """
@@ -267,14 +272,17 @@ class AudioEncoder:
         return np.einsum("thl,tlhd->thd", softmax(z), v[at]).reshape(len(q), -1)
 
     def _relative_keys(self, b: str) -> Array:
-        """R [L, H, D]: what a distance of 0 .. L - 1 tokens adds to a key. Half of a distance's code is sines."""
+        """R [L, H, D]: the vectors that are added to keys at a distance of 0 .. L - 1 tokens.
+
+        They are a projection of the sines and cosines of the distance.
+        """
         half = self.width // 2
         phi = np.arange(self.left_context)[:, None] * 10000.0 ** (-np.arange(half) / max(half - 1, 1))
         code = np.concatenate([np.sin(phi), np.cos(phi)], axis=1).astype(self.dtype)
         return self._linear(b + "attn_k_rel", code).reshape(self.left_context, self.heads, -1)
 
     def _convolution(self, n: int, h: Array, state: State) -> Array:
-        """The light convolution, h [n, w] -> [n, w]: a gate, then every channel over the last few tokens, oldest first.
+        """The light convolution, h [n, w] -> [n, w]: a gated linear unit, then a causal depthwise convolution over tokens.
 
         The names `conv_norm` (before this function) and `norm_conv` (within it) are two different norms.
         """
@@ -288,11 +296,11 @@ class AudioEncoder:
 
 
 class AudioStream:
-    """Sound in pieces of any size; the same tokens as `AudioEncoder.encode` gives for the whole.
+    """Encodes sound in pieces of any size. The tokens are those of `AudioEncoder.encode` for the whole recording.
 
-    Between two pieces it holds at most 800 samples (the 160 that the next frame looks back at, and those of a token that
-    is not complete), and `state`: the last row that went into either convolution, and in every layer the last
-    left_context - 1 keys and values and the last taps - 1 rows into the depthwise convolution.
+    Between two pieces it holds at most 800 samples (160 before the next frame, and those of an incomplete token) and
+    `state`: the last input row of either convolution, and for every layer the last left_context - 1 keys and values and
+    the last taps - 1 input rows of the depthwise convolution.
     """
 
     def __init__(self, encoder: AudioEncoder) -> None:
@@ -300,11 +308,11 @@ class AudioStream:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next piece begins a recording."""
+        """Forget the past: the next piece begins a new recording."""
         self.samples, self.state = np.zeros(HOP), State()
 
     def push(self, samples: ArrayLike) -> Array:
-        """The tokens [n, d] that these samples [N] complete. Token t is complete when sample 640 t + 640 is there."""
+        """The tokens [n, d] that these samples [N] complete. Token t is complete once sample 640 t + 640 has been pushed."""
         self.samples = np.concatenate([self.samples, _vector(samples)])
         mel = self._mel()
         mel = mel[: len(mel) // 4 * 4]
@@ -312,7 +320,7 @@ class AudioStream:
         return self._encode(mel)
 
     def finish(self) -> Array:
-        """The token [0 or 1, d] of up to three last frames; samples too few for a frame are dropped. Then as `reset`."""
+        """The token [0 or 1, d] of the last one to three frames. Samples of an incomplete frame are dropped. Resets."""
         last = self._encode(self._mel())
         self.reset()
         return last

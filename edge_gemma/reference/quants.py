@@ -1,7 +1,7 @@
-"""Weight and activation formats: raw blocks in, numbers out.
+"""Weight and activation formats: dequantization of raw blocks, and quantization of activations.
 
-Owns the byte layout of every weight type and the activation quantizer of the integer kernels. It does not own files
-(`gguf.py`) or the quantization of weights.
+Owns the byte layout of every weight type, and the activation quantizer of the integer kernels. It does not own files
+(gguf.py) or the quantization of weights.
 
 Every block type is an affine code over small integers, in groups of 16 or 32 consecutive values:
 
@@ -42,7 +42,7 @@ def grids() -> dict[str, U8]:
 
 
 def _view(b: U8, dtype: DTypeLike) -> Array:
-    """The bytes b [blocks, n] as numbers [blocks, n / size]."""
+    """The bytes b [blocks, n] reinterpreted as numbers [blocks, n / size]."""
     return np.ascontiguousarray(b).view(dtype)
 
 
@@ -51,9 +51,9 @@ def _half(b: U8) -> F32:
 
 
 def _fields(b: U8, width: int, run: int) -> U8:
-    """Bit fields of b [blocks, n], lowest bits first: field 0 of `run` bytes, field 1 of the same bytes, and so on.
+    """Bit fields of b [blocks, n], `width` bits each: for every `run` bytes the lowest field of each byte, then the next.
 
-    Result [blocks, n * 8 / width]. Every packing of the block formats is this one with some (width, run).
+    Result [blocks, n * 8 / width]. Every packing of the block formats has this form, with its own width and run.
     """
     shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
     return (b.reshape(len(b), -1, 1, run) >> shifts & np.uint8((1 << width) - 1)).reshape(len(b), -1)
@@ -66,7 +66,7 @@ def _signed_entries(name: str, index: Array, sign_bits: U8) -> I8:
 
 
 def _even_signs(index: Array) -> U8:
-    """Sign bits [..., 8] of a 7-bit index: bit k for k < 7; the eighth makes the number of negatives even."""
+    """Sign bits [..., 8] of a 7-bit index: its seven bits, and an eighth that makes the number of set bits even."""
     bits = (index[..., None] >> np.arange(7, dtype=index.dtype) & 1).astype(np.uint8)
     return np.concatenate([bits, bits.sum(-1, keepdims=True, dtype=np.uint8) & 1], axis=-1)
 
@@ -175,9 +175,9 @@ def _iq3_s(b: U8) -> Codes:
 
 
 def _tq1_0(b: U8) -> Codes:
-    def digits(part: U8, run: int, count: int) -> U8:  # a byte is a fraction of 256 with up to five ternary digits
+    def digits(packed: U8, run: int, count: int) -> U8:  # a byte / 256 is a fraction with up to five ternary digits
         powers = np.array([1, 3, 9, 27, 81], np.uint8)[:count, None]
-        return (part.reshape(len(part), -1, 1, run) * powers).reshape(len(part), -1)
+        return (packed.reshape(len(packed), -1, 1, run) * powers).reshape(len(packed), -1)
 
     shifted = np.concatenate([digits(b[:, :32], 32, 5), digits(b[:, 32:48], 16, 5), digits(b[:, 48:52], 4, 4)], axis=1)
     return (shifted.astype(np.uint16) * 3 >> 8).astype(np.int8) - 1, _half(b[:, 52:]), None
@@ -201,7 +201,7 @@ def _qc8(b: U8) -> Codes:
 
 @dataclass(frozen=True)
 class BlockType:
-    """A weight type: GGUF name and id, values per block, bytes per block, and what unpacks it (None: plain floats)."""
+    """A weight type: GGUF name and id, values per block, bytes per block, and unpacking function (None: plain floats)."""
 
     name: str
     id: int
@@ -243,16 +243,16 @@ _LOOKUP: dict[str | int, BlockType] = {t.name: t for t in TYPES} | {t.id: t for 
 
 
 def block_type(key: str | int) -> BlockType:
-    """The weight type of a GGUF name ("Q4_K") or id (12). ValueError if it is not one of `TYPES`."""
+    """The weight type of a GGUF name ("Q4_K") or id (12). Raises ValueError if it is not one of `TYPES`."""
     if key not in _LOOKUP:
-        raise ValueError(f"unknown or unsupported weight type {key!r}")
+        raise ValueError(f"the weight type {key!r} is unknown or not supported.")
     return _LOOKUP[key]
 
 
 def _bytes(raw: ArrayLike | bytes, kind: BlockType) -> U8:
     flat = np.frombuffer(raw, np.uint8) if isinstance(raw, bytes) else np.ascontiguousarray(raw).view(np.uint8).ravel()
     if flat.size % kind.bytes:
-        raise ValueError(f"{kind.name}: {flat.size} bytes are not a whole number of {kind.bytes}-byte blocks")
+        raise ValueError(f"{kind.name}: {flat.size} bytes are not a whole number of {kind.bytes}-byte blocks.")
     return flat.reshape(-1, kind.bytes)
 
 
@@ -263,9 +263,9 @@ def unpack(raw: ArrayLike | bytes, type: str | int) -> tuple[I8, F32, F32 | None
     """
     kind = block_type(type)
     if kind.unpack is None:
-        raise ValueError(f"{kind.name} has no integer codes")
+        raise ValueError(f"{kind.name} has no integer codes.")
     q, scale, minimum = kind.unpack(_bytes(raw, kind))
-    if scale.shape[1] * 32 < kind.elements:  # one scale for the whole block: repeat it for every group of 32
+    if scale.shape[1] * 32 < kind.elements:  # a block with a single scale: repeat it for every group of 32
         scale = np.repeat(scale, kind.elements // 32, axis=1)
     return q.astype(np.int8).ravel(), scale.ravel(), None if minimum is None else minimum.ravel()
 
@@ -292,7 +292,7 @@ def quantize_q8(x: ArrayLike, two_term: bool = False) -> tuple[I8, F32]:
     """
     blocks = np.asarray(x, np.float32)
     if blocks.size % 32:
-        raise ValueError(f"{blocks.size} values are not a multiple of 32")
+        raise ValueError(f"{blocks.size} values are not a multiple of 32.")
     blocks = blocks.reshape(-1, 32)
     amax = np.abs(blocks).max(axis=1)
     with np.errstate(divide="ignore", over="ignore"):
@@ -303,8 +303,8 @@ def quantize_q8(x: ArrayLike, two_term: bool = False) -> tuple[I8, F32]:
     q = np.rint(steps)
     if not two_term:
         return q.astype(np.int8).ravel(), d
-    rest = np.clip(np.rint((steps - q) * np.float32(256)), -127, 127)
-    return np.stack([q, rest]).astype(np.int8).reshape(2, -1), d / np.float32(256)
+    error = np.clip(np.rint((steps - q) * np.float32(256)), -127, 127)
+    return np.stack([q, error]).astype(np.int8).reshape(2, -1), d / np.float32(256)
 
 
 def snap(x: Array, step: float) -> Array:

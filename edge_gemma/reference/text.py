@@ -1,8 +1,9 @@
 """Text decoder: token ids, or soft tokens of the encoders, to logits.
 
-Owns the decoder of all four shapes: dense, per-layer embeddings (PLE) with shared K/V and a wider FFN in the tail,
-mixture of experts (MoE), layers whose V is their K projection. It does not own files (`gguf.py`), tokens, encoders or
-sampling, and it keeps no cache: every call computes the whole sequence. Source: Gemma 4 specification, text decoder.
+Owns the decoder of all models: dense ones, those with per-layer embeddings (PLE), shared K/V and a wider FFN in the last
+layers, those with a mixture of experts (MoE), and layers whose V is their K projection. It does not own files (gguf.py), the
+tokenizer, encoders (audio.py) or sampling. It has no KV cache: every call computes the whole sequence. Source: Gemma 4
+specification, text decoder.
 
     x = sqrt(d) E[t]
     for every layer:   x = x + rms( W_o attention(q, k, v) ; post_attention_norm )      q, k, v from rms(x ; attn_norm)
@@ -61,12 +62,12 @@ class Config:
 
     @classmethod
     def from_gguf(cls, file: Gguf) -> Config:
-        """Read the keys `gemma4.*`, each a scalar or an array over layers. GgufError if one is missing or too short."""
+        """Reads the keys `gemma4.*`, each a scalar or an array over layers. Raises GgufError if one is missing or short."""
 
         def get(key: str, default: Any = None) -> Any:
             value = file.metadata.get("gemma4." + key, default)
             if value is None:
-                raise GgufError(f"no metadata gemma4.{key}")
+                raise GgufError(f"the file has no metadata gemma4.{key}.")
             return value
 
         def per_layer(key: str) -> tuple[Any, ...]:
@@ -74,11 +75,11 @@ class Config:
             if not isinstance(value, list):
                 return (value,) * layers
             if len(value) < layers:
-                raise GgufError(f"gemma4.{key} has {len(value)} entries for {layers} layers")
+                raise GgufError(f"gemma4.{key} has {len(value)} entries for {layers} layers.")
             return tuple(value[:layers])
 
         if file.metadata.get("general.architecture") != "gemma4":
-            raise GgufError(f"architecture {file.metadata.get('general.architecture')!r} is not gemma4")
+            raise GgufError(f"the architecture is {file.metadata.get('general.architecture')!r}, not gemma4.")
         layers = get("block_count")
         pattern = get("attention.sliding_window_pattern")
         if isinstance(pattern, int) and not isinstance(pattern, bool):  # a period: every pattern-th layer is global
@@ -107,25 +108,25 @@ class Config:
         )
 
     def kv_source(self, layer: int) -> int:
-        """The layer whose K and V `layer` attends to: itself, or the last owner of its kind (local or global)."""
+        """The layer whose K and V `layer` reads: itself, or the last owner of the same kind (local or global)."""
         if layer < self.kv_owners:
             return layer
         return max(n for n in range(self.kv_owners) if self.local[n] == self.local[layer])
 
 
 def gelu(x: Array) -> Array:
-    """The tanh form: 0.5 x (1 + tanh( sqrt(2/pi) (x + 0.044715 x^3) ))."""
+    """GELU in its tanh form: 0.5 x (1 + tanh( sqrt(2/pi) (x + 0.044715 x^3) ))."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def softmax(x: Array) -> Array:
-    """Over the last axis; entries of -inf get probability 0."""
+    """Softmax over the last axis. Entries of -inf get probability 0."""
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
 
 def rope(x: Array, p: NDArray[np.int64], f: NDArray[np.float64]) -> Array:
-    """Rotate pair (i, i + D/2) of every head of x [T, heads, D] by p * f_i: positions p [T], frequencies f [D/2].
+    """Rotates pair (i, i + D/2) of every head of x [T, heads, D] by p * f_i: positions p [T], frequencies f [D/2].
 
     Source: Gemma 4 specification, RoPE.
     """
@@ -151,9 +152,9 @@ def attention(q: Array, k: Array, v: Array, visible: NDArray[np.bool_]) -> Array
 class TextModel:
     """The decoder of one GGUF file.
 
-    source: a path, or an open `Gguf`. dtype: float64 (default) or float32, in which everything is computed.
-    keep: hold dequantized matrices in memory; False dequantizes them at every use, for files larger than memory.
-    Raises OSError or GgufError (a ValueError) as the file is opened, or when a needed tensor is missing or misshapen.
+    source: a path, or an open `Gguf`. dtype: float64 (default) or float32, the type of all computation.
+    keep: keep dequantized matrices in memory; False dequantizes them at every use, for files larger than memory.
+    Raises OSError or GgufError (a ValueError) when the file is opened, or when a tensor is missing or has a wrong shape.
     """
 
     def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64, keep: bool = True) -> None:
@@ -183,9 +184,10 @@ class TextModel:
 
         hidden: also return the residual stream [L + 1, T, d]: the scaled embedding, the outputs of layers 0 .. L - 2,
             and the output of the last layer after output_norm.
-        soft: position -> embedding [d] of an encoder, in place of that position's token (its id is not looked at).
-        image: positions of image or video soft tokens; on models without PLE, runs of them see each other both ways.
-        last: logits of the last positions only, [last, V]; the layers that own no K/V then skip all other positions.
+        soft: position -> embedding [d] of an encoder, which replaces the token at that position (its id is ignored).
+        image: positions of image or video soft tokens. In models without PLE, the tokens of one image see each other in
+            local layers, also the later ones.
+        last: return the logits of the last positions only, [last, V]. Layers that own no K/V then skip all others.
 
         Raises ValueError for ids that are not a non-empty vector, IndexError for an id outside the vocabulary.
         Source: Gemma 4 specification, text decoder and prefill shortcut.
@@ -193,13 +195,13 @@ class TextModel:
         c = self.config
         ids = np.array(ids, np.int64)
         if ids.ndim != 1 or not ids.size:
-            raise ValueError(f"ids of shape {ids.shape}, not a non-empty vector")
+            raise ValueError(f"ids have the shape {ids.shape}; they must be a vector with at least one entry.")
         if last is not None and (hidden or not 1 <= last <= len(ids)):
-            raise ValueError(f"last={last} for {len(ids)} ids" + " with hidden states" * hidden)
+            raise ValueError(f"last is {last} for {len(ids)} ids{' with hidden states' * hidden}.")
         soft = soft or {}
         ids[list(soft)] = 0  # the token part of PLE at soft positions is row 0, <pad>
         if ids.min() < 0 or ids.max() >= c.vocab:
-            raise IndexError(f"token ids from {ids.min()} to {ids.max()} in a vocabulary of {c.vocab}")
+            raise IndexError(f"token ids are from {ids.min()} to {ids.max()}, but the vocabulary has {c.vocab}.")
 
         p = np.arange(len(ids))
         block = self._image_blocks(len(ids), image)
@@ -210,7 +212,7 @@ class TextModel:
         states = [x]
         kv: dict[int, tuple[Array, Array]] = {}
         for n in range(c.layers):
-            if last is not None and n == c.kv_owners:  # from here on nothing feeds the keys and values of others
+            if last is not None and n == c.kv_owners:  # from here on, no layer computes keys and values
                 p, x, ple = p[-last:], x[-last:], ple if ple is None else ple[-last:]
             x = self._layer(n, x, p, block, kv, None if ple is None else ple[:, n])
             states.append(x)
@@ -236,7 +238,7 @@ class TextModel:
         return self.file.rows(name + ".weight", ids).astype(self.dtype)
 
     def _linear(self, name: str, x: Array) -> Array:
-        """W x; where the file has steps for input and output, both are rounded to 8-bit numbers of them."""
+        """W x. Where the matrix has quantization steps for input and output, both are rounded to 8-bit multiples of them."""
         in_step, out_step = self.file.steps(name + ".weight")
         return snap(snap(x, in_step) @ self._w(name).T, out_step)
 
@@ -253,14 +255,15 @@ class TextModel:
         return (self._rms(context.reshape(shape), self._w("per_layer_proj_norm")) + a) / math.sqrt(2)
 
     def _image_blocks(self, count: int, image: Image) -> NDArray[np.int64]:
-        """[T]: number of the maximal run of image positions that a position is in, or -1. All -1 on models with PLE."""
+        """[T]: the number of the image that a position belongs to (a maximal run of image positions), or -1. In models with
+        PLE all are -1."""
         inside = np.zeros(count, bool)
         inside[list(image)] = self.config.ple_width == 0
         starts = inside & ~np.concatenate([[False], inside[:-1]])
         return np.where(inside, np.cumsum(starts), -1)
 
     def _visible(self, n: int, p: NDArray[np.int64], block: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of all S positions the queries at p [T] see in layer n, [T, S]. Source: specification, masks."""
+        """Whether the queries at p [T] see each of the S positions in layer n, [T, S]. Source: specification, masks."""
         i, j = p[:, None], np.arange(len(block))[None, :]
         if not self.config.local[n]:
             return j <= i
@@ -281,7 +284,7 @@ class TextModel:
         return q, k, self._linear(b + "attn_v", h) if b + "attn_v.weight" in self.file else k
 
     def _rope_frequencies(self, n: int) -> NDArray[np.float64]:
-        """[D / 2]: theta^(-2i/D), and on global layers divided by `rope_freqs` (1, or 1e30 for a pair that stays)."""
+        """[D / 2]: theta^(-2i/D); in global layers divided by `rope_freqs` (1, or 1e30 for a pair that does not rotate)."""
         c = self.config
         pairs = c.head_dim[n] // 2
         f = c.rope_theta[n] ** (-np.arange(pairs) / pairs)
@@ -330,7 +333,7 @@ class TextModel:
         return self._linear(b + "ffn_down", gelu(self._linear(b + "ffn_gate", h)) * self._linear(b + "ffn_up", h))
 
     def _moe(self, b: str, x: Array) -> Array:
-        """m2 [T, d] of the residual stream x [T, d]: the chosen experts, summed and normed.
+        """m2 [T, d] of the residual stream x [T, d]: the weighted sum of the chosen experts, normalized.
 
         Source: Gemma 4 specification, MoE layer.
         """

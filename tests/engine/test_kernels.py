@@ -252,9 +252,9 @@ def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str
         y = np.full((n + 2, ldy), -7.25, F)
         out = ffi.cast("float *", y[1:].ctypes.data)
         if kind.unpack:
-            target._table.matmul_q8(out, ldy, q8, n, matrix, row0, row1, where)
+            target.table.matmul_q8(out, ldy, q8, n, matrix, row0, row1, where)
         else:
-            target._table.matmul_float(out, ldy, cast(x, "float *"), cols, n, matrix, row0, row1, where)
+            target.table.matmul_float(out, ldy, cast(x, "float *"), cols, n, matrix, row0, row1, where)
         want = np.full((n + 2, ldy), -7.25, F)
         want[1:-1, row0:row1] = whole[:, row0:row1]
         assert same(y, want), (row0, row1)
@@ -307,7 +307,7 @@ def test_gelu_sigmoid_and_softcap(target: kernels.Target) -> None:
     assert same(target.softcap(bad, 30.0), np.array([np.nan, 30, -30], F))
     buffer = np.full(40, -7.25, F)
     for n in (1, 3, 15, 17):
-        target._table.softcap(ffi.cast("float *", buffer[8:].ctypes.data), n, 30.0)
+        target.table.softcap(ffi.cast("float *", buffer[8:].ctypes.data), n, 30.0)
         assert (buffer[:8] == -7.25).all()
         assert (buffer[8 + n :] == -7.25).all()
         buffer[:] = -7.25
@@ -325,7 +325,7 @@ def test_kv_store(target: kernels.Target, dim: int) -> None:
     for form, name in ((lib.EG_KV_F32, "f32"), (lib.EG_KV_F16, "f16"), (lib.EG_KV_Q8, "q8")):
         size = lib.eg_kv_row_bytes(form, dim)
         row = np.full(size + 64, 0xA5, np.uint8)
-        target._table.kv_store(form, ffi.cast("void *", row.ctypes.data), source, dim)
+        target.table.kv_store(form, ffi.cast("void *", row.ctypes.data), source, dim)
         assert (row[size:] == 0xA5).all()
         if name == "f32":
             assert same(row[:size].view(F), x)
@@ -406,12 +406,12 @@ def test_ring(target: kernels.Target, n: int, kv: str) -> None:
     for source, ring in zip((k, v), rings, strict=True):
         for p in range(m - n - window + 1, m):
             at = ffi.cast("void *", ring[p % capacity].ctypes.data)
-            target._table.kv_store(form, at, ffi.cast("float *", source[p, 0].ctypes.data), dim)
+            target.table.kv_store(form, at, ffi.cast("float *", source[p, 0].ctypes.data), dim)
     pointers = [ffi.cast("uint8_t *", ring.ctypes.data) for ring in rings]
     view = ffi.new("eg_kv_view *", (*pointers, size, capacity, form))
     scratch = np.empty(lib.eg_attention_scratch_bytes(dim, 2, n) + 64, np.uint8)
     out = np.full((n + 1, 2, dim), -7.25, F)
-    target._table.attention(
+    target.table.attention(
         ffi.cast("float *", out.ctypes.data),
         2 * dim,
         ffi.cast("float *", q.ctypes.data),
@@ -448,10 +448,10 @@ def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     for i in reversed(range(spans)):
         here = ffi.cast("float *", at + 4 * i * part)
-        target._table.attention_span(here, queries, heads * dim, n, m - n, heads, dim, view, window, first + i, where)
+        target.table.attention_span(here, queries, heads * dim, n, m - n, heads, dim, view, window, first + i, where)
     for row in range(rows):
         result = ffi.cast("float *", out.reshape(rows, -1)[row].ctypes.data)
-        target._table.attention_merge(result, ffi.cast("float *", at), spans, rows, row, dim)
+        target.table.attention_merge(result, ffi.cast("float *", at), spans, rows, row, dim)
     assert same(np.ascontiguousarray(out[..., :dim]), want)
     assert (parts[-8:] == -7.25).all()
     assert (out[..., dim] == -7.25).all()

@@ -106,20 +106,20 @@ def test_steps_of_activations(target):
     x[:10] = [0.5, 1.5, 2.5, -0.5, -1.5, 127.4, 500, -128.4, -500, 3e38]
     q, total = np.full(96, 77, np.int8), ffi.new("int32_t *")
     cast = lambda a, kind: ffi.cast(kind, a.ctypes.data)  # noqa: E731
-    assert target._table.quantize_i8(cast(x, "float *"), 64, 1.0, cast(q, "int8_t *"), total) == 1
+    assert target.table.quantize_i8(cast(x, "float *"), 64, 1.0, cast(q, "int8_t *"), total) == 1
     assert q[:10].tolist() == [0, 2, 2, 0, -2, 127, 127, -128, -128, 127]
     assert (q[64:] == 77).all()
     assert total[0] == q[:64].sum(dtype=int)
     snapped = x[:21].copy()
-    target._table.fake_quant_i8(cast(snapped, "float *"), 19, 1.0)
+    target.table.fake_quant_i8(cast(snapped, "float *"), 19, 1.0)
     assert np.array_equal(snapped[:19], q[:19])
     for bad in (np.nan, np.inf):
         x[40] = bad
-        assert np.isnan(target._table.quantize_i8(cast(x, "float *"), 64, 1.0, cast(q, "int8_t *"), total))
+        assert np.isnan(target.table.quantize_i8(cast(x, "float *"), 64, 1.0, cast(q, "int8_t *"), total))
         assert not q[:64].any()
         assert total[0] == 0
     values = np.array([np.nan, np.inf, -np.inf], F)
-    target._table.fake_quant_i8(cast(values, "float *"), 3, 0.5)
+    target.table.fake_quant_i8(cast(values, "float *"), 3, 0.5)
     assert np.array_equal(values, np.array([np.nan, 63.5, -64], F), equal_nan=True)
 
 

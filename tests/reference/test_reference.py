@@ -398,7 +398,7 @@ def test_decoder_refuses_bad_input() -> None:
     for bad in (-1, 40):
         with pytest.raises(IndexError):
             model.forward([1, bad])
-    with pytest.raises(ValueError, match="last=3"):
+    with pytest.raises(ValueError, match="last is 3"):
         model.forward([1, 2], last=3)
     del file.tensors["blk.1.ffn_up.weight"]
     with pytest.raises(GgufError, match="ffn_up"):

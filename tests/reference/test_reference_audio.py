@@ -206,11 +206,11 @@ def test_missing_bounds_do_not_clip(encoder: AudioEncoder, speech: np.ndarray) -
 
 def test_the_encoder_refuses_bad_input(encoder: AudioEncoder) -> None:
     for bad in (np.zeros((2, 800)), 0.5):
-        with pytest.raises(ValueError, match="not a vector"):
+        with pytest.raises(ValueError, match="must be a vector"):
             encoder.encode(bad)
-        with pytest.raises(ValueError, match="not a vector"):
+        with pytest.raises(ValueError, match="must be a vector"):
             encoder.stream().push(bad)
-    with pytest.raises(ValueError, match="left_context=0"):
+    with pytest.raises(ValueError, match="left_context is 0"):
         AudioEncoder(FILE, left_context=0)
     with pytest.raises(GgufError, match="attn_k_rel"):
         AudioEncoder(without(encoder.file, "1.attn_k_rel.weight"))
