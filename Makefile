@@ -8,14 +8,18 @@ C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc'
 LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
-.PHONY: test demo lint format build fuzz clean
+.PHONY: test check demo lint format build fuzz clean
 
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
 	@lint=0; $(LINT) || lint=1; \
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
 
-# Spoken commands to a simulated home, with the embedded model; ARGS="--microphone" to speak yourself.
+# What a developer needs while working, in about a minute: lint, and all tests but those marked slow, side by side.
+check: build
+	@$(LINT) && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q -m "not slow" -n auto
+
+# Spoken commands to a simulated home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
 demo: $(VENV)/.ready
 	@$(BIN)/edge-gemma demo $(ARGS)
 

@@ -13,6 +13,13 @@ import pytest
 from support.paths import ROOT
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What compiles C programs is slow."""
+    for item in items:
+        if item.path.parent.name == "c":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The directory of large fixtures that is no part of the project: EDGE_GEMMA_SHARED, or `shared` beside it."""

@@ -53,7 +53,8 @@ def test_contents(names):
     package = {name for name in names if ".dist-info/" not in name}
     assert {Path(name).parts[0] for name in package} == {"edge_gemma"}
     expected = {path for path in (ROOT / "edge_gemma").rglob("*") if path.suffix in {".py", ".npz"}}
-    expected |= {path for path in (ROOT / "edge_gemma" / "data").rglob("*") if path.is_file()}
+    expected |= {path for path in (ROOT / "edge_gemma" / "demo" / "data").rglob("*") if path.is_file()}
+    expected.add(ROOT / "edge_gemma" / "chat" / "chat_template.jinja")
     assert package - {path.relative_to(ROOT).as_posix() for path in expected} <= {
         "edge_gemma/py.typed",
         *(name for name in package if name.startswith("edge_gemma/_engine")),

@@ -28,6 +28,7 @@ PYTHON_RANKS = {
     "files": 4,
     "chat": 5,
     "speech": 6,
+    "assistant": 7,
     "demo": 8,
     "cli": 9,
     "_build": 9,

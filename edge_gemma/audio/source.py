@@ -156,12 +156,14 @@ class Source(abc.ABC):
         name: what messages call the source.
         duration: seconds; None when unknown.
         live: whether the sound may still be coming in, so that `read` may have to wait.
+        overruns: how often samples of a live source were lost.
         warning: a sentence about damage that did not prevent reading; None without damage. Final once the sound has ended.
     """
 
     name: str = "sound"
     duration: float | None = None
     live: bool = False
+    overruns: int = 0
     warning: str | None = None
 
     def __init__(self) -> None:
@@ -180,6 +182,11 @@ class Source(abc.ABC):
     def position(self) -> float:
         """Seconds from the beginning of the sound to the sample that is read next."""
         return self._at / SAMPLE_RATE
+
+    @property
+    def lost(self) -> float:
+        """Seconds of sound of a live source that were lost."""
+        return 0.0
 
     def read(self, seconds: float, timeout: float | None = None) -> NDArray[np.float32] | None:
         """The next samples, as soon as there are any.

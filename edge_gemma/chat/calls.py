@@ -399,7 +399,7 @@ def _unescape(text: str, quote: str) -> str:
     if "\\" not in text:
         return text
     try:
-        return json.loads(f'"{text}"', strict=False) if quote == '"' else ast.literal_eval(f"'''{text}'''")
+        return str(json.loads(f'"{text}"', strict=False) if quote == '"' else ast.literal_eval(f"'''{text}'''"))
     except (ValueError, SyntaxError):
         simple = {"n": "\n", "t": "\t", "r": "\r"}
         return re.sub(r"\\(.)", lambda found: simple.get(found[1], found[1]), text, flags=re.DOTALL)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
@@ -46,7 +47,7 @@ class _Budget(threading.local):
     def spend(self, amount: int) -> None:
         self.left -= amount
         if self.left < 0:
-            raise jinja2.sandbox.SecurityError("the template does not end")
+            raise jinja2.exceptions.SecurityError("the template does not end")
 
 
 _budget = _Budget()
@@ -71,13 +72,13 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                     and isinstance(times, int)
                     and len(items) * times > MAX_PRODUCT
                 ):
-                    raise jinja2.sandbox.SecurityError("the template repeats something too often")
+                    raise jinja2.exceptions.SecurityError("the template repeats something too often")
         if operator == "+" and isinstance(left, str) and isinstance(right, str) and len(left) + len(right) > MAX_OUTPUT:
-            raise jinja2.sandbox.SecurityError("the template builds an enormous string")
+            raise jinja2.exceptions.SecurityError("the template builds an enormous string")
         if operator == "**" and isinstance(right, int) and abs(right) > 64:
-            raise jinja2.sandbox.SecurityError("the template raises to a power above 64")
+            raise jinja2.exceptions.SecurityError("the template raises to a power above 64")
         if operator == "%" and isinstance(left, str) and any(len(d) > 6 for d in _digit_runs(left)):
-            raise jinja2.sandbox.SecurityError("the template formats with an enormous width")
+            raise jinja2.exceptions.SecurityError("the template formats with an enormous width")
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: jinja2.runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -212,8 +213,8 @@ def render_chat(
             pieces.append(piece)
             length += len(piece)
             if length > MAX_OUTPUT:
-                raise jinja2.sandbox.SecurityError(f"it writes more than {MAX_OUTPUT} characters")
-    except jinja2.sandbox.SecurityError as error:
+                raise jinja2.exceptions.SecurityError(f"it writes more than {MAX_OUTPUT} characters")
+    except jinja2.exceptions.SecurityError as error:
         raise EdgeGemmaValueError(f"The chat template was stopped: {_sentence(error)}", code="template") from error
     except jinja2.TemplateError as error:
         raise EdgeGemmaValueError(

@@ -389,7 +389,8 @@ class Tool:
     @property
     def name(self) -> str:
         """The name by which the model calls it."""
-        return self.schema["function"]["name"]
+        name: str = self.schema["function"]["name"]
+        return name
 
     def convert(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Checks `arguments` against the schema and converts them for the function.

@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
         screen = _screen(args, demo.home, len(utterances) or None, _title(model, paths))
         done = []
         try:
-            events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, begin=play)
+            events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, on_begin=play)
             for event in events:
-                screen.take(event)
+                screen.show(event)
                 if event.kind == "done":
                     done.append(event.exchange)
         except Cancelled:
@@ -165,13 +165,13 @@ def _loudspeaker() -> Iterator[Callable[[Any], None]]:
 
 def _screen(args: argparse.Namespace, home: Any, total: int | None, title: str) -> Any:
     """The output that fits the options and the terminal."""
-    from ..demo.screen import JSONLines, Lines, Stage
+    from ..demo.screen import JSONLines, Lines, LiveScreen
 
     if args.json:
         return JSONLines(home)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         with contextlib.suppress(ImportError):
-            return Stage(home, total, title)
+            return LiveScreen(home, total, title)
     print(title)
     return Lines(total)
 

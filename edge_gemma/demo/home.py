@@ -1,7 +1,7 @@
-"""A little simulated home, and the tools with which a model changes it.
+"""A simulated home, and the tools with which a model changes it.
 
-Nothing here moves in the real world. The demo shows the home, and the embedded model was trained on exactly these tools:
-their names, arguments and results are part of what it knows.
+The demonstration shows the home; nothing real is switched. The embedded model was trained on exactly these tools: names,
+arguments and results must stay as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GENRES = ("jazz", "rock", "classical", "pop")
 _SKIES = ("sunny", "cloudy", "rainy", "windy")
 
 DONE = "done"
-"""What a tool returns that has nothing else to say."""
+"""What a tool returns when it has no other result."""
 
 
 @dataclass
@@ -49,20 +49,21 @@ class Room:
 class Home:
     """The state of the home, and `tools`, the functions that a model may call.
 
-    Every tool raises EdgeGemmaValueError with code "tool" for what the home does not have.
+    Every tool raises EdgeGemmaValueError "tool" for a room, a thing or a value that the home does not have.
 
     Attributes:
         rooms: by name.
-        timers: running ones as (amount, unit), oldest first.
+        timers: those that run, as (amount, unit), oldest first.
         alarms: times of day.
         shopping: the shopping list.
-        volume: 0 to 10.
+        volume: of the music, 0 to 10.
         degrees: what the thermostat is set to.
-        garage_open, locked: the two doors.
+        garage_open: whether the garage door is open.
+        locked: whether the front door is locked.
     """
 
     def __init__(self, now: Callable[[], datetime.datetime] = datetime.datetime.now) -> None:
-        """A home in the evening: nothing on, the front door open. `now` tells the time."""
+        """Everything is switched off, and the front door is not locked. `now` tells the time."""
         self._now = now
         self.rooms = {name: Room() for name in ROOMS}
         self.timers: list[tuple[int, str]] = []
@@ -96,7 +97,7 @@ class Home:
         ]
 
     def state(self) -> dict[str, Any]:
-        """All of it as plain data: "rooms" by name, and a key for each other attribute."""
+        """The whole state as plain data: "rooms" by name, and a key for each other attribute."""
         return {
             "rooms": {
                 name: {**room.on, "color": room.color, "percent": room.percent, "music": room.music}
@@ -219,7 +220,7 @@ class Home:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs between two states, by path, as it is now: {"rooms.kitchen.light": True}."""
+    """The values that differ between two states, as they are afterwards, by path: {"rooms.kitchen.light": True}."""
     found: dict[str, Any] = {}
     for key, now in after.items():
         was = before.get(key)

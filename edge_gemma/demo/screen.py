@@ -1,6 +1,6 @@
 """How the demonstration is shown: on a terminal that is redrawn, line by line, or as JSON for programs.
 
-Each of the three takes the events of `Demo`, and is told of its end. Nothing else is known of the model here.
+Each of the three classes has `show`, which is called with every event of `Demo`, and `close`, which is called at the end.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 from ..engine.memory import format_bytes
 from ..speech.languages import language_name
 from ..speech.prompts import one_line
-from .demo import DemoEvent, Exchange
+from .demo import DemoEvent, DemoExchange
 from .home import DONE, ROOMS, THINGS, Home
 
-HOUSE = 77  # columns of the home with all that is off
-WIDE = HOUSE + 50  # from which it stands beside the words
-TALL = 24  # rows from which all rooms are shown, whether something is on in them or not
+HOME_COLUMNS = 77  # of the home when things that are off are shown too
+WIDE = HOME_COLUMNS + 50  # columns from which the home is shown beside the words
+TALL = 24  # rows from which all rooms are shown; on fewer rows, only those where something is on
 
 
 def call_text(call: Any) -> str:
-    """A call as programs write it."""
+    """A call in the notation of programs."""
     arguments = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items())
     return one_line(f"{call.name}({arguments})")
 
 
 def result_text(event: DemoEvent) -> str:
-    """What a call did: its changes, its result, or why it was refused."""
+    """What a call has changed, or its result, or why it was refused."""
     if isinstance(event.result, dict) and "error" in event.result:
         return one_line(f"refused: {event.result['error']}")
     if event.changes:
         return one_line(changes_text(event.changes))
     if isinstance(event.result, dict):
-        return one_line(", ".join(f"{name} {_plain(value)}" for name, value in event.result.items()))
-    return "nothing changes" if event.result == DONE else one_line(_plain(event.result))
+        return one_line(", ".join(f"{name} {_in_words(value)}" for name, value in event.result.items()))
+    return "nothing changes" if event.result == DONE else one_line(_in_words(event.result))
 
 
 def changes_text(changes: dict[str, Any]) -> str:
@@ -49,7 +49,7 @@ def changes_text(changes: dict[str, Any]) -> str:
             text = f"{name} {words[now]}"
         else:
             name, unit = _VALUES.get(what, (what, ""))
-            text = f"{name} {_plain(now)}{unit}"
+            text = f"{name} {_in_words(now)}{unit}"
         places.setdefault(place[-1] if place else "", []).append(text)
     return "; ".join((f"{place}: " if place else "") + ", ".join(texts) for place, texts in places.items())
 
@@ -62,16 +62,16 @@ _SWITCHES = {
 _VALUES = {"color": ("light", ""), "percent": ("light", "%"), "degrees": ("thermostat", "°")}
 
 
-def _plain(value: Any) -> str:
-    """Plain data in words: "5 minutes, 1 hours" for a list of pairs."""
+def _in_words(value: Any) -> str:
+    """Plain data in words, such as "5 minutes, 1 hours" for a list of pairs."""
     if isinstance(value, (list, tuple)):
         parts = (" ".join(map(str, item)) if isinstance(item, (list, tuple)) else str(item) for item in value)
         return ", ".join(parts) or "none"
     return "none" if value is None else str(value)
 
 
-def timing_text(exchange: Exchange) -> str:
-    """What an exchange took."""
+def timing_text(exchange: DemoExchange) -> str:
+    """The times and the memory of an exchange."""
     timing = exchange.timing
     if timing is None:
         return ""
@@ -85,21 +85,21 @@ def timing_text(exchange: Exchange) -> str:
     return " · ".join(parts)
 
 
-def verdict_text(exchange: Exchange) -> str:
-    """What is not as it should be about a bundled utterance; "" when all is."""
+def verdict_text(exchange: DemoExchange) -> str:
+    """What is wrong in the answers to a bundled utterance; "" when everything is right."""
     wrong = [name for name, fine in exchange.verdict().items() if not fine]
     said = exchange.utterance.text if exchange.utterance and "text" in wrong else ""
     return (f"wrong: {', '.join(wrong)}" + (f"; it was: {said}" if said else "")) if wrong else ""
 
 
 class JSONLines:
-    """One object a line."""
+    """One JSON object a line."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def take(self, event: DemoEvent) -> None:
-        """Prints the event, unless it only tells how loud it is."""
+    def show(self, event: DemoEvent) -> None:
+        """Prints the event, except for "sound"."""
         if event.kind == "sound":
             return
         values: dict[str, Any] = {"event": event.kind, "time": round(event.time, 3)}
@@ -132,18 +132,18 @@ class JSONLines:
 
 
 class Lines:
-    """A line for each event, for pipes and for terminals without `rich`."""
+    """A line of text for each event, for pipes and for terminals without `rich`."""
 
     def __init__(self, total: int | None) -> None:
         self._total = total
 
-    def take(self, event: DemoEvent) -> None:
-        """Prints what there is to tell."""
+    def show(self, event: DemoEvent) -> None:
+        """Prints a line, unless the event is not worth one."""
         exchange = event.exchange
         if event.kind == "start":
             self._line(f"[{_heading(event, self._total)}]")
         elif event.kind == "partial":
-            if exchange and not exchange.end:  # afterwards, the words themselves come soon
+            if exchange and not exchange.end:  # after the end, the transcript follows soon
                 self._line(f"  ... {event.text}")
         elif event.kind == "transcript":
             self._line(f"  heard: {event.text or '(no words)'}")
@@ -163,7 +163,7 @@ class Lines:
             self._line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy")
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Nothing is left to do."""
+        """There is nothing to do."""
 
     @staticmethod
     def _line(text: str) -> None:
@@ -214,8 +214,8 @@ _ASCII = {
 }
 
 
-class Stage:
-    """The words and the home, redrawn in place; what is over moves up and stays. Needs `rich`."""
+class LiveScreen:
+    """The current exchange and the home, redrawn in place, below the exchanges that are over. Needs `rich`."""
 
     def __init__(self, home: Home, total: int | None, title: str, console: Any = None) -> None:
         """Raises ImportError without `rich`."""
@@ -228,28 +228,28 @@ class Stage:
         self._levels: deque[float] = deque(maxlen=24)
         self._changed: set[str] = set()
         self._clear()
-        # What is written meanwhile by others, warnings for one, goes above it.
+        # Other output, such as warnings, appears above what is redrawn.
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=True)
         self._live.start()
         self._draw()
 
     def _clear(self) -> None:
-        self._exchange: Exchange | None = None
+        self._exchange: DemoExchange | None = None
         self._heading, self._speaking = "", False
         self._text = self._stable = self._reply = ""
         self._calls: list[tuple[str, str]] = []
 
-    def take(self, event: DemoEvent) -> None:
-        """Shows what there is to tell."""
+    def show(self, event: DemoEvent) -> None:
+        """Shows the event."""
         if event.kind == "overrun":
             self._console.print(f"{event.lost:.2f} s of sound were lost: the machine is too busy", style="yellow")
             return
         if event.kind == "start":
-            self._file()
+            self._print_exchange()
             self._exchange, self._heading, self._speaking = event.exchange, _heading(event, self._total), True
             self._changed = set()
         if event.exchange is not self._exchange:
-            if event.kind == "result":  # of somebody who was interrupted
+            if event.kind == "result":  # of the exchange before: somebody spoke while it was answered
                 self._changed = set(event.changes)
                 self._draw()
             return
@@ -272,11 +272,11 @@ class Stage:
         self._draw()
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Leaves what has happened, and the home as it is now, on the screen."""
-        self._file()
+        """Leaves the exchanges, and the home as it is now, on the screen."""
+        self._print_exchange()
         self._live.stop()
         if summary["exchanges"]:
-            self._console.print(self._house(self._console.width))
+            self._console.print(self._home_panel(self._console.width))
 
     def _draw(self) -> None:
         from rich.console import Group
@@ -284,16 +284,16 @@ class Stage:
 
         width = self._console.width
         if width < WIDE:
-            self._live.update(Group(self._words(), self._house(width)), refresh=True)
+            self._live.update(Group(self._exchange_panel(), self._home_panel(width)), refresh=True)
             return
         both = Table.grid(expand=True)
         both.add_column(ratio=1)
-        both.add_column(width=HOUSE)
-        both.add_row(self._words(self._rows() + 2), self._house(HOUSE))
+        both.add_column(width=HOME_COLUMNS)
+        both.add_row(self._exchange_panel(self._rows() + 2), self._home_panel(HOME_COLUMNS))
         self._live.update(both, refresh=True)
 
-    def _file(self) -> None:
-        """Moves the exchange at hand up, where it stays."""
+    def _print_exchange(self) -> None:
+        """Prints the current exchange above what is redrawn, if it is over, and clears it."""
         exchange = self._exchange
         if exchange is None or exchange.timing is None:
             self._clear()
@@ -317,7 +317,7 @@ class Stage:
 
     # ---- what is being said ----------------------------------------------------------------------------------------------
 
-    def _words(self, height: int | None = None) -> Any:
+    def _exchange_panel(self, height: int | None = None) -> Any:
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
@@ -359,7 +359,7 @@ class Stage:
     def _rows(self) -> int:
         return len(ROOMS) + 2 if self._console.height >= TALL else 6
 
-    def _house(self, width: int) -> Any:
+    def _home_panel(self, width: int) -> Any:
         from rich.console import Group
         from rich.panel import Panel
         from rich.table import Table
@@ -383,7 +383,7 @@ class Stage:
         return any(path.startswith(start) for path in self._changed)
 
     def _cell(self, text: str, style: str, *paths: str) -> tuple[str, str]:
-        """Something of the home, highlighted if it has just changed."""
+        """A text about the home and its style: highlighted if one of the paths has just changed."""
         return text, f"{style} reverse".strip() if self._changed.intersection(paths) else style
 
     def _room(self, name: str, room: dict[str, Any], width: int) -> Iterable[Any]:
@@ -396,7 +396,7 @@ class Stage:
         else:
             shown, style = signs["off"], "dim"
         yield Text.assemble(self._cell(shown, style, *(place + key for key in ("light", "color", "percent"))))
-        things, all_of_them = Text(), width >= HOUSE and not self._console.no_color
+        things, all_of_them = Text(), width >= HOME_COLUMNS and not self._console.no_color
         for thing in THINGS[1:]:
             on, label = room[thing], _NAMES.get(thing, thing)
             if on or all_of_them or place + thing in self._changed:
@@ -410,7 +410,7 @@ class Stage:
         yield Text.assemble(self._cell(music, "magenta", place + "music"))
 
     def _rest(self, state: dict[str, Any]) -> list[Any]:
-        """What belongs to no room."""
+        """The lines about what belongs to no room."""
         from rich.text import Text
 
         def line(*cells: tuple[str, str, str]) -> Text:

@@ -1,4 +1,4 @@
-"""The spoken commands that come with the package, and a quiet room in which they are heard one after the other."""
+"""The recorded commands that come with the package, and a source of sound in which one follows the other."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ..speech.languages import language_name
 __all__ = ["FOLDER", "Playlist", "Utterance", "bundled"]
 
 FOLDER = Path(__file__).parent / "data" / "utterances"
-"""Where the recordings are, with `utterances.json` that tells what is said in them."""
+"""The folder of the recordings and of `utterances.json`, which tells what is said in them."""
 
 _LEAD, _GAP = 0.4, 1.0  # seconds of quiet before the first utterance, and at least between two
-_BLOCK = 1600  # samples that are given out at a time
-_ROOM = 5e-4  # the noise of the room, rms: quiet, but no digital silence, which says nothing about a room
-_EARLY = 0.5  # seconds by which speech may be found before it begins
+_BLOCK = 1600  # samples that are read at a time
+_NOISE = 5e-4  # root mean square of the noise in the pauses: voice detectors do not expect digital silence
+_EARLY = 0.5  # speech may be found so many seconds before the recording begins
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and what is right about it.
+    """A recording, and the right answers to it.
 
     Attributes:
-        path: of the sound.
+        path: the sound file.
         language: code of the language.
         text: what is said.
-        translations: the same by the codes of other languages.
-        call: what is to be done, {"name", "arguments"}; None when nothing is.
-        reply: what is to be answered.
+        translations: the text in other languages, by their codes.
+        call: the right tool call, {"name", "arguments"}; None when no tool is to be called.
+        reply: the right reply.
     """
 
     path: Path
@@ -49,12 +49,15 @@ class Utterance:
 
 
 def bundled(language: str | None = None, folder: str | os.PathLike[str] | None = None) -> list[Utterance]:
-    """The utterances of `folder` (None for those of the package) in their order; with `language`, a name or a code, those
-    in that language.
+    """The utterances of a folder, in order.
+
+    Args:
+        language: only those in this language, a name or a code; None for all.
+        folder: the folder; None for that of the package.
 
     Raises:
-        EdgeGemmaOSError: "file" when there is no list of utterances or a recording is missing.
-        EdgeGemmaValueError: "format" for a list that cannot be read, "argument" when nothing is said in that language.
+        EdgeGemmaOSError: "file" when the list of utterances or a recording is missing.
+        EdgeGemmaValueError: "format" for a list that cannot be read, "argument" when no utterance is in that language.
     """
     listing = Path(folder or FOLDER) / "utterances.json"
     try:
@@ -71,22 +74,22 @@ def bundled(language: str | None = None, folder: str | os.PathLike[str] | None =
             for entry in entries
         ]
     except OSError as error:
-        raise EdgeGemmaOSError(f"{listing}: {error.strerror or error}", "file") from error
+        raise EdgeGemmaOSError(f"{listing}: {error.strerror or error}.", "file") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EdgeGemmaValueError(f"{listing}: not a list of utterances: {error}", "format") from error
+        raise EdgeGemmaValueError(f"{listing}: not a list of utterances: {error}.", "format") from error
     if missing := next((item.path for item in found if not item.path.is_file()), None):
-        raise EdgeGemmaOSError(f"{missing}: named by {listing.name}, but missing", "file")
+        raise EdgeGemmaOSError(f"{missing}: missing, although {listing.name} names it.", "file")
     if language is not None:
         wanted = language_name(language)
         spoken = sorted({language_name(item.language) for item in found})
         found = [item for item in found if language_name(item.language) == wanted]
         if not found:
-            raise EdgeGemmaValueError(f"no utterance is in {wanted}; they are in {', '.join(spoken)}.", "argument")
+            raise EdgeGemmaValueError(f"No utterance is in {wanted}; they are in {', '.join(spoken)}.", "argument")
     return found
 
 
 class Playlist(Source):
-    """Utterances as a microphone in a quiet room would hear them. Read it as it is, or at the speed of speech (`Paced`)."""
+    """Utterances as a microphone in a quiet room would record them. `Paced` makes them come at the speed of speech."""
 
     name = "the utterances of the demonstration"
 
@@ -95,46 +98,47 @@ class Playlist(Source):
         utterances: Sequence[Utterance],
         *,
         rest: float = 0.0,
-        hold: Callable[[], bool] = lambda: False,
-        begin: Callable[[NDArray[np.float32]], object] | None = None,
+        wait_while: Callable[[], bool] = lambda: False,
+        on_begin: Callable[[NDArray[np.float32]], object] | None = None,
     ) -> None:
-        """Quiet follows each utterance, for one second, then as long as `hold()` is true, then for `rest` seconds.
+        """Each utterance is followed by silence: one second, then as long as `wait_while()` is true, then `rest` seconds.
 
         Args:
-            utterances: in their order.
-            rest, hold: see above.
-            begin: called with the samples of an utterance, (n,) at 16 kHz, when its first are read.
+            utterances: in the order in which they are heard.
+            rest, wait_while: see above.
+            on_begin: called with the samples of an utterance, (n,) at 16 kHz, when the first of them is read.
         """
         super().__init__()
-        self._utterances, self._rest, self._hold, self._begin = list(utterances), rest, hold, begin
-        self._starts: list[float] = []  # of the utterances so far, seconds
+        self._utterances, self._rest = list(utterances), rest
+        self._wait_while, self._on_begin = wait_while, on_begin
+        self._starts: list[float] = []  # seconds at which the utterances so far have begun
         self._random = np.random.default_rng(0)
-        self._made = 0
+        self._made = 0  # samples so far
         self._blocks = self._generate()
 
     def at(self, seconds: float) -> int | None:
-        """Which utterance, counted from 0, is the last that had begun when speech was found at that time."""
+        """The number, counted from 0, of the utterance in which speech was found at that time; None before the first."""
         begun = sum(start <= seconds + _EARLY for start in self._starts)
         return begun - 1 if begun else None
 
     def _generate(self) -> Iterator[NDArray[np.float32]]:
-        yield from self._quiet(_LEAD)
+        yield from self._silence(_LEAD)
         for utterance in self._utterances:
             samples = load_audio(utterance.path)
             self._starts.append(self._made / SAMPLE_RATE)
-            if self._begin:
-                self._begin(samples)
+            if self._on_begin:
+                self._on_begin(samples)
             for at in range(0, len(samples), _BLOCK):
                 yield samples[at : at + _BLOCK]
-            yield from self._quiet(_GAP)
-            while self._hold():
-                yield from self._quiet(_BLOCK / SAMPLE_RATE)
-            yield from self._quiet(self._rest)
+            yield from self._silence(_GAP)
+            while self._wait_while():
+                yield from self._silence(_BLOCK / SAMPLE_RATE)
+            yield from self._silence(self._rest)
 
-    def _quiet(self, seconds: float) -> Iterator[NDArray[np.float32]]:
+    def _silence(self, seconds: float) -> Iterator[NDArray[np.float32]]:
         left = round(seconds * SAMPLE_RATE)
         while left > 0:
-            yield self._random.standard_normal(min(left, _BLOCK), np.float32) * np.float32(_ROOM)
+            yield self._random.standard_normal(min(left, _BLOCK), np.float32) * np.float32(_NOISE)
             left -= _BLOCK
 
     def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:

@@ -16,11 +16,23 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaValueError
 from .native import ffi, float_array, lib, pointer
 
+__all__ = [
+    "Target",
+    "dequantize",
+    "log_mel",
+    "matmul",
+    "per_channel",
+    "quantize",
+    "sliding_window_attention",
+    "targets",
+    "writable_type",
+]
+
 Float = NDArray[np.float32]
 
 
 def type_info(name: str | int) -> Any:
-    """The engine's row of a GGML type, by name ("Q4_0") or number. Raises ValueError."""
+    """Internal: the engine's row of a GGML type, by name ("Q4_0") or number. Raises ValueError."""
     index = 0
     while (row := lib.eg_type_at(index)) != ffi.NULL:
         if name in (row.id, ffi.string(row.name).decode()) or str(name).upper() == ffi.string(row.name).decode():

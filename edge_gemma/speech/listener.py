@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -167,7 +167,7 @@ class Listener(Cancellable):
         """Closes it."""
         self.close()
 
-    def listen(self, source: Any = None, *, once: bool = False) -> Iterator[ListenerEvent]:
+    def listen(self, source: Any = None, *, once: bool = False) -> Generator[ListenerEvent, None, None]:
         """Yields the events of a source as they happen, until the source ends.
 
         Args:
@@ -397,7 +397,7 @@ class _Loop:
         return self._endpointer.push(block)
 
     def _report_lost_sound(self) -> Iterator[ListenerEvent]:
-        overruns, lost = getattr(self._source, "overruns", 0), getattr(self._source, "lost", 0.0)
+        overruns, lost = self._source.overruns, self._source.lost
         if overruns > self._overruns:
             yield ListenerEvent("overrun", self._source.position, lost=lost - self._lost)
             self._overruns, self._lost, self._origin = overruns, lost, math.inf

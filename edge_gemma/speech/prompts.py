@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..chat.prompt import Media, Prompt, Unit
+from ..chat.prompt import Prompt, Unit, around_media
 from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
 from .languages import language_name
@@ -87,9 +87,7 @@ def speech_turn(
     if order not in ("instruction-first", "audio-first"):
         raise EdgeGemmaValueError(f'order is {order!r}; choose "instruction-first" or "audio-first".', "argument")
     content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": np.zeros(1, np.float32)}]
-    units = _user_turn(tokenizer, content if order == "instruction-first" else content[::-1])
-    at = next(number for number, unit in enumerate(units) if isinstance(unit, Media))
-    return _ids(units[:at]), _ids(units[at + 1 :])
+    return around_media(_user_turn(tokenizer, content if order == "instruction-first" else content[::-1]))
 
 
 def text_turn(tokenizer: TokenizerLike, text: str) -> list[int]:

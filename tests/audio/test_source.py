@@ -304,6 +304,7 @@ class Endless(io.RawIOBase):
         return data
 
 
+@pytest.mark.slow
 def test_long_recordings_take_constant_memory() -> None:
     pytest.importorskip("soxr")
     rate, seconds = 44100, 3600

@@ -155,10 +155,10 @@ def test_sweep_asks_for_what_is_possible(run_cli) -> None:
     assert "--sweep" in refused("-t", "1,2", with_sweep=False)
     assert "--sweep" in refused("--depth", "10", with_sweep=False)
     assert "--sweep" in refused("--plot", "a.png", with_sweep=False)
-    assert "no room" in refused("--context", "100", "--depth", "200")
-    assert "can have" in refused("--depth", "100M")
+    assert "too short" in refused("--context", "100", "--depth", "200")
+    assert "the model has only" in refused("--depth", "100M")
     assert "not a whole number" in refused("--depth", "1,x")
-    assert "does not go with" in refused("--compare")
+    assert "cannot be used with" in refused("--compare")
 
 
 def test_the_cost_of_depth() -> None:

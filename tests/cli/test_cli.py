@@ -241,6 +241,7 @@ def test_info_json_adds_up() -> None:
             assert entry["kv"] == model.estimate(entry["context"], entry["kv_type"])["kv"]
 
 
+@pytest.mark.slow
 def test_info_tolerates_foreign_files(tmp_path: Path) -> None:
     file = tmp_path / "foreign.gguf"
     llama = {"general.architecture": "llama", "llama.block_count": 2, "llama.embedding_length": 8}

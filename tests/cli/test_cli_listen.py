@@ -87,6 +87,7 @@ def test_translations(spoken: eg.Transcript) -> None:
         assert not segment.translation or segment.text in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_file_at_the_speed_of_speech(tmp_path: Path) -> None:
     """A short one, for it takes its time; what is being said appears line by line where there is no terminal."""
     file = write_wav(tmp_path / "talk.wav", voices(1)[RATE : RATE * 9 // 2])
@@ -97,6 +98,7 @@ def test_a_file_at_the_speed_of_speech(tmp_path: Path) -> None:
     assert notes[0] == f"[listening to {file}; Ctrl-C ends]" and len(notes) > 2
 
 
+@pytest.mark.slow
 def test_at_a_terminal_what_is_not_final_is_replaced(tmp_path: Path) -> None:
     if os.name != "posix":
         pytest.skip("needs a pseudo-terminal")
@@ -197,6 +199,7 @@ def test_microphones_are_left_alone_unless_asked_for() -> None:
 # ---- bench ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_hears(tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", voices(1)[2 * RATE : 5 * RATE // 2])
     command = ("bench", "--audio", file, "--repeats", "3", "--prompt-tokens", "16", "--tokens", "4")

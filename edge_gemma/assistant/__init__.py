@@ -1,0 +1,1 @@
+"""Spoken assistants: utterances are answered, with tools, and translated."""

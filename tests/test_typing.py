@@ -1,0 +1,119 @@
+"""The types of the package as type checkers of its users see them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edge_gemma as eg
+from support.paths import ROOT
+
+MODULES = {
+    "eg": eg,
+    "eg.kernels": eg.kernels,
+    "edge_gemma.hub": importlib.import_module("edge_gemma.hub"),
+    "edge_gemma.files.convert": importlib.import_module("edge_gemma.files.convert"),
+    "edge_gemma.files.quantize": importlib.import_module("edge_gemma.files.quantize"),
+}
+NAMES = [f"{module}.{name}" for module, owner in MODULES.items() for name in owner.__all__]
+
+#: What users write, and the type that it must have.
+USES = {
+    'eg.Model.load("m.gguf")': "Model",
+    'model.session(memory_limit="1GB")': "Session",
+    "model.tokenizer": "Tokenizer",
+    'model.tokenizer.encode("x", special=True)': "list[int]",
+    "model.config.context_length": "int",
+    "model.chat(sampling=eg.Sampling(temperature=0))": "Chat",
+    'next(iter(model.chat().send("x")))': "ChatEvent",
+    "session.next(eg.Sampling(top_k=1))": "Token",
+    "session.next().stop": "str",
+    "session.generate(max_tokens=3, temperature=0.5)": "Generation",
+    "session.generate().text": "str",
+    "next(session.generate())": "str",
+    "session.fork()": "Session",
+    "session.tokens": "list[int]",
+    'eg.parse_reply("x")': "Reply",
+    "eg.isa": "str",
+    'eg.transcribe("x.wav", "e2b")': "Transcript",
+    'next(eg.transcribe_segments("x.wav"))': "Segment",
+    "next(eg.listen())": "ListenerEvent",
+    'eg.open_audio("x.wav")': "Source",
+    'eg.transcribe("x.wav").render("srt")': "str",
+    "eg.kernels.targets": "dict[str, Target | None]",
+    'edge_gemma.hub.pull("e2b")': "Pulled",
+}
+CONSUMER = """\
+import edge_gemma
+import edge_gemma as eg
+import edge_gemma.files.convert
+import edge_gemma.files.quantize
+import edge_gemma.hub
+
+model = eg.Model.load("m.gguf")
+session = model.session()
+"""
+
+
+def test_everything_public_is_listed() -> None:
+    assert set(eg.__all__) <= set(dir(eg))
+    for module, owner in MODULES.items():
+        assert len(owner.__all__) == len(set(owner.__all__)), module
+        assert all(hasattr(owner, name) for name in owner.__all__), module
+
+
+@pytest.fixture(scope="module")
+def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that reveals the type of each public name and of each use."""
+    path = tmp_path_factory.mktemp("typing") / "consumer.py"
+    path.write_text(CONSUMER + "".join(f"reveal_type({expression})\n" for expression in [*NAMES, *USES]))
+    return path
+
+
+def check(revealed: list[str]) -> None:
+    """Compares the revealed types, in the order of NAMES and USES."""
+    plain = [re.sub(r"\b(?:[a-z_]+\.)+(?=\w)|Optional", "", text.replace("builtins.", "")) for text in revealed]
+    assert len(plain) == len(NAMES) + len(USES)
+    names, uses = dict(zip(NAMES, plain, strict=False)), dict(zip(USES, plain[len(NAMES) :], strict=True))
+    assert not [name for name, found in names.items() if found in ("Any", "Unknown", "") or "Unknown" in found]
+    assert uses == USES
+
+
+def test_mypy_sees_every_public_name(consumer: Path) -> None:
+    pytest.importorskip("mypy", reason="needs mypy")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={consumer.parent}"]
+    done = subprocess.run(
+        [*command, consumer],
+        cwd=consumer.parent,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(re.findall(r'Revealed type is "(.*)"', done.stdout))
+
+
+def test_pyright_sees_every_public_name(consumer: Path) -> None:
+    program = shutil.which("pyright") or shutil.which("basedpyright")
+    if program is None:
+        pytest.skip("needs pyright or basedpyright")
+    (consumer.parent / "pyrightconfig.json").write_text(
+        json.dumps({"extraPaths": [str(ROOT)], "typeCheckingMode": "strict"})
+    )
+    done = subprocess.run(
+        [program, "--outputjson", f"--pythonpath={sys.executable}"], cwd=consumer.parent, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    assert not [entry["message"] for entry in found if entry["severity"] == "error"]
+    shown = sorted(
+        (entry["range"]["start"]["line"], entry["message"]) for entry in found if entry["severity"] == "information"
+    )
+    check([re.sub(r'Type of ".*" is "(.*)"', r"\1", message, flags=re.S) for _, message in shown])
