@@ -355,6 +355,6 @@ def test_the_loss_of_a_smaller_cache_is_measured(
     monkeypatch.setattr(sys, "argv", ["kv_loss.py", MODEL, "--tokens", "70"])
     tool("kv_loss").main()
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "dense-Q4_0.gguf, 70 tokens, beside a cache of f32"
+    assert first == "dense-Q4_0.gguf, 70 tokens, compared with an f32 cache"
     assert [line.split()[0] for line in lines] == ["f16", "q8"]
     assert all(0 < float(line.split()[2].rstrip(",")) < 0.2 for line in lines)
