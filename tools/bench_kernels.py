@@ -1,11 +1,12 @@
-"""Measures the kernels of every instruction set on one thread, beside what the machine can do.
+"""Measures the kernels of every instruction set on one thread, and compares them with the limits of the machine.
 
 usage: python tools/bench_kernels.py [TYPE...]        needs a C compiler
 
-For each set: the most multiplications a second, of bytes and of floats (independent instructions on registers, roof.c), and
-the most bytes a second, a plain sum over memory. For each type: weights read for one token, with a matrix far larger than the
-caches, and multiplications for 256 tokens with one that stays in them. Then attention in f16 and q8: 32,768 keys of 512
-values for one query of eight heads, and for sixteen. Best of six, each with its share of the limit in percent.
+For each set it prints three limits: multiplications of bytes and of floats a second (independent instructions on registers,
+roof.c), and bytes read from memory a second (a sum over an array). For each type it prints bytes of weights a second for one
+token, with a matrix far larger than the caches, and multiplications a second for 256 tokens, with a matrix that fits into
+them. Then the same for attention in f16 and q8, over 32,768 keys of 512 values, for one query of eight heads and for sixteen
+queries. Every figure is the best of six, with its percentage of the limit.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from edge_gemma import kernels
 from edge_gemma.engine.native import ffi, lib, pointer
 
 COLS = 1536
-FAR = 200_000_000  # bytes of a matrix that no cache holds
-KEYS, HEADS, HEAD = 32768, 8, 512  # of a global layer of E2B
+FAR = 200_000_000  # bytes of a matrix that is larger than every cache
+KEYS, HEADS, HEAD = 32768, 8, 512  # keys, and the heads of a global layer of E2B with their size
 TYPES = [
     "Q4_0",
     "Q4_1",
     "Q5_0",
     "Q5_1",
     "Q8_0",
-    "Q8_0 two-term",  # activations of 16 bits, as encoders have them: two products for a weight
+    "Q8_0 two-term",  # activations in two terms of 8 bits, as in encoders: two products for a weight
     "Q2_K",
     "Q3_K",
     "Q4_K",
@@ -43,11 +44,11 @@ TYPES = [
     "IQ2_S",
     "IQ3_S",
 ]
-TYPES += ["QC2", "QC4", "QC8"]  # a scale for a row, activations on a fixed step
+TYPES += ["QC2", "QC4", "QC8"]  # one scale a row, activations with a fixed step
 
 
 def best(work: Callable[[], object], loops: int = 1) -> float:
-    """Seconds of the fastest of six times."""
+    """Seconds of one call, the fastest of six measurements."""
     times = []
     for _ in range(6):
         start = time.perf_counter()
@@ -60,7 +61,7 @@ def best(work: Callable[[], object], loops: int = 1) -> float:
 def product(
     target: kernels.Target, name: str, weights: np.ndarray, tokens: int, two_term: bool = False
 ) -> Callable[[], object]:
-    """The product of rows in blocks of a type, in `weights`, with some tokens."""
+    """A function that multiplies a matrix, whose blocks are `weights`, with the activations of some tokens."""
     info, rng = kernels.type_info(name), np.random.default_rng(0)
     stride = COLS // info.block * info.bytes
     rows = weights.size // stride
@@ -91,7 +92,7 @@ def product(
 
 
 def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[], object], int, int]:
-    """Attention of some queries over a cache; with its bytes and its multiplications."""
+    """A function that computes attention of some queries over a cache, the bytes of the cache, and the multiplications."""
     form, rng = {"f16": lib.EG_KV_F16, "q8": lib.EG_KV_Q8}[kv], np.random.default_rng(0)
     row = lib.eg_kv_row_bytes(form, HEAD)
     key, one = rng.standard_normal(HEAD).astype(np.float32) / 8, np.empty(row, np.uint8)
@@ -121,7 +122,7 @@ def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[]
 
 
 def limits(folder: str) -> Callable[[str], float]:
-    """The limit by name of set and kind ("avx2_int8"), in 10^9 multiplications a second."""
+    """A function from a set and a kind, such as "avx2_int8", to its limit in 10^9 multiplications a second."""
     library = Path(folder) / "roof.so"
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", Path(__file__).with_name("roof.c"), "-o", library], check=True)
     roof, loops = ctypes.CDLL(str(library)), ctypes.c_int64(2_000_000)
@@ -134,7 +135,7 @@ def limits(folder: str) -> Callable[[str], float]:
     return limit
 
 
-#: Sets that multiply floats with the instructions of another.
+#: Sets whose float instructions are those of another set.
 FLOATS = {"avxvnni": "avx2", "neon_i8mm": "neon_dotprod"}
 
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what the tests use beyond Python packages, where that is possible: root on a Debian-like system. Elsewhere, and
-# when a package cannot be had, it says so and goes on: tests that miss a tool skip themselves and name it. With the argument
-# `build`, only what building and hearing take.
+# Installs the system packages that the tests need. This is possible as root on a Debian-like system. Otherwise, and when a
+# package is not available, the script prints a message and succeeds: a test that lacks a tool skips itself and names the
+# tool. With the argument `build` it installs only what the build and the microphone need.
 set -u
 
 packages=
-want() {   # want PACKAGES COMMAND...: the packages are wanted if the command fails
+want() {   # want PACKAGES COMMAND...: installs the packages if the command fails
     wanted=$1
     shift
     "$@" >/dev/null 2>&1 || packages="$packages $wanted"
@@ -15,7 +15,7 @@ has_python_header() {
     "${PYTHON:-python3}" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 }
 
-has_portaudio() {   # and the configuration of ALSA, with which the tests make a sound card of files
+has_portaudio() {   # also needs the configuration of ALSA: the tests use files as a sound card
     test -f /usr/share/alsa/alsa.conf &&
         "${PYTHON:-python3}" -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("portaudio"))'
 }
@@ -38,7 +38,7 @@ fi
 
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "bootstrap: not installed (needs root and apt-get), what needs them is skipped:$packages"
+    echo "bootstrap: these packages need root and apt-get to be installed; tests that use them are skipped:$packages"
     exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -48,6 +48,6 @@ install() { apt-get -qq install -y --no-install-recommends "$@" >/dev/null 2>&1;
 # shellcheck disable=SC2086 -- a list of words on purpose
 install $packages && exit 0
 for package in $packages; do
-    install "$package" || echo "bootstrap: no $package"
+    install "$package" || echo "bootstrap: $package cannot be installed"
 done
 exit 0

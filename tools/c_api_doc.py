@@ -1,4 +1,4 @@
-"""Writes docs/c-api.md from csrc/edge_gemma.h: comments as text, declarations as code. Run it after a change."""
+"""Writes docs/c-api.md from csrc/edge_gemma.h: comments as text, declarations as code. Run it after a change of the header."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Made by `tools/c_api_doc.py` from `csrc/edge_gemma.h`; change it there.
 
 
 def plain(comment: str) -> str:
-    """The text of a comment without its stars; lines that are indented in it stay code."""
+    """The text of a comment without its stars. Indented lines stay indented, as code."""
     lines = [re.sub(r"^ ?\* ?", "", line).rstrip() for line in comment.strip()[2:-2].strip().splitlines()]
     return re.sub(r"(?<!`)\b(eg_\w+|EG_\w+|SIZE_MAX|NULL)\b(?!`)", r"`\1`", "\n".join(lines))
 
 
 def introduction(comment: str) -> str:
-    """The opening comment; there a deeper indent marks code, which Markdown also takes for code."""
+    """The opening comment. Its code blocks have a deeper indent, which marks code in Markdown, too."""
     blocks = re.split(r"\n\s*\*?\s*\n", comment.strip()[2:-2].strip())
     return "\n\n".join(
         "\n".join(re.sub(r"^ ?\* ?", "", line) for line in block.splitlines())
@@ -32,11 +32,11 @@ def introduction(comment: str) -> str:
 
 
 def page(header: str) -> str:
-    """The whole page for the text of the header."""
+    """The page for the text of a header."""
     opening = re.match(r"/\*.*?\*/", header, flags=re.S).group()
     body = header[header.index("/* ---- ") : header.rindex("#ifdef __cplusplus")]
     parts = [TITLE, introduction(opening) + "\n"]
-    # A chunk is what stands between empty lines: a section's line, or a comment and the declarations that share it.
+    # A chunk lies between empty lines. It is the line of a section, or a comment with its declarations.
     for chunk in re.split(r"\n{2,}", body.strip()):
         if section := re.match(r"/\* ---- (.*?) -+ \*/", chunk):
             parts.append(f"## {section[1].capitalize()}\n")

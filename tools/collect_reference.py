@@ -1,5 +1,5 @@
-"""Collects tests/data from a folder of fixtures: the Q4_0 file of each shape and its reference logits, the audio encoder
-of the E2B shape and what it makes of two recordings.
+"""Copies test data from a folder of fixtures to tests/data: the Q4_0 file and reference logits of each model shape, and the
+audio encoder of the E2B shape with its outputs for two recordings.
 
 usage: python tools/collect_reference.py FIXTURES
 """
@@ -20,7 +20,7 @@ from support.gguf_writer import Writer  # noqa: E402
 
 
 def audio_file(mmproj: Path) -> bytes:
-    """The audio half of an mmproj file: its keys and its tensors, byte for byte."""
+    """An mmproj file with only the audio encoder: its keys and tensors are copied byte for byte."""
     file, writer = Gguf(mmproj), Writer()
     for key, value in file.metadata.items():
         if key.startswith(("general.", "clip.audio.", "clip.has_audio_encoder")):

@@ -1,18 +1,19 @@
-"""Measures how soon edge_gemma and llama.cpp (libmtmd, through llama-cpp-python) answer speech, on the same files.
+"""Measures the latency of answers to speech of edge_gemma and llama.cpp (libmtmd, through llama-cpp-python).
 
 usage: python tools/compare_peer_audio.py MODEL.gguf MMPROJ.gguf SPEECH.wav [--rounds 3] [--threads 2] [--peer-python PYTHON]
 
-The wav has 16 kHz, one channel, 16 bits, at most 30 s. Runs alternate, each in a process of its own that warms up on the
-whole clip first. The instruction is in the context before the clock starts; `first_token_s` goes from the last sample to
-the first token of the answer known. Three rows:
+The wav has 16 kHz, one channel, 16 bits and at most 30 s. Runs alternate, each in a process of its own that warms up on the
+whole recording first. The instruction is in the context before the clock starts. `first_token_s` is the time from the last
+sample to the first token of the answer. Three rows:
 
-- llama.cpp: has the whole audio at once; `encode_s` includes its log-mel front end, `prefill_s` soft and closing tokens;
-- edge_gemma, offline: the same, everything at the end;
-- edge_gemma, streamed: 20 ms blocks at the speed of speech, so most work is done while the speaker speaks. `busy` is the
-  share of that time spent inside `push`, `encode_s` what the encoder alone takes in pieces of 160 ms (the shortest that
-  a session gathers), one after the other.
+- llama.cpp: gets the whole recording at its end. `encode_s` includes the log-mel front end, `prefill_s` the soft tokens and
+  the tokens after them;
+- edge_gemma, offline: the same;
+- edge_gemma, streamed: gets blocks of 20 ms in real time, so most of the work is done during the speech. `busy` is the share
+  of that time spent in `push`. `encode_s` is the time of the encoder alone for pieces of 160 ms, the shortest that a session
+  encodes.
 
-`others` is the number of cores that other work took during the run: what is not near 0 is not worth much.
+`others` is the number of cores that other work took during the run. The figures are reliable only if it is near 0.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ COLUMNS = ["load_s", "encode_s", "encoder_rtf", "prefill_s", "first_token_s", "b
 
 
 def seconds_of(path: str) -> float:
-    """Length of the wav, or an end that says what it should be."""
+    """Length of the wav in seconds. Ends the program if the format is wrong."""
     with wave.open(path) as file:
         form, seconds = file.getparams()[:3], file.getnframes() / file.getframerate()
     if form != (1, 2, 16000) or seconds > 30:
@@ -161,7 +162,7 @@ def seconds_of(path: str) -> float:
 
 
 def table(runs: dict[str, list[dict[str, Any]]], keys: Sequence[str]) -> str:
-    """Markdown: a row for each program, median (range) of each key; a dash where it was not measured."""
+    """A Markdown table: a row for each program, the median (range) of each key; a dash where it was not measured."""
     lines = ["| | " + " | ".join(keys) + " |", "|---" + "|---" * len(keys) + "|"]
     for name, rows in runs.items():
         values = ([row[key] for row in rows if key in row] for key in keys)
@@ -170,7 +171,7 @@ def table(runs: dict[str, list[dict[str, Any]]], keys: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Runs the three in turns and prints the table."""
+    """Runs the three programs alternately and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("mmproj")
@@ -199,7 +200,7 @@ def main() -> None:
             runs[name].append(run)
             print(name, run, file=sys.stderr)
     if len({run["positions"] for rows in runs.values() for run in rows}) != 1:
-        sys.exit("The programs did not see the same number of tokens: compare `positions` above.")
+        sys.exit("the programs did not evaluate the same number of tokens: compare `positions` above.")
     if arguments.json:
         settings = vars(arguments) | {"seconds": seconds, "machine": platform.machine(), "cores": os.cpu_count()}
         with open(arguments.json, "w", encoding="utf-8") as file:

@@ -31,7 +31,7 @@ def table(name: str, values: np.ndarray) -> str:
     """A C definition of values [n] or [n, k] as bytes, signed ones if any is negative."""
     kind = np.dtype(np.int8 if values.min() < 0 else np.uint8)
     if not (values == values.astype(kind)).all():
-        raise ValueError(f"{name}: not bytes")
+        raise ValueError(f"{name}: its values do not fit into bytes.")
     shape = "".join(f"[{n}]" for n in values.shape)
     rows = values.astype(kind).tolist()
     items = [f"{{{','.join(map(str, row))}}}" if isinstance(row, list) else str(row) for row in rows]

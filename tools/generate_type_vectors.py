@@ -2,8 +2,8 @@
 
 Usage: python tools/generate_type_vectors.py
 
-Arrays: NAME.blocks uint8 [n, bytes], NAME.values float32 [n, values per block]. The first block is all zero bytes; of
-the others, random ones, only those with finite values are kept.
+Arrays: NAME.blocks uint8 [n, bytes], NAME.values float32 [n, values per block]. The first block has zero bytes only. The
+others are random; those with infinite values or NaN are left out.
 """
 
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Measures what a smaller KV cache costs: logits with f16 and q8 beside those with f32.
+"""Measures the error that a smaller KV cache causes: logits with f16 and q8, compared with those of f32.
 
 usage: python tools/kv_loss.py MODEL.gguf [--tokens 1024] [--text FILE]
 
-Feeds the same tokens (random ones, or those of a text) to a session of each type, reads the logits of every position, and
-prints for f16 and q8: rms of the difference over rms of the logits, the mean Kullback-Leibler divergence from f32 in nats,
-and at how many positions the most probable token is the same.
+Feeds the same tokens (random ones, or those of a text) to a session of each type and reads the logits of every position.
+Prints for f16 and q8 the rms of the difference over the rms of the logits, the mean Kullback-Leibler divergence from f32 in
+nats, and the percentage of positions whose most probable token is the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_gemma import Model
 
-STEP = 64  # positions whose logits are held at a time
+STEP = 64  # positions whose logits are in memory at a time
 
 
 def log_softmax(x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -54,7 +54,7 @@ def main() -> None:
                     (np.exp(want) * (want - got)).sum(),
                     same.sum(),
                 )
-        print(f"{Path(args.model).name}, {len(ids)} tokens, beside a cache of f32")
+        print(f"{Path(args.model).name}, {len(ids)} tokens, compared with an f32 cache")
         for kv, (difference, size, divergence, same) in total.items():
             rms, mean = np.sqrt(difference / size), divergence / len(ids)
             print(f"  {kv:4} rms {rms:.2g}, divergence {mean:.2g} nats, same best token {100 * same / len(ids):.2f}%")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the fuzzers to tests/fuzz/seeds/: small files that reach every branch worth mutating from.
+"""Writes the seeds of the fuzzers to tests/fuzz/seeds/: small files that reach every branch of the readers.
 
-Findings that were fixed lie beside them as `found-*` and are not touched.
+Inputs that have crashed an earlier version are kept beside them as `found-*`; this program does not change these.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import gguf_writer as gg  # noqa: E402
-
+from support import gguf_writer as gg  # noqa: E402
 from support.gguf_writer import Writer  # noqa: E402
 from support.tiny_audio import AudioShape, audio_writer  # noqa: E402
 
@@ -30,7 +29,7 @@ def every_type() -> Writer:
 
 
 def gguf_seeds() -> dict[str, bytes]:
-    """Whole files, and parts of a split file behind each other."""
+    """Whole files, and the concatenated parts of a split file."""
     q4, f32 = bytes(36), bytes(range(64))
     pair = lambda **options: Writer(**options).entry("k", 1).tensor("a", [32, 2], gg.Q4_0, q4).tensor("b", [16], 0, f32)  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +55,7 @@ def gguf_seeds() -> dict[str, bytes]:
 
 
 def tokenizer_seeds() -> dict[str, bytes]:
-    """The first byte is the mode: 0 text (flags behind it), 1 ids, 2 a vocabulary."""
+    """The first byte is the mode: 0 text (the second byte has the flags), 1 ids, 2 a vocabulary."""
     texts = {
         "text": "hello world",
         "special": "<bos><|turn>user\nhello<turn|>\n",
@@ -75,7 +74,7 @@ def tokenizer_seeds() -> dict[str, bytes]:
 
 
 def encoder_seeds() -> dict[str, bytes]:
-    """Audio encoders as small as they can be, with the width that the fuzzer asks for."""
+    """The smallest possible audio encoders, most of them with the width that the fuzzer expects."""
     small = AudioShape(hidden=8, layers=1, width=4, heads=2, ffn=4, output=4, features=4, channels=(2, 1))
     seeds = {
         "audio": audio_writer(small),

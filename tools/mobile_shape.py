@@ -1,4 +1,4 @@
-"""Makes of a model file another of the same shape, packed as Google packs its mobile checkpoints, to measure speed and memory.
+"""Makes a model file with random weights in the packed types of Google's mobile checkpoints, to measure speed and memory.
 
     python tools/mobile_shape.py MODEL.gguf OUT.gguf
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from edge_gemma.files.gguf_source import GGUFSource, SourceTensor
 from edge_gemma.files.gguf_writer import GGUFWriter, OutputTensor
 
-PIECE = 1 << 24  # bytes that are written at once
-SPREAD = {"QC2": 1.1, "QC4": 4.6, "QC8": 74.0}  # of evenly distributed codes
+PIECE = 1 << 24  # bytes that are written at a time
+SPREAD = {"QC2": 1.1, "QC4": 4.6, "QC8": 74.0}  # standard deviation of evenly distributed codes
 STEP = np.float32(0.05)
 EIGHT_BITS = (".inp_gate.weight", ".proj.weight", "per_layer_model_proj.weight")
 
 
 def packed_type(tensor: SourceTensor, narrow: int) -> str:
-    """The type that a matrix gets; `narrow`: rows of the FFN of layers that do not share K/V."""
+    """The type that a matrix gets. `narrow` is the width of the FFN in layers that do not share K/V."""
     if tensor.name.endswith(EIGHT_BITS):
         return "QC8"
     wide = ".ffn_" in tensor.name and max(tensor.shape) > narrow
@@ -33,14 +33,14 @@ def packed_type(tensor: SourceTensor, narrow: int) -> str:
 
 
 def codes(size: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
-    """Random bytes; the same ones again and again, since nobody looks."""
+    """Random bytes. The same piece is repeated, since the values do not matter."""
     piece = rng.integers(0, 256, min(size, PIECE), np.uint8)
     for start in range(0, size, PIECE):
         yield piece[: size - start]
 
 
 def write(model: str, out: str) -> int:
-    """Writes the file; its bytes."""
+    """Writes the file. Returns its size in bytes."""
     source, rng = GGUFSource(model), np.random.default_rng(0)
     narrow = min((max(tensor.shape) for tensor in source.tensors if ".ffn_gate." in tensor.name), default=0)
     jobs: list[tuple[OutputTensor, SourceTensor | float | None]] = []

@@ -1,11 +1,11 @@
-"""Models the inner loops of the Arm sets with llvm-mca: cycles that a core would need if memory were no limit.
+"""Models the inner loops of the Arm kernels with llvm-mca: the cycles that a core needs if memory is not the limit.
 
 usage: python tools/model_arm.py [--cc COMPILER] [--mca LLVM-MCA] [--keep FOLDER]
 
-Compiles csrc/kernels/SET.c with functions of its own for one tile each, cuts their loops out of the assembly, and sums
-what llvm-mca says of every loop, times how often it runs. A model, not a measurement: it knows ports and latencies of a
-core as LLVM describes them, and neither caches nor memory. llvm-mca has no description of Cortex-A76; Neoverse N1, the same
-design for servers, stands for it.
+Compiles csrc/kernels/SET.c with additional functions for one tile each, extracts their loops from the assembly, and adds up
+llvm-mca's cycles of every loop, times the number of its iterations. The result is a model, not a measurement: it includes
+the ports and latencies of a core as LLVM describes them, but no caches and no memory. llvm-mca has no description of
+Cortex-A76, so Neoverse N1, the same design for servers, takes its place.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ SETS = [
     ("neon_dotprod", "armv8.2-a+dotprod", ["neoverse-n1", "neoverse-v2"]),
     ("neon_i8mm", "armv8.2-a+dotprod+i8mm", ["neoverse-v2"]),
 ]
-TOKENS = 4  # of a prompt, at once
+TOKENS = 4  # tokens of a prompt that are multiplied at a time
 
 
 @dataclass(frozen=True)
 class Type:
-    """A type as tiles.inc compiles it, the loops over its blocks and their parts from the outside in (how often each runs), and
-    the prefetches of a block, which tell whether the loops were found rightly."""
+    """A weight type with the constants of tiles.inc.
+
+    `trips` are the iterations of the loops over a block, from the outer to the inner one. `prefetches` is the number of
+    prefetch instructions for a block, which checks that the loops were found.
+    """
 
     name: str
     block: int
@@ -53,14 +56,14 @@ TYPES = [
 
 @dataclass
 class Loop:
-    """A loop's instructions without those of the loops in it."""
+    """A loop: its instructions without those of inner loops, and the inner loops."""
 
     lines: list[str] = field(default_factory=list)
     inner: list[Loop] = field(default_factory=list)
 
 
 def wrapper(name: str) -> str:
-    """The set's file, and one function for each type's product of a tile with some tokens."""
+    """C code: the set's file, and for each type a function that multiplies a tile with some tokens."""
     text = [f'#include "kernels/{name}.c"']
     for kind in TYPES:
         constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.i16_run}, false"
@@ -75,13 +78,13 @@ def body(assembly: str, function: str) -> list[str]:
     """The lines of a function: instructions and labels."""
     found = re.search(rf"^{function}:\n(.*?)^\s+\.size\s+{function},", assembly, flags=re.S | re.M)
     if not found:
-        sys.exit(f"The assembly has no function {function}: has it been inlined everywhere, or renamed?")
+        sys.exit(f"the assembly has no function {function}: it may have been renamed, or inlined everywhere.")
     lines = [line.split("//")[0].rstrip() for line in found[1].splitlines()]
     return [line for line in lines if line.strip() and not re.match(r"\s+\.", line)]
 
 
 def loops(lines: list[str]) -> Loop:
-    """The tree of loops: a loop is what lies between a label and the last branch back to it."""
+    """The tree of loops. A loop lies between a label and the last branch back to it."""
     labels = {line[:-1]: at for at, line in enumerate(lines) if line.endswith(":")}
     ends: dict[int, int] = {}
     for at, line in enumerate(lines):
@@ -105,14 +108,14 @@ def loops(lines: list[str]) -> Loop:
 
 
 def chain(loop: Loop) -> Iterator[Loop]:
-    """The loop and the largest loop in each: others are remainders that full tiles do not meet."""
+    """The loop, its largest inner loop, and so on. Smaller inner loops are for remainders, which full tiles do not have."""
     yield loop
     if loop.inner:
         yield from chain(max(loop.inner, key=lambda inner: sum(len(part.lines) for part in chain(inner))))
 
 
 def simulate(mca: str, core: str, lines: list[str]) -> tuple[float, int]:
-    """Cycles of one pass through these instructions, repeated, and how many instructions they are."""
+    """Cycles of one iteration of these instructions, and their number."""
     command = [mca, "-mtriple=aarch64", f"-mcpu={core}", "-mattr=+dotprod,+i8mm", "-iterations=100"]
     text = "\n".join(line for line in lines if not re.match(r"\s+(?:b\.?\w*|cbn?z|tbn?z|ret)\s", line)) + "\n"
     done = subprocess.run(command, input=text, capture_output=True, text=True)
@@ -122,7 +125,7 @@ def simulate(mca: str, core: str, lines: list[str]) -> tuple[float, int]:
 
 
 def cost(mca: str, core: str, found: list[Loop], trips: tuple[int, ...]) -> tuple[float, int]:
-    """Cycles and instructions of loops in each other that run so many times."""
+    """Cycles and instructions of nested loops with these numbers of iterations."""
     cycles, instructions, times = 0.0, 0, 1
     for loop, count in zip(found, trips, strict=True):
         times *= count
@@ -132,7 +135,7 @@ def cost(mca: str, core: str, found: list[Loop], trips: tuple[int, ...]) -> tupl
 
 
 def compile_set(compiler: str, name: str, march: str, folder: Path) -> str:
-    """Assembly of the set and its wrapper, as the library's own flags make it."""
+    """Assembly of the set and its wrapper, compiled with the flags of the library."""
     source, target = folder / f"{name}.c", folder / f"{name}.s"
     source.write_text(wrapper(name))
     flags = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-ipa-icf", f"-march={march}", f"-I{CSRC}", "-S"]
@@ -143,17 +146,17 @@ def compile_set(compiler: str, name: str, march: str, folder: Path) -> str:
 
 
 def blocks(assembly: str, function: str, kind: Type) -> tuple[list[Loop], tuple[int, ...]]:
-    """The loops over blocks, and how often each runs for one block; fewer where the compiler has unrolled the inner ones."""
+    """The nested loops over blocks, and their iterations for one block. Loops that the compiler has unrolled are missing."""
     found = list(chain(loops(body(assembly, function))))[1:]
     trips = kind.trips[: len(found)]
     if len(found) > len(trips):
-        sys.exit(f"{function}: {len(found)} loops in each other, not {len(trips)}.")
+        sys.exit(f"{function}: {len(found)} nested loops, not {len(trips)}.")
     prefetches, times = 0, 1
     for loop, count in zip(found, trips, strict=True):
         times *= count
         prefetches += times * sum("prfm" in line for line in loop.lines)
     if prefetches != kind.prefetches:
-        sys.exit(f"{function}: {prefetches} prefetches, not {kind.prefetches}: its loops are not as expected.")
+        sys.exit(f"{function}: {prefetches} prefetches, not {kind.prefetches}: the loops are not as expected.")
     return found, trips
 
 
@@ -168,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     for tool in (options.cc, options.mca):
         if not shutil.which(tool):
-            sys.exit(f"{tool} is not installed; --cc and --mca name other programs.")
+            sys.exit(f"{tool} is not installed: --cc and --mca name other programs.")
     print("| set | core | type | 1 token | products a cycle | unpack | 1 of 4 tokens | products a cycle |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
@@ -182,7 +185,7 @@ def main() -> None:
 
 
 def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
-    """Prints one line: cycles for 32 weights of one row: times one token; unpacked, and then times each of four tokens."""
+    """Prints one line: cycles for 32 weights of a row, multiplied with one token; unpacked; multiplied with one of four."""
     gemv, unpack = (
         cost(mca, core, *blocks(assembly, f"{way}_{kind.name}", kind))[0] / 16 / (kind.block / 32)
         for way in ("gemv", "unpack")

@@ -1,4 +1,4 @@
-"""Records in tests/data/quantizer-errors.json how well llama.cpp's quantizers do on the weights of tests/weights.py.
+"""Records in tests/data/quantizer-errors.json the errors of llama.cpp's quantizers on the weights of tests/support/weights.py.
 
 Usage: python tools/record_quantizer_errors.py      (needs llama-cpp-python and gguf)
 

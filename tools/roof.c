@@ -1,12 +1,13 @@
-/* What one core can do at most, beside which bench_kernels.py puts the kernels: independent instructions on registers in a
- * loop. Each function returns the multiplications it did; `loops` is how often. Compiled by that script, not by the library. */
+/* The limits of one core, with which bench_kernels.py compares the kernels: loops of independent instructions on registers.
+ * Each function runs `loops` iterations and returns the number of multiplications. That script compiles this file; it is not
+ * part of the library. */
 #include <stdint.h>
 
-/* Twelve independent sums: latency times throughput of any of these processors, within 16 registers. Named one by one, since
- * compilers keep arrays in memory. */
+/* Twelve independent sums: at least latency times throughput of these processors, and few enough for 16 registers. Each has
+ * a name, since compilers keep arrays in memory. */
 #define EACH(f) f(s0) f(s1) f(s2) f(s3) f(s4) f(s5) f(s6) f(s7) f(s8) f(s9) f(s10) f(s11)
 #define DECLARE(s) , s = a
-#define KEEP(s) __asm__ volatile("" : "+" REGISTER(s));   /* the compiler may not add up before */
+#define KEEP(s) __asm__ volatile("" : "+" REGISTER(s));   /* keeps the compiler from combining iterations */
 #define LIMIT(name, target_text, type, start, STEP, per_step) \
     __attribute__((target(target_text))) int64_t name(int64_t loops) \
     { \

@@ -1,9 +1,9 @@
-"""Pushes long audio through one stream of the encoder: memory must stay flat and latency must not drift.
+"""Pushes long audio through one audio encoder: its memory must not grow and its latency must not drift.
 
 usage: python tools/soak_audio.py MODEL.gguf MMPROJ.gguf RECORDING [--minutes 60] [--chunk-ms 160] [--threads 2]
 
-The recording is repeated as often as needed. Prints, for every tenth of the time, the median and the largest time of a push and
-what is resident, and compares the soft tokens at the end with those of a fresh stream.
+The recording is repeated as often as needed. For every tenth of the time, the program prints the median and the largest time
+of a push, and the resident memory. At the end it compares the soft tokens with those of a fresh stream.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_gemma.audio.source import load_audio
 
 
 def resident_kb() -> int:
-    """What of this process is in memory and not of a file."""
+    """Resident memory of this process that does not belong to files."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
 

@@ -1,4 +1,4 @@
-"""What happens to speech on its way to a microphone: other speeds and voices, rooms, noise, levels, clipping, telephones."""
+"""Data augmentation for speech: speed, other voices, echo, noise, level, clipping, and narrow frequency bands."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Floats = NDArray[np.float32]
 
 
 def plain(sound: Floats, rng: np.random.Generator) -> Floats:
-    """Only silence around it, as the tests do it."""
+    """The sound with silence before and after it, as in the tests."""
     return np.concatenate(
         [np.zeros(int(RATE * rng.uniform(0.1, 0.4))), sound, np.zeros(int(RATE * rng.uniform(0.2, 0.6)))]
     ).astype(np.float32)
 
 
-def worn(sound: Floats, other: Floats, rng: np.random.Generator) -> Floats:
-    """The sound (n,) in [-1, 1] as it may arrive; `other` is somebody else's, for murmurs behind it."""
+def augmented(sound: Floats, other: Floats, rng: np.random.Generator) -> Floats:
+    """The sound (n,) in [-1, 1] with random changes. `other` is another speaker, for background speech."""
     if rng.random() < 0.7:
         sound = soxr.resample(sound, rng.uniform(0.88, 1.14), 1.0, quality="LQ")
     before, after = int(RATE * rng.uniform(0.02, 0.6)), int(RATE * rng.uniform(0.1, 0.9))
@@ -42,7 +42,8 @@ def worn(sound: Floats, other: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _colored(sound: Floats, rng: np.random.Generator) -> Floats:
-    """Through a random smooth frequency response; sometimes nothing above 3 to 7 kHz or below 100 to 400 Hz."""
+    """The sound with a random smooth frequency response; sometimes also without frequencies above 3 to 7 kHz, or below 100 to
+    400 Hz."""
     size = scipy.fft.next_fast_len(len(sound), real=True)
     spectrum = scipy.fft.rfft(sound, size)
     frequencies = np.linspace(0, RATE / 2, len(spectrum))
@@ -58,7 +59,7 @@ def _colored(sound: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _in_room(sound: Floats, rng: np.random.Generator) -> Floats:
-    """With an exponentially fading echo of 0.1 to 0.5 seconds."""
+    """The sound with an exponentially fading echo of 0.1 to 0.5 seconds."""
     seconds = rng.uniform(0.1, 0.5)
     length = int(RATE * seconds)
     echo = rng.standard_normal(length).astype(np.float32) * np.exp(-6.9 * np.arange(length, dtype=np.float32) / length)
@@ -68,7 +69,7 @@ def _in_room(sound: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _noise(length: int, other: Floats, rng: np.random.Generator) -> Floats:
-    """Of a random color; sometimes a hum, or somebody else in the background."""
+    """Noise with a random spectrum; sometimes a hum, or another speaker in the background."""
     kind = rng.random()
     if kind < 0.15:
         return np.resize(np.roll(other, int(rng.integers(max(len(other), 1)))), length).astype(np.float32)
@@ -86,7 +87,7 @@ def _noise(length: int, other: Floats, rng: np.random.Generator) -> Floats:
 
 
 def other_voice(mel: Floats, rng: np.random.Generator) -> Floats:
-    """The log-mel frames (t, bins) of a longer or shorter vocal tract: frequencies stretched by up to 12%."""
+    """The log-mel frames (t, bins) as of a longer or shorter vocal tract: frequencies are scaled by up to 12%."""
     factor = float(np.exp(rng.uniform(-0.12, 0.12)))
     bins = mel.shape[1]
     mels = np.linspace(0, 2840.0, bins + 2)[1:-1]
@@ -94,14 +95,14 @@ def other_voice(mel: Floats, rng: np.random.Generator) -> Floats:
     source = 2595 * np.log10(1 + np.minimum(hertz * factor, 7900) / 700)
     at = np.interp(source, mels, np.arange(bins))
     low = np.clip(at.astype(int), 0, bins - 2)
-    part = (at - low).astype(np.float32)
-    warped = mel[:, low] * (1 - part) + mel[:, low + 1] * part
-    warped[:, 0] = mel[:, 0]  # the lowest filter is empty, whatever is heard
+    weight = (at - low).astype(np.float32)
+    warped = mel[:, low] * (1 - weight) + mel[:, low + 1] * weight
+    warped[:, 0] = mel[:, 0]  # the lowest filter is always empty
     return warped
 
 
 def masked(mel: Floats, rng: np.random.Generator) -> Floats:
-    """With some bands and moments missing (set to the mean)."""
+    """The frames with some bands and some times replaced by the mean."""
     mel = mel.copy()
     mean = float(mel.mean())
     for _ in range(int(rng.integers(0, 3))):

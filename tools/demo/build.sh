@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes the demo's model from nothing: records the speech, trains, measures, and writes the files into edge_gemma/demo/data.
+# Makes the demo's model from scratch: records the speech, trains, measures, and writes the files to edge_gemma/demo/data.
 #
 #     tools/demo/build.sh [FOLDER]
 #
-# FOLDER (default: build/demo) keeps the recordings (6 GB), the checkpoint and the state of the training: the same command goes
-# on with what was interrupted. On two cores it takes about three and a half hours. Needs root on a Debian-like system, with the
-# component non-free, for the speech synthesizers, or have them installed.
+# FOLDER (default: build/demo) gets the recordings (6 GB), the checkpoint and the state of the training. The same command
+# continues an interrupted run. On two cores a run takes about three and a half hours. The speech synthesizers must be
+# installed; as root on a Debian-like system with the component non-free, this script installs them.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,8 +17,8 @@ voices="espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-s
 for command in espeak-ng flite festival; do
     command -v $command >/dev/null || { apt-get -qq update && apt-get -qq install -y $voices; break; }
 done
-# Debian has these in "non-free": the diphones of mbrola, which are free for such a use, and pico, not all of whose data has
-# sources. Pico is heard in the tests alone.
+# These packages are in Debian's component "non-free": the diphones of mbrola, which are free for such a use, and pico, whose
+# data lacks some of its sources. Pico is used in tests only.
 other="mbrola libttspico-utils"
 for voice in de1 de2 de3 de4 de5 de6 de7 es1 es2 mx1 mx2 vz1 us1 us2 us3 en1; do other="$other mbrola-$voice"; done
 { command -v mbrola && command -v pico2wave; } >/dev/null || apt-get -qq install -y $other || {
@@ -27,7 +27,7 @@ for voice in de1 de2 de3 de4 de5 de6 de7 es1 es2 mx1 mx2 vz1 us1 us2 us3 en1; do
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet -e "$here/../..[voice]" -r "$here/requirements.txt"
 
-# Large blocks of memory are kept instead of returned to the system with every step: a third of the time.
+# malloc keeps large blocks instead of returning them to the system after every step, which saves a third of the time.
 export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 
 cd "$here"

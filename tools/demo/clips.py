@@ -1,9 +1,10 @@
-"""The recordings of training and of the tests: sentences of the domain in many voices, kept on disk.
+"""The recordings for training and tests: sentences of the domain in many voices, stored on disk.
 
     python clips.py FOLDER --train 68000 --test 900
 
-writes for each split SPLIT.i16, all samples one after another, and SPLIT.jsonl, one line a clip. The splits: `train`; `known`,
-sentences never trained on in the voices of training; `unknown`, these sentences spoken by an engine that training never hears.
+writes for each split SPLIT.i16, the samples of all clips, and SPLIT.jsonl, one line for each clip. There are three splits:
+`train`; `known`, sentences that training does not contain, in its voices; `unknown`, such sentences spoken by a synthesizer
+that training does not contain.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Clip:
     """A recording.
 
     Attributes:
-        sentence: by the number in the index, made anew from its seed, so that nothing is stored twice.
-        voice: who speaks.
-        begin, end: its samples in the file.
+        sentence: the sentence, which is not stored but drawn again from its seed.
+        voice: the speech synthesizer and its voice.
+        begin, end: the position of its samples in the file.
     """
 
     sentence: domain.Sentence
@@ -45,7 +46,7 @@ class Clip:
 
 
 def sentence(seed: str, language: str, held_out: bool) -> domain.Sentence:
-    """The sentence of a seed; drawn again until it is one of the wanted side."""
+    """The first sentence that is drawn with a seed and is held out for tests, or not, as wanted."""
     rng = random.Random(seed)
     while True:
         drawn = domain.draw(rng).sentence(language, rng)
@@ -68,7 +69,7 @@ def _record(job: tuple[str, int, int, str | None]) -> list[tuple[dict[str, Any],
 
 
 def record(folder: Path, split: str, count: int, engine: str | None = None) -> None:
-    """Records `count` clips of a split; nothing is done when they are there."""
+    """Records `count` clips of a split, unless they exist."""
     index = folder / f"{split}.jsonl"
     if index.exists() and sum(1 for _ in index.open()) == count:
         return
@@ -90,7 +91,7 @@ def record(folder: Path, split: str, count: int, engine: str | None = None) -> N
 
 
 def load(folder: Path, split: str) -> tuple[list[Clip], NDArray[np.int16]]:
-    """The clips of a split and the samples of all."""
+    """The clips of a split, and the samples of all clips."""
     clips = []
     for line in (folder / f"{split}.jsonl").read_text().splitlines():
         entry = json.loads(line)

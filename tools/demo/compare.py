@@ -1,10 +1,11 @@
-"""Whether other runtimes hear the same: transformers on the checkpoint, and llama.cpp on the GGUF files, beside the engine.
+"""Compares the engine's transcripts with those of transformers (on the checkpoint) and llama.cpp (on the GGUF files).
 
     python compare.py CLIPS HF MODEL.gguf MMPROJ.gguf [--count 40] [--peer-python PYTHON]
 
-MODEL and MMPROJ are the checkpoint in GGUF files, BF16 or quantized. For sentences that training never saw it prints how many
-greedy transcripts are equal to the engine's, and how far the logits of their first token are apart, as the root mean square
-of the difference over that of the engine's. PYTHON is an interpreter with llama-cpp-python; without it llama.cpp is left out.
+MODEL and MMPROJ are the checkpoint as GGUF files, in BF16 or quantized. For sentences that training did not contain, the
+program prints how many greedy transcripts equal the engine's, and the error of the logits of their first token: the rms of
+the difference over the rms of the engine's logits. PYTHON is an interpreter with llama-cpp-python; without it, llama.cpp is
+left out.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ Heard = tuple[list[list[int]], NDArray[np.float32]]
 
 
 def with_engine(speaker: Speaker, requests: list[Request], sounds: list[NDArray[np.float32]]) -> Heard:
-    """Tokens of the answers, and the logits (n, vocabulary) of their first."""
+    """Tokens of the engine's answers, and the logits (n, vocabulary) of their first tokens."""
     answers, first = [], []
     for request, sound in zip(requests, sounds, strict=True):
         session = speaker.ask(request, sound)
@@ -93,7 +94,7 @@ def with_engine(speaker: Speaker, requests: list[Request], sounds: list[NDArray[
 def with_transformers(
     folder: Path, requests: list[Request], sounds: list[NDArray[np.float32]], stops: list[int]
 ) -> Heard:
-    """The same with the checkpoint, in float32, by transformers' own front end and `generate`."""
+    """The same by transformers, with its own log-mel front end and `generate`, in float32."""
     model = Gemma4ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     extract, soft = Gemma4AudioFeatureExtractor(), model.config.audio_token_id
     answers, first = [], []
@@ -121,7 +122,7 @@ def with_transformers(
 def with_peer(
     python: str, options: Any, requests: list[Request], sounds: list[NDArray[np.float32]], stops: list[int]
 ) -> Heard:
-    """The same with llama.cpp."""
+    """The same by llama.cpp."""
     with tempfile.TemporaryDirectory() as folder:
         entries = []
         for number, (request, sound) in enumerate(zip(requests, sounds, strict=True)):
@@ -129,7 +130,7 @@ def with_peer(
             with wave.open(path, "wb") as file:
                 file.setparams((1, 2, RATE, 0, "NONE", ""))
                 file.writeframes(np.rint(sound * 32768).astype("<i2").tobytes())
-            # llama.cpp writes the markers of audio itself.
+            # llama.cpp adds the audio markers itself.
             entries.append({"wav": path, "before": request.before[:-1], "after": request.after[1:]})
         job = {
             "model": options.model,

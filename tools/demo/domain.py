@@ -1,7 +1,7 @@
-"""What can be said to the home, in three languages, and what it means.
+"""The commands to the home in three languages, with their meanings.
 
-A `Command` is an intent with its arguments. The ways to say it stand in phrases.txt, in rows of one phrase a language that
-mean the same, so a sentence has exactly one translation.
+A `Command` is an intent with its arguments. phrases.txt has the ways to say it: rows with one phrase for each language that
+mean the same. So every sentence has exactly one translation.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from words import LANGUAGES, Word, same
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing said, in one language, and what belongs to it.
+    """A sentence in one language, with its translations, its tool call and the reply to it.
 
     Attributes:
         language: en, es or de.
-        text: as written, with digits.
-        spoken: the same in words.
-        translations: by language.
-        call: (tool, arguments), or None when nothing is to be done.
-        reply: from the tool's result (None without a call) to what is answered.
-        key: names the sentence in all languages and ways, for keeping some for the tests.
+        text: the sentence as written, with digits.
+        spoken: the sentence as spoken, with numbers in words.
+        translations: language -> text.
+        call: (tool, arguments); None if no tool is called.
+        reply: a function from the tool's result (None without a call) to the reply.
+        key: identifies the sentence, independent of its language, to hold some sentences out for the tests.
     """
 
     language: str
@@ -43,11 +43,11 @@ class Sentence:
 
     @property
     def held_out(self) -> bool:
-        """True for the sentences that are kept for the tests: one in twenty of those with something to fill in."""
+        """Whether the sentence is held out for the tests: one in twenty of the sentences with arguments are."""
         return "=" in self.key and int(hashlib.sha256(self.key.encode()).hexdigest()[:8], 16) % 20 == 0
 
 
-# Ways to ask for what an imperative says. Spanish and German need the infinitive in questions.
+# Ways to make a request of an imperative. Spanish and German need the infinitive in questions.
 MANNERS = [
     ("{do}.", "{do}.", "{do}."),
     ("Please {do}.", "Por favor, {do}.", "Bitte {do}."),
@@ -76,7 +76,7 @@ def _ways(cell: str) -> list[str]:
 
 @functools.cache
 def _rows(intent: str) -> list[tuple[str, tuple[list[str], ...]]]:
-    """The sentences of an intent: a name for each, and for each language the ways to say it."""
+    """The sentences of an intent: the name of each, and the ways to say it in each language."""
     text = (Path(__file__).parent / "phrases.txt").read_text(encoding="utf-8")
     found = re.search(rf"^\[{intent}\](!?)\n(.*?)(?=\n\[|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, intent
@@ -104,10 +104,10 @@ class Command:
     """An intent with its arguments.
 
     Attributes:
-        intent: the heading of its phrases.
-        slots: by language.
-        call, reply: as in `Sentence`; the reply also gets the language.
-        key: the arguments, "" when there are none.
+        intent: the heading of its phrases in phrases.txt.
+        slots: language -> words to fill into a phrase.
+        call, reply: as in `Sentence`; the first argument of `reply` is the language.
+        key: the arguments; "" if there are none.
     """
 
     intent: str
@@ -117,12 +117,12 @@ class Command:
     key: str = ""
 
     def sentence(self, language: str, rng: random.Random) -> Sentence:
-        """One of the ways to say it."""
+        """One of the ways to say the command, at random."""
         name, cells = rng.choice(_rows(self.intent))
         return self._sentence(language, name, cells, rng.randrange(len(cells[LANGUAGES.index(language)])))
 
     def sentences(self, language: str) -> list[Sentence]:
-        """All of them."""
+        """All ways to say the command."""
         at = LANGUAGES.index(language)
         return [
             self._sentence(language, name, cells, way)
@@ -142,7 +142,7 @@ class Command:
 
 
 def _done(en: str, es: str, de: str) -> Callable[[str, Any], str]:
-    """A fixed answer."""
+    """A reply that does not depend on the tool's result."""
     return lambda language, result: dict(zip(LANGUAGES, (en, es, de), strict=True))[language]
 
 
@@ -167,7 +167,7 @@ def _named(table: dict[str, tuple[str, str]], name: str) -> dict[str, Word]:
 
 
 def switching(room: str, thing: str, on: bool, word: int = 0, moving: bool = False) -> Command:
-    """`word`: which of the thing's names; `moving`: open and close, for blinds."""
+    """Switches a thing. `word` selects one of its names. `moving` says "open" and "close", for blinds."""
     names = words.THINGS[thing][word]
     slots = _with(_room_slots(room), "thing", dict(zip(LANGUAGES, map(same, names), strict=True)))
     rows = ("OPEN" if on else "CLOSE") if moving else ("ON" if on else "OFF")
@@ -240,7 +240,7 @@ def _say_time(language: str, result: dict[str, str]) -> str:
 
 
 def forecasting(city: str, day: str, named: bool = True) -> Command:
-    """`named`: whether the day is said; "today" need not be."""
+    """Asks for the weather. `named`: whether the sentence names the day, which it need not for today."""
 
     def reply(language: str, result: dict[str, Any]) -> str:
         at = LANGUAGES.index(language)
@@ -335,7 +335,7 @@ FIXED = [
 
 
 def _number(rng: random.Random, usual: int) -> int:
-    """1 to 100, half of the time at most `usual` or round."""
+    """A number from 1 to 100. Half of the time it is at most `usual`, or a multiple of 5."""
     if rng.random() < 0.5:
         return rng.randint(1, 100)
     return rng.choice([rng.randint(1, usual), 5 * rng.randint(1, 20)])
@@ -374,5 +374,5 @@ _DRAWS: list[tuple[float, Callable[[random.Random], Command]]] = [
 
 
 def draw(rng: random.Random) -> Command:
-    """A command as people would give it, roughly as often as they would."""
+    """A random command. The weights are roughly how often people would give it."""
     return rng.choices([make for _, make in _DRAWS], [weight for weight, _ in _DRAWS])[0](rng)

@@ -1,10 +1,10 @@
-"""Measures a model of the demo on sentences it was never trained on, through the engine as an application uses it.
+"""Measures the demo model on sentences that its training did not contain, through the engine as an application uses it.
 
     python evaluate.py CLIPS MODEL.gguf MMPROJ.gguf [--split known] [--count 300] [--seed 1]
 
-Speech goes in in blocks of 20 ms with silence around it, and answers are greedy. For each language and engine of speech it
-prints the word error rate of transcripts (without regard to case and punctuation) and how many transcripts, translations and
-tool calls are right to the last character or argument; then the same for typed words, where the transcript is right.
+Speech is fed in blocks of 20 ms, with silence around it, and answers are greedy. For each language and speech synthesizer
+the program prints the word error rate of transcripts (without case and punctuation), and the percentages of transcripts,
+translations and tool calls that are exactly right. Then it prints the same for typed words, which need no transcript.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST = 64  # tokens of an answer
 
 
 def distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Edits from one to the other."""
+    """The edit distance."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a):
         last, row[0] = row[0], i + 1
@@ -44,12 +44,12 @@ def distance(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def normal(text: str) -> list[str]:
-    """Its words without case and punctuation."""
+    """The words of a text without case and punctuation."""
     return re.findall(r"[\w:]+", text.casefold())
 
 
 class Pieces:
-    """An open model's tokenizer as `Tasks` wants it."""
+    """The tokenizer of an open model with the interface that `Tasks` needs."""
 
     chat_template = None
 
@@ -74,7 +74,9 @@ class Speaker:
     def ask(self, request: Request, sound: NDArray[np.float32] | None, words: str = "") -> eg.Session:
         """The session after a request with its speech or words, before the answer."""
         if request not in self._bases:
-            before = list(request.before if request.typed else request.before[:-1])  # the session marks audio itself
+            before = list(
+                request.before if request.typed else request.before[:-1]
+            )  # the session adds audio markers itself
             self._bases[request] = self.model.session(context=1280, kv=self.kv)
             self._bases[request].feed_tokens(before)
         session = self._bases[request].fork()
@@ -89,7 +91,7 @@ class Speaker:
         return session
 
     def answer(self, session: eg.Session) -> str:
-        """What it says next, with markers."""
+        """The model's next answer as text, with markers."""
         start = session.position
         for _ in session.generate(max_tokens=LONGEST, temperature=0.0):
             pass
@@ -97,12 +99,12 @@ class Speaker:
 
 
 def padded(sound: NDArray[np.int16]) -> NDArray[np.float32]:
-    """With 0.3 s of silence before and 0.5 s behind."""
+    """The sound as floats, with 0.3 s of silence before it and 0.5 s after it."""
     return np.concatenate([np.zeros(RATE * 3 // 10), sound / 32768, np.zeros(RATE // 2)]).astype(np.float32)
 
 
 def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None, rng: random.Random) -> dict[str, Any]:
-    """What is right about the answers to one sentence."""
+    """Which of the answers to one sentence are right, and how wrong the transcripts are."""
     tasks, target = speaker.tasks, rng.choice([name for name in LANGUAGES if name != what.language])
     found: dict[str, Any] = {}
     if sound is None:
@@ -138,7 +140,7 @@ def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None,
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """The results of each group, in percent."""
+    """One line for each group, with its results in percent."""
     lines = []
     for group, found in sorted(results.items()):
         parts = [f"{group:24} {len(found):4}"]
@@ -155,7 +157,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def run(speaker: Speaker, folder: Path, split: str, count: int, seed: int, verbose: bool) -> str:
-    """Examines `count` clips of a split, and as many typed sentences."""
+    """Examines `count` clips of a split, and their sentences typed. Returns the table."""
     entries, samples = clips.load(folder, split)
     rng = random.Random(seed)
     chosen = rng.sample(entries, min(count, len(entries)))

@@ -1,9 +1,9 @@
-"""Makes the files of the package from a trained checkpoint: the model, its encoder, and the utterances of `edge-gemma demo`.
+"""Makes the package's demo files from a trained checkpoint: the model, its encoder, and the utterances of `edge-gemma demo`.
 
     python export.py HF [--out FOLDER]
 
-Both GGUF files are made with the project's own commands, `convert` and `quantize`. The utterances are sentences that training
-never saw, in voices that it knew.
+Both GGUF files are made with the package's functions `convert` and `quantize`. The utterances are sentences that training
+does not contain, in voices that it contains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge_gemma.files.quantize import quantize
 from tasks import result_for
 
 DATA = Path(__file__).parents[2] / "edge_gemma" / "demo" / "data"
-LIMIT = 8_000_000  # bytes of both files
+LIMIT = 8_000_000  # bytes of both files together
 TEXT_TYPE, AUDIO_TYPE = "Q5_K_M", "Q8_0"
 
 UTTERANCES: list[tuple[str, Command, voices.Voice]] = [
@@ -43,7 +43,7 @@ UTTERANCES: list[tuple[str, Command, voices.Voice]] = [
 
 
 def _sentence(language: str, command: Command) -> Sentence:
-    """A way to say it that training never saw; where there is none, the first."""
+    """A way to say a command that training does not contain; the first way if there is none."""
     ways = command.sentences(language)
     return next((way for way in ways if way.held_out), ways[0])
 
@@ -77,16 +77,16 @@ def utterances(folder: Path) -> None:
 
 
 def models(checkpoint: Path, out: Path) -> int:
-    """Writes demo.gguf and demo-mmproj.gguf; their size in bytes."""
+    """Writes demo.gguf and demo-mmproj.gguf. Returns their size in bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        named = shutil.copytree(checkpoint, Path(folder, "demo"))  # a model is called what its folder is called
+        named = shutil.copytree(checkpoint, Path(folder, "demo"))  # the model gets the name of the folder
         converted = convert(named, Path(folder, "demo.gguf"), mmproj=Path(folder, "demo-mmproj.gguf"))
         assert converted.mmproj
         quantize(converted.model, out / "demo.gguf", TEXT_TYPE, force=True)
         quantize(converted.mmproj, out / "demo-mmproj.gguf", AUDIO_TYPE, force=True)
     size = sum((out / name).stat().st_size for name in ("demo.gguf", "demo-mmproj.gguf"))
     if size > LIMIT:
-        raise SystemExit(f"the files have {size} bytes, more than {LIMIT}: choose smaller types")
+        raise SystemExit(f"the files have {size} bytes, more than {LIMIT}: choose smaller types.")
     return size
 
 

@@ -1,7 +1,7 @@
-"""The demo's network: a Gemma 4 of the true architecture, only small, and how it begins.
+"""The demo's network: a small model of Gemma 4's architecture, and its initialization.
 
-Per-layer embeddings, K/V shared by the last layers with double-wide FFNs there, sliding windows and global layers with larger
-heads, a causal conformer behind two strided convolutions: everything E2B has, but for the vision encoder.
+It has everything that E2B has except the vision encoder: per-layer embeddings, shared K/V and double-wide FFNs in the last
+layers, sliding windows and global layers with larger heads, and a causal conformer after two strided convolutions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LAYERS = [
 ]
 SHARED = 2
 FFN, PER_LAYER, WINDOW = 384, 32, 256
-BRANCH = 0.2  # strength of the encoder's branches in the beginning
+BRANCH = 0.2  # initial scale of the encoder's residual branches
 AUDIO_WIDTH, AUDIO_HEADS, AUDIO_LAYERS, AUDIO_CHANNELS = 160, 5, 6, [128, 16]
 
 
 def config(pieces: Pieces) -> Gemma4Config:
-    """The configuration that goes with a vocabulary."""
+    """The configuration for a vocabulary."""
     text = {
         "vocab_size": len(pieces),
         "vocab_size_per_layer_input": len(pieces),
@@ -88,8 +88,9 @@ def config(pieces: Pieces) -> Gemma4Config:
 def build(pieces: Pieces, seed: int = 1) -> Gemma4ForConditionalGeneration:
     """The network before training, float32.
 
-    The library's own initialisation (0.02) is for wide networks and does not get narrow ones off the ground: here every matrix
-    keeps the size of what it multiplies. Attention has no 1/sqrt(D), so the norms of queries and keys begin with it.
+    The library initializes all matrices with a standard deviation of 0.02, with which narrow networks do not learn. Here the
+    scale is such that every matrix keeps the magnitude of its input. Attention does not divide by sqrt(D), so the initial
+    weights of the norms of queries and keys do.
     """
     torch.manual_seed(seed)
     model = Gemma4ForConditionalGeneration(config(pieces))
@@ -102,8 +103,8 @@ def build(pieces: Pieces, seed: int = 1) -> Gemma4ForConditionalGeneration:
                 nn.init.normal_(parameter, std=1 / math.sqrt(PER_LAYER))
             if name.endswith(("q_norm.weight", "k_norm.weight")):
                 parameter.fill_(parameter.numel() ** -0.25)
-            # In the encoder every branch begins small. Attention and convolutions average over half a second at first, and six
-            # of them at full strength leave nothing of a single letter (3% of the differences between frames instead of 90%).
+            # The residual branches of the encoder begin small. At first, attention and convolutions average over half a
+            # second. Six layers of them at full scale would keep only 3% of the differences between frames, instead of 90%.
             if name.endswith(("norm_post_attn.weight", "post_layer_norm.weight")):
                 parameter.fill_(BRANCH)
             if "lconv1d.linear_end" in name:
@@ -112,7 +113,7 @@ def build(pieces: Pieces, seed: int = 1) -> Gemma4ForConditionalGeneration:
 
 
 class _Norm(torch.autograd.Function):
-    """RMS norm in few passes over memory; bfloat16 out under autocast."""
+    """RMS norm with few passes over memory. The output is bfloat16 under autocast."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -135,9 +136,12 @@ class _Norm(torch.autograd.Function):
         return ((gradient - unit * mean.to(unit.dtype)) * scale).to(ctx.kind), along, None
 
 
-def quicken(model: Gemma4ForConditionalGeneration) -> None:
-    """Makes training steps two to three times as fast on a CPU, with the same values: norms in fewer passes over memory, and
-    channels last in the first convolutions, whose outputs (100 MB a batch) the library turns back and forth."""
+def speed_up(model: Gemma4ForConditionalGeneration) -> None:
+    """Makes training steps two to three times as fast on a CPU, with the same values.
+
+    Norms need fewer passes over memory. The first convolutions keep the channels last, since the library would transpose
+    their outputs (100 MB a batch) several times.
+    """
 
     def norm(self: nn.Module, x: Tensor) -> Tensor:
         return _Norm.apply(x, self.weight if self.with_scale else None, self.eps)
@@ -165,5 +169,5 @@ def quicken(model: Gemma4ForConditionalGeneration) -> None:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many there are."""
+    """The number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

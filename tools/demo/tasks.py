@@ -1,6 +1,7 @@
-"""What the demo model is asked, and what it should answer: requests as the package writes them, token for token.
+"""Requests to the demo model and the right answers, with exactly the tokens that the package produces.
 
-A `Request` is what stands before the speech (or the typed words), which many examples share; an `Example` is the rest.
+A `Request` has the tokens around the speech (or the typed words), which many examples share. An `Example` has the typed words
+and the answer.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def result_for(sentence: Sentence, rng: random.Random) -> Any:
 
 
 def call_text(sentence: Sentence) -> str:
-    """The model's call for it; "" when there is none."""
+    """The text of the tool call for a sentence; "" if it has none."""
     return format_call(*sentence.call) if sentence.call else ""
 
 
@@ -67,12 +68,12 @@ def prompts() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked.
+    """The tokens around the speech or the typed words.
 
     Attributes:
-        before: tokens up to the speech or the typed words, with the marker that begins audio.
-        after: tokens between it and the answer, with the marker that ends audio.
-        typed: whether words are typed.
+        before: tokens before them; for speech, the last one is the marker that begins audio.
+        after: tokens between them and the answer; for speech, the first one is the marker that ends audio.
+        typed: whether the words are typed.
     """
 
     before: tuple[int, ...]
@@ -82,12 +83,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Example:
-    """What follows a request's `before`.
+    """One example of a request.
 
     Attributes:
-        words: typed tokens, () for speech.
-        answer: tokens after the request's `after`.
-        learn: for each token of the answer, whether it is the model's to say (a tool's result is not).
+        words: tokens of the typed words; () for speech.
+        answer: tokens of the answer.
+        learn: for each token of the answer, whether the model has to learn it (not the tokens of a tool's result).
     """
 
     words: tuple[int, ...]
@@ -136,7 +137,7 @@ class Tasks:
         return Request((*before, self.pieces.id("<|audio>")), (self.pieces.id("<audio|>"), *after), False)
 
     def _typed(self, prompts: list[list[Any]]) -> Request:
-        """The request around words, from two prompts with different ones."""
+        """The request around typed words: the tokens that two prompts with different words have in common."""
         one, other = prompts
         begin = next(at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
         end = next(at for at, (a, b) in enumerate(zip(one[::-1], other[::-1], strict=False)) if a != b)
@@ -154,17 +155,17 @@ class Tasks:
         return self.answer(f"{sentence.text}\n{language_name(target)}: {sentence.translations[target]}")
 
     def done(self, sentence: Sentence, rng: random.Random) -> Example:
-        """A call, the tool's result and what is said about it; or only the latter."""
+        """A tool call, its result and the reply; only the reply for a sentence without a call."""
         result = result_for(sentence, rng)
         reply = self.answer(sentence.reply(result))
         if not sentence.call:
             return reply
         call = self.pieces.encode(call_text(sentence))
         response = self.pieces.encode(format_tool_response(sentence.call[0], result))
-        # The model writes the marker that begins the response: it is where it stops and waits.
+        # The marker that begins the response is learned, too: the model writes it, and then waits for the result.
         learn = (True,) * (len(call) + 1) + (False,) * (len(response) - 1) + reply.learn
         return Example((), (*call, *response, *reply.answer), learn)
 
     def typed(self, text: str, example: Example) -> Example:
-        """The example for words that are typed instead of spoken."""
+        """The same example for words that are typed instead of spoken."""
         return Example(tuple(self.pieces.encode(text)), example.answer, example.learn)

@@ -1,14 +1,14 @@
-"""Trains the demo model: the decoder on typed words, the encoder with a CTC head, then one upon the other, then all.
+"""Trains the demo model: the decoder on typed words, the encoder with a CTC head, the decoder on the encoder, then both.
 
     python train.py CLIPS HF
 
-CLIPS is what clips.py recorded, HF the folder with the tokenizer, which becomes a Hugging Face checkpoint. The state is saved
-every few minutes beside it, in HF.state; a training that was interrupted goes on from there. Every processor works on a part of
-each batch by itself, which is a third faster than all of them on one.
+CLIPS is the folder that clips.py has written. HF is the folder with the tokenizer, which becomes a Hugging Face checkpoint.
+The state is saved every few minutes to HF.state, from which an interrupted training continues. Every process computes its
+own part of each batch, which is a third faster than one process with all processors.
 
-CTC has to find out for itself which sound belongs to which letter, and for a thousand steps finds only how often letters come.
-So it begins with a crude answer: letters at equal distances from where speech begins to where it ends. Sixty steps of that are
-enough.
+CTC has to find the alignment of sounds and letters by itself. In its first thousand steps it learns only the frequency of
+letters. So the training begins with a rough alignment: letters at equal distances between the begin and the end of speech.
+Sixty steps of this are enough.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SAVE_EVERY = 240.0  # seconds
 
 
 def letters(spoken: str) -> list[int]:
-    """What the CTC head should find."""
+    """The target of the CTC head."""
     return [LETTERS.index(char) for char in spoken.lower() if char in LETTERS[1:]]
 
 
@@ -61,10 +61,10 @@ class Batch:
     """Recordings of one language.
 
     Attributes:
-        mel, mask: (n, frames, 128) log-mel frames and which of them exist.
-        letters, lengths: (n, longest) and (n,) for the CTC head.
-        numbers: of the clips, in their split.
-        clips: what is said; filled in by whoever has the list, since sentences do not travel between processes.
+        mel, mask: (n, frames, 128) log-mel frames, and (n, frames) whether a frame exists.
+        letters, lengths: (n, longest) and (n,), the targets of the CTC head.
+        numbers: indices of the clips in their split.
+        clips: the clips. The process that trains fills them in, since sentences cannot be sent between processes.
     """
 
     mel: Tensor
@@ -76,10 +76,10 @@ class Batch:
 
 
 class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
-    """Batches without end, of clips of similar length; with `wear`, worn by the way to the microphone."""
+    """An endless stream of batches, each with clips of similar length; `augmented` ones are changed at random."""
 
-    def __init__(self, folder: Path, split: str, seed: int, size: int, wear: bool = True) -> None:
-        self.folder, self.split, self.seed, self.size, self.wear = folder, split, seed, size, wear
+    def __init__(self, folder: Path, split: str, seed: int, size: int, augmented: bool = True) -> None:
+        self.folder, self.split, self.seed, self.size, self.augmented = folder, split, seed, size, augmented
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
@@ -112,10 +112,10 @@ class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
 
     def _mel(self, clip: clips.Clip, entries: list[clips.Clip], samples: Any, noise: np.random.Generator) -> Any:
         sound = samples[clip.begin : clip.end].astype(np.float32) / 32768
-        if not self.wear:
+        if not self.augmented:
             return kernels.log_mel(augment.plain(sound, noise))
         other = entries[int(noise.integers(len(entries)))]
-        sound = augment.worn(sound, samples[other.begin : other.end].astype(np.float32) / 32768, noise)
+        sound = augment.augmented(sound, samples[other.begin : other.end].astype(np.float32) / 32768, noise)
         mel = kernels.log_mel(sound)
         if noise.random() < 0.6:
             mel = augment.other_voice(mel, noise)
@@ -126,19 +126,19 @@ class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
 
 
 class Trainer:
-    """The network, its CTC head, and what is demanded of them."""
+    """The network, its CTC head, and their losses."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
         self.pieces = Pieces(folder / "tokenizer.json")
         self.tasks = tasks.Tasks(self.pieces)
         self.model = network.build(self.pieces)
-        network.quicken(self.model)
+        network.speed_up(self.model)
         self.head = nn.Linear(network.WIDTH, len(LETTERS))
         self.rng = random.Random(seed)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Soft tokens (n, tokens, width), and how many each clip has."""
+        """Soft tokens (n, tokens, width), and the number of them that each clip has (n,)."""
         out = self.model.model.get_audio_features(batch.mel, batch.mask, return_dict=True)
         return out.pooler_output, out.attention_mask.sum(1)
 
@@ -147,7 +147,7 @@ class Trainer:
         return F.ctc_loss(scores, batch.letters, counts, batch.lengths, zero_infinity=True)
 
     def equal_distances(self, soft: Tensor, counts: Tensor, batch: Batch) -> Tensor:
-        """Cross entropy of the letters if each were spoken for the same time, on sound without noise."""
+        """Cross entropy of an alignment in which every letter has the same length. The sound must be free of noise."""
         goal = torch.full(soft.shape[:2], -100)
         for at, mel in enumerate(batch.mel):
             loudness = mel[batch.mask[at]].mean(1)
@@ -171,9 +171,9 @@ class Trainer:
     def answers(
         self, request: tasks.Request, examples: list[tasks.Example], soft: Tensor | None, counts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of what is to be learned, and the share of examples that are right in every token.
+        """Mean cross entropy of the tokens that are to be learned, and the share of examples with all of them right.
 
-        All examples share the tokens before them, so these are evaluated once and their K/V repeated.
+        All examples have the same tokens before them. These are evaluated once, and their K/V are repeated.
         """
         language = self.model.model.language_model
         before = torch.tensor([request.before])
@@ -191,7 +191,7 @@ class Trainer:
             targets.append(
                 [token if learn else -100 for token, learn in zip(example.answer, example.learn, strict=True)]
             )
-        # The layers that share K/V matter for the answers alone. So these end together, and what is missing stands in front.
+        # The layers that share K/V are needed for the answers only. So all rows end together and are padded at the front.
         longest, kept = max(map(len, rows)), max(map(len, targets))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         goal = torch.tensor([[-100] * (kept - len(row)) + row for row in targets])
@@ -223,7 +223,7 @@ class Trainer:
     def spoken(
         self, batch: Batch, soft: Tensor, counts: Tensor, count: int = 2
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Some of the tasks that begin with speech, on the same encoding."""
+        """The losses of `count` of the tasks that begin with speech, for the same encoded speech."""
         language = batch.clips[0].sentence.language
         for task in (
             self.rng.choices(["asr", "ast", "tool"], [4, 2, 2], k=count) if count < 3 else ["asr", "ast", "tool"]
@@ -242,7 +242,7 @@ class Trainer:
             yield task, *self.answers(request, examples, soft, counts)
 
     def typed(self, size: int, held_out: bool = False) -> tuple[str, Tensor, Tensor]:
-        """A task that begins with typed words."""
+        """The loss of a task that begins with typed words."""
         command = self.rng.random() < 0.5
         language = self.rng.choice(LANGUAGES)
         examples = []
@@ -262,7 +262,7 @@ class Trainer:
 
 
 def distance(a: list[Any], b: list[Any]) -> int:
-    """Edits from one to the other."""
+    """The edit distance."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a):
         last, row[0] = row[0], i + 1
@@ -271,18 +271,18 @@ def distance(a: list[Any], b: list[Any]) -> int:
     return row[-1]
 
 
-# ---- the course ------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of the training.
+    """A stage of the training.
 
     Attributes:
-        name: typed (decoder alone, words only), flat (encoder, letters at equal distances), encoder, decoder (on the encoder
-            as it is), all.
-        steps: how many.
-        encoder, decoder: learning rates, which rise for some steps and then fall along a cosine.
+        name: typed (decoder, typed words only), flat (encoder, letters at equal distances), encoder (CTC), decoder (with a
+            fixed encoder), all.
+        steps: number of steps.
+        encoder, decoder: learning rates. They rise for 60 steps and then fall along a cosine.
     """
 
     name: str
@@ -291,7 +291,7 @@ class Stage:
     decoder: float
 
     def factor(self, step: int) -> float:
-        """Of the learning rates, at a step."""
+        """The factor of the learning rates at a step."""
         return min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
@@ -307,11 +307,11 @@ COURSE = [
 
 
 class Training:
-    """One processor's part of it.
+    """The training in one process.
 
     Args:
-        folder, recordings: see above.
-        rank, ranks: which of how many processors.
+        folder, recordings: HF and CLIPS.
+        rank, ranks: the number of this process, and how many there are.
     """
 
     def __init__(self, folder: Path, recordings: Path, rank: int, ranks: int) -> None:
@@ -335,12 +335,12 @@ class Training:
             self.stage, self.step = state["stage"], state["step"]
 
     def log(self, text: str) -> None:
-        """Prints it, on the first processor."""
+        """Prints a line, in the first process."""
         if self.rank == 0:
             print(f"{(time.monotonic() - self.begun) / 60:6.1f} min  {text}", flush=True)
 
     def save(self) -> None:
-        """Writes the state, on the first processor."""
+        """Writes the state, in the first process."""
         if self.rank == 0:
             parts = {"model": self.model, "head": self.head, "optimizer": self.optimizer}
             state = {name: part.state_dict() for name, part in parts.items()} | {"stage": self.stage, "step": self.step}
@@ -348,14 +348,14 @@ class Training:
             os.replace(self.path.with_suffix(".part"), self.path)
 
     def run(self) -> None:
-        """Goes through what is left of the course."""
+        """Trains the stages that are left."""
         sizes = [network.parameters(part) / 1e6 for part in (self.model, self.model.model.audio_tower)]
         self.log("{:.2f} M parameters, {:.2f} M of them in the encoder".format(*sizes))
         entries, _ = clips.load(self.recordings, "train")
         saved, average = time.monotonic(), dict[str, float]()
         while self.stage < len(COURSE):
             stage = COURSE[self.stage]
-            batches = self._batches(wear=stage.name != "flat")
+            batches = self._batches(augmented=stage.name != "flat")
             while self.step < stage.steps:
                 batch = None
                 if stage.name != "typed":
@@ -366,8 +366,8 @@ class Training:
                     average[key] = 0.97 * average.get(key, value) + 0.03 * value
                 self.step += 1
                 if self.step % 50 == 0:
-                    told = "  ".join(f"{key} {value:.3f}" for key, value in average.items())
-                    self.log(f"{stage.name} {self.step} of {stage.steps}  {told}")
+                    figures = "  ".join(f"{key} {value:.3f}" for key, value in average.items())
+                    self.log(f"{stage.name} {self.step} of {stage.steps}  {figures}")
                 if time.monotonic() - saved > SAVE_EVERY:
                     self.save()
                     saved = time.monotonic()
@@ -380,13 +380,13 @@ class Training:
                 finish(self.trainer)
             torch.distributed.barrier()
 
-    def _batches(self, wear: bool) -> Iterator[Batch]:
+    def _batches(self, augmented: bool) -> Iterator[Batch]:
         seed = (1000 * self.stage + self.step + 7) * self.ranks + self.rank
-        source = Recordings(self.recordings, "train", seed, BATCH // self.ranks, wear)
+        source = Recordings(self.recordings, "train", seed, BATCH // self.ranks, augmented)
         return iter(torch.utils.data.DataLoader(source, batch_size=None, num_workers=1, prefetch_factor=6))
 
     def learn(self, stage: Stage, batch: Batch | None) -> dict[str, float]:
-        """A step; the losses and shares of right answers that it had."""
+        """Makes one step. Returns its losses, and its shares of right answers."""
         rates = ((self.hearing, stage.encoder), (self.speaking, stage.decoder))
         for group, (parameters, rate) in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * stage.factor(self.step)
@@ -421,7 +421,7 @@ class Training:
         return {key: float(value.detach()) for key, value in values.items()}
 
     def _average(self) -> None:
-        """Makes the gradients those of all processors' parts of the batch."""
+        """Averages the gradients over all processes."""
         moved = [parameter for parameter in (*self.hearing, *self.speaking) if parameter.requires_grad]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in moved])
         torch.distributed.all_reduce(flat)
@@ -432,10 +432,10 @@ class Training:
 
 @torch.no_grad()
 def examine(trainer: Trainer, recordings: Path, split: str, count: int = 10) -> str:
-    """Measures on some batches of the tests, with the right beginning of each answer given."""
+    """Measures on some batches of a test split, with teacher forcing: every token is predicted from the right ones before."""
     trainer.model.eval()
     sums: dict[str, list[float]] = {}
-    batches = iter(Recordings(recordings, split, 3, 24, wear=False))
+    batches = iter(Recordings(recordings, split, 3, 24, augmented=False))
     entries, _ = clips.load(recordings, split)
     for _ in range(count):
         batch = next(batches)
@@ -463,7 +463,7 @@ def finish(trainer: Trainer) -> None:
 
 
 def work(rank: int, ranks: int, meeting: str, folder: Path, recordings: Path) -> None:
-    """What a processor does."""
+    """The work of one process."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     Training(folder, recordings, rank, ranks).run()

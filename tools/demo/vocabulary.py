@@ -1,7 +1,7 @@
-"""The demo's tokenizer: about a thousand pieces of the domain, bytes for everything else, and Gemma 4's special tokens.
+"""The demo's tokenizer: about a thousand pieces for the domain, bytes for everything else, and Gemma 4's special tokens.
 
-It has the form of the real one (BPE over text whose spaces are U+2581, no word splitting, byte fallback), so every runtime
-treats it alike.
+It works like the real tokenizer (BPE over text whose spaces are U+2581, no word splitting, byte fallback), so every runtime
+can use it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SPACE = "\u2581"
 
 
 class Pieces:
-    """The tokenizer as the package's prompt writer wants it.
+    """The tokenizer with the interface that the package's `Prompt` needs.
 
     Attributes:
-        tokenizer: of the `tokenizers` library.
-        chat_template: None, the package's own.
+        tokenizer: the tokenizer of the library `tokenizers`.
+        chat_template: None: the package's template is used.
     """
 
     chat_template = None
@@ -48,7 +48,7 @@ class Pieces:
         return self.tokenizer.get_vocab_size()
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Ids; texts of the domain have no markers in them that would not be meant."""
+        """The ids of a text. Markers in it always become special tokens: texts of the domain contain no others."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Any, special: bool = False) -> str:
@@ -59,8 +59,8 @@ class Pieces:
         return self.tokenizer.token_to_id(token)
 
 
-# Merges are learned within these: words with the space before them, single digits and marks; in the syntax of tools, names with
-# the marks behind them.
+# Merges do not cross the borders of these pieces: words with the space before them, single digits, punctuation marks; in the
+# syntax of tools, names with the marks after them.
 _WORDS = re.compile(r" ?[^\W\d_]+|\n+| ?\d| ?[^\w\s]| ")
 _SYNTAX = re.compile(r" ?[A-Za-z_]+[:{]*|\d|[^A-Za-z_\d ]+| ")
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL))
@@ -75,7 +75,7 @@ def _corpus() -> Iterator[str]:
         yield from _words(sentence.reply(result))
         yield from _words(call_text(sentence))
         yield from _words(format_tool_response("_", result))
-    for prompt in prompts():  # read with every request: worth their own pieces
+    for prompt in prompts():  # part of every request, so they are worth pieces of their own
         for _ in range(PROMPTS):
             yield from _words(prompt)
 
@@ -99,9 +99,11 @@ def build(folder: Path) -> None:
 
     pieces = sorted(trained["model"]["vocab"], key=trained["model"]["vocab"].get)
     tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    tokens += [f"<unused{n}>" for n in range(-len(tokens) % 32)]  # quantized rows and threads like round numbers
+    tokens += [
+        f"<unused{n}>" for n in range(-len(tokens) % 32)
+    ]  # a multiple of 32, which suits quantized rows and threads
     trained["model"]["vocab"] = {token: at for at, token in enumerate(tokens)}
-    # As in the real one, this never splits anything: spaces are replaced before.
+    # As in the real tokenizer, this never splits anything, since spaces are replaced first.
     trained["pre_tokenizer"] = {
         "type": "Split",
         "pattern": {"String": " "},

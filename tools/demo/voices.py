@@ -1,7 +1,8 @@
-"""Speech of several synthesizers: espeak-ng, mbrola (recorded diphones, which espeak-ng tells what to say), flite (English),
-festival (English, Spanish), and pico for the tests.
+"""Speech synthesis: espeak-ng, mbrola (recorded diphones, driven by espeak-ng), flite (English), festival (English, Spanish),
+and pico, which is used in tests only.
 
-All make 16 kHz samples of a text. They run once a sentence; only festival, which takes a second to start, reads a list.
+Every synthesizer makes 16 kHz samples of a text. It is run once for each sentence, except festival: that takes a second to
+start, so it gets a list of sentences.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ ENGINES = {
     "es": ("espeak", "espeak", "espeak", "mbrola", "mbrola", "festival"),
     "de": ("espeak", "mbrola"),
 }
-"""The engines of training; one that stands twice is used twice as often."""
+"""The synthesizers for training. One that is listed twice is used twice as often."""
 HELD_OUT = "pico"
 _PICO = {"en": ("en-US", "en-GB"), "es": ("es-ES",), "de": ("de-DE",)}
 
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks, and how: speed and pitch are factors of the voice's own."""
+    """A voice. `speed` and `pitch` are factors of the voice's own speed and pitch."""
 
     engine: str
     name: str
@@ -63,7 +64,7 @@ class Voice:
 
 
 def draw(language: str, rng: random.Random, engine: str | None = None) -> Voice:
-    """A voice for a language."""
+    """A random voice for a language."""
     engine = engine or rng.choice(ENGINES[language])
     speed, pitch = rng.uniform(0.8, 1.25), rng.uniform(0.7, 1.3)
     if engine == "espeak":
@@ -75,7 +76,7 @@ def draw(language: str, rng: random.Random, engine: str | None = None) -> Voice:
 
 
 def speak(texts: Sequence[str], voices: Sequence[Voice]) -> list[NDArray[np.int16]]:
-    """(n,) samples at 16 kHz of each text. An engine that fails on a text raises CalledProcessError or OSError."""
+    """(n,) samples at 16 kHz of each text. Raises CalledProcessError or OSError if a synthesizer fails."""
     sounds: list[NDArray[np.int16] | None] = [None] * len(texts)
     for at, (text, voice) in enumerate(zip(texts, voices, strict=True)):
         if voice.engine != "festival":
@@ -91,7 +92,7 @@ def _espeak(text: str, voice: Voice) -> NDArray[np.int16]:
 
 
 def _mbrola(text: str, voice: Voice) -> NDArray[np.int16]:
-    """espeak-ng names phonemes that the Spanish voices do not have: open e and o, which they do not tell apart."""
+    """The Spanish voices lack the open e and o, which espeak-ng writes: they are replaced by e and o."""
     phonemes = _run("espeak-ng", *_manner("mb-" + voice.name, voice), "-q", "--pho", text)
     phonemes = phonemes.replace(b"e/", b"e").replace(b"o/", b"o")
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +140,7 @@ def _festival(texts: Sequence[str], voices: Sequence[Voice]) -> list[NDArray[np.
             )
         Path(folder, "script.scm").write_text("\n".join(script), encoding="latin-1", errors="replace")
         _run("festival", "-b", str(Path(folder, "script.scm")))
-        # Festival has no knob for pitch that all its voices obey: playing faster or slower changes both.
+        # Festival has no setting for pitch that works for all voices, so resampling changes pitch and speed together.
         return [
             _resampled(_samples(path.read_bytes()), 0.9 + 0.2 * (voice.pitch - 0.7) / 0.6)
             for path, voice in zip(paths, voices, strict=True)
@@ -157,7 +158,7 @@ def _from_file(*command: str) -> NDArray[np.int16]:
 
 
 def _samples(data: bytes) -> NDArray[np.int16]:
-    if data[:4] == b"RIFF" and data[36:40] == b"data":  # written to a pipe the sizes in the head are not true
+    if data[:4] == b"RIFF" and data[36:40] == b"data":  # in a wav from a pipe, the sizes in the header are wrong
         rate = int.from_bytes(data[24:28], "little")
         sound = np.frombuffer(data[44 : len(data) - len(data) % 2], "<i2")
     else:
@@ -166,7 +167,7 @@ def _samples(data: bytes) -> NDArray[np.int16]:
 
 
 def _resampled(sound: NDArray[np.int16], ratio: float) -> NDArray[np.int16]:
-    """`ratio` old samples become one."""
+    """The sound resampled: `ratio` samples become one."""
     if abs(ratio - 1) < 1e-3 or not len(sound):
         return np.array(sound, np.int16)
     high = soxr.resample(sound.astype(np.float32), ratio, 1.0)

@@ -1,7 +1,7 @@
 """Words with values: numbers, times of day, and the names of rooms, things and goods in three languages.
 
-Every value has two spellings: as it is written in a transcript (digits) and as it is spoken (words), so that all speech
-synthesizers say the same.
+Every value has two spellings: as it is written in a transcript (digits), and as it is spoken (words). The second makes all
+speech synthesizers say the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ LANGUAGES = ("en", "es", "de")
 
 
 class Word(NamedTuple):
-    """Something written and spoken."""
+    """A word in its written and its spoken spelling."""
 
     text: str
     spoken: str
@@ -41,7 +41,7 @@ _DE_TENS = "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig"
 
 
 def number(language: str, value: int, form: str = "") -> str:
-    """0 to 100 in words. `form`: "m" or "f" for what it has before a noun of that gender; "" when it stands alone."""
+    """0 to 100 in words. `form` is "m" or "f" before a noun of that gender, "" without a noun."""
     if language == "en":
         if value == 100:
             return "one hundred"
@@ -76,7 +76,7 @@ def number(language: str, value: int, form: str = "") -> str:
 
 
 def clock(language: str, hour: int, minute: int, sharp: bool = False) -> Word:
-    """A time of day as in "wake me up at ...", with its article in Spanish; `sharp` full hours are "7 o'clock"."""
+    """A time of day as in "wake me up at ...", in Spanish with its article. With `sharp`, a full hour is "7 o'clock"."""
     if language == "en":
         if not minute:
             end = " o'clock" if sharp else ""
@@ -98,7 +98,7 @@ def clock(language: str, hour: int, minute: int, sharp: bool = False) -> Word:
     return Word(f"{hour}:{minute:02d} Uhr", f"{spoken} {number('de', minute)}")
 
 
-# Names as they stand in the home's tools, and their forms: English; Spanish "of" and "in"; German "in".
+# Name in the home's tools (English): its forms in Spanish with "of" and with "in", in German with "in".
 ROOMS = {
     "kitchen": ("de la cocina", "en la cocina", "in der Küche"),
     "bedroom": ("del dormitorio", "en el dormitorio", "im Schlafzimmer"),
@@ -110,7 +110,7 @@ ROOMS = {
     "garden": ("del jardín", "en el jardín", "im Garten"),
 }
 
-# What the tools call it: words for it in English, Spanish and German (accusative).
+# Name in the tools: words for it in English, Spanish and German (accusative).
 THINGS = {
     "light": [("light", "la luz", "das Licht"), ("lights", "las luces", "die Lichter")],
     "fan": [("fan", "el ventilador", "den Ventilator")],
@@ -168,7 +168,7 @@ SKIES = {
     "windy": ("ventoso", "windig"),
 }
 
-# One and many, Spanish with the gender of its numbers, German with the gender of "one".
+# Singular and plural; in Spanish with the gender of its numbers, in German with the gender of "one".
 UNITS = {
     "seconds": (("second", "seconds"), ("segundo", "segundos", "m"), ("Sekunde", "Sekunden", "f")),
     "minutes": (("minute", "minutes"), ("minuto", "minutos", "m"), ("Minute", "Minuten", "f")),
@@ -177,7 +177,7 @@ UNITS = {
 
 
 def amount(language: str, value: int, unit: str) -> Word:
-    """Such as "5 minutes"."""
+    """A duration such as "5 minutes"."""
     en, es, de = UNITS[unit]
     if language == "en":
         noun, spoken = en[value != 1], number("en", value)
@@ -189,7 +189,7 @@ def amount(language: str, value: int, unit: str) -> Word:
 
 
 def counted(language: str, value: int, nouns: tuple[str, str, str, str]) -> Word:
-    """A number with percent or degrees: `nouns` are English one and many, Spanish one and many; German has one for all."""
+    """A number of percent or degrees. `nouns` are English singular and plural, Spanish singular and plural; German has one."""
     german = {"percent": "Prozent", "degree": "Grad"}[nouns[0]]
     if language == "en":
         noun, spoken = nouns[value != 1], number("en", value)
