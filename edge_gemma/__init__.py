@@ -14,6 +14,7 @@ from ._version import __version__
 from .engine import kernels
 from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
 from .engine.config import ModelConfig
+from .engine.descriptor import FileDescriptor
 from .engine.generation import Generation, Token
 from .engine.gguf import GGUFFile
 from .engine.model import Model
@@ -87,6 +88,7 @@ __all__ = [
     "Chat",
     "ChatEvent",
     "EdgeGemmaError",
+    "FileDescriptor",
     "GGUFFile",
     "Generation",
     "Listener",

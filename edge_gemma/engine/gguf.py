@@ -9,13 +9,13 @@ tensor data (`Model`) or tokenizing (`Tokenizer`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .descriptor import FileSource, path_of
 from .native import Handle, check, ffi, file_params, lib, new_struct
 
 _DTYPES = {  # GGUF value type -> array type; strings (8) and arrays (9) have none
@@ -112,8 +112,9 @@ class GGUFFile(Handle):
 
     kind = "file"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: FileSource) -> None:
+        """Opens a file, given by its path or as a `FileDescriptor`."""
+        self.path = str(path_of(path))
         self._err = new_struct("eg_error")
         out = ffi.new("eg_file **")
         check(lib.eg_file_open(file_params(path), out, self._err), self._err)

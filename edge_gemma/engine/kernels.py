@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
-from .native import ffi, float_array, lib, pointer
+from .native import KV_TYPES, ffi, float_array, lib, pointer
 
 __all__ = [
     "Target",
@@ -226,7 +226,7 @@ class Target:
         m, kv_heads, _ = keys.shape
         if n > m or not kv_heads or heads % kv_heads or window < 0:
             raise EdgeGemmaValueError("q, k and window do not fit each other.", "argument")
-        form = {"f32": lib.EG_KV_F32, "f16": lib.EG_KV_F16, "q8": lib.EG_KV_Q8}[kv]
+        form = KV_TYPES[kv]
         row, share = lib.eg_kv_row_bytes(form, dim), heads // kv_heads
         out = np.empty_like(queries)
         scratch, where = _scratch(lib.eg_attention_scratch_bytes(dim, share, n))

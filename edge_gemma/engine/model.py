@@ -16,9 +16,10 @@ from ..errors import EdgeGemmaValueError
 from ..hub.resolve import locate, model_files, warn_if_toy
 from .audio import AudioEncoder, sound_array
 from .config import ModelConfig
+from .descriptor import FileDescriptor, FileSource, path_of
 from .gguf import GGUFFile, TensorInfo
 from .memory import MemoryLimit, check_fits, file_parts, fit
-from .native import Handle, check, ffi, lib, new_struct
+from .native import Handle, check, ffi, file_params, lib, new_struct
 from .sampling import Sampling
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
@@ -56,11 +57,12 @@ class Model(Handle):
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str] | None = None,
-        mmproj: str | os.PathLike[str] | None = None,
+        path: FileSource | None = None,
+        mmproj: FileSource | None = None,
         threads: int | None = None,
     ) -> Model:
-        """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders.
+        """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders. Each may be
+        a `FileDescriptor` instead of a path.
 
         "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included; "toy" is the small model that comes
         with the package and knows commands to a home, no more. Without a path it is the model of EDGE_GEMMA_MODEL, else the
@@ -71,19 +73,34 @@ class Model(Handle):
         """
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
-        if path is None:
+        if isinstance(path, FileDescriptor):
+            pass
+        elif isinstance(mmproj, FileDescriptor):
+            path = (model_files() if path is None else locate(path))[0]
+        elif path is None:
             path, mmproj = model_files(None, mmproj)
             warn_if_toy(path)
         else:
             path, mmproj = locate(path, mmproj)
         params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), new_struct("eg_error")
-        name = ffi.new("char[]", os.fsencode(path))
-        params.path = name
-        encoders = ffi.NULL if mmproj is None else ffi.new("char[]", os.fsencode(mmproj))
-        params.mmproj = encoders
         params.threads = threads or 0
+        model_at, encoders_at = file_params(path), None if mmproj is None else file_params(mmproj)
+        params.path, params.fd, params.offset, params.length = (
+            model_at.path,
+            model_at.fd,
+            model_at.offset,
+            model_at.length,
+        )
+        if encoders_at is not None:
+            params.mmproj, params.mmproj_fd, params.mmproj_offset = encoders_at.path, encoders_at.fd, encoders_at.offset
+            params.mmproj_length = encoders_at.length
+        if isinstance(mmproj, FileDescriptor) and not mmproj.length:  # which would mean that there are no encoders
+            params.mmproj_length = os.fstat(mmproj.fd).st_size - mmproj.offset
         check(lib.eg_model_open(params, out, err), err)
-        return cls(out[0], Path(os.fspath(path)), None if mmproj is None else Path(os.fspath(mmproj)))
+        model = cls(out[0], path_of(path), None if mmproj is None else path_of(mmproj))
+        if isinstance(path, FileDescriptor) or isinstance(mmproj, FileDescriptor):
+            model.measure_weights(path, mmproj)  # while the descriptors are open
+        return model
 
     def close(self) -> None:
         """Closes the model, its sessions and streams. Further calls do nothing."""
@@ -106,13 +123,18 @@ class Model(Handle):
         """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,
         read where sound is heard; `image`; `vocabulary`, with all that is no tensor. Raises EdgeGemmaError."""
         if not self._parts:
-            tensors: list[TensorInfo] = []
-            for path in filter(None, (self.path, self.mmproj)):
-                with GGUFFile(path) as file:
-                    tensors += file.tensors
-            parts = file_parts(tensors)
-            self._parts = {**parts, "vocabulary": max(self.memory()["mapped"] - sum(parts.values()), 0)}
+            self.measure_weights(self.path, self.mmproj)
         return dict(self._parts)
+
+    def measure_weights(self, *sources: FileSource | None) -> None:
+        """Internal: reads the sizes from the files, given as paths or descriptors."""
+        tensors: list[TensorInfo] = []
+        for source in sources:
+            if source is not None:
+                with GGUFFile(source) as file:
+                    tensors += file.tensors
+        parts = file_parts(tensors)
+        self._parts = {**parts, "vocabulary": max(self.memory()["mapped"] - sum(parts.values()), 0)}
 
     def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
         """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""

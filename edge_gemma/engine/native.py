@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from .._engine import ffi, lib
 from .._version import __version__
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
+from .descriptor import FileDescriptor, FileSource
 
 __all__ = [
+    "KV_TYPES",
     "Handle",
     "Uncopyable",
     "check",
@@ -121,6 +123,10 @@ class Handle(Uncopyable):
         self.close()
 
 
+KV_TYPES: dict[str, int] = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
+"""Types of the KV cache by name."""
+
+
 def new_struct(name: str) -> Any:
     """A zeroed struct of the public header, with its struct_size set. Returns the pointer."""
     struct = ffi.new(f"{name} *")
@@ -128,10 +134,13 @@ def new_struct(name: str) -> Any:
     return struct
 
 
-def file_params(path: str | os.PathLike[str]) -> Any:
-    """The `eg_file_params *` of a path."""
+def file_params(source: FileSource) -> Any:
+    """The `eg_file_params *` of a path or a descriptor."""
     params = new_struct("eg_file_params")
-    name = params.path = ffi.new("char[]", os.fsencode(path))
+    if isinstance(source, FileDescriptor):
+        params.fd, params.offset, params.length = source.fd, source.offset, source.length
+        return params
+    name = params.path = ffi.new("char[]", os.fsencode(source))
     _kept[params] = name  # as long as the struct is alive
     return params
 

@@ -16,10 +16,9 @@ from .audio import AudioFeed, audio_params, sound_array
 from .config import ModelConfig
 from .generation import Generation, Token
 from .interface import ModelLike
-from .native import Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
+from .native import KV_TYPES, Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
 from .sampling import NativeSampling, Sampling
 
-_KV: dict[str, int] = {"f16": lib.EG_KV_F16, "f32": lib.EG_KV_F32, "q8": lib.EG_KV_Q8}
 _STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
 _DEFAULT = Sampling()
 # A prompt goes to the engine in pieces, so that Python sees Ctrl-C in between; results do not depend on the cut.
@@ -28,9 +27,9 @@ _PIECE = 128
 
 def kv_type(name: str) -> int:
     """The engine's number of a KV cache type. Raises ValueError."""
-    if name not in _KV:
+    if name not in KV_TYPES:
         raise EdgeGemmaValueError(f"kv is {name!r}; choose f32, f16 or q8.", "argument")
-    return _KV[name]
+    return KV_TYPES[name]
 
 
 class Session(Handle):

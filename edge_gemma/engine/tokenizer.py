@@ -6,11 +6,11 @@ Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. Th
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
+from .descriptor import FileSource
 from .interface import TokenizerLike
 from .native import Uncopyable, check, ffi, file_params, lib, new_struct, text_of
 
@@ -41,8 +41,8 @@ class Tokenizer(Uncopyable):
         self._pointer = None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Opens the tokenizer of any Gemma 4 GGUF file, with or without weights.
+    def load(cls, path: FileSource) -> Tokenizer:
+        """Opens the tokenizer of any Gemma 4 GGUF file, with or without weights: a path or a `FileDescriptor`.
 
         Takes some tens of milliseconds. Raises EdgeGemmaError (an OSError or a ValueError) for a file that is missing,
         damaged, or has another kind of vocabulary.
