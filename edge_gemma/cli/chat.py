@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..engine.memory import format_bytes
 from .common import (
     DONE,
     FAILED,
@@ -22,7 +23,6 @@ from .common import (
     add_session_options,
     add_verb,
     error_text,
-    format_bytes,
     format_stats,
     open_model,
     sampling,

@@ -12,7 +12,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..engine.memory import MemoryLimit, parse_size
-from ..engine.memory import format_bytes as format_bytes
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
 
 if TYPE_CHECKING:

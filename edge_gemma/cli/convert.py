@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import DONE, UsageError, add_verb, format_bytes
+from ..engine.memory import format_bytes
+from .common import DONE, UsageError, add_verb
 from .terminal import Bar
 
 EXAMPLES = """

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..engine.memory import format_bytes
 from .common import (
     DONE,
     INTERRUPTED,
     UsageError,
     add_model_options,
     add_verb,
-    format_bytes,
     format_count,
     model_paths,
     open_model,

@@ -12,13 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..engine.memory import file_parts
+from ..engine.memory import file_parts, format_bytes
 from . import inspection
 from .common import (
     DONE,
     add_model_options,
     add_verb,
-    format_bytes,
     format_count,
     model_path,
     print_json,

@@ -11,7 +11,8 @@ import os
 import sys
 from typing import Any
 
-from .common import DONE, INTERRUPTED, add_verb, format_bytes, print_json
+from ..engine.memory import format_bytes
+from .common import DONE, INTERRUPTED, add_verb, print_json
 from .terminal import Bar, Screen
 
 EXAMPLES = """

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import DONE, UsageError, add_verb, count, format_bytes
+from ..engine.memory import format_bytes
+from .common import DONE, UsageError, add_verb, count
 from .terminal import Bar
 
 EXAMPLES = """

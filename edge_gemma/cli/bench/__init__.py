@@ -26,7 +26,7 @@ import sys
 import time
 from typing import Any
 
-from ...engine.memory import MemoryLimit, Plan, fit, resident
+from ...engine.memory import MemoryLimit, Plan, fit, format_bytes, resident
 from .. import inspection
 from ..common import (
     DONE,
@@ -37,7 +37,6 @@ from ..common import (
     add_verb,
     count,
     counts,
-    format_bytes,
     format_count,
     format_threads,
     model_path,

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..common import UsageError, format_bytes, format_threads, print_table
+from ...engine.memory import format_bytes
+from ..common import UsageError, format_threads, print_table
 from ..terminal import Bar
 from . import run
 from .process import cpu_of_others, run_json, summary

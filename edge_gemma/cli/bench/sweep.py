@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..common import UsageError, format_bytes, format_threads, open_model, print_table
+from ...engine.memory import format_bytes
+from ..common import UsageError, format_threads, open_model, print_table
 from ..terminal import Bar, Interrupt
 
 _PIECE = 4096  # tokens fed between two updates of the progress bar
