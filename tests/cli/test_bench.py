@@ -145,6 +145,7 @@ def test_sweep_prints_a_table(run_cli) -> None:
     assert "1,000 tokens in the cache" in done.stdout
 
 
+@pytest.mark.slow
 def test_sweep_asks_for_what_is_possible(run_cli) -> None:
     def refused(*options: str, with_sweep: bool = True) -> str:
         done = run_cli("bench", "-m", MODEL, *(("--sweep",) if with_sweep else ()), *options)

@@ -18,6 +18,7 @@ import pytest
 import edge_gemma
 from support.gguf_writer import TENSOR_F32, Writer, tiny_vocabulary
 from support.paths import DATA, ROOT
+from support.processes import read_output
 
 MODEL = str(DATA / "dense-Q4_0.gguf")
 GREEDY = ("--temperature", "0")
@@ -86,6 +87,7 @@ def test_every_verb_explains_itself_with_examples(verb: str) -> None:
     assert f"examples:\n  edge-gemma {verb}" in text
 
 
+@pytest.mark.slow
 def test_usage_errors() -> None:
     assert "invalid choice" in bad(2, "sing")
     assert "VERB" in bad(2)
@@ -128,6 +130,7 @@ def test_run_answers_and_is_reproducible() -> None:
     assert good(*command, *GREEDY, "--raw", "Hello there", "--seed", "4") == greedy != answer
 
 
+@pytest.mark.slow
 def test_run_reads_its_prompt_from_anywhere(tmp_path: Path) -> None:
     command = ("run", "-m", MODEL, "--max-tokens", "12", *SEEDED)
     expected = good(*command, "one\n\ntwo")
@@ -311,6 +314,7 @@ def test_chat_takes_piped_lines_as_turns() -> None:
     assert chat("\n  \nHello\n/quit\nnever said\n")[0] == single
 
 
+@pytest.mark.slow
 def test_chat_reset_system_save_and_load(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     first = chat("Hello\n")[0]
@@ -381,11 +385,7 @@ class Terminal:
 
     def wait(self) -> int:
         """The exit status, once the process ends by itself."""
-        try:
-            while os.read(self.fd, 65536):
-                pass
-        except OSError:  # how Linux reports the end
-            pass
+        read_output(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 

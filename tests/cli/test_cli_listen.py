@@ -17,6 +17,7 @@ import pytest
 from test_cli_speech import MMPROJ, MODEL, PROGRAM, RATE, bad, cli, environment, good, start, voices, write_wav
 
 import edge_gemma as eg
+from support.processes import read_output
 
 TALK = (voices(3, seed=2) * 32767).astype(np.int16)
 STREAM = ("listen", "--input", "-", "--vad", "energy", "--language", "en")
@@ -128,12 +129,7 @@ def test_at_a_terminal_what_is_not_final_is_replaced(tmp_path: Path) -> None:
         env=environment(TERM="xterm", COLUMNS="60"),
     )
     os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(fd, 65536):
-            shown += piece
-    except OSError:  # how Linux reports the end
-        pass
+    shown = read_output(fd)
     os.close(fd)
     assert process.stdout and process.wait(60) == 0
     text = process.stdout.read().decode()
@@ -164,6 +160,7 @@ def test_nobody_reads_any_more() -> None:
     assert process.returncode == 141 and b"Traceback" not in message
 
 
+@pytest.mark.slow
 def test_what_can_not_be_heard(tmp_path: Path) -> None:
     assert "missing.wav" in bad(1, "listen", "--input", "missing.wav")
     assert "--mmproj" in bad(1, *STREAM, EDGE_GEMMA_MMPROJ="")

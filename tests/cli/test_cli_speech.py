@@ -22,6 +22,7 @@ import pytest
 
 import edge_gemma as eg
 from support.paths import ROOT
+from support.processes import read_output
 
 DATA = ROOT / "tests" / "data"
 MODEL, MMPROJ = str(DATA / "e2b-Q4_0.gguf"), str(DATA / "audio-e2b.gguf")
@@ -128,6 +129,7 @@ def test_the_verbs_explain_themselves(verb: str) -> None:
     assert f"  {verb} " in good("--help")
 
 
+@pytest.mark.slow
 def test_transcribe_in_every_form_as_python_does(talk: Path, spoken: eg.Transcript, tmp_path: Path) -> None:
     command = ("transcribe", talk, "--language", "en", *OPTIONS)
     assert good(*command) == spoken.render("txt")
@@ -154,6 +156,7 @@ def test_options_reach_the_model(talk: Path, spoken: eg.Transcript) -> None:
     assert done.returncode == 0 and b"14.0 s of sound" in done.stderr
 
 
+@pytest.mark.slow
 def test_transcribe_reads_pipes(talk: Path, spoken: eg.Transcript) -> None:
     raw = pcm(voices(3))
     command = ("transcribe", "-", "--language", "en", *OPTIONS)
@@ -202,9 +205,7 @@ def test_ctrl_c_ends_waiting_for_sound(spoken: eg.Transcript) -> None:
     assert process.stdin and process.stdout and process.stderr
     process.stdin.write(pcm(voices(3))[: 6 * RATE * 2])
     process.stdin.flush()
-    text = b""
-    while spoken[0].text.encode() not in json_text(text):
-        text += read_line(process) if b"segments" not in text else os.read(process.stdout.fileno(), 4096)
+    text = read_output(process.stdout.fileno(), lambda output: spoken[0].text.encode() in json_text(output))
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     text += process.stdout.read()
@@ -241,6 +242,7 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
     assert written == {"talk.srt": spoken.render("srt"), "other.srt": spoken.render("srt")}
 
 
+@pytest.mark.slow
 def test_where_output_can_not_go(talk: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.txt"
     file.write_text("precious")
@@ -320,6 +322,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 # ---- translate --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_translate_speech(talk: Path, tmp_path: Path) -> None:
     expected = eg.translate(talk, "de", MODEL, "en", mmproj=MMPROJ, **PYTHON_OPTIONS)
     assert isinstance(expected, eg.Transcript)
@@ -335,6 +338,7 @@ def test_translate_speech(talk: Path, tmp_path: Path) -> None:
     assert good(*raw, data=pcm(voices(3))) == expected.render("txt")
 
 
+@pytest.mark.slow
 def test_translate_text(tmp_path: Path) -> None:
     expected = eg.translate(
         "Where is it?", "de", MODEL, "en", sampling=eg.Sampling(temperature=3.0, seed=5), max_tokens=12
@@ -352,6 +356,7 @@ def test_translate_text(tmp_path: Path) -> None:
     assert content == {"from": "English", "to": "German", "text": "Where is it?", "translation": expected}
 
 
+@pytest.mark.slow
 def test_translate_knows_what_it_can_not_do(talk: Path, tmp_path: Path) -> None:
     assert "missing.wav" in bad(1, "translate", "missing.wav", "--to", "de")
     assert "quotation marks" in bad(2, "translate", "Where", "is", "it", "--to", "de")
@@ -365,6 +370,7 @@ def test_translate_knows_what_it_can_not_do(talk: Path, tmp_path: Path) -> None:
 # ---- run and chat -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_hears(talk: Path) -> None:
     answer = good("run", "--audio", talk, "What is said?", *HOT)
     assert answer.strip() and answer != good("run", "What is said?", *HOT)
@@ -408,12 +414,7 @@ class Terminal:
 
     def read(self) -> str:
         """What it shows until it ends."""
-        text = b""
-        try:
-            while piece := os.read(self.fd, 65536):
-                text += piece
-        except OSError:  # how Linux reports the end
-            pass
+        text = read_output(self.fd)
         os.close(self.fd)
         return text.decode("utf-8", "replace")
 

@@ -392,6 +392,7 @@ class Long(Source):
         return next(self._blocks, None)
 
 
+@pytest.mark.slow
 def test_long_recordings_take_no_more_memory(tokenizer: Any) -> None:
     peaks = []
     for minutes in (1, 10):
