@@ -84,25 +84,32 @@ def check(revealed: list[str]) -> None:
     assert len(plain) == len(NAMES) + len(USES)
     names, uses = dict(zip(NAMES, plain, strict=False)), dict(zip(USES, plain[len(NAMES) :], strict=True))
     assert not [name for name, found in names.items() if found in ("Any", "Unknown", "") or "Unknown" in found]
+    assert not [name for name, found in names.items() if found.endswith("-> Any")]
     assert uses == USES
 
 
-def test_mypy_sees_every_public_name(consumer: Path) -> None:
+def run_mypy(program: Path, *options: str) -> str:
+    """What mypy says about a program, which must have no errors. Those inside of the package do not count."""
     pytest.importorskip("mypy", reason="needs mypy")
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={consumer.parent}"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *options]
     done = subprocess.run(
-        [*command, consumer],
-        cwd=consumer.parent,
-        env={**os.environ, "MYPYPATH": str(ROOT)},
+        [*command, f"--cache-dir={ROOT / '.mypy_cache'}", program],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    check(re.findall(r'Revealed type is "(.*)"', done.stdout))
+    return done.stdout
+
+
+def test_mypy_sees_every_public_name(consumer: Path) -> None:
+    check(re.findall(r'Revealed type is "(.*)"', run_mypy(consumer)))
 
 
 def test_pyright_sees_every_public_name(consumer: Path) -> None:
-    program = shutil.which("pyright") or shutil.which("basedpyright")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which("pyright", path=path) or shutil.which("basedpyright", path=path)
     if program is None:
         pytest.skip("needs pyright or basedpyright")
     (consumer.parent / "pyrightconfig.json").write_text(
@@ -117,3 +124,31 @@ def test_pyright_sees_every_public_name(consumer: Path) -> None:
         (entry["range"]["start"]["line"], entry["message"]) for entry in found if entry["severity"] == "information"
     )
     check([re.sub(r'Type of ".*" is "(.*)"', r"\1", message, flags=re.S) for _, message in shown])
+
+
+PROTOCOLS = """\
+import edge_gemma as eg
+from edge_gemma.engine.audio import AudioFeed
+from edge_gemma.engine.interface import AudioFeedLike, ConfigLike, ModelLike, SessionLike, TokenizerLike
+from support.scripted import ScriptedConfig, ScriptedFeed, ScriptedModel, ScriptedSession, ScriptedTokenizer
+
+def real(m: eg.Model, s: eg.Session, t: eg.Tokenizer, a: AudioFeed, c: eg.ModelConfig) -> None:
+    protocols(m, s, t, a, c)
+
+def scripted(m: ScriptedModel, s: ScriptedSession, t: ScriptedTokenizer, a: ScriptedFeed, c: ScriptedConfig) -> None:
+    protocols(m, s, t, a, c)
+
+def protocols(m: ModelLike, s: SessionLike, t: TokenizerLike, a: AudioFeedLike, c: ConfigLike) -> None: ...
+"""
+
+
+def test_protocols_are_implemented(tmp_path: Path) -> None:
+    """By the classes of the engine and by the scripted ones of the tests, as far as types tell."""
+    program = tmp_path / "protocols.py"
+    program.write_text(PROTOCOLS)
+    run_mypy(program)
+
+
+@pytest.mark.parametrize("name", ["scripted.py", "dialogue.py"])
+def test_the_scripted_model_is_typed(name: str) -> None:
+    run_mypy(ROOT / "tests" / "support" / name, "--explicit-package-bases")
