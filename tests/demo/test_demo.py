@@ -639,6 +639,7 @@ def test_no_model_at_all(
     assert "--model FILE" in message and "EDGE_GEMMA_MODEL" in message and "Hugging Face" in message
 
 
+@pytest.mark.filterwarnings("ignore:no model was named")
 def test_the_embedded_model_is_the_default(nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
     embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
     with pytest.raises(ValueError, match="pull e2b"):
