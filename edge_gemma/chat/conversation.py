@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.sampling import Sampling
@@ -138,7 +139,7 @@ class Chat:
         self.tools = Toolbox(tools or ())
         self.history: list[dict[str, Any]] = []
         self.sampling, self.max_tokens, self.max_rounds = sampling, max_tokens, max_rounds
-        self.stop: str | Sequence[str] | None = _stop_texts(stop)
+        self.stop: str | Sequence[str] | None = stop_texts(stop)
         self._system = system
         self._model = model
         self._prompt = Prompt(
@@ -219,7 +220,7 @@ class Chat:
         message = _user_message(text, audio, images)
         stops = self.stop if stop is None else stop
         answer = _Answer(
-            self.max_tokens if max_tokens is None else max_tokens, _stop_texts(stops), sampling or self.sampling
+            self.max_tokens if max_tokens is None else max_tokens, stop_texts(stops), sampling or self.sampling
         )
         self._close_open_answer()
         with contextlib.suppress(Cancelled):
@@ -456,14 +457,6 @@ class Chat:
         except (KeyError, TypeError, ValueError) as error:
             raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}.", "format") from error
         self._system, self.history = system, messages
-
-
-def _stop_texts(stop: str | Sequence[str] | None) -> Sequence[str]:
-    """The texts that end an answer. Raises EdgeGemmaValueError "argument" for an empty one."""
-    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(texts):
-        raise EdgeGemmaValueError("stop has an empty string.", "argument")
-    return texts
 
 
 def _no_images() -> EdgeGemmaValueError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import Cancelled
+from ..errors import Cancelled, EdgeGemmaValueError
 
-__all__ = ["Generation", "Token", "possible_stop"]
+__all__ = ["Generation", "Token", "possible_stop", "stop_texts"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,14 @@ class Generation:
         if length:
             self._pieces.append(self._held[:length])
             self._held = self._held[length:]
+
+
+def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop texts, given as one text, several, or None. Raises EdgeGemmaValueError "argument" for an empty one."""
+    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(texts):
+        raise EdgeGemmaValueError("stop has an empty string.", "argument")
+    return texts
 
 
 def possible_stop(text: str, stops: Sequence[str]) -> int:

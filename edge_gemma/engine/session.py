@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaValueError
 from .audio import AudioFeed, audio_params, sound_array
 from .config import ModelConfig
-from .generation import Generation, Token
+from .generation import Generation, Token, stop_texts
 from .interface import ModelLike
 from .native import KV_TYPES, Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
 from .sampling import NativeSampling, Sampling
@@ -211,9 +211,7 @@ class Session(Handle):
         }
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         options = replace(sampling or _DEFAULT, **given)
-        stops = [stop] if isinstance(stop, str) else list(stop or [])
-        if not all(stops):
-            raise EdgeGemmaValueError("stop has an empty string.", "argument")
+        stops = stop_texts(stop)
         if options.seed is not None:
             self.seed(options.seed)
         return Generation(lambda: self.next(options, special=special), max_tokens, stops)

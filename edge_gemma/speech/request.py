@@ -18,6 +18,7 @@ from ..audio.endpointing import Endpointer
 from ..audio.source import SAMPLE_RATE
 from ..audio.vad import BLOCK, Detector
 from ..engine.audio import audio_tokens
+from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike, SessionLike
 from ..engine.memory import MemoryLimit, fit
 from ..engine.sampling import GREEDY, Sampling
@@ -36,7 +37,6 @@ __all__ = [
     "open_endpointer",
     "open_request",
     "second_attempt",
-    "stop_texts",
 ]
 
 MIN_CLIP, MAX_CLIP = 2.0, 30.0
@@ -59,14 +59,6 @@ def second_attempt(text: str, sampling: Sampling) -> Sampling | None:
     if not sampling.greedy or loop_start(text) is None:
         return None
     return replace(sampling, temperature=0.5, top_k=64, top_p=0.95, seed=0)
-
-
-def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Stop texts, given as one text, several, or None. Raises EdgeGemmaValueError "argument" for an empty one."""
-    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(texts):
-        raise EdgeGemmaValueError("stop has an empty string.", "argument")
-    return texts
 
 
 def _plain(text: str) -> tuple[str, None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..audio.vad import Detector
+from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit, fit
 from ..engine.sampling import GREEDY, Sampling
@@ -20,7 +21,7 @@ from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .answer import Answer
 from .languages import language_name
 from .prompts import Order, text_translation_prompt, text_turn
-from .request import SPARE_TOKENS, Cancellable, stop_texts
+from .request import SPARE_TOKENS, Cancellable
 from .transcriber import ModelOrPath, Progress, opened_model, transcribe
 from .transcript import Transcript
 
