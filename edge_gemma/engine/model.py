@@ -73,15 +73,14 @@ class Model(Handle):
         """
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
-        if isinstance(path, FileDescriptor):
-            pass
-        elif isinstance(mmproj, FileDescriptor):
-            path = (model_files() if path is None else locate(path))[0]
-        elif path is None:
-            path, mmproj = model_files(None, mmproj)
+        encoders = None if isinstance(mmproj, FileDescriptor) else mmproj
+        if path is None:
+            path, encoders = model_files(None, encoders)
             warn_if_toy(path)
-        else:
-            path, mmproj = locate(path, mmproj)
+        elif not isinstance(path, FileDescriptor):
+            path, encoders = locate(path, encoders)
+        if not isinstance(mmproj, FileDescriptor):
+            mmproj = encoders
         params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), new_struct("eg_error")
         params.threads = threads or 0
         model_at, encoders_at = file_params(path), None if mmproj is None else file_params(mmproj)

@@ -107,7 +107,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _token(name: str, value: Any) -> int:
-    if not _is_number(value) or int(value) != value or not 0 <= value < 2**31:
+    if not _is_number(value) or not 0 <= value < 2**31 or int(value) != value:
         raise EdgeGemmaValueError(f"{name} has {value!r}; token ids are whole numbers from 0 on.", "argument")
     return int(value)
 

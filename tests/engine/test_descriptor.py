@@ -65,3 +65,13 @@ def test_tokenizers_and_files_too(places: tuple[eg.FileDescriptor, eg.FileDescri
 def test_a_descriptor_that_is_not_open() -> None:
     with pytest.raises(eg.EdgeGemmaError, match="descriptor"):
         eg.GGUFFile(eg.FileDescriptor(987654))
+
+
+def test_the_toy_warns_wherever_the_encoders_come_from(
+    places: tuple[eg.FileDescriptor, eg.FileDescriptor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGE_GEMMA_MODEL", raising=False)
+    warned: list[object] = []
+    monkeypatch.setattr("edge_gemma.engine.model.warn_if_toy", warned.append)
+    with eg.Model.load(mmproj=places[1]) as model:
+        assert model.has_audio and warned == [str(model.path)]

@@ -54,7 +54,7 @@ def session(model: eg.Model) -> Iterator[eg.Session]:
         ("penalty_window", (-1, 0.5, 2**32)),
         ("seed", (1.0, "1", float("nan"))),
         ("logit_bias", ({-1: 1.0}, {0.5: 1.0}, {"a": 1.0}, {5: float("nan")}, {5: "x"}, [5], None)),
-        ("suppress", ([-1], [0.5], ["a"], "ab", 5, [2**31], None)),
+        ("suppress", ([-1], [0.5], ["a"], "ab", 5, [2**31], [float("inf")], None)),
     ],
 )
 def test_a_wrong_option_is_refused_when_it_is_made(option: str, values: tuple[Any, ...], session: eg.Session) -> None:
