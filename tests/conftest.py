@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.paths import ROOT
+from support.paths import ROOT, SHARED
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,10 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The directory of large fixtures that is no part of the project: EDGE_GEMMA_SHARED, or `shared` beside it."""
-    path = Path(os.environ.get("EDGE_GEMMA_SHARED") or ROOT.parent / "shared")
-    if not (path / "fixtures").is_dir():
+    if not (SHARED / "fixtures").is_dir():
         pytest.skip("needs the shared fixtures: set EDGE_GEMMA_SHARED")
-    return path
+    return SHARED
 
 
 @pytest.fixture(scope="session")

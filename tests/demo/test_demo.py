@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +41,7 @@ from support.dialogue import (
     write_recordings,
 )
 from support.listening import MMPROJ, MODEL, LoudnessDetector, ScriptedSource
+from support.processes import read_output
 from support.scripted import RATE, ScriptedModel, ScriptedSession
 
 ROOT = Path(eg.__file__).parent.parent
@@ -545,23 +544,6 @@ def started(folder: Path, *args: str, **options: Any) -> Iterator[subprocess.Pop
             process.kill()
 
 
-def read(fd: int, until: bytes = b"") -> bytes:
-    """What a process writes: up to its end, or until it has written `until`. Fails when it ends earlier or takes too long."""
-    shown, deadline = b"", time.monotonic() + 60
-    while not until or until not in shown:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"it takes too long; it has written {shown!r}"
-        try:
-            piece = os.read(fd, 65536)
-        except OSError:  # how Linux reports the end of a pseudo-terminal
-            piece = b""
-        if not piece:
-            assert not until, f"it ended before it wrote {until!r}; it has written {shown!r}"
-            return shown
-        shown += piece
-    return shown
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_at_a_terminal(folder: Path) -> None:
     pytest.importorskip("rich")
@@ -570,7 +552,7 @@ def test_at_a_terminal(folder: Path) -> None:
     fd, theirs = pty.openpty()
     with started(folder, "--fast", stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        shown = read(fd).decode()
+        shown = read_output(fd).decode()
         assert process.wait(60) == 0
     os.close(fd)
     assert " home " in shown and "3 of 3 commands heard." in shown and "Traceback" not in shown
@@ -585,9 +567,9 @@ def test_control_c(folder: Path, terminal: bool) -> None:
     fd, theirs = pty.openpty() if terminal else os.pipe()
     with started(folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
-        shown = read(fd, until=b"1 of 3")
+        shown = read_output(fd, lambda output: b"1 of 3" in output)
         process.send_signal(signal.SIGINT)
-        shown += read(fd)
+        shown += read_output(fd)
         assert process.wait(60) == 130
         assert process.stderr and process.stderr.read() == b""
     os.close(fd)
@@ -597,8 +579,8 @@ def test_control_c(folder: Path, terminal: bool) -> None:
 def test_reading_ends_with_the_process(folder: Path) -> None:
     with started(folder, "--no-such-option", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout
-        with pytest.raises(AssertionError, match="ended before"):
-            read(process.stdout.fileno(), until=b"1 of 3")
+        with pytest.raises(AssertionError, match="the output ended"):
+            read_output(process.stdout.fileno(), lambda output: b"1 of 3" in output)
 
 
 # ---- the embedded model -----------------------------------------------------------------------------------------

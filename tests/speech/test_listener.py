@@ -18,19 +18,8 @@ from edge_gemma.audio.source import Paced, Source, open_audio
 from edge_gemma.errors import Cancelled, EdgeGemmaError
 from edge_gemma.speech.listener import Listener, ListenerEvent, agreement, listen
 from edge_gemma.speech.transcriber import Transcriber
-from support.listening import MMPROJ, MODEL, LoudnessDetector, ScriptedSource, base_and_closing, sound
+from support.listening import MODEL, LoudnessDetector, ScriptedSource, base_and_closing, sound
 from support.scripted import RATE, ScriptedModel
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[eg.Model]:
-    with eg.Model.load(MODEL, mmproj=MMPROJ, threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> eg.Tokenizer:
-    return eg.Tokenizer.load(MODEL)
 
 
 def finals(events: Iterator[ListenerEvent]) -> list[Any]:

@@ -3,7 +3,7 @@ those of a recording that is heard as a whole, to the bit. The model has random 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,8 @@ from edge_gemma.errors import Cancelled
 from edge_gemma.speech.answer import Answer
 from edge_gemma.speech.request import SpeechRequest
 from edge_gemma.speech.turn import Turn, TurnTiming
-from support.listening import MMPROJ, MODEL, base_and_closing, sound
+from support.listening import base_and_closing, sound
 from support.scripted import ScriptedModel
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[eg.Model]:
-    with eg.Model.load(MODEL, mmproj=MMPROJ, threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> eg.Tokenizer:
-    return eg.Tokenizer.load(MODEL)
-
 
 SPEECH = sound((0.3, 1.4), (1.8, 2.9), seconds=3.2)
 Said = tuple[list[int], np.ndarray, str]
