@@ -329,6 +329,17 @@ def test_decode_kinds(tiny):
             tiny.decode([0, bad])
 
 
+def test_special_tokens_are_what_the_file_says(tiny):
+    texts = {text.decode(): number for number, (text, kind) in enumerate(SPECIALS) if text != b"<unk>"}
+    found = dict(tiny.special_tokens)
+    found.pop("<unk>", None)
+    assert found == texts and all(tiny.encode(text, special=True) == [number] for text, number in found.items())
+    assert {"<bos>", "<|turn>", "<turn|>"} <= set(tiny.control_tokens) <= set(tiny.special_tokens)
+    assert not {"<|", "<|tool_call>"} & set(tiny.control_tokens)
+    with pytest.raises(TypeError):
+        tiny.special_tokens["x"] = 1
+
+
 def test_surrogates_are_refused(tiny):
     with pytest.raises(ValueError, match=r"U\+D800, at 1"):
         tiny.encode("a\ud800", special=True)
@@ -454,6 +465,7 @@ def test_eos(tmp_path, named, eos):
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, **more))
     stop = lib.eg_tokenizer_stop_ids(tokenizer._pointer)
     assert (stop.eos, stop.turn, stop.tool_response) == (eos, 3, 4)
+    assert tokenizer.eos == eos
 
 
 def test_suppressed(tmp_path):
