@@ -30,6 +30,7 @@ __all__ = [
     "format_value",
     "parse_calls",
     "plain_data",
+    "written_key",
 ]
 
 QUOTE = '<|"|>'
@@ -136,6 +137,11 @@ def plain_data(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def written_key(key: str) -> str:
+    """A key as calls and responses have it: it has no delimiters, so the characters that would end it are replaced."""
+    return re.sub(r"[:{}\[\],]", "_", key)
+
+
 def format_value(value: Any) -> str:
     """Writes a value in the prompt format.
 
@@ -164,10 +170,7 @@ def format_value(value: Any) -> str:
 
 
 def _format_pairs(pairs: Mapping[Any, Any]) -> str:
-    # Keys have no delimiters, so the characters that would end a key are replaced.
-    named = (
-        (_without_markers(re.sub(r"[:{}\[\],]", "_", str(_plain_level(key)))), item) for key, item in pairs.items()
-    )
+    named = ((_without_markers(written_key(str(_plain_level(key)))), item) for key, item in pairs.items())
     return ",".join(f"{key}:{format_value(item)}" for key, item in sorted(named, key=lambda pair: pair[0].lower()))
 
 

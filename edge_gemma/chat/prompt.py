@@ -28,6 +28,7 @@ from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
 from .calls import MARKERS, format_call, format_tool_response
 from .reply import MODEL_STOPS, ReplyParser
+from .schemas import shown_schema
 from .template import render_chat
 
 __all__ = ["Media", "Prompt", "Unit", "around_media", "ends_in_thought"]
@@ -78,6 +79,7 @@ _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
 _OPEN_THOUGHT = re.compile(r"<\|channel>(?:\w+\n*)?\Z")
 _PRIVATE = [chr(code) for code in range(0x10FF00, 0x10FFFE)]  # characters for private use, which text hardly ever has
 _MEDIA = {"<|audio|>": "audio", "<|image|>": "image", "<|video|>": "video"}
+_KEYWORDS = ("description", "type", "properties", "required", "nullable")
 _MODEL_ROLES = ("assistant", "model", "tool")
 
 
@@ -91,18 +93,18 @@ def _from_json(text: str) -> dict[str, Any]:
 
 class _Escape:
     """Replaces `firsts`, the characters with which markers begin, in all text of a conversation by characters that the
-    conversation does not use. `place` is one more such character."""
+    conversation does not use. `place` and `guard` are two more such characters; `show` takes `guard` away."""
 
     def __init__(self, firsts: str, *values: Any) -> None:
         used: set[str] = set()
         for value in values:
             self._collect(value, used)
-        free = [char for char in _PRIVATE if char not in used][: len(firsts) + 1]
-        if len(free) <= len(firsts):
+        free = [char for char in _PRIVATE if char not in used][: len(firsts) + 2]
+        if len(free) < len(firsts) + 2:
             raise EdgeGemmaValueError("The conversation uses every private character of Unicode.", code="argument")
-        self.place = free.pop()
+        self.place, self.guard = free.pop(), free.pop()
         self._hide = dict(zip(map(ord, firsts), free, strict=True))
-        self._show = dict(zip(map(ord, free), firsts, strict=True))
+        self._show: dict[int, str | None] = {**dict(zip(map(ord, free), firsts, strict=True)), ord(self.guard): None}
 
     def _collect(self, value: Any, used: set[str]) -> None:
         if isinstance(value, str):
@@ -126,6 +128,20 @@ class _Escape:
             return [self.hide(item) for item in value]
         return value
 
+    def guarded(self, schema: Any) -> Any:
+        """A JSON schema in which arguments with the names of its keywords, such as "type", are written so that templates do
+        not take them for keywords, which they leave out."""
+        if isinstance(schema, (list, tuple)):
+            return [self.guarded(item) for item in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        found = {key: self.guarded(item) for key, item in schema.items() if key != "properties"}
+        if isinstance(properties := schema.get("properties"), Mapping):
+            found["properties"] = {
+                name + self.guard * (name in _KEYWORDS): self.guarded(item) for name, item in properties.items()
+            }
+        return found
+
     def show(self, text: str) -> str:
         """The reverse of `hide` for a text."""
         return text.translate(self._show)
@@ -148,7 +164,7 @@ class Prompt:
         tools: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.tokenizer, self.template, self.tools = tokenizer, template, list(tools)
+        self.tokenizer, self.template, self.tools = tokenizer, template, [shown_schema(tool) for tool in tools]
         self._ids: dict[str, list[int]] = {}  # by control token
         self.options = {**self._special_texts(), **(options or {})}
         special = tokenizer.special_tokens
@@ -159,7 +175,8 @@ class Prompt:
         markers = sorted({*MARKERS, *found}, key=len, reverse=True)
         self._any_marker = re.compile("|".join(map(re.escape, markers)))
         self._firsts = "".join(sorted({marker[0] for marker in markers}))
-        self._marker_ids = {special[text] for text in found} | {self.token(marker) for marker in MARKERS}
+        self._marker_ids: set[int | None] = {special[text] for text in found}
+        self._marker_ids.update(map(self.token, MARKERS))
         self._resumed: str | None = None
         self._reply_markers: tuple[list[str], list[str]] | None = None
         self._has_tools: bool | None = None  # whether the template has a place for tools
@@ -209,7 +226,7 @@ class Prompt:
                     turns.append({"role": "assistant", "content": mark})
                 at = end
         self._check_place(bool(turns) and turns[0]["role"] in ("system", "developer"))
-        text = self._render(turns, escape.hide(self.tools))
+        text = self._render(turns, escape.guarded(escape.hide(self.tools)))
         for number, body in enumerate(bodies):
             mark = f"{escape.place}{number}{escape.place}"
             if text.count(mark) != 1:
@@ -304,7 +321,7 @@ class Prompt:
         thought, or nothing."""
         if self._resumed is None:
             call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": {}}}
-            turns = [
+            turns: list[dict[str, Any]] = [
                 {"role": "user", "content": "x"},
                 {"role": "assistant", "content": "", "tool_calls": [call]},
                 {"role": "tool", "name": "f", "tool_call_id": "call_0", "content": "x"},

@@ -1,230 +1,65 @@
-"""Tools that the model may call: their schemas, the conversion of arguments, and the calls themselves.
+"""Tools that the model may call: registration, and the calls themselves.
 
-Owns the conversion of a Python function to a JSON schema, and of a model's arguments to those of the function. Does not read
-the model's text (reply.py), nor decide which calls are run (tool_loop.py). A call never raises for what the model wrote or
-for what the tool did: the model gets the result {"error": ...} and can correct itself.
+Owns what may be given as a tool, and the running of a call. The schema comes from signatures.py for functions and from
+schemas.py for ready schemas; arguments.py converts what the model wrote. Does not read the model's text (reply.py), nor decide
+which calls are run (tool_loop.py). A call never raises for what the model wrote or for what the tool did: the model gets the
+result {"error": ...} and can correct itself.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import dataclasses
-import enum
 import inspect
-import json
-import math
-import re
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from ..errors import EdgeGemmaValueError
+from .arguments import convert_object, revive
+from .schemas import function_schema, warn_caller
+from .signatures import Described, callable_hints, describe
 
 __all__ = ["Tool", "Toolbox", "as_schema", "tool_schema"]
 
-_SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_NAME = re.compile(r"[A-Za-z_][\w.\-]*\Z")
 
-
-# ---- schemas of functions --------------------------------------------------------------------------------------------
-
-
-def _schema_of_values(values: Sequence[Any]) -> dict[str, Any]:
-    first = next((v for v in values if v is not None), "")
-    schema: dict[str, Any] = {"type": _SCALARS.get(type(first), "string"), "enum": [v for v in values if v is not None]}
-    return {**schema, "nullable": True} if None in values else schema
-
-
-def _schema_of_fields(fields: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "properties": {}}
-    required = []
-    for name, hint, needed in fields:
-        schema["properties"][name] = _schema_of_hint(hint)
-        if needed:
-            required.append(name)
-    return {**schema, "required": required} if required else schema
-
-
-def _dataclass_fields(hint: Any) -> list[tuple[str, Any, bool]]:
-    hints = typing.get_type_hints(hint)
-    missing = dataclasses.MISSING
-    return [
-        (f.name, hints[f.name], f.default is missing and f.default_factory is missing)
-        for f in dataclasses.fields(hint)
-        if f.init
-    ]
-
-
-def _schema_of_union(members: Sequence[Any]) -> dict[str, Any]:
-    schemas = [_schema_of_hint(member) for member in members if member is not type(None)]
-    # The prompt format has one type per argument and shows the first; a call may use any of them.
-    schema = dict(schemas[0]) if len(schemas) == 1 else {**schemas[0], "anyOf": schemas}
-    return {**schema, "nullable": True} if type(None) in members else schema
-
-
-def _schema_of_hint(hint: Any) -> dict[str, Any]:
-    """The JSON schema of a type hint; a type that JSON does not have is described as a string."""
-    if hint in _SCALARS:
-        return {"type": _SCALARS[hint]}
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        schema = _schema_of_hint(arguments[0])
-        notes = [note for note in arguments[1:] if isinstance(note, str)]
-        return {**schema, "description": notes[0]} if notes else schema
-    if origin is Union or origin is types.UnionType:
-        return _schema_of_union(arguments)
-    if origin is Literal:
-        return _schema_of_values(arguments)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return _schema_of_values([member.value for member in hint])
-    if dataclasses.is_dataclass(hint):
-        return _schema_of_fields(_dataclass_fields(hint))
-    if typing.is_typeddict(hint):
-        hints = typing.get_type_hints(hint)
-        return _schema_of_fields((name, kind, name in hint.__required_keys__) for name, kind in hints.items())
-    base = origin or hint
-    if isinstance(base, type) and issubclass(base, (list, tuple, set, frozenset, Sequence)) and base is not bytes:
-        members = [a for a in arguments if a is not Ellipsis]
-        return {"type": "array", "items": _schema_of_hint(members[0])} if members else {"type": "array"}
-    if isinstance(base, type) and issubclass(base, Mapping):
-        schema = {"type": "object"}
-        return {**schema, "additionalProperties": _schema_of_hint(arguments[1])} if len(arguments) == 2 else schema
-    return {"type": "string"}
-
-
-_SECTION = re.compile(
-    r"(args|arguments|parameters|params|keyword args|keyword arguments|other parameters)\s*:?\s*\Z", re.IGNORECASE
-)
-_OTHER_SECTION = re.compile(
-    r"(returns?|yields?|raises?|examples?|notes?|warnings?|references|see also|attributes|warns|todo)\s*:?\s*\Z",
-    re.IGNORECASE,
-)
-_FIELD = re.compile(r":(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)")
-_ENTRY = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
-
-
-def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Splits a docstring into its description and the descriptions of arguments, in Google, NumPy or Sphinx style."""
-    lines = inspect.cleandoc(text).splitlines() + [""]
-    description: list[str] = []
-    arguments: dict[str, list[str]] = {}
-    section, current, entry_indent, numpy_style = "text", "", 0, False
-    for number, line in enumerate(lines):
-        stripped, indent = line.strip(), len(line) - len(line.lstrip())
-        underlined = number + 1 < len(lines) and re.fullmatch(r"\s*-{3,}\s*", lines[number + 1]) is not None
-        if number and numpy_style and re.fullmatch(r"-{3,}", stripped):
-            continue
-        heading = underlined or (stripped.endswith(":") and indent == 0)
-        if heading and (_SECTION.match(stripped) or _OTHER_SECTION.match(stripped)):
-            section, current, numpy_style = "args" if _SECTION.match(stripped) else "other", "", underlined
-            entry_indent = -1
-            continue
-        if field := _FIELD.match(stripped):
-            section, current, entry_indent, numpy_style = "sphinx", field[1], indent, False
-            arguments[current] = [field[2]]
-        elif stripped.startswith(":") and re.match(r":\w+[^:]*:", stripped):
-            section, current = "sphinx", ""  # :returns:, :type x: and the like
-        elif section == "text":
-            description.append(line)
-        elif section == "sphinx":
-            if stripped and current and indent > entry_indent:
-                arguments[current].append(stripped)
-            elif stripped:
-                current = ""
-        elif section == "args" and stripped:
-            entry_indent = indent if entry_indent < 0 else entry_indent
-            if indent > entry_indent:
-                if current:
-                    arguments[current].append(stripped)
-            elif numpy_style:
-                names = re.split(r"\s*:", stripped, maxsplit=1)[0]
-                current = names.split(",")[0].strip().lstrip("*")
-                arguments[current] = []
-            elif entry := _ENTRY.match(stripped):
-                current = entry[1]
-                arguments[current] = [entry[2]]
-            else:
-                current = ""
-    joined = {name: " ".join(part for part in parts if part) for name, parts in arguments.items()}
-    return " ".join(" ".join(description).split()), {name: text for name, text in joined.items() if text}
-
-
-def _callable_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
-    try:
-        return typing.get_type_hints(target, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # hints with names that only a type checker knows
-        return {}
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters that a model can give by name: neither *args and **kwargs nor the receiver of an unbound method."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = list(inspect.signature(function).parameters.values())
-    if found and found[0].name in ("self", "cls") and found[0].annotation is inspect.Parameter.empty:
-        found = found[1:]
-    if any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in found):
-        name = getattr(function, "__name__", "function")
-        raise EdgeGemmaValueError(f"Tool {name}: positional-only parameters cannot be given by name.", code="tool")
-    return [p for p in found if p.kind in kinds]
-
-
-def tool_schema(function: Callable[..., Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """Describes a Python function as a tool.
+def tool_schema(tool: Any) -> dict[str, Any]:
+    """Describes a tool.
 
     Args:
-        function: a function, bound method or callable object. Its signature and type hints give names and types (str,
-            int, float, bool, list, tuple, dict, Optional, unions, Literal, Enum, dataclasses, TypedDict, Annotated with
-            a description), its docstring gives the descriptions, in Google, NumPy or Sphinx style. It may also be a
-            schema: a function's dict, alone or under "function".
+        tool: a function, a bound method, a `functools.partial`, a callable object or a class. Its signature and type hints
+            give names and types, its docstring gives the descriptions, in Google, NumPy or Sphinx style. Hints may be str,
+            int, float, bool, list, tuple, set, dict, Optional, unions, Literal, enums, dataclasses, TypedDict, NamedTuple,
+            models of pydantic, dates, UUID, Decimal, paths, and Annotated with a description or limits. An argument whose
+            hint says nothing that a model could write is taken as a string, with a warning. Arguments that a partial has
+            bound, *args and **kwargs are not declared.
+
+            Or a ready schema: OpenAI's {"type": "function", "function": {...}}, also without the wrapper, Anthropic's with
+            "input_schema", a tool of MCP, as an object or as a dict with "inputSchema". References, allOf, oneOf and
+            const are resolved; keywords that cannot be are told in a warning.
 
     Returns:
-        {"type": "function", "function": {"name", "description", "parameters"}}. Gemma's own prompt format leaves out
-        arguments called description, type, properties, required or nullable: choose other names.
+        {"type": "function", "function": {"name", "description", "parameters"}}.
 
     Raises:
-        EdgeGemmaValueError: "tool" when it is neither a callable nor a schema with a usable name.
+        EdgeGemmaValueError: "tool" for anything else; for a function whose arguments have no names, a generator or a method
+            without its object; for a schema of which the model would see something wrong.
     """
-    if isinstance(function, Mapping):
-        inner = function.get("function", function)
-        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-            raise EdgeGemmaValueError('A tool schema needs a "name", alone or under "function".', code="tool")
-        schema: dict[str, Any] = {"type": "function", "function": dict(inner)}
-        schema["function"].setdefault("description", "")
-    elif callable(function):
-        schema = {"type": "function", "function": _describe(function)}
-    else:
-        raise EdgeGemmaValueError(f"A tool is a function or a JSON schema, not {type(function).__name__}.", code="tool")
-    if not _NAME.match(schema["function"]["name"]):
-        raise EdgeGemmaValueError(f"The tool name {schema['function']['name']!r} is not an identifier.", code="tool")
-    return schema
+    if isinstance(tool, Mapping):
+        return function_schema(tool)
+    if callable(tool):
+        return {"type": "function", "function": _described(tool).schema}
+    if callable(getattr(tool, "model_dump", None)):  # a Tool of the package mcp
+        return function_schema(tool.model_dump(exclude_none=True))
+    raise EdgeGemmaValueError(f"A tool is a function or a JSON schema, not {type(tool).__name__}.", code="tool")
 
 
-def _describe(function: Callable[..., Any]) -> dict[str, Any]:
-    name = getattr(function, "__name__", None) or type(function).__name__
-    try:
-        parameters = _parameters(function)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, EdgeGemmaValueError):
-            raise
-        raise EdgeGemmaValueError(f"Tool {name}: its signature cannot be read: {error}.", code="tool") from error
-    description, notes = _read_docstring(inspect.getdoc(function) or "")
-    hints = _callable_hints(function)
-    properties: dict[str, Any] = {}
-    for parameter in parameters:
-        hint = hints.get(parameter.name)
-        if hint is None:
-            no_default = parameter.default in (inspect.Parameter.empty, None)
-            hint = str if no_default else type(parameter.default)
-        schema = _schema_of_hint(hint)
-        if parameter.name in notes:
-            schema = {**schema, "description": notes[parameter.name]}
-        properties[parameter.name] = schema
-    required = [p.name for p in parameters if p.default is inspect.Parameter.empty]
-    schema = {"type": "object", "properties": properties}
-    if required:
-        schema["required"] = required
-    return {"name": name, "description": description, "parameters": schema}
+def _described(function: Callable[..., Any]) -> Described:
+    described = describe(function)
+    for name, reason in described.guessed.items():
+        kind = described.schema["parameters"]["properties"][name].get("type", "string")
+        warn_caller(f"Tool {described.schema['name']}: {name} is taken as type {kind}, because {reason}.")
+    return described
 
 
 def as_schema(tool: Any) -> Any:
@@ -234,136 +69,6 @@ def as_schema(tool: Any) -> Any:
     return tool.schema if isinstance(tool, Tool) else tool_schema(tool)
 
 
-# ---- conversion of arguments -----------------------------------------------------------------------------------------
-
-
-def _convert_scalar(value: Any, kind: str, where: str) -> Any:
-    if kind == "string":
-        if isinstance(value, str):
-            return value
-        # The model has left out the quotes around a number or a constant.
-        return json.dumps(value, ensure_ascii=False)
-    if kind == "boolean":
-        if isinstance(value, bool):
-            return value
-        if str(value).strip().lower() in ("true", "1", "yes", "on", "false", "0", "no", "off"):
-            return str(value).strip().lower() in ("true", "1", "yes", "on")
-        raise ValueError(f"{where} must be true or false, not {value!r}")
-    try:
-        number = float(value) if not isinstance(value, (bool, list, dict, type(None))) else math.nan
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if kind == "integer" and math.isfinite(number) and number.is_integer():
-        # From the digits themselves if there are only digits: a float cannot hold 2**53 + 1.
-        return int(value) if re.fullmatch(r"\s*[-+]?\d+\s*", str(value)) else int(number)
-    if kind == "number" and math.isfinite(number):
-        return value if isinstance(value, (int, float)) else number
-    raise ValueError(f"{where} must be {'a whole number' if kind == 'integer' else 'a number'}, not {value!r}")
-
-
-def _convert_any_of(value: Any, schemas: Sequence[Mapping[str, Any]], where: str) -> Any:
-    exact = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    kind = exact.get(type(value))
-    # The value's own type comes first, so that 3 stays a number under "string or integer".
-    ordered = sorted(schemas, key=lambda s: s.get("type") != kind)
-    problems = []
-    for schema in ordered:
-        try:
-            return _convert(value, schema, where)
-        except ValueError as error:
-            problems.append(str(error))
-    raise ValueError("; or ".join(problems))
-
-
-def _convert(value: Any, schema: Mapping[str, Any], where: str) -> Any:
-    """`value` in the type that `schema` names. Raises ValueError with a message for the model."""
-    kind = schema.get("type")
-    if isinstance(kind, (list, tuple)):
-        if value is None and "null" in kind:
-            return None
-        return _convert_any_of(value, [{**schema, "type": k} for k in kind if k != "null"], where)
-    if value is None and (schema.get("nullable") or kind in (None, "null")):
-        return None
-    if isinstance(schema.get("anyOf"), (list, tuple)) and schema["anyOf"]:
-        return _convert_any_of(value, schema["anyOf"], where)
-    kind = kind.lower() if isinstance(kind, str) else None
-    if kind is not None and value is None:
-        raise ValueError(f"{where} must not be null")
-    if kind in ("string", "boolean", "integer", "number"):
-        value = _convert_scalar(value, kind, where)
-    elif kind in ("array", "object") and isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            if kind == "object":
-                raise ValueError(f"{where} must be an object, not {value!r}") from None
-    if kind == "array":
-        items = value if isinstance(value, (list, tuple)) else [value]
-        member = schema.get("items")
-        if isinstance(member, Mapping):
-            items = [_convert(item, member, f"{where}[{i}]") for i, item in enumerate(items)]
-        value = list(items)
-    elif kind == "object":
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} must be an object, not {value!r}")
-        value = _convert_object(value, schema, where)
-    choices = schema.get("enum")
-    if choices and value not in choices:
-        same = [c for c in choices if str(c).casefold() == str(value).strip().casefold()]
-        if not same:
-            raise ValueError(f"{where} must be one of {', '.join(map(str, choices))}, not {value!r}")
-        value = same[0]
-    return value
-
-
-def _convert_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-    properties = schema.get("properties") or {}
-    extra = schema.get("additionalProperties", not properties)
-    converted = {}
-    for name, item in value.items():
-        label = f"{where}.{name}" if where else str(name)
-        if name in properties:
-            optional = name not in (schema.get("required") or ())
-            # null for an optional argument means that it is left out
-            if item is None and optional and not properties[name].get("nullable"):
-                continue
-            converted[name] = _convert(item, properties[name], label)
-        elif extra:
-            converted[name] = _convert(item, extra, label) if isinstance(extra, Mapping) else item
-        else:
-            known = ", ".join(properties) or "none"
-            raise ValueError(f"there is no argument {label}; the arguments are: {known}")
-    missing = [name for name in schema.get("required") or () if name not in converted]
-    if missing:
-        raise ValueError(f"missing argument{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
-    return converted
-
-
-def _revive(value: Any, hint: Any) -> Any:
-    """Plain data in the type that the function's hint names: enums, dataclasses, tuples, sets."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if value is None:
-        return None
-    if origin is typing.Annotated:
-        return _revive(value, arguments[0])
-    if origin is Union or origin is types.UnionType:
-        members = [a for a in arguments if a is not type(None)]
-        return _revive(value, members[0]) if len(members) == 1 else value
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(hint)
-        return hint(**{name: _revive(item, hints.get(name)) for name, item in value.items()})
-    if origin in (list, tuple, set, frozenset) and isinstance(value, list):
-        member = arguments[0] if arguments else None
-        return origin(_revive(item, member) for item in value)
-    if hint in (tuple, set, frozenset) and isinstance(value, list):
-        return hint(value)
-    if hint is float and isinstance(value, int):
-        return float(value)
-    return value
-
-
 # ---- tools -----------------------------------------------------------------------------------------------------------
 
 
@@ -371,20 +76,27 @@ def _revive(value: Any, hint: Any) -> Any:
 class Tool:
     """One tool: its schema, and its function unless the caller runs the tool elsewhere.
 
+    A coroutine function is run to its end, in an event loop of its own.
+
     Attributes:
         schema: {"type": "function", "function": {...}}.
         function: called with the converted arguments by name; None when only the schema is known.
+        hints: the types of the arguments; None to read them from the function.
     """
 
     schema: dict[str, Any]
     function: Callable[..., Any] | None = None
+    hints: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, tool: Any) -> Tool:
         """Makes a Tool of a function, a schema, or a Tool. Raises EdgeGemmaValueError "tool"."""
         if isinstance(tool, Tool):
             return tool
-        return cls(tool_schema(tool), None if isinstance(tool, Mapping) else tool)
+        if isinstance(tool, Mapping) or not callable(tool):
+            return cls(tool_schema(tool))
+        described = _described(tool)
+        return cls({"type": "function", "function": described.schema}, tool, described.hints)
 
     @property
     def name(self) -> str:
@@ -395,16 +107,21 @@ class Tool:
     def convert(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Checks `arguments` against the schema and converts them for the function.
 
+        A number in quotes becomes the number ("3" is 3, for an integer), a number or a constant becomes text where a text is
+        expected, a single value becomes a list of one, and null for an optional argument leaves it out. Text that is no
+        number, a fraction for an integer, a value beyond the schema's limits or outside of its enumeration, and an argument
+        that the tool does not have are errors.
+
         Raises:
             EdgeGemmaValueError: "tool", with a message that tells the model what to change.
         """
         parameters = self.schema["function"].get("parameters") or {}
         try:
-            converted = _convert_object(arguments, parameters, "")
+            converted = convert_object(arguments, parameters, "")
             if self.function is not None:
-                hints = _callable_hints(self.function)
-                converted = {name: _revive(item, hints.get(name)) for name, item in converted.items()}
-        except (ValueError, TypeError) as error:
+                hints = callable_hints(self.function)[0] if self.hints is None else self.hints
+                converted = {name: _revived(name, item, hints) for name, item in converted.items()}
+        except (ValueError, TypeError, KeyError) as error:
             raise EdgeGemmaValueError(str(error), code="tool") from error
         return converted
 
@@ -429,7 +146,7 @@ class Toolbox:
     def __len__(self) -> int:
         return len(self._tools)
 
-    def __iter__(self) -> typing.Iterator[Tool]:
+    def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
 
     @property
@@ -458,8 +175,30 @@ class Toolbox:
         if tool.function is None:
             return {"error": f"the tool {name} is not available here"}
         try:
-            return tool.function(**tool.convert(arguments))
+            result = tool.function(**tool.convert(arguments))
+            return _awaited(result) if inspect.isawaitable(result) else result
         except EdgeGemmaValueError as error:
             return {"error": str(error)}
         except Exception as error:  # the tool is the caller's code; the model reads of its failure
             return {"error": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}
+
+
+def _revived(name: str, value: Any, hints: Mapping[str, Any]) -> Any:
+    try:
+        return revive(value, hints.get(name))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{name} cannot be {value!r}: {error}") from error
+
+
+def _awaited(result: Awaitable[Any]) -> Any:
+    """The result of a coroutine. Where this thread has a running event loop, another thread runs it."""
+
+    async def wait() -> Any:
+        return await result
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait()).result()

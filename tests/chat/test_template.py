@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 import time
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from edge_gemma.chat.template import BUILTIN_TEMPLATE, render_chat
 from edge_gemma.errors import EdgeGemmaValueError
-from support.paths import DATA, SHARED
+from support.paths import DATA
 
 CASES: list[dict[str, Any]] = json.loads((DATA / "chat.json").read_text(encoding="utf-8"))
 
@@ -26,19 +25,6 @@ def render(case: dict[str, Any], template: str | None, **options: Any) -> str:
         add_generation_prompt=case["add_generation_prompt"],
         **{**case["options"], **options},
     )
-
-
-@pytest.fixture(scope="module")
-def file_template() -> str:
-    path = SHARED / "vocab" / "ggml-vocab-gemma-4.gguf"
-    if not path.is_file():
-        pytest.skip("needs the real vocabulary: set EDGE_GEMMA_SHARED")
-    data = path.read_bytes()
-    key = b"tokenizer.chat_template"
-    at = data.index(struct.pack("<Q", len(key)) + key) + 8 + len(key)
-    kind, length = struct.unpack_from("<IQ", data, at)
-    assert kind == 8
-    return data[at + 12 : at + 12 + length].decode()
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections.abc
 import dataclasses
+import datetime
+import decimal
 import enum
-from typing import Annotated, Any, Literal, Optional, TypedDict, Union
+import functools
+import pathlib
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, Union
 
 import pytest
 
 from edge_gemma.chat.template import render_chat
 from edge_gemma.chat.tools import Tool, Toolbox, tool_schema
 from edge_gemma.errors import EdgeGemmaValueError
+
+if TYPE_CHECKING:
+    from nowhere import Connection
 
 
 class Unit(enum.Enum):
@@ -85,7 +95,7 @@ def test_type_hints() -> None:
         "pair": {"type": "array", "items": {"type": "integer"}},
         "either": {"type": "integer", "anyOf": [{"type": "integer"}, string]},
         "noted": {"type": "string", "description": "a note"},
-        "anything": string,
+        "anything": {},
         "maybe": {"type": "string", "nullable": True},
         "newer": {"type": "integer", "nullable": True},
         "untyped": {"type": "integer"},
@@ -188,7 +198,7 @@ def test_ready_schemas() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [3, {}, {"name": 3}, {"name": "a b"}, {"name": "x{<|turn>"}, lambda x: x, abs, [google]]
+    "bad", [3, {}, {"name": 3}, {"name": "a b"}, {"name": "x{<|turn>"}, lambda x: x, abs, [google], None, "google"]
 )
 def test_what_is_no_tool(bad: Any) -> None:
     with pytest.raises(EdgeGemmaValueError) as caught:
@@ -294,3 +304,232 @@ def test_exceptions_become_results() -> None:
     assert box.call("none", {}) == {"error": "there is no tool none; the tools are: fail"}
     with pytest.raises(KeyboardInterrupt):
         box.call("fail", {"kind": "stop"})
+
+
+# ---- hints, one by one -----------------------------------------------------------------------------------------------
+
+
+def test_a_hint_for_the_type_checker_costs_no_other_argument() -> None:
+    def book(seats: int, tags: list[str], link: Connection, wait: Connection = 5, vip: bool = False) -> str:
+        """Books."""
+        return f"{seats!r} {tags!r} {link!r} {wait!r} {vip!r}"
+
+    with pytest.warns(UserWarning) as caught:
+        box = Toolbox([book])
+    assert [str(warning.message) for warning in caught] == [
+        "Tool book: link is taken as type string, because its type hint cannot be resolved.",
+        "Tool book: wait is taken as type string, because its type hint cannot be resolved.",
+    ]
+    assert caught[0].filename == __file__
+    assert box.call("book", {"seats": "3", "tags": "aisle", "link": 7, "vip": "true"}) == "3 ['aisle'] '7' 5 True"
+
+
+def test_types_inside_a_function_are_found() -> None:
+    class Size(enum.Enum):
+        SMALL = 1
+
+    def cup(size: Size) -> Any:
+        """Fills a cup."""
+        return size if size else Size
+
+    assert Toolbox([cup]).call("cup", {"size": "1"}) is Size.SMALL
+
+
+def test_what_no_model_can_write_is_told() -> None:
+    class Engine:
+        pass
+
+    def drive(engine: Engine, speed: int) -> str:
+        """Drives."""
+        return f"{engine} {speed}"
+
+    with pytest.warns(UserWarning, match="engine is taken as type string, because a model cannot write Engine"):
+        assert Toolbox([drive]).call("drive", {"engine": "diesel", "speed": "3"}) == "diesel 3"
+
+
+class Seat(NamedTuple):
+    row: int
+    letter: str = "a"
+
+
+@dataclasses.dataclass
+class Branch:
+    length: float
+    branches: list[Branch] = dataclasses.field(default_factory=list)
+
+
+class Depth(enum.Enum):
+    LOW = (0, 1)
+    HIGH = (2, 3)
+
+
+Metres = NewType("Metres", float)
+
+
+def travel(
+    seat: Seat = Seat(1),  # noqa: B008
+    day: datetime.date | None = None,
+    at: datetime.datetime | None = None,
+    key: uuid.UUID | None = None,
+    folder: pathlib.Path | None = None,
+    price: decimal.Decimal | None = None,
+    depth: Depth | None = None,
+    far: Metres = Metres(0),
+    stops: dict[int, list[datetime.date]] | None = None,
+    pair: tuple[int, str] | None = None,
+    names: collections.abc.Iterable[str] = (),
+    either: Unit | Seat | int | None = None,
+    anything: Any = None,
+    tree: Branch | None = None,
+    data: bytes = b"",
+) -> dict[str, Any]:
+    """Gives back what it took."""
+    return {name: value for name, value in locals().items() if value not in (None, 0, (), b"", Seat(1))}
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"seat": {"row": "3"}}, {"seat": Seat(3, "a")}),
+        ({"day": "2027-02-03"}, {"day": datetime.date(2027, 2, 3)}),
+        ({"at": "2027-02-03T04:05:06Z"}, {"at": datetime.datetime(2027, 2, 3, 4, 5, 6, tzinfo=datetime.timezone.utc)}),
+        ({"key": "0" * 32}, {"key": uuid.UUID(int=0)}),
+        ({"folder": "/a"}, {"folder": pathlib.Path("/a")}),
+        ({"price": 0.1}, {"price": decimal.Decimal("0.1")}),
+        ({"depth": "HIGH"}, {"depth": Depth.HIGH}),
+        ({"far": "2"}, {"far": 2.0}),
+        ({"stops": {"3": ["2027-02-03"]}}, {"stops": {3: [datetime.date(2027, 2, 3)]}}),
+        ({"pair": ["1", 2]}, {"pair": (1, "2")}),
+        ({"names": "a"}, {"names": ["a"]}),
+        ({"either": "F"}, {"either": Unit.FAHRENHEIT}),
+        ({"either": {"row": 1, "letter": "b"}}, {"either": Seat(1, "b")}),
+        ({"either": 4}, {"either": 4}),
+        ({"anything": 3}, {"anything": 3}),
+        ({"anything": {"a": [1]}}, {"anything": {"a": [1]}}),
+        ({"tree": {"length": 1, "branches": []}}, {"tree": Branch(1.0)}),
+        ({"data": "x"}, {"data": b"x"}),
+    ],
+)
+def test_arguments_of_many_types(given: dict[str, Any], taken: dict[str, Any]) -> None:
+    assert Toolbox([travel]).call("travel", given) == taken
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"day": "tomorrow"}, "day cannot be 'tomorrow'"),
+        ({"pair": [1]}, "pair must have at least 2 elements"),
+        ({"either": [1]}, "either must be"),
+        ({"key": "x"}, "key cannot be 'x'"),
+    ],
+)
+def test_unusable_values_of_many_types(given: dict[str, Any], words: str) -> None:
+    assert words in Toolbox([travel]).call("travel", given)["error"]
+
+
+def test_a_partial_hides_what_it_has_bound() -> None:
+    def light(room: str, on: bool, level: int = 3) -> str:
+        """Switches.
+
+        Args:
+            on: or off
+        """
+        return f"{room} {on} {level}"
+
+    for tool in (functools.partial(light, "hall"), functools.partial(light, room="hall")):
+        function = tool_schema(tool)["function"]
+        assert function["name"] == "light" and function["description"] == "Switches."
+        assert list(function["parameters"]["properties"]) == ["on", "level"]
+        assert function["parameters"]["properties"]["on"] == {"type": "boolean", "description": "or off"}
+        assert Toolbox([tool]).call("light", {"on": "no", "level": "4"}) == "hall False 4"
+
+
+def test_decorated_functions_keep_their_arguments() -> None:
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @logged
+    def double(n: int) -> int:
+        """Doubles."""
+        return 2 * n
+
+    assert Toolbox([double]).call("double", {"n": "4"}) == 8
+
+
+def bare(*args: int, **kwargs: int) -> None:
+    """Its arguments have no names."""
+
+
+def generator(n: int) -> Any:
+    """Gives one by one."""
+    yield n
+
+
+class Heater:
+    def warm(self, degrees: int) -> int:
+        """Warms."""
+        return degrees
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (bare, r"takes \*args: .int., \*\*kwargs"),
+        (generator, "is a generator"),
+        (Heater.warm, "method without its object"),
+    ],
+)
+def test_functions_that_cannot_be_tools(bad: Any, words: str) -> None:
+    with pytest.raises(EdgeGemmaValueError, match=words) as caught:
+        Toolbox([bad])
+    assert caught.value.code == "tool"
+    assert Toolbox([Heater().warm]).call("warm", {"degrees": "20"}) == 20
+
+
+def test_coroutines_are_run() -> None:
+    async def add(a: int, b: int = 1) -> int:
+        """Adds."""
+        await asyncio.sleep(0)
+        return a + b
+
+    async def fail() -> None:
+        """Fails."""
+        raise LookupError("gone")
+
+    box = Toolbox([add, fail])
+    assert box.call("add", {"a": "2"}) == 3
+
+    async def inside() -> tuple[Any, Any]:
+        return box.call("add", {"a": 3}), box.call("fail", {})
+
+    assert asyncio.run(inside()) == (4, {"error": "LookupError: gone"})
+
+
+def test_models_of_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Room(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        name: str = pydantic.Field(description="its name")
+        floor: int = pydantic.Field(0, ge=-1, le=9)
+        use: Literal["bed", "bath"] | None = None
+
+    def paint(room: Room, layers: Annotated[int, pydantic.Field(ge=1, description="how many")] = 1) -> Any:
+        """Paints."""
+        return room if layers else Room
+
+    properties = tool_schema(paint)["function"]["parameters"]["properties"]
+    assert properties["layers"] == {"type": "integer", "description": "how many", "minimum": 1}
+    room = properties["room"]
+    assert room["type"] == "object" and room["required"] == ["name"]
+    assert room["properties"]["name"]["description"] == "its name"
+    assert room["properties"]["use"]["enum"] == ["bed", "bath"] and room["properties"]["use"]["nullable"]
+    box = Toolbox([paint, Room])
+    made = box.call("paint", {"room": {"name": "x", "floor": "3", "use": "Bed"}})
+    assert made == Room(name="x", floor=3, use="bed")
+    assert box.call("Room", {"name": "x"}) == Room(name="x")
+    assert "at most 9" in box.call("paint", {"room": {"name": "x", "floor": 12}})["error"]
+    assert "at least 1" in box.call("paint", {"room": {"name": "x"}, "layers": 0})["error"]
