@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import numbers
 import os
 import tempfile
 import time
@@ -121,8 +122,8 @@ class Chat:
         sampling, max_tokens, stop, max_rounds: the options; changes take effect with the next answer.
 
     Raises:
-        EdgeGemmaValueError: "tool" for an unusable tool, "argument" for an empty text in `stop`, and what opening a session
-            raises.
+        EdgeGemmaValueError: "tool" for an unusable tool, "argument" for an option of another kind or an empty text in `stop`,
+            and what opening a session raises.
     """
 
     def __init__(
@@ -142,6 +143,12 @@ class Chat:
         template_options: Mapping[str, Any] | None = None,
         max_rounds: int = 8,
     ) -> None:
+        if callable(tools) or isinstance(tools, (str, Mapping, Tool)):
+            raise EdgeGemmaValueError("tools is one tool; it must be a list: tools=[...].", "argument")
+        for name, value in (("system", system), ("template", template)):
+            if value is not None and not isinstance(value, str):
+                raise EdgeGemmaValueError(f"{name} is {type(value).__name__}; it must be a text.", "argument")
+        _check_options(max_tokens, sampling, max_rounds)
         self.tools = Toolbox(tools or ())
         self.history: list[dict[str, Any]] = []
         self.sampling, self.max_tokens, self.max_rounds = sampling, max_tokens, max_rounds
@@ -229,9 +236,10 @@ class Chat:
             raise _no_images()
         message = _user_message(text, audio, images)
         stops = self.stop if stop is None else stop
-        answer = _Answer(
-            self.max_tokens if max_tokens is None else max_tokens, stop_texts(stops), sampling or self.sampling
-        )
+        max_tokens = self.max_tokens if max_tokens is None else max_tokens
+        sampling = self.sampling if sampling is None else sampling
+        _check_options(max_tokens, sampling, self.max_rounds)
+        answer = _Answer(max_tokens, stop_texts(stops), sampling)
         self._close_open_answer()
         with contextlib.suppress(Cancelled):
             self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
@@ -469,6 +477,19 @@ class Chat:
         except (KeyError, TypeError, ValueError) as error:
             raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}.", "format") from error
         self._system, self.history = system, messages
+
+
+def _check_options(max_tokens: Any, sampling: Any, max_rounds: Any) -> None:
+    for name, number in (("max_tokens", max_tokens), ("max_rounds", max_rounds)):
+        optional = name == "max_tokens" and number is None
+        if not optional and (not isinstance(number, numbers.Integral) or isinstance(number, bool) or number < 0):
+            raise EdgeGemmaValueError(
+                f"{name} is {number!r}; it must be a whole number that is not negative.", "argument"
+            )
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise EdgeGemmaValueError(
+            f"sampling is {sampling!r}; it must be a Sampling, such as Sampling(temperature=0.7).", "argument"
+        )
 
 
 def _no_images() -> EdgeGemmaValueError:

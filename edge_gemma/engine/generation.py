@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import Cancelled, EdgeGemmaValueError
@@ -124,8 +124,13 @@ class Generation:
 
 
 def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Stop texts, given as one text, several, or None. Raises EdgeGemmaValueError "argument" for an empty one."""
-    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    """Stop texts, given as one text, several, or None. Raises EdgeGemmaValueError "argument" for an empty one, and for what is
+    no text."""
+    texts = (
+        (stop,) if isinstance(stop, str) else tuple(stop or ()) if isinstance(stop, (Iterable, type(None))) else (stop,)
+    )
+    if not all(isinstance(text, str) for text in texts):
+        raise EdgeGemmaValueError(f"stop is {stop!r}; it must be a text, or a list of texts.", "argument")
     if not all(texts):
         raise EdgeGemmaValueError("stop has an empty string.", "argument")
     return texts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from edge_gemma.chat.calls import MARKERS
 from edge_gemma.chat.conversation import Chat
 from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import EdgeGemmaError, EdgeGemmaValueError
+from support.paths import ROOT
 from support.scripted import ScriptedModel, ScriptedSession, ScriptedTokenizer
 
 
@@ -695,3 +698,54 @@ def test_what_a_template_has_no_place_for() -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + users
     with pytest.raises(EdgeGemmaValueError, match="refuses this conversation: no system role"):
         list(open_chat("x", template=strict, system="Be brief.")[0].send("Hi"))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"max_tokens": "5"}, "max_tokens is '5'"),
+        ({"max_tokens": 2.5}, "max_tokens is 2.5"),
+        ({"max_tokens": -1}, "max_tokens is -1"),
+        ({"sampling": {"temperature": 1}}, "sampling is {'temperature': 1}"),
+        ({"stop": 3}, "stop is 3"),
+        ({"stop": ["a", 3]}, "stop is \\['a', 3\\]"),
+    ],
+)
+def test_an_unusable_option_is_named_before_anything_happens(option: dict[str, Any], words: str) -> None:
+    chat, session = open_chat("x", "y")
+    with pytest.raises(EdgeGemmaValueError, match=words) as caught:
+        chat.send("Hi", **option)
+    assert caught.value.code == "argument" and chat.history == [] and session.tokens == []
+    with pytest.raises(EdgeGemmaValueError, match=words):
+        open_chat("x", **option)
+    name, value = next(iter(option.items()))
+    setattr(chat, name, value)
+    with pytest.raises(EdgeGemmaValueError, match=words):
+        chat.send("Hi")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"tools": get_weather}, "tools is one tool"),
+        ({"tools": {"name": "f"}}, "tools is one tool"),
+        ({"system": 3}, "system is int"),
+        ({"template": Path("x")}, "template is .*Path"),
+        ({"max_rounds": None}, "max_rounds is None"),
+    ],
+)
+def test_an_unusable_chat_is_not_opened(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(EdgeGemmaValueError, match=words):
+        open_chat("x", **option)
+
+
+def test_a_misspelt_option_is_refused_at_once() -> None:
+    chat, _ = open_chat("x")
+    for misspelt in (lambda: open_chat("x", temprature=1), lambda: chat.send("Hi", temprature=1)):
+        with pytest.raises(TypeError, match="temprature"):
+            misspelt()
+
+
+def test_the_example_tells_how_it_is_called() -> None:
+    run = subprocess.run([sys.executable, ROOT / "examples" / "chat.py"], capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and run.stderr == "usage: python examples/chat.py MODEL.gguf\n" and run.stdout == ""
