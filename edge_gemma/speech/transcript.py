@@ -215,5 +215,29 @@ class _JSON(_Text):
         return f"{json.dumps(item[0])}: {json.dumps(item[1], ensure_ascii=False)}"
 
 
-FORMATS: dict[str, type[_Text]] = {"txt": _Text, "srt": _Subtitles, "vtt": _WebVTT, "json": _JSON}
+class _JSONLine(_JSON):
+    """The same document on one line, as JSON Lines has it: one document for each recording."""
+
+    def head(self) -> str:
+        return _on_one_line(super().head())
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        yield from map(_on_one_line, super().segment(segment))
+
+    def tail(self, info: dict[str, Any]) -> str:
+        return _on_one_line(super().tail(info)) + "\n"
+
+
+def _on_one_line(text: str) -> str:
+    """A piece of a document without its line breaks and indents; there are none inside the strings of JSON."""
+    return "".join(line.strip() + (" " if line.endswith(",") else "") for line in text.split("\n"))
+
+
+FORMATS: dict[str, type[_Text]] = {
+    "txt": _Text,
+    "srt": _Subtitles,
+    "vtt": _WebVTT,
+    "json": _JSON,
+    "jsonl": _JSONLine,
+}
 """The formats of a transcript, and what writes them."""
