@@ -29,7 +29,7 @@ from ..engine.memory import MemoryLimit
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaValueError
 from .answer import Answer
-from .languages import language_name
+from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
 from .transcriber import ModelOrPath, opened_model, yield_and_close
@@ -135,8 +135,7 @@ class Listener(Cancellable):
         super().__init__()
         if partials is not None and not isinstance(partials, bool) and not partials > 0:
             raise EdgeGemmaValueError(f"partials is {partials}; it is seconds of speech, such as 0.5.", "argument")
-        self.language = language_name(language) if language else None
-        self.to = language_name(to) if to else None
+        self.language, self.to = language_names(model, language, to)
         self._interval = 0.5 if partials is True else float(partials or 0.0)
         self._step_task, self._clock = step_task, clock
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)

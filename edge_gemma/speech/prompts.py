@@ -14,7 +14,7 @@ import numpy as np
 from ..chat.prompt import Prompt, Unit, around_media
 from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
-from .languages import language_name
+from .languages import base_language, language_name
 
 __all__ = [
     "Order",
@@ -119,10 +119,10 @@ def split_translation(answer: str, target_language: str, source_language: str | 
     """Splits an answer to `translation_prompt` into transcription and translation, each on one line.
 
     The form that was asked for is the transcription, a newline, and "German: " with the translation. Small models deviate
-    from it: the label may be bold, stand on the line of the transcription, have a full-width colon, or be missing. The
-    translation is None where none is found.
+    from it: the label may be bold, stand on the line of the transcription, have a full-width colon, name the language
+    without its variant, or be missing. The translation is None where none is found.
     """
-    label = rf"[*_]*{re.escape(language_name(target_language))}[*_]*\s*[:：][*_]*"
+    label = _label(target_language)
     found = re.search(rf"^\s*{label}", answer, re.MULTILINE | re.IGNORECASE)
     if found is None:
         found = next(iter([*re.finditer(rf"(?<=\s){label}", answer, re.IGNORECASE)][::-1]), None)
@@ -131,9 +131,15 @@ def split_translation(answer: str, target_language: str, source_language: str | 
     else:
         text, _, translation = answer.strip().partition("\n")
     if source_language:
-        name = re.escape(language_name(source_language))
-        text = re.sub(rf"^\s*[*_]*{name}[*_]*\s*[:：][*_]*", "", text, flags=re.IGNORECASE)
+        text = re.sub(rf"^\s*{_label(source_language)}", "", text, flags=re.IGNORECASE)
     return one_line(text), one_line(translation) or None
+
+
+def _label(language: str) -> str:
+    """A pattern of the language's name before a text: "Brazilian Portuguese:", "**Portuguese:** "."""
+    name = language_name(language)
+    names = "|".join(re.escape(each) for each in (name, base_language(name)))
+    return rf"[*_]*(?:{names})[*_]*\s*[:：][*_]*"
 
 
 # A model of few bits may repeat one phrase up to the last token that it is allowed. Speech has repetitions too ("no, no, no"),

@@ -24,7 +24,7 @@ from ..engine.model import Model
 from ..engine.sampling import Sampling
 from ..hub.resolve import model_files, warn_if_toy
 from .answer import Samples
-from .languages import language_name
+from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
 from .transcript import Segment, Transcript
@@ -105,8 +105,7 @@ class Transcriber(Cancellable):
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
-        self.language = language_name(language) if language else None
-        self.to = language_name(to) if to else None
+        self.language, self.to = language_names(model, language, to)
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self._whole = whole
         self.request: SpeechRequest = open_request(
@@ -326,28 +325,26 @@ def transcribe(
     Raises:
         EdgeGemmaError: as `Transcriber`, `open_audio` and `Model.load` do. To be able to cancel, use `Transcriber`.
     """
-    found = transcribe_segments(
-        audio,
-        model,
-        language,
-        to=to,
-        mmproj=mmproj,
-        threads=threads,
-        start=start,
-        progress=progress,
-        order=order,
-        max_seconds=max_seconds,
-        detector=detector,
-        silence=silence,
-        pause=pause,
-        whole=whole,
-        context=context,
-        kv=kv,
-        memory_limit=memory_limit,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        stop=stop,
-    )
-    return Transcript(
-        found, **{name: language_name(given) for name, given in (("language", language), ("to", to)) if given}
-    )
+    with (
+        opened_model(model, mmproj, threads) as opened,
+        Transcriber(
+            opened,
+            language,
+            to,
+            order=order,
+            max_seconds=max_seconds,
+            detector=detector,
+            silence=silence,
+            pause=pause,
+            whole=whole,
+            context=context,
+            kv=kv,
+            memory_limit=memory_limit,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+        ) as transcriber,
+    ):
+        found = list(transcriber.segments(audio, start=start, progress=progress))
+        named = {"language": transcriber.language, "to": transcriber.to}
+    return Transcript(found, **{key: name for key, name in named.items() if name is not None})

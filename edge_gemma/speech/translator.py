@@ -19,7 +19,7 @@ from ..engine.memory import MemoryLimit, fit
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .answer import Answer
-from .languages import language_name
+from .languages import language_names
 from .prompts import Order, text_translation_prompt, text_turn
 from .request import SPARE_TOKENS, Cancellable
 from .transcriber import ModelOrPath, Progress, opened_model, transcribe
@@ -73,8 +73,9 @@ class Translator(Cancellable):
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
-        self.model, self.to = model, language_name(to)
-        self.source_language = language_name(source_language) if source_language else None
+        source, target = language_names(model, source_language, to)
+        assert target
+        self.model, self.source_language, self.to = model, source, target
         self._context, self._kv = context or min(4096, model.config.context_length), kv
         if memory_limit is not None:
             plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
