@@ -27,7 +27,7 @@ def _compile(command: list[str]) -> None:
 
 
 @functools.cache
-def _objects(compiler: str, flags: tuple[str, ...]) -> list[str]:
+def objects_of(compiler: str, flags: tuple[str, ...]) -> list[str]:
     _kept.append(tempfile.TemporaryDirectory())
     folder = Path(_kept[-1].name)
     sources = (CSRC / "sources.txt").read_text().split()
@@ -45,7 +45,7 @@ def build(compiler: str, program: str, folder: Path, *flags: str, first: tuple[s
     """Compiles tests/c/`program` and links it into `folder`; `first` are flags of the program alone, before all others."""
     out = folder / f"{Path(program).stem}-{Path(compiler).name}"
     source = str(ROOT / "tests" / "c" / program)
-    _compile([compiler, *first, *FLAGS, *flags, source, *_objects(compiler, flags), "-o", str(out), "-lm"])
+    _compile([compiler, *first, *FLAGS, *flags, source, *objects_of(compiler, flags), "-o", str(out), "-lm"])
     return out
 
 
