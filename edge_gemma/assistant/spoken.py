@@ -192,10 +192,10 @@ class SpokenAssistant:
                     yield AssistantEvent("start", event.time, self._open[-1].exchange)
                 elif event.kind == "final":
                     yield self._take_transcript(event)
-                elif (now := (one_line(event.text), one_line(event.stable))) != shown:
+                elif (now := (one_line(event.text), one_line(event.agreed))) != shown:
                     shown = now
                     exchange = self._without_transcript().exchange
-                    yield AssistantEvent("partial", event.time, exchange, text=now[0], stable=now[1])
+                    yield AssistantEvent("partial", event.time, exchange, text=now[0], agreed=now[1])
 
     def _drop_exchanges(self) -> None:
         for steps in self._steps:
