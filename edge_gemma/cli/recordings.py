@@ -35,7 +35,7 @@ from .common import (
 )
 from .terminal import Bar, Interrupt, Screen, format_clock
 
-FORMATS = ("txt", "srt", "vtt", "json")
+FORMATS = ("txt", "srt", "vtt", "tsv", "json")
 STDIN = "-"
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
@@ -147,7 +147,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     if format not in FORMATS:
         format = "txt"
     if args.output is None:
-        if len(files) > 1 and format in ("srt", "vtt"):
+        if len(files) > 1 and format in ("srt", "vtt", "tsv"):
             raise UsageError(
                 f"a file of format {format} holds one recording: give a directory with --output DIRECTORY."
             )

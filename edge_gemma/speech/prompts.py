@@ -108,11 +108,12 @@ def _ids(units: list[Unit]) -> list[int]:
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # control characters, except white space
+_SPACE = re.compile(r"[^\S\u00a0\u202f]+")  # French has spaces that do not break, before its question mark for one
 
 
 def one_line(text: str) -> str:
     """The text on one line, with single spaces between its words and without control characters."""
-    return " ".join(_CONTROL.sub("", text).split())
+    return _SPACE.sub(" ", _CONTROL.sub("", text)).strip()
 
 
 def split_translation(answer: str, target_language: str, source_language: str | None = None) -> tuple[str, str | None]:
