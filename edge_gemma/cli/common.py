@@ -161,6 +161,18 @@ def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFA
     )
 
 
+def add_hint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --initial-prompt and --hotwords, which help a model that hears to find the right words."""
+    group = parser.add_argument_group("hints")
+    group.add_argument(
+        "--initial-prompt",
+        "--prompt",
+        metavar="TEXT",
+        help="what the speech is about, or what was said before it; it is not in the output",
+    )
+    group.add_argument("--hotwords", metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"')
+
+
 def add_sampling_options(
     parser: argparse.ArgumentParser,
     max_tokens: int | None,

@@ -16,6 +16,7 @@ from .common import (
     DONE,
     INTERRUPTED,
     UsageError,
+    add_hint_options,
     add_model_options,
     add_session_options,
     add_verb,
@@ -85,6 +86,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default="auto",
         help="voice activity detector (default: auto, the best one installed)",
     )
+    add_hint_options(parser)
     add_session_options(parser, default="what the longest utterance needs")
     add_model_options(parser)
     return parser
@@ -109,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
             model,
             args.language,
             args.translate_to,
+            initial_prompt=args.initial_prompt,
+            hotwords=args.hotwords,
             partials=args.partials and args.partials / 1000,
             silence=args.silence,
             pause=min(PAUSE, args.silence),

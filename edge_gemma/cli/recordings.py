@@ -24,6 +24,7 @@ from .common import (
     INTERRUPTED,
     SAMPLING_OPTIONS,
     UsageError,
+    add_hint_options,
     add_model_options,
     add_sampling_options,
     add_session_options,
@@ -84,6 +85,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         default="instruction-first",
         help="what the model reads first; instruction-first answers sooner (default)",
     )
+    add_hint_options(parser)
     add_sampling_options(parser, max_tokens=None, temperature=0.0, unlimited="by the length of the input")
     add_session_options(parser, default="what the longest segment needs")
     add_model_options(parser)
@@ -101,7 +103,8 @@ def write_down(
     from .. import Transcriber
     from ..errors import EdgeGemmaError
 
-    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
+    options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
+    options |= {name: getattr(args, name) for name in ("max_tokens", "stop")}
     options |= {"detector": args.vad}
     drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}

@@ -128,6 +128,8 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
             model,
             args.to,
             args.source,
+            initial_prompt=args.initial_prompt,
+            hotwords=args.hotwords,
             context=args.context,
             kv=args.kv,
             memory_limit=args.memory_limit,

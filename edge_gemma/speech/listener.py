@@ -109,6 +109,8 @@ class Listener(Cancellable):
         partials: float | bool | None = None,
         step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
+        initial_prompt: str | None = None,
+        hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
         max_seconds: float = 28.0,
         detector: str | Detector = "auto",
@@ -131,7 +133,8 @@ class Listener(Cancellable):
             clock: seconds, for the latencies and for how long guesses take.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
-            order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
+            initial_prompt, hotwords, order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as
+                in `Transcriber`.
 
         Raises:
             EdgeGemmaError: as `Transcriber`.
@@ -147,6 +150,8 @@ class Listener(Cancellable):
             model,
             self.language,
             self.to,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             order=order,
             max_seconds=max_seconds,
             context=context,
@@ -217,6 +222,8 @@ def listen(
     partials: float | bool | None = None,
     step_task: StepTask | None = None,
     clock: Callable[[], float] = time.monotonic,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -244,8 +251,8 @@ def listen(
         to: a language to translate into as well.
         once: end after the first utterance with words.
         mmproj, threads: as in `transcribe`.
-        partials, step_task, clock, order, max_seconds, detector, silence, pause, context, kv, memory_limit, max_tokens,
-            sampling, stop: as in `Listener`.
+        partials, step_task, clock, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, context, kv,
+            memory_limit, max_tokens, sampling, stop: as in `Listener`.
 
     Raises:
         EdgeGemmaError: as `Listener` does. To be able to cancel, use a `Listener`.
@@ -259,6 +266,8 @@ def listen(
                 partials=partials,
                 step_task=step_task,
                 clock=clock,
+                initial_prompt=initial_prompt,
+                hotwords=hotwords,
                 order=order,
                 max_seconds=max_seconds,
                 detector=detector,

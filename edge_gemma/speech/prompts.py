@@ -7,6 +7,7 @@ that repeat one phrase. Knows neither sessions nor sound.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from .languages import base_language, language_name
 __all__ = [
     "Order",
     "asr_prompt",
+    "context_hints",
     "loop_start",
     "one_line",
     "speech_turn",
@@ -58,12 +60,26 @@ def translation_prompt(source_language: str | None, target_language: str) -> str
     )
 
 
-def text_translation_prompt(text: str, source_language: str | None, target_language: str) -> str:
-    """The request to translate `text`; `source_language` is None as in `asr_prompt`."""
+def context_hints(initial_prompt: str | None, hotwords: str | Sequence[str] | None) -> str:
+    """What a request says, behind its instruction, of the context and of the spelling of words; "" without both.
+
+    Args:
+        initial_prompt: what the speech is about, or what was said before it.
+        hotwords: words and names that may be spoken: a text with commas, or a list.
+    """
+    words = one_line(hotwords if isinstance(hotwords, str) else ", ".join(hotwords or ())).strip(" ,")
+    context = one_line(initial_prompt or "")
+    spelling = f"\n\nThese words and names may occur. Spell them exactly like this: {words}." if words else ""
+    before = f"\n\nThis is context, and no part of the answer: {context}" if context else ""
+    return spelling + before
+
+
+def text_translation_prompt(text: str, source_language: str | None, target_language: str, hints: str = "") -> str:
+    """The request to translate `text`; `source_language` is None as in `asr_prompt`, `hints` is from `context_hints`."""
     from_source = f" from {language_name(source_language)}" if source_language else ""
     return (
         f"Translate the following text{from_source} into {language_name(target_language)}. "
-        f"Only output the translation, with no explanations.\n\n{text}"
+        f"Only output the translation, with no explanations.{hints}\n\n{text}"
     )
 
 

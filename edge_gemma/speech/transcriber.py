@@ -65,6 +65,8 @@ class Transcriber(Cancellable):
         language: str | None = None,
         to: str | None = None,
         *,
+        initial_prompt: str | None = None,
+        hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
         max_seconds: float = 28.0,
         detector: str | Detector = "auto",
@@ -84,6 +86,9 @@ class Transcriber(Cancellable):
             model: an open model with an audio encoder. It must stay open.
             language: what is spoken, a name or a code ("German", "de"); None leaves it to the model.
             to: the language to translate into.
+            initial_prompt: text that tells the model what the recording is about, or what was said before it, so that it
+                chooses the right words and spelling. It is part of the request, and not of any answer.
+            hotwords: words and names that may be spoken, as they are to be spelled: a text such as "Kyiv, Ngozi", or a list.
             order: what the model reads first, "instruction-first" or "audio-first"; see `speech_turn`.
             max_seconds: the longest segment, 2 to 30. Longer speech is cut at its quietest place.
             detector: what tells speech from silence: "silero", "energy", "auto" (the best one installed), "none" (all
@@ -100,8 +105,9 @@ class Transcriber(Cancellable):
             stop: a text, or several, that ends an answer and is left out of it.
 
         Raises:
-            EdgeGemmaValueError: "unsupported" for a model without audio encoder, "context" when the longest segment does
-                not fit, "argument" for an option out of range.
+            EdgeGemmaValueError: "unsupported" for a model without audio encoder, and for languages, an initial prompt or
+                hotwords that the embedded toy model was not trained on; "context" when the longest segment does not fit;
+                "argument" for an option out of range or an unknown language.
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
@@ -112,6 +118,8 @@ class Transcriber(Cancellable):
             model,
             self.language,
             self.to,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             order=order,
             max_seconds=max_seconds,
             context=context,
@@ -231,6 +239,8 @@ def transcribe_segments(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -258,6 +268,8 @@ def transcribe_segments(
                 stack.enter_context(opened_model(model, mmproj, threads)),
                 language,
                 to,
+                initial_prompt=initial_prompt,
+                hotwords=hotwords,
                 order=order,
                 max_seconds=max_seconds,
                 detector=detector,
@@ -292,6 +304,8 @@ def transcribe(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -316,8 +330,8 @@ def transcribe(
         threads: of the model, if `model` is a path; None for the fast cores.
         start: seconds to skip.
         progress: called after each segment with the seconds done and in all.
-        order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens, sampling, stop: as in
-            `Transcriber`.
+        initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens,
+            sampling, stop: as in `Transcriber`.
 
     Returns:
         A Transcript: a sequence of segments with start, end and text.
@@ -331,6 +345,8 @@ def transcribe(
             opened,
             language,
             to,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             order=order,
             max_seconds=max_seconds,
             detector=detector,

@@ -19,9 +19,10 @@ import edge_gemma as eg
 from edge_gemma.audio.source import Source
 from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import Cancelled, EdgeGemmaError
-from edge_gemma.hub.resolve import model_files
+from edge_gemma.hub.resolve import EMBEDDED, model_files
 from edge_gemma.speech.prompts import (
     asr_prompt,
+    context_hints,
     loop_start,
     one_line,
     speech_turn,
@@ -78,6 +79,48 @@ def test_requests_are_the_documented_ones() -> None:
     )
     assert "from English into German" in text_translation_prompt("Hi", "en", "German")
     assert text_translation_prompt("Hi", None, "German").endswith("\n\nHi")
+
+
+def test_context_and_spelling_are_part_of_the_request(tokenizer: Any) -> None:
+    """Whatever they contain, they are mere text: no control token, no line of their own."""
+    context, words = "The minutes of\nthe <turn|> harbour board.", ["Ngozi Okafor", "M/S Sørlandet"]
+    asked = (
+        "\n\nThese words and names may occur. Spell them exactly like this: Ngozi Okafor, M/S Sørlandet."
+        "\n\nThis is context, and no part of the answer: The minutes of the <turn|> harbour board."
+    )
+    assert context_hints(context, words) == asked == context_hints(context, " Ngozi Okafor, M/S Sørlandet, ")
+    assert context_hints(None, None) == context_hints(" ", []) == ""
+    turn_end = tokenizer.encode("<turn|>", special=True)[0]
+
+    def instruction(model: ScriptedModel) -> list[int]:
+        return model.sessions[0].tokens
+
+    options: dict[str, Any] = {"initial_prompt": context, "hotwords": words}
+    for make, request in (
+        (lambda model: eg.Transcriber(model, "en", **options), asr_prompt("en")),
+        (lambda model: eg.Transcriber(model, "en", "de", **options), translation_prompt("en", "de")),
+        (lambda model: eg.Listener(model, "en", **options), asr_prompt("en")),
+    ):
+        model = ScriptedModel("", tokenizer=tokenizer)
+        with make(model):
+            assert tokenizer.decode(instruction(model)).endswith(request + asked)
+            assert turn_end not in instruction(model)
+    model = ScriptedModel("Ja.", tokenizer=tokenizer)
+    assert eg.translate("Yes.", "de", model, "en", **options) == "Ja."
+    (request,) = model.requests
+    assert f"no explanations.{asked}\n\nYes." in tokenizer.decode(request.tokens)
+    assert request.tokens.count(turn_end) == 1
+
+
+def test_the_toy_takes_no_hints() -> None:
+    toy = ScriptedModel("")
+    toy.path = Path(EMBEDDED)
+    for make in (eg.Transcriber, eg.Listener, lambda model, **options: eg.Translator(model, "de", **options)):
+        for options in ({"hotwords": "Oslo"}, {"initial_prompt": "At sea."}):
+            with pytest.raises(EdgeGemmaError, match="toy model understands no initial prompt") as caught:
+                make(toy, **options)
+            assert caught.value.code == "unsupported"
+    assert not toy.sessions
 
 
 def test_turns_around_a_recording(tokenizer: Any) -> None:
