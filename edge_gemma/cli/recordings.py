@@ -106,12 +106,15 @@ def write_down(
     options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
     options |= {name: getattr(args, name) for name in ("max_tokens", "stop")}
     options |= {"detector": args.vad}
+    detect_language = language is None and (format == "json" or args.verbose)
     drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, sampling=sampling(args), **limits, **options) as transcriber,
+        Transcriber(
+            model, language, to, detect_language=detect_language, sampling=sampling(args), **limits, **options
+        ) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
         work = _Work(args, transcriber, format, names, {**names, **options, **drawing, **raw}, stdin)
@@ -207,15 +210,22 @@ class _Work:
                 for segment in self.transcriber.segments(source, start=start, progress=bar.update):
                     target.add(segment)
                     start = segment.end
-                target.complete()
+                target.complete(self._detected())
             if source.warning:
                 print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
             if self.args.verbose:
+                if language := self.transcriber.detected_language:
+                    print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)
                 done, took = (source.duration or start) - target.start, time.perf_counter() - began
                 print(
                     f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times real time]",
                     file=sys.stderr,
                 )
+
+    def _detected(self) -> dict[str, Any]:
+        """What the JSON format tells of the language when none was given."""
+        language = self.transcriber.detected_language
+        return {} if self.transcriber.language else {"language": language, "language_detected": language is not None}
 
 
 def _fingerprint(file: str) -> dict[str, Any] | None:
@@ -236,7 +246,8 @@ class _Stream:
     start = 0.0
 
     def __init__(self, writer: Any, path: Path | None, heading: str) -> None:
-        self._writer, self._path, self._heading, self._done = writer, path, heading, False
+        self._writer, self._path, self._heading = writer, path, heading
+        self._done, self._info = False, dict[str, Any]()
 
     def __enter__(self) -> _Stream:
         file = self._path.open("w", encoding="utf-8") if self._path else None
@@ -250,12 +261,12 @@ class _Stream:
     def add(self, segment: Any) -> None:
         self._screen.write(self._writer.segment(segment))
 
-    def complete(self) -> None:
-        self._done = True
+    def complete(self, info: dict[str, Any]) -> None:
+        self._done, self._info = True, info
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is not BrokenPipeError:
-            self._screen.write(self._writer.tail(complete=self._done))
+            self._screen.write(self._writer.tail(complete=self._done, **self._info))
         if self._file:
             self._file.close()
 
@@ -313,9 +324,10 @@ class _File:
         self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
         self._file.flush()
 
-    def complete(self) -> None:
+    def complete(self, info: dict[str, Any]) -> None:
+        content = [self._writer.head(), *map(self._writer.segment, self._segments), self._writer.tail(**info)]
         with replacing(self._output) as file:
-            file.write(self._writer.head() + "".join(map(self._writer.segment, self._segments)) + self._writer.tail())
+            file.writelines(content)
         self._file.close()
         self._part.unlink()
 

@@ -21,6 +21,7 @@ __all__ = [
     "Order",
     "asr_prompt",
     "context_hints",
+    "language_question",
     "loop_start",
     "one_line",
     "speech_turn",
@@ -81,6 +82,11 @@ def text_translation_prompt(text: str, source_language: str | None, target_langu
         f"Translate the following text{from_source} into {language_name(target_language)}. "
         f"Only output the translation, with no explanations.{hints}\n\n{text}"
     )
+
+
+def language_question(text: str) -> str:
+    """The request to name the language of `text`."""
+    return f"In which language is the following text? Only output the English name of the language.\n\n{text}"
 
 
 def speech_turn(

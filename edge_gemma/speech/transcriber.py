@@ -24,6 +24,7 @@ from ..engine.model import Model
 from ..engine.sampling import Sampling
 from ..hub.resolve import model_files, warn_if_toy
 from .answer import Samples
+from .language_detection import LanguageDetection
 from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
@@ -56,6 +57,8 @@ class Transcriber(Cancellable):
 
     Attributes:
         language, to: English names, or None.
+        detected_language: with `detect_language`, the English name of the language of the recording that `segments` was called
+            for last. None before it is known, and if the model gave no usable answer.
         request: what the model is asked; its session belongs to the transcriber.
     """
 
@@ -65,6 +68,7 @@ class Transcriber(Cancellable):
         language: str | None = None,
         to: str | None = None,
         *,
+        detect_language: bool = False,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
@@ -86,6 +90,9 @@ class Transcriber(Cancellable):
             model: an open model with an audio encoder. It must stay open.
             language: what is spoken, a name or a code ("German", "de"); None leaves it to the model.
             to: the language to translate into.
+            detect_language: if no language is given, asks the model once in each recording in which language its first words
+                are, for `detected_language`. This is a short question in a session of its own. The embedded toy model cannot
+                answer it, so nothing is detected with it.
             initial_prompt: text that tells the model what the recording is about, or what was said before it, so that it
                 chooses the right words and spelling. It is part of the request, and not of any answer.
             hotwords: words and names that may be spoken, as they are to be spelled: a text such as "Kyiv, Ngozi", or a list.
@@ -114,6 +121,9 @@ class Transcriber(Cancellable):
         self.language, self.to = language_names(model, language, to)
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self._whole = whole
+        self._model, self._kv = model, kv
+        self._detect_language = detect_language and self.language is None
+        self._detection: LanguageDetection | None = None
         self.request: SpeechRequest = open_request(
             model,
             self.language,
@@ -134,6 +144,11 @@ class Transcriber(Cancellable):
     def close(self) -> None:
         """Frees the session. Further calls do nothing."""
         self.request.session.close()
+
+    @property
+    def detected_language(self) -> str | None:
+        """See the attribute."""
+        return self._detection.language if self._detection else None
 
     def __enter__(self) -> Transcriber:
         """The transcriber itself."""
@@ -156,20 +171,30 @@ class Transcriber(Cancellable):
             Cancelled: after `cancel()`; what came before is valid.
             EdgeGemmaError: for unusable sound.
         """
+        detection = self._detection = LanguageDetection(self._model, self._kv) if self._detect_language else None
         source = open_audio(audio)
         try:
             if start > 0:
                 source.seek(start)
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 text, translation = self.recognize(clip.samples)
+                self._detect(detection, text)
                 if progress:
                     progress(clip.end, source.duration)
                 yield Segment(clip.start, clip.end, text, translation, self.language)
+            self._detect(detection, "", last=True)
             if progress and source.duration is not None:
                 progress(source.duration, source.duration)
         finally:
             if source is not audio:
                 source.close()
+
+    def _detect(self, detection: LanguageDetection | None, text: str, last: bool = False) -> None:
+        """Asks for the language of the recording when its words are enough, or are all that there are."""
+        if detection and (asked := detection.hear(text, last)):
+            session, question = asked
+            with self.working(session):
+                detection.ask(session, question)
 
     def recognize(self, samples: Samples) -> tuple[str, str | None]:
         """What is said in (n,) samples at 16 kHz, at most `max_seconds` of them, and the translation if there is `to`.
@@ -304,6 +329,7 @@ def transcribe(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    detect_language: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
@@ -330,6 +356,8 @@ def transcribe(
         threads: of the model, if `model` is a path; None for the fast cores.
         start: seconds to skip.
         progress: called after each segment with the seconds done and in all.
+        detect_language: if no language is given, asks the model which language it is, once. The transcript's `language` is
+            the answer then, and its info has `language_detected`.
         initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens,
             sampling, stop: as in `Transcriber`.
 
@@ -345,6 +373,7 @@ def transcribe(
             opened,
             language,
             to,
+            detect_language=detect_language,
             initial_prompt=initial_prompt,
             hotwords=hotwords,
             order=order,
@@ -362,5 +391,9 @@ def transcribe(
         ) as transcriber,
     ):
         found = list(transcriber.segments(audio, start=start, progress=progress))
-        named = {"language": transcriber.language, "to": transcriber.to}
-    return Transcript(found, **{key: name for key, name in named.items() if name is not None})
+        detected = transcriber.detected_language
+        named = {"language": transcriber.language or detected, "to": transcriber.to}
+    info: dict[str, Any] = {key: name for key, name in named.items() if name is not None}
+    if detect_language:
+        info["language_detected"] = detected is not None
+    return Transcript(found, **info)

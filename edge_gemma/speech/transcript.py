@@ -67,6 +67,12 @@ class Transcript(Sequence[Segment]):
         return " ".join(segment.text for segment in self.segments if segment.text)
 
     @property
+    def language(self) -> str | None:
+        """English name of the language: the one that was given, or else detected; None when it is not known."""
+        language = self.info.get("language")
+        return None if language is None else str(language)
+
+    @property
     def translation(self) -> str | None:
         """The translation of all segments; None when no segment has one."""
         return " ".join(s.translation for s in self.segments if s.translation) or None
