@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
+DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 TOY = "[this is the embedded toy model, which knows only commands to a home; `edge-gemma pull e2b` gets the real one]"
@@ -35,6 +36,15 @@ def error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception: the message of an expected failure; for a bug of this program the class, too."""
+    from ..errors import EdgeGemmaError
+
+    if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError, UsageError)):
+        return error_text(error)
+    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .common import DONE, INTERRUPTED, UsageError, add_verb, open_model, sampling
-from .recordings import add_recording_options, plan, replacing, write_down
+from .outputs import STDOUT, is_stream, naming, open_text, replacing
+from .recordings import add_recording_options, plan, write_down
 from .terminal import Interrupt, Screen
 
 EXAMPLES = """
@@ -165,9 +166,12 @@ def _written(format: str, text: str, translation: str, bilingual: bool, names: d
 def _deliver(content: str, output: Path | None) -> None:
     """Writes the content to a file, or to standard output for None."""
     if output is None:
-        sys.stdout.write(content)
-    elif output.exists() and not output.is_file():  # a pipe or a device
-        output.write_text(content, encoding="utf-8")
+        with naming(STDOUT):
+            sys.stdout.write(content)
+            sys.stdout.flush()
+    elif is_stream(output):
+        with naming(output), open_text(output) as file:
+            file.write(content)
     else:
-        with replacing(output.resolve()) as file:
+        with replacing(output) as file:
             file.write(content)

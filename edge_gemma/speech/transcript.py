@@ -86,9 +86,11 @@ class Transcript(Sequence[Segment]):
         return f"<Transcript of {len(self)} segments: {textwrap.shorten(self.text, 60, placeholder='...')!r}>"
 
     def render(self, format: str, bilingual: bool = False) -> str:
-        """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles), "tsv" or "json".
+        """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles), "tsv", "json" or
+        "jsonl".
 
-        "tsv" is a table with tabs, and a line of names at the top: start and end in milliseconds, and the text.
+        "tsv" is a table with tabs, and a line of names at the top: start and end in milliseconds, and the text. "jsonl" is the
+        document of "json" on one line.
 
         Text, tables and subtitles show the translation instead of the original where there is one; `bilingual` shows both.
         Subtitles are cut into pieces of two lines of 42 columns (an East Asian character takes two); times within a segment
@@ -238,5 +240,30 @@ class _JSON(_Text):
         return f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
 
 
-FORMATS: dict[str, type[_Text]] = {"txt": _Text, "srt": _Subtitles, "vtt": _WebVTT, "tsv": _Table, "json": _JSON}
+class _JSONLine(_JSON):
+    """The same document on one line, as JSON Lines has it: one document for each recording."""
+
+    def head(self) -> str:
+        return _on_one_line(super().head())
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        yield from map(_on_one_line, super().segment(segment))
+
+    def tail(self, info: dict[str, Any]) -> str:
+        return _on_one_line(super().tail(info)) + "\n"
+
+
+def _on_one_line(text: str) -> str:
+    """A piece of a document without its line breaks and indents; there are none inside the strings of JSON."""
+    return "".join(line.strip() + (" " if line.endswith(",") else "") for line in text.split("\n"))
+
+
+FORMATS: dict[str, type[_Text]] = {
+    "txt": _Text,
+    "srt": _Subtitles,
+    "vtt": _WebVTT,
+    "tsv": _Table,
+    "json": _JSON,
+    "jsonl": _JSONLine,
+}
 """The formats of a transcript, and what writes them."""

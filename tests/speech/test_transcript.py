@@ -78,9 +78,9 @@ def test_forms_without_segments() -> None:
         "vtt": "WEBVTT\n\n",
     }
     assert json.loads(Transcript([]).render("json"))["segments"] == []
-    with pytest.raises(EdgeGemmaError, match="txt, srt, vtt, tsv, json"):
+    with pytest.raises(EdgeGemmaError, match="txt, srt, vtt, tsv, json, jsonl"):
         Transcript([]).render("pdf")
-    assert set(FORMATS) == {"txt", "srt", "vtt", "tsv", "json"}
+    assert set(FORMATS) == {"txt", "srt", "vtt", "tsv", "json", "jsonl"}
 
 
 def test_tables() -> None:
