@@ -117,6 +117,24 @@ def seconds(text: str) -> float:
     return _number(2.0, 30.0, text)
 
 
+def language(text: str) -> str:
+    """A language to translate into: a name or a code."""
+    from ..errors import EdgeGemmaValueError
+    from ..speech.languages import language_name
+
+    try:
+        return language_name(text)
+    except EdgeGemmaValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def spoken_language(text: str) -> str | None:
+    """Like `language`; "auto" leaves the language to the model."""
+    from ..speech.languages import leaves_open
+
+    return None if leaves_open(text) else language(text)
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 

@@ -22,8 +22,10 @@ from .common import (
     add_verb,
     amount,
     count,
+    language,
     open_model,
     print_json,
+    spoken_language,
 )
 from .terminal import Interrupt, Screen, TransientLine
 
@@ -44,8 +46,10 @@ arecord -f S16_LE -r 16000 -t raw | edge-gemma listen --input -
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "listen", "write down what is being said", EXAMPLES)
-    parser.add_argument("--language", "-l", metavar="L", help="spoken language, a name or a code (default: any)")
-    parser.add_argument("--translate-to", metavar="L", help="print a translation into this language")
+    parser.add_argument(
+        "--language", "-l", type=spoken_language, metavar="L", help="spoken language, a name or a code (default: any)"
+    )
+    parser.add_argument("--translate-to", type=language, metavar="L", help="print a translation into this language")
     parser.add_argument(
         "--partials",
         nargs="?",
@@ -172,6 +176,7 @@ class _Lines:
     def __init__(self, args: argparse.Namespace) -> None:
         self._verbose = args.verbose
         self._out, self._notes, self._transient = Screen(sys.stdout), Screen(sys.stderr), TransientLine()
+        self._agreed = ""  # of the last partial
         self._overruns, self._lost = 0, 0.0  # so far
         self._warned: tuple[int, float] | None = None  # overruns and lost seconds of the last warning
 
@@ -192,10 +197,17 @@ class _Lines:
                 self._notes.line(f"[{_describe(event.latency)}]", "dim")
 
     def _show_partial(self, event: Any) -> None:
-        """Shows what was guessed. Guesses at an utterance that has only begun may say anything, so they are not shown."""
-        if event.agreed:
+        """Shows what was guessed. Guesses at an utterance that has only begun may say anything, so they are not shown.
+
+        Where dim text cannot be told from other text, only what is agreed is shown.
+        """
+        if not self._notes.is_terminal:
+            if event.agreed and event.agreed != self._agreed:
+                self._transient.show((f"{event.agreed} ...", ""))
+            self._agreed = event.agreed
+        elif event.agreed:
             self._transient.show((event.agreed, "bold"), (event.text[len(event.agreed) :], "dim"))
-        elif self._notes.is_terminal:
+        else:
             self._transient.show(("...", "dim"))
 
     def _print(self, segment: Any) -> None:

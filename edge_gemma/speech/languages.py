@@ -16,7 +16,7 @@ from ..engine.interface import ModelLike
 from ..errors import EdgeGemmaValueError
 from ..hub.resolve import is_embedded
 
-__all__ = ["LANGUAGES", "LanguageName", "base_language", "language_name", "language_names"]
+__all__ = ["LANGUAGES", "LanguageName", "base_language", "language_name", "language_names", "leaves_open"]
 
 # Codes (ISO 639-1, else 639-3; then 639-2 and outdated ones), the English name, "|" and other names.
 _TABLE = """
@@ -208,6 +208,11 @@ _AUTO = ("auto", "any", "detect")  # names of no language in particular
 _TOY_KNOWS = ("English", "Spanish", "German")
 
 
+def leaves_open(language: str) -> bool:
+    """Whether this leaves the spoken language to the model: "auto"."""
+    return language.strip().lower() in _AUTO
+
+
 def language_names(
     model: ModelLike, language: str | None, to: str | None
 ) -> tuple[LanguageName | None, LanguageName | None]:
@@ -220,7 +225,7 @@ def language_names(
     Raises EdgeGemmaValueError: "argument" as `language_name`, "unsupported" for a language that the embedded toy model was
     not trained on. No file tells which languages other models know.
     """
-    if language is not None and language.strip().lower() in _AUTO:
+    if language is not None and leaves_open(language):
         language = None
     names = [None if given is None else language_name(given) for given in (language, to)]
     if is_embedded(model.path):

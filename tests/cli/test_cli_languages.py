@@ -26,10 +26,12 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("translate", "--from", "Germann", "--to", "en", "Hello"),
         ("listen", "--input", "-", "-l", "Germann"),
         ("listen", "--input", "-", "--translate-to", "Germann"),
+        ("demo", "--to", "Germann"),
+        ("demo", "--language", "Germann"),
     ],
 )
 def test_a_misspelt_language_is_an_error(command: tuple[str, ...]) -> None:
-    assert "'Germann' is not known. Did you mean German?" in bad(1, *command)
+    assert "'Germann' is not known. Did you mean German?" in bad(2, *command)
 
 
 @pytest.mark.skipif(not Path(EMBEDDED).is_file(), reason="this checkout has no embedded model")
@@ -37,6 +39,7 @@ def test_the_toy_says_what_it_does_not_know() -> None:
     assert "does not know French: it was trained on English" in bad(1, "translate", "--to", "fr", "Hello", **TOY)
     assert "no hotwords" in bad(1, "transcribe", "-", "--hotwords", "Oslo", **TOY)
     assert "does not know Danish" in bad(1, "listen", "--input", "-", "-l", "da", **TOY)
+    assert "does not know French" in bad(1, "demo", "--fast", "--to", "fr", **TOY)
 
 
 def test_the_language_of_a_recording(talk: Path) -> None:
@@ -46,6 +49,7 @@ def test_the_language_of_a_recording(talk: Path) -> None:
     assert given["language"] == "Brazilian Portuguese" and "language_detected" not in given
     asked = json.loads(good(*command))
     assert asked["language"] is None and asked["language_detected"] is False
+    assert json.loads(good(*command, "-l", "auto")) == asked
 
 
 def test_hints_reach_the_model(talk: Path, tmp_path: Path) -> None:

@@ -160,17 +160,18 @@ def test_only_what_is_agreed_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: A
         eg.ListenerEvent("start", 0.5),
         eg.ListenerEvent("partial", 0.9, "Stop the music."),
         eg.ListenerEvent("partial", 2.2, "Stow the boat here.", "Stow the boat"),
+        eg.ListenerEvent("partial", 2.6, "Stow the boat in there.", "Stow the boat"),
         eg.ListenerEvent("partial", 2.9, "Stow the boats on deck.", "Stow the"),
     ]
     notes = shown(events, monkeypatch, capsys, "--partials").err.splitlines()
-    assert notes[1:] == ["Stow the boat here.", "Stow the boats on deck."]
+    assert notes[1:] == ["Stow the boat ...", "Stow the ..."]
     lines = [json.loads(line) for line in shown(events, monkeypatch, capsys, "--json").out.splitlines()]
     assert [(line.get("text"), line.get("agreed")) for line in lines[:3]] == [
         (None, None),
         ("Stop the music.", ""),
         ("Stow the boat here.", "Stow the boat"),
     ]
-    assert shown(events, monkeypatch, capsys, "--format", "json").out.count("\n") == 4
+    assert shown(events, monkeypatch, capsys, "--format", "json").out.count("\n") == 5
 
 
 def test_lost_sound_is_counted_calmly(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
