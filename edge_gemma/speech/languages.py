@@ -37,26 +37,26 @@ gd gla Scottish Gaelic | Gaelic, Scots Gaelic, Gàidhlig; gl glg Galician | Gale
 gu guj Gujarati | ગુજરાતી; gv glv Manx; ha hau Hausa; he heb iw Hebrew | עברית; hi hin Hindi | हिन्दी, हिंदी
 ho hmo Hiri Motu; hr hrv Croatian | Hrvatski; ht hat Haitian Creole | Haitian, Kreyòl ayisyen
 hu hun Hungarian | Magyar; hy hye arm Armenian | Հայերեն; hz her Herero; ia ina Interlingua
-id ind in Indonesian | Bahasa Indonesia; ie ile Interlingue; ig ibo Igbo; ii iii Nuosu | Sichuan Yi; ik ipk Inupiaq
+id ind in Indonesian | Bahasa Indonesia, Bahasa; ie ile Interlingue; ig ibo Igbo; ii iii Nuosu | Sichuan Yi; ik ipk Inupiaq
 io ido Ido; is isl ice Icelandic | Íslenska; it ita Italian | Italiano; iu iku Inuktitut
 ja jpn Japanese | 日本語, Nihongo; jv jav jw Javanese | Basa Jawa; ka kat geo Georgian | ქართული; kg kon Kongo
 ki kik Kikuyu | Gikuyu; kj kua Kuanyama; kk kaz Kazakh | Қазақша, Қазақ тілі; kl kal Greenlandic | Kalaallisut
 km khm Khmer | Cambodian, ខ្មែរ; kn kan Kannada | ಕನ್ನಡ; ko kor Korean | 한국어; kr kau Kanuri; ks kas Kashmiri
-ku kur kmr Kurdish | Kurmanji, Kurdî; kv kom Komi; kw cor Cornish; ky kir Kyrgyz | Kirghiz, Кыргызча
-la lat Latin | Latina; lb ltz Luxembourgish | Lëtzebuergesch; lg lug Ganda | Luganda; li lim Limburgish
+ku kur kmr Kurdish | Kurmanji, Kurdish Kurmanji, Kurdî; kv kom Komi; kw cor Cornish; ky kir Kyrgyz | Kirghiz, Кыргызча
+la lat Latin | Latina; lb ltz Luxembourgish | Lëtzebuergesch, Letzeburgesch; lg lug Ganda | Luganda; li lim Limburgish
 ln lin Lingala; lo lao Lao | Laotian, ລາວ; lt lit Lithuanian | Lietuvių; lu lub Luba-Katanga
 lv lav Latvian | Latviešu; mg mlg Malagasy; mh mah Marshallese; mi mri mao Maori | Māori
 mk mkd mac Macedonian | Македонски; ml mal Malayalam | മലയാളം; mn mon Mongolian | Монгол; mr mar Marathi | मराठी
-ms msa may zsm Malay | Bahasa Melayu; mt mlt Maltese | Malti; my mya bur Burmese | Myanmar, မြန်မာ; na nau Nauru
-nb nob Norwegian Bokmål | Bokmål; nd nde North Ndebele | Northern Ndebele; ne nep Nepali | नेपाली; ng ndo Ndonga
-nl nld dut Dutch | Nederlands, Flemish, Vlaams; nn nno Norwegian Nynorsk | Nynorsk; no nor Norwegian | Norsk
-nr nbl South Ndebele | Southern Ndebele; nv nav Navajo; ny nya Chichewa | Chewa, Nyanja; oc oci Occitan
-oj oji Ojibwe | Ojibwa; om orm Oromo | Afaan Oromoo; or ori ory Odia | Oriya, ଓଡ଼ିଆ; os oss Ossetian | Ossetic
-pa pan Punjabi | Panjabi, ਪੰਜਾਬੀ; pi pli Pali; pl pol Polish | Polski; ps pus Pashto | Pushto, پښتو
-pt por Portuguese | Português; qu que Quechua | Runasimi; rm roh Romansh; rn run Rundi | Kirundi
-ro ron rum mo Romanian | Română, Moldovan, Moldavian; ru rus Russian | Русский; rw kin Kinyarwanda
-sa san Sanskrit | संस्कृतम्; sc srd Sardinian; sd snd Sindhi | سنڌي; se sme Northern Sami | Sami; sg sag Sango
-sh hbs Serbo-Croatian; si sin Sinhala | Sinhalese, සිංහල; sk slk slo Slovak | Slovenčina
+ms msa may zsm Malay | Bahasa Melayu; mt mlt Maltese | Malti; my mya bur Burmese | Myanmar, Myanmar Burmese, မြန်မာ
+na nau Nauru; nb nob Norwegian Bokmål | Bokmål; nd nde North Ndebele | Northern Ndebele; ne nep Nepali | नेपाली
+ng ndo Ndonga; nl nld dut Dutch | Nederlands, Flemish, Vlaams; nn nno Norwegian Nynorsk | Nynorsk
+no nor Norwegian | Norsk; nr nbl South Ndebele | Southern Ndebele; nv nav Navajo; ny nya Chichewa | Chewa, Nyanja
+oc oci Occitan; oj oji Ojibwe | Ojibwa; om orm Oromo | Afaan Oromoo; or ori ory Odia | Oriya, Odia Oriya, ଓଡ଼ିଆ
+os oss Ossetian | Ossetic; pa pan Punjabi | Panjabi, ਪੰਜਾਬੀ; pi pli Pali; pl pol Polish | Polski
+ps pus Pashto | Pushto, پښتو; pt por Portuguese | Português; qu que Quechua | Runasimi; rm roh Romansh
+rn run Rundi | Kirundi; ro ron rum mo Romanian | Română, Moldovan, Moldavian; ru rus Russian | Русский
+rw kin Kinyarwanda; sa san Sanskrit | संस्कृतम्; sc srd Sardinian; sd snd Sindhi | سنڌي; se sme Northern Sami | Sami
+sg sag Sango; sh hbs Serbo-Croatian; si sin Sinhala | Sinhalese, සිංහල; sk slk slo Slovak | Slovenčina
 sl slv Slovenian | Slovene, Slovenščina; sm smo Samoan; sn sna Shona; so som Somali | Soomaali
 sq sqi alb Albanian | Shqip; sr srp Serbian | Српски, Srpski; ss ssw Swati; st sot Southern Sotho | Sesotho
 su sun Sundanese; sv swe Swedish | Svenska; sw swa swh Swahili | Kiswahili; ta tam Tamil | தமிழ்
@@ -69,13 +69,13 @@ yi yid ji Yiddish | ייִדיש; yo yor Yoruba | Yorùbá; za zha Zhuang
 zh zho chi cmn Chinese | Mandarin, Mandarin Chinese, 中文, 汉语, 漢語, 普通话, 國語, Putonghua; zu zul Zulu | isiZulu
 ast Asturian | Asturianu; awa Awadhi; bal Balochi | Baluchi; ban Balinese; bho Bhojpuri | भोजपुरी; bik Bikol; brx Bodo
 ceb Cebuano | Bisaya; ckb Central Kurdish | Sorani, Kurdish Sorani; crh Crimean Tatar; doi Dogri
-fil Filipino | Pilipino; gom Konkani | kok; grc Ancient Greek
+fil Filipino | Pilipino, Filipino Tagalog; gom kok Konkani; grc Ancient Greek
 gsw Swiss German | Schweizerdeutsch, Schwyzerdütsch, Schwiizertüütsch; haw Hawaiian; hil Hiligaynon; hmn Hmong
 ilo Iloko | Ilocano, Ilokano; kab Kabyle; kam Kamba; kea Kabuverdianu | Cape Verdean Creole; lij Ligurian; lmo Lombard
 luo Luo | Dholuo; mai Maithili | मैथिली; mni Manipuri | Meitei; nap Neapolitan; nds Low German | Low Saxon
 nso Northern Sotho | Sepedi; pag Pangasinan; pam Kapampangan; pap Papiamento; prs Dari; sat Santali; scn Sicilian
 sco Scots; shn Shan; szl Silesian; tpi Tok Pisin; tzm Tamazight; umb Umbundu; vec Venetian; war Waray
-wuu Wu Chinese | Wu, Shanghainese; yue Cantonese | 粵語, 粤语, 廣東話, 广东话
+wuu Wu Chinese | Wu, Shanghainese; yue zh-yue Cantonese | Cantonese Chinese, Yue, 粵語, 粤语, 廣東話, 广东话
 nan Min Nan Chinese | Hokkien, Taiwanese Hokkien; hak Hakka Chinese | Hakka; arz Egyptian Arabic; apc Levantine Arabic
 ary Moroccan Arabic | Darija; arb Standard Arabic; pnb Western Punjabi
 """
@@ -84,15 +84,17 @@ ary Moroccan Arabic | Darija; arb Standard Arabic; pnb Western Punjabi
 # other region or script of a language means the language.
 _VARIANTS = """
 ar-eg Egyptian Arabic; ar-ma Moroccan Arabic; ca-valencia Valencian | Valencià; en-au Australian English
-en-ca Canadian English; en-gb en-uk British English | UK English; en-in Indian English
-en-us American English | US English; es-419 Latin American Spanish; es-ar Argentinian Spanish | Argentine Spanish
-es-es European Spanish | Castilian Spanish, Peninsular Spanish; es-mx Mexican Spanish
-fr-ca Canadian French | Québécois; nl-be Belgian Dutch
-pt-br Brazilian Portuguese | Brazilian, Português brasileiro, Português do Brasil
-pt-pt European Portuguese | Português europeu, Português de Portugal; sr-cyrl Serbian in Cyrillic script
-sr-latn Serbian in Latin script; uz-cyrl Uzbek in Cyrillic script; uz-latn Uzbek in Latin script
-az-cyrl Azerbaijani in Cyrillic script; zh-hans zh-cn zh-sg Simplified Chinese | 简体中文, 简体
-zh-hant zh-tw zh-hk zh-mo Traditional Chinese | 繁體中文, 繁體
+en-ca Canadian English; en-gb en-uk British English | UK English, English UK, English United Kingdom
+en-in Indian English; en-us American English | US English, English US, English United States
+es-419 Latin American Spanish | Spanish Latin America; es-ar Argentinian Spanish | Argentine Spanish
+es-es European Spanish | Spanish Spain, Castilian Spanish, Peninsular Spanish; es-mx Mexican Spanish | Spanish Mexico
+fr-ca Canadian French | French Canada, Québécois; nl-be Belgian Dutch
+pt-br Brazilian Portuguese | Portuguese Brazil, Brazilian, Português brasileiro, Português do Brasil
+pt-pt European Portuguese | Portuguese Portugal, Português europeu, Português de Portugal
+sr-cyrl Serbian in Cyrillic script | Serbian Cyrillic; sr-latn Serbian in Latin script | Serbian Latin
+uz-cyrl Uzbek in Cyrillic script; uz-latn Uzbek in Latin script; az-cyrl Azerbaijani in Cyrillic script
+zh-hans zh-cn zh-sg Simplified Chinese | Chinese Simplified, 简体中文, 简体
+zh-hant zh-tw zh-hk zh-mo Traditional Chinese | Chinese Traditional, 繁體中文, 繁體
 """
 
 # Codes of countries that are taken for codes of languages.
@@ -120,17 +122,19 @@ def _entries(table: str) -> Iterator[tuple[list[str], str, list[str]]]:
 
 
 def _key(name: str) -> str:
-    """A name as it is compared: without regard to capitals, accents and white space."""
-    letters = unicodedata.normalize("NFKD", " ".join(name.split()).casefold())
+    """A name as it is compared: without regard to capitals, accents, brackets and white space."""
+    letters = unicodedata.normalize("NFKD", " ".join(re.sub(r"[()]", " ", name).split()).casefold())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 _CODES: dict[str, str] = {}  # code or tag -> name
 _NAMES: dict[str, str] = {}  # `_key` of a name -> name
 _BASES: dict[str, str] = {}  # name of a variant -> name of the language
+_FIRST: dict[str, str] = {}  # name -> its first code
 for _codes, _name, _others in (*_entries(_TABLE), *_entries(_VARIANTS)):
     for _code in _codes:
         _CODES[_code] = _name
+        _FIRST.setdefault(_name, _code)
         if "-" in _code and (_base := _CODES[_code.partition("-")[0]]) != _name:
             _BASES[_name] = _base
     for _other in (_name, *_others):
@@ -148,8 +152,8 @@ def language_name(language: str) -> LanguageName:
 
     Args:
         language: a code ("de", "deu"), a tag with a script or region ("pt-BR", "zh-Hant", "de_AT"), an English name
-            ("German", "Farsi"), or the language's own name ("Deutsch"). Capitals and accents do not matter. A language that
-            is in no table is given as "name:Klingon".
+            ("German", "Farsi", "Chinese (Traditional)"), or the language's own name ("Deutsch"). Capitals and accents do
+            not matter. A language that is in no table is given as "name:Klingon".
 
     Returns:
         The English name. Scripts and regions that are written differently keep a name of their own ("Brazilian
@@ -183,14 +187,16 @@ def _by_tag(tag: str) -> str | None:
     parts = _TAG.fullmatch(tag)
     if not parts or parts[1] not in _CODES:
         return None
-    code, script, region = parts.groups(default="")
-    return _CODES.get(code + script) or _CODES.get(code + region) or _CODES[code]
+    name, script, region = _CODES[parts[1]], parts[2] or "", parts[3] or ""
+    code = _FIRST[name]  # "zho-Hans" is "zh-Hans"
+    return _CODES.get(code + script) or _CODES.get(code + region) or name
 
 
 def _suggestion(name: str) -> str:
     """ " Did you mean ...?" with the most similar names, or ""."""
     code = name.lower().replace("_", "-").partition("-")[0]
     close = [_CODES[_COUNTRIES[code]]] if code in _COUNTRIES else []
+    close += filter(None, (_NAMES.get(_key(part)) for part in re.split(r"[(/,;]", name)))  # "German (Austria)"
     if len(name) > 3:
         similar = [_NAMES[key] for key in difflib.get_close_matches(_key(name), _NAMES, n=3, cutoff=0.72)]
         close += [other for other in similar if _BASES.get(other) not in similar]
