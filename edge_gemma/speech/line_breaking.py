@@ -17,10 +17,10 @@ __all__ = ["width", "wrap"]
 _SPACE = re.compile(r"[^\S\u00a0\u2007\u202f]+")  # but for spaces that no line may end at
 _ZWJ, _EMOJI_STYLE, _ZERO_WIDTH_SPACE = "\u200d", "\ufe0f", "\u200b"
 _GLUE = "\u00a0\u2007\u202f\u2060"
-_ASIAN_END = "、。，．！？；："
+_ASIAN_END = "、。，．！？；：｡､"
 # Beside closing brackets and quotation marks, which have categories of their own: no line begins with these.
 _NO_BEGIN = set(
-    _ASIAN_END + "・…‥～〜ー々ゝゞヽヾぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶ,.:;!?%‰°℃'\"؟،؛।॥"
+    _ASIAN_END + "・…‥～〜ー々ゝゞヽヾぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶｧｨｩｪｫｯｬｭｮｰﾞﾟ｡､･,.:;!?%‰°℃'\"؟،؛।॥"
     "\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eb0\u0eb2\u0eb3\u0ec6\u17d4\u17d5\u17d6\u17d7\u104a\u104b"
 )
 _NO_END = set(
@@ -34,7 +34,7 @@ _NO_SPACES = (
     (0x1A20, 0x1AAF),
     (0xA9E0, 0xAA7F),
 )
-_HANGUL = ((0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF))
+_HANGUL = ((0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xFFA0, 0xFFDC))
 
 
 class _Break(enum.IntEnum):
@@ -139,7 +139,7 @@ def _break_between(before: str, after: str) -> _Break:
 
 def _is_ideograph(letter: str) -> bool:
     """Whether lines may end before and behind it: ideographs, kana and emoji. Korean has spaces."""
-    return unicodedata.east_asian_width(letter) in "WF" and not _within(letter, _HANGUL)
+    return unicodedata.east_asian_width(letter) in "WFH" and not _within(letter, _HANGUL)
 
 
 def _is_flag(letter: str) -> bool:

@@ -144,6 +144,7 @@ def test_words_of_scripts_with_spaces_are_not_cut() -> None:
         ("今天天气很好。", 12, ["今天天气很", "好。"]),  # no line begins with a full stop
         ("彼は「はい」と", 6, ["彼は", "「は", "い」と"]),  # nor ends with a bracket that opens
         ("コーヒーショップ", 6, ["コー", "ヒー", "ショッ", "プ"]),  # nor begins with a small kana or a long mark
+        ("ｶﾞｷﾞｸﾞ｡ｹﾞ", 4, ["ｶﾞｷﾞ", "ｸﾞ｡", "ｹﾞ"]),
         ("版本Windows很好", 10, ["版本", "Windows很", "好"]),
         ("10\u00a0000 km", 4, ["10\u00a00", "00", "km"]),
         ("5 10\u00a0000 km", 6, ["5", "10\u00a0000", "km"]),
