@@ -88,7 +88,8 @@ class Transcriber(Cancellable):
 
         Args:
             model: an open model with an audio encoder. It must stay open.
-            language: what is spoken, a name or a code ("German", "de"); None leaves it to the model.
+            language: what is spoken, a name or a code ("German", "de"; see `language_name`); None or "auto" leaves it to the
+                model.
             to: the language to translate into.
             detect_language: if no language is given, asks the model once in each recording in which language its first words
                 are, for `detected_language`. This is a short question in a session of its own. The embedded toy model cannot
