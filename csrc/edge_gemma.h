@@ -75,6 +75,16 @@ typedef struct eg_error {
     char message[500];         /* zero-terminated UTF-8 sentence that says what is wrong and what to do */
 } eg_error;
 
+/* Declares a variable of a struct of this header: zeros, and its struct_size. C may as well write
+ * `eg_error err = {.struct_size = sizeof err}`; compilers of C++ warn of the fields that are left out there. */
+#ifdef __cplusplus
+#define EG_STRUCT(type, name) \
+    type name{}; \
+    name.struct_size = sizeof name
+#else
+#define EG_STRUCT(type, name) type name = {.struct_size = sizeof name}
+#endif
+
 /* The version of this header, to compare with that of the library an application has loaded. */
 #define EG_VERSION "0.1.0"
 

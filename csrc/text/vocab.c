@@ -89,7 +89,7 @@ static eg_status check_model(const eg_gguf *file, eg_error *err)
 {
     const char *key = "tokenizer.ggml.model";
     const eg_gguf_value *value = eg_gguf_find(file, key);
-    eg_span model, pre;
+    eg_span model = {0}, pre = {0};
     if (!value)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: the key '%s' is missing, so there is no vocabulary.", eg_gguf_name(file),
                        key);

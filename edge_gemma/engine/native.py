@@ -13,10 +13,21 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._engine import ffi, lib
 from .._version import __version__
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
 from .descriptor import FileDescriptor, FileSource
+
+try:
+    from .._engine import ffi, lib
+except ModuleNotFoundError as error:
+    if error.name != "edge_gemma._engine":
+        raise
+    _package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    raise ImportError(
+        f"edge_gemma was imported from {_package}, where its engine is not built. If this is the folder of the source, "
+        "leave it (Python looks into the current folder first), or build there: pip install -e .",
+        name=error.name,
+    ) from None
 
 __all__ = [
     "KV_TYPES",
