@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +48,18 @@ def explain(error: Exception) -> str:
     if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError, UsageError)):
         return error_text(error)
     return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
+
+
+def program() -> str:
+    """How to type this command: its name if the shell finds it, else a path, or Python with the module's name."""
+    started = sys.argv[0]
+    found = shutil.which("edge-gemma")
+    if os.path.basename(started).startswith("edge-gemma") and os.path.exists(started):
+        if found and os.path.samefile(found, started):
+            return "edge-gemma"
+        path = os.path.relpath(started)
+        return shlex.quote(path if not path.startswith("..") else os.path.abspath(started))
+    return "edge-gemma" if found else f"{shlex.quote(sys.executable)} -m edge_gemma"
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------
