@@ -205,8 +205,8 @@ class _Work:
                     target.add(segment)
                     start = segment.end
                 target.complete()
-            if source.warning:
-                print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
+            for sentence in filter(None, (source.assumption, source.warning)):
+                print(f"edge-gemma: warning: {_named(file, sentence)}", file=sys.stderr)
             if self.args.verbose:
                 done, took = (source.duration or start) - target.start, time.perf_counter() - began
                 print(
