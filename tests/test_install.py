@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -76,3 +78,18 @@ def test_runs_alone(wheel, tmp_path, dense_model):
     out = run(scripts / "python", "-I", "-c", f"{report}; {code}", dependencies, dense_model, cwd=tmp_path)
     assert int(out.split()[-1]) > 0
     assert (scripts / "edge-gemma").exists() or (scripts / "edge-gemma.exe").exists()
+
+
+def test_a_source_folder_without_the_engine_says_so(tmp_path):
+    """As after `pip install .`, when Python runs in the folder of the source."""
+    shutil.copytree(ROOT / "edge_gemma", tmp_path / "edge_gemma", ignore=shutil.ignore_patterns("_engine*.so", "data"))
+    # An editable installation would find the engine elsewhere.
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
+        f"sys.path = [p for p in sys.path if p != {str(ROOT)!r}]; import edge_gemma"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "pip install -e ." in done.stderr and str(tmp_path) in done.stderr

@@ -31,6 +31,7 @@ want 'libportaudio2 libasound2-data' has_portaudio
 if [ "${1:-}" != build ]; then
     want 'g++' command -v g++
     want 'cmake' command -v cmake
+    want 'pkg-config' command -v pkg-config
     want 'clang libclang-rt-14-dev' runs_sanitizers
     want 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' command -v aarch64-linux-gnu-gcc
     want 'qemu-user-static' command -v qemu-aarch64-static

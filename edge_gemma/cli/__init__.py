@@ -17,10 +17,9 @@ import importlib
 import os
 import sys
 
-from .common import BROKEN_PIPE, FAILED, INTERRUPTED, WRONG_USAGE, UsageError, error_text
+from .common import BROKEN_PIPE, DEBUG_VARIABLE, FAILED, INTERRUPTED, WRONG_USAGE, UsageError, explain
 
 VERBS = ("demo", "run", "chat", "transcribe", "translate", "listen", "info", "bench", "convert", "quantize", "pull")
-DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 
 EPILOG = f"""\
 examples:
@@ -51,20 +50,32 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help or the error
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:
-        status: int = args.run(args)
+        status = _run(args)
         sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except OSError as error:  # the last of the output cannot be written
+        _silence_stdout()
+        return status if status else _fail(f"standard output cannot be written: {error.strerror}.", FAILED)
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs the verb. Failures become one line on standard error and an exit status."""
+    try:
+        status: int = args.run(args)
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
-        return BROKEN_PIPE
+        raise
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        return _fail(_explain(error), FAILED)
+        return _fail(explain(error), FAILED)
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -96,18 +107,10 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _explain(error: Exception) -> str:
-    """One line for an exception: the message of an expected failure; for a bug of this program the class, too."""
-    from ..errors import EdgeGemmaError
-
-    if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError)):
-        return error_text(error)
-    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
-
-
 def _fail(message: str, status: int) -> int:
     """Prints an error and returns the exit status."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     print(f"edge-gemma: error: {message}", file=sys.stderr)
     return status
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
+DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 TOY = "[this is the embedded toy model, which knows only commands to a home; `edge-gemma pull e2b` gets the real one]"
@@ -35,6 +36,15 @@ def error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception: the message of an expected failure; for a bug of this program the class, too."""
+    from ..errors import EdgeGemmaError
+
+    if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError, UsageError)):
+        return error_text(error)
+    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------
@@ -107,6 +117,24 @@ def seconds(text: str) -> float:
     return _number(2.0, 30.0, text)
 
 
+def language(text: str) -> str:
+    """A language to translate into: a name or a code."""
+    from ..errors import EdgeGemmaValueError
+    from ..speech.languages import language_name
+
+    try:
+        return language_name(text)
+    except EdgeGemmaValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def spoken_language(text: str) -> str | None:
+    """Like `language`; "auto" leaves the language to the model."""
+    from ..speech.languages import leaves_open
+
+    return None if leaves_open(text) else language(text)
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +187,18 @@ def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFA
         help="stay within this much memory in all, such as 1.5GB, with a q8 cache or a smaller context if necessary;"
         " without --context, the longest context that fits",
     )
+
+
+def add_hint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --initial-prompt and --hotwords, which help a model that hears to find the right words."""
+    group = parser.add_argument_group("hints")
+    group.add_argument(
+        "--initial-prompt",
+        "--prompt",
+        metavar="TEXT",
+        help="what the speech is about, or what was said before it; it is not in the output",
+    )
+    group.add_argument("--hotwords", metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"')
 
 
 def add_sampling_options(

@@ -109,7 +109,7 @@ class JSONLines:
             values |= {"number": event.number, "language": utterance.language if utterance else None}
         elif event.kind in ("partial", "transcript", "translation", "reply"):
             values["text"] = event.text
-            values |= {"stable": event.stable} if event.kind == "partial" else {}
+            values |= {"agreed": event.agreed} if event.kind == "partial" else {}
             values |= {"language": exchange.target} if exchange and event.kind == "translation" else {}
             values |= {"final": event.final} if event.kind == "reply" else {}
         elif event.call:
@@ -236,7 +236,7 @@ class LiveScreen:
     def _clear(self) -> None:
         self._exchange: DemoExchange | None = None
         self._heading, self._speaking = "", False
-        self._text = self._stable = self._reply = ""
+        self._text = self._agreed = self._reply = ""
         self._calls: list[tuple[str, str]] = []
 
     def show(self, event: DemoEvent) -> None:
@@ -256,9 +256,9 @@ class LiveScreen:
         if event.kind == "sound":
             self._levels.append(event.level)
         elif event.kind == "partial":
-            self._text, self._stable = event.text, event.stable
+            self._text, self._agreed = event.text, event.agreed
         elif event.kind == "transcript":
-            self._text = self._stable = event.text
+            self._text = self._agreed = event.text
             self._speaking = False
         elif event.kind == "call":
             self._calls.append((call_text(event.call), ""))
@@ -323,7 +323,7 @@ class LiveScreen:
         from rich.text import Text
 
         signs, exchange = self._signs, self._exchange
-        text = Text.assemble((self._stable, "bold"), (self._text[len(self._stable) :], "dim"))
+        text = Text.assemble((self._agreed, "bold"), (self._text[len(self._agreed) :], "dim"))
         if self._speaking:
             text.append(signs["talk"], "dim")
         lines = [self._meter(), text]

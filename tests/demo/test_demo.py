@@ -113,8 +113,8 @@ def test_while_it_is_spoken() -> None:
     with Demo(model, detector=LoudnessDetector(), pause=0.2, silence=0.6, clock=source.clock) as demo:
         events = list(demo.run(source))
     partials = [event for event in events if event.kind == "partial"]
-    assert len(partials) > 2 and all(event.text.startswith(event.stable) for event in partials)
-    assert partials[-1].text == DIALOGUE[0]["text"] and any(event.stable for event in partials)
+    assert len(partials) > 2 and all(event.text.startswith(event.agreed) for event in partials)
+    assert partials[-1].text == DIALOGUE[0]["text"]
     kinds = [event.kind for event in events]
     assert kinds.index("call") < kinds.index("result") < kinds.index("transcript") < kinds.index("translation")
     assert kinds.count("sound") > 5 and max(event.level for event in events) > 0.5
