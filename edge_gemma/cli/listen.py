@@ -137,8 +137,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
         finally:
             output.close()
-        if source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+        for sentence in filter(None, (source.assumption, source.warning)):
+            print(f"edge-gemma: warning: {sentence}", file=sys.stderr)
     return INTERRUPTED if interrupt.hit else DONE
 
 
