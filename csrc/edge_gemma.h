@@ -128,7 +128,7 @@ typedef struct eg_file_tensor {
     uint32_t type;             /* GGML type number */
     const char *name;          /* not zero-terminated; valid while the file is open */
     size_t name_length;
-    const char *type_name;     /* "Q4_0", static; NULL for a type that this version does not know */
+    const char *type_name;     /* "Q4_0", static, also for types that this version cannot read; NULL for unknown numbers */
     uint64_t dims[4];          /* fastest first, as GGUF writes them; 1 beyond n_dims */
     const void *data;          /* in the mapping, valid while the file is open; NULL for an unknown type */
     uint64_t bytes;            /* 0 for an unknown type */

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
     from .chat.template import render_chat
     from .chat.tools import Tool, tool_schema
+    from .speech.languages import LANGUAGES, language_name
     from .speech.listener import Listener, ListenerEvent, listen
     from .speech.transcriber import Transcriber, transcribe, transcribe_segments
     from .speech.transcript import Segment, Transcript, TranscriptWriter
@@ -43,6 +44,7 @@ isa: str = _ffi.string(_lib.eg_isa()).decode()
 # Imported at first use: conversations need a template engine, and not everybody uses sound. Type checkers see the imports
 # above.
 _LAZY = {
+    "LANGUAGES": "speech.languages",
     "Chat": "chat.conversation",
     "ChatEvent": "chat.reply",
     "Listener": "speech.listener",
@@ -57,6 +59,7 @@ _LAZY = {
     "Transcript": "speech.transcript",
     "TranscriptWriter": "speech.transcript",
     "Translator": "speech.translator",
+    "language_name": "speech.languages",
     "listen": "speech.listener",
     "open_audio": "audio.source",
     "parse_reply": "chat.reply",
@@ -82,6 +85,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "LANGUAGES",
     "AudioEncoder",
     "AudioFeed",
     "Cancelled",
@@ -113,6 +117,7 @@ __all__ = [
     "audio_tokens",
     "isa",
     "kernels",
+    "language_name",
     "listen",
     "open_audio",
     "parse_reply",

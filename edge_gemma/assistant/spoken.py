@@ -31,6 +31,7 @@ from ..engine.memory import resident
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from ..speech.answer import Answer
+from ..speech.languages import language_names
 from ..speech.listener import Listener, ListenerEvent
 from ..speech.prompts import loop_start, one_line
 from ..speech.request import SpeechRequest
@@ -106,8 +107,10 @@ class SpokenAssistant:
             new_exchange: makes the exchange of an utterance from its start, in seconds.
 
         Raises:
-            EdgeGemmaValueError: "context" when the model has no room for all of this, "tool" for an unusable tool.
+            EdgeGemmaValueError: "context" when the model has no room for all of this, "tool" for an unusable tool, "argument"
+                or "unsupported" for an unknown language.
         """
+        language_names(model, language, translation.to if translation else None)
         self._model, self._clock, self._new_exchange = model, clock, new_exchange
         self._language, self._translation = language, translation
         self._max_seconds, self._max_tokens, self._max_rounds = max_seconds, max_tokens, max_rounds
@@ -189,10 +192,10 @@ class SpokenAssistant:
                     yield AssistantEvent("start", event.time, self._open[-1].exchange)
                 elif event.kind == "final":
                     yield self._take_transcript(event)
-                elif (now := (one_line(event.text), one_line(event.stable))) != shown:
+                elif (now := (one_line(event.text), one_line(event.agreed))) != shown:
                     shown = now
                     exchange = self._without_transcript().exchange
-                    yield AssistantEvent("partial", event.time, exchange, text=now[0], stable=now[1])
+                    yield AssistantEvent("partial", event.time, exchange, text=now[0], agreed=now[1])
 
     def _drop_exchanges(self) -> None:
         for steps in self._steps:

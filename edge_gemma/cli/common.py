@@ -145,6 +145,24 @@ def seconds(text: str) -> float:
     return _number(2.0, 30.0, text)
 
 
+def language(text: str) -> str:
+    """A language to translate into: a name or a code."""
+    from ..errors import EdgeGemmaValueError
+    from ..speech.languages import language_name
+
+    try:
+        return language_name(text)
+    except EdgeGemmaValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def spoken_language(text: str) -> str | None:
+    """Like `language`; "auto" leaves the language to the model."""
+    from ..speech.languages import leaves_open
+
+    return None if leaves_open(text) else language(text)
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +215,18 @@ def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFA
         help="stay within this much memory in all, such as 1.5GB, with a q8 cache or a smaller context if necessary;"
         " without --context, the longest context that fits",
     )
+
+
+def add_hint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --initial-prompt and --hotwords, which help a model that hears to find the right words."""
+    group = parser.add_argument_group("hints")
+    group.add_argument(
+        "--initial-prompt",
+        "--prompt",
+        metavar="TEXT",
+        help="what the speech is about, or what was said before it; it is not in the output",
+    )
+    group.add_argument("--hotwords", metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"')
 
 
 def add_sampling_options(

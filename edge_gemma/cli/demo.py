@@ -25,8 +25,10 @@ from .common import (
     add_model_options,
     add_verb,
     format_count,
+    language,
     model_paths,
     open_model,
+    spoken_language,
     typed_command,
     typed_python,
 )
@@ -50,10 +52,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--language",
         "-l",
+        type=spoken_language,
         metavar="L",
         help="spoken language; without --audio and --microphone: only the bundled commands in this language (default: any)",
     )
-    parser.add_argument("--to", metavar="L", help="translate into this language (default: one that is not spoken)")
+    parser.add_argument(
+        "--to", type=language, metavar="L", help="translate into this language (default: one that is not spoken)"
+    )
     parser.add_argument("--fast", action="store_true", help="run as fast as possible instead of in real time")
     parser.add_argument("--play", action="store_true", help="play the commands through the loudspeaker")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event")

@@ -22,6 +22,7 @@ from .common import (
     INTERRUPTED,
     SAMPLING_OPTIONS,
     UsageError,
+    add_hint_options,
     add_model_options,
     add_sampling_options,
     add_session_options,
@@ -34,7 +35,7 @@ from .common import (
 from .outputs import STDOUT, check_output, is_stream, naming, open_text, replacing
 from .terminal import Bar, Interrupt, Screen, format_clock
 
-FORMATS = ("txt", "srt", "vtt", "json", "jsonl")
+FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
 STDIN = "-"
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
@@ -89,6 +90,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         default="instruction-first",
         help="what the model reads first; instruction-first answers sooner (default)",
     )
+    add_hint_options(parser)
     add_sampling_options(parser, max_tokens=None, temperature=0.0, unlimited="by the length of the input")
     add_session_options(parser, default="what the longest segment needs")
     add_model_options(parser)
@@ -105,14 +107,18 @@ def write_down(
     format, outputs = plan(args, files)
     from .. import Transcriber
 
-    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
+    options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
+    options |= {name: getattr(args, name) for name in ("max_tokens", "stop")}
     options |= {"detector": args.vad}
+    detect_language = language is None and (format in ("json", "jsonl") or args.verbose)
     drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, sampling=sampling(args), **limits, **options) as transcriber,
+        Transcriber(
+            model, language, to, detect_language=detect_language, sampling=sampling(args), **limits, **options
+        ) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
         work = _Work(args, transcriber, format, names, {**names, **options, **drawing, **raw}, stdin)
@@ -189,7 +195,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
 
 def _stdout_format(format: str, files: int) -> str:
     """The format of what goes to standard output. Several documents of JSON are lines, as tools for JSON read them."""
-    if files > 1 and format in ("srt", "vtt"):
+    if files > 1 and format in ("srt", "vtt", "tsv"):
         raise UsageError(f"a file of format {format} holds one recording: give a directory with --output DIRECTORY.")
     return "jsonl" if files > 1 and format == "json" else format
 
@@ -259,16 +265,23 @@ class _Work:
                         target.add(segment)
                     start = segment.end
                 with naming(output or STDOUT):
-                    target.complete()
+                    target.complete(self._detected())
             if source.warning:
                 print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
             if self.args.verbose:
+                if language := self.transcriber.detected_language:
+                    print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)
                 done, took = (source.duration or start) - target.start, time.perf_counter() - began
                 print(
                     f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times real time]",
                     file=sys.stderr,
                 )
         return True
+
+    def _detected(self) -> dict[str, Any]:
+        """What the JSON format tells of the language when none was given."""
+        language = self.transcriber.detected_language
+        return {} if self.transcriber.language else {"language": language, "language_detected": language is not None}
 
 
 def _fingerprint(file: str) -> dict[str, Any] | None:
@@ -289,7 +302,8 @@ class _Stream:
     start = 0.0
 
     def __init__(self, writer: Any, path: Path | None, heading: str) -> None:
-        self._writer, self._path, self._heading, self._done = writer, path, heading, False
+        self._writer, self._path, self._heading = writer, path, heading
+        self._done, self._info = False, dict[str, Any]()
 
     def __enter__(self) -> _Stream:
         with naming(self._path or STDOUT):
@@ -304,13 +318,13 @@ class _Stream:
     def add(self, segment: Any) -> None:
         self._screen.write(self._writer.segment(segment))
 
-    def complete(self) -> None:
-        self._done = True
+    def complete(self, info: dict[str, Any]) -> None:
+        self._done, self._info = True, info
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is None or not issubclass(kind, OSError):  # after which nothing more can be written
             with naming(self._path or STDOUT):
-                self._screen.write(self._writer.tail(complete=self._done))
+                self._screen.write(self._writer.tail(complete=self._done, **self._info))
         if self._file:
             with naming(self._path or STDOUT):
                 self._file.close()
@@ -369,9 +383,10 @@ class _File:
         self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
         self._file.flush()
 
-    def complete(self) -> None:
+    def complete(self, info: dict[str, Any]) -> None:
+        content = [self._writer.head(), *map(self._writer.segment, self._segments), self._writer.tail(**info)]
         with replacing(self._output) as file:
-            file.write(self._writer.head() + "".join(map(self._writer.segment, self._segments)) + self._writer.tail())
+            file.writelines(content)
         self._file.close()
         self._part.unlink()
 

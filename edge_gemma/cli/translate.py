@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import DONE, INTERRUPTED, UsageError, add_verb, open_model, sampling
+from .common import DONE, INTERRUPTED, UsageError, add_verb, language, open_model, sampling, spoken_language
 from .outputs import STDOUT, is_stream, naming, open_text, replacing
 from .recordings import add_recording_options, plan, write_down
 from .terminal import Interrupt, Screen
@@ -43,9 +43,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="recordings, or one text or text file (default, and -: standard input)",
     )
     parser.add_argument(
-        "--from", dest="source", metavar="L", help="language of the input, a name or a code (default: any)"
+        "--from",
+        dest="source",
+        type=spoken_language,
+        metavar="L",
+        help="language of the input, a name or a code (default: any)",
     )
-    parser.add_argument("--to", required=True, metavar="L", help="language to translate into")
+    parser.add_argument("--to", required=True, type=language, metavar="L", help="language to translate into")
     parser.add_argument(
         "--as", dest="kind", choices=("speech", "text"), help="treat the inputs as recordings, or as texts"
     )
@@ -129,6 +133,8 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
             model,
             args.to,
             args.source,
+            initial_prompt=args.initial_prompt,
+            hotwords=args.hotwords,
             context=args.context,
             kv=args.kv,
             memory_limit=args.memory_limit,

@@ -111,7 +111,7 @@ class JSONLines:
             values |= {"number": event.number, "language": utterance.language if utterance else None}
         elif event.kind in ("partial", "transcript", "translation", "reply"):
             values["text"] = event.text
-            values |= {"stable": event.stable} if event.kind == "partial" else {}
+            values |= {"agreed": event.agreed} if event.kind == "partial" else {}
             values |= {"language": exchange.target} if exchange and event.kind == "translation" else {}
             values |= {"final": event.final} if event.kind == "reply" else {}
         elif event.call:
@@ -155,9 +155,9 @@ class Lines:
             self._line(f"[{_heading(event, self._total)}]")
             self._waiting[exchange], self._partial = [], ""
         elif event.kind == "partial":
-            if event.stable != self._partial and not exchange.end:  # after the end, the transcript follows soon
-                self._line(f"  ... {event.stable}")
-                self._partial = event.stable
+            if event.agreed != self._partial and not exchange.end:  # after the end, the transcript follows soon
+                self._line(f"  ... {event.agreed}")
+                self._partial = event.agreed
         elif event.kind == "transcript":
             self._line(f"  heard: {event.text or '(no words)'}")
             for line in self._waiting.pop(exchange, ()):
@@ -307,7 +307,7 @@ class LiveScreen:
         if event.kind == "sound":
             self._levels.append(event.level)
         elif event.kind == "partial":
-            self._text = event.stable  # the rest is a guess that may change
+            self._text = event.agreed  # the rest is a guess that may change
         elif event.kind == "transcript":
             self._text = event.text
         elif event.kind == "call":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import weakref
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -87,19 +90,49 @@ class Uncopyable:
 class Handle(Uncopyable):
     """Owns one object of the engine; the base of what can be closed.
 
-    Closed by `close()`, at the end of a `with` block, or by the garbage collector.
+    Closed by `close()`, at the end of a `with` block, or by the garbage collector. Any thread may close it at any time: a
+    call that is inside holds a reference to the pointer, and the object is freed when the last reference is gone.
     """
 
-    def __init__(self, raw: Any, close: Any) -> None:
-        """Takes over the pointer `raw`, which the function `close` frees."""
-        self._pointer: Any = ffi.gc(raw, close)
+    def __init__(
+        self,
+        raw: Any,
+        close: Callable[[Any], object],
+        *,
+        owner: Any = None,
+        cancel: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Takes over the pointer `raw`, which `close` frees. `owner`: the pointer of an object that must live longer.
+        `cancel`: stops a call that is running in another thread when the object is closed."""
+
+        def free(raw: Any, owner: Any = owner) -> None:
+            close(raw)
+
+        self._pointer: Any = ffi.gc(raw, free)
+        self._cancel = cancel
+        self._lock = threading.Lock()
 
     @property
     def pointer(self) -> Any:
-        """The engine's pointer. Raises ValueError after `close()`."""
-        if self._pointer is None:
+        """The engine's pointer. Raises EdgeGemmaError "state" after `close()`."""
+        found = self._pointer
+        if found is None:
             raise EdgeGemmaValueError(f"The {self.kind} is closed.", "state")
-        return self._pointer
+        return found
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """The pointer, for calls that one thread at a time may make. Raises EdgeGemmaError "state" while another makes one.
+
+        What the engine has written stays valid up to the end of the block, also if the object is closed meanwhile.
+        """
+        pointer = self.pointer
+        if not self._lock.acquire(blocking=False):
+            raise EdgeGemmaError(f"The {self.kind} is in use by another thread: {self.instead}.", "state")
+        try:
+            yield pointer
+        finally:
+            self._lock.release()
 
     @property
     def closed(self) -> bool:
@@ -107,10 +140,13 @@ class Handle(Uncopyable):
         return self._pointer is None
 
     def close(self) -> None:
-        """Frees the object. Further calls do nothing."""
-        if self._pointer is not None:
-            ffi.release(self._pointer)
-            self._pointer = None
+        """Frees the object, as soon as no thread is in a call on it. Further calls do nothing.
+
+        A call that is running in another thread is stopped where that is possible: it raises `Cancelled`.
+        """
+        found, self._pointer = self._pointer, None
+        if found is not None and self._cancel:
+            self._cancel(found)
 
     def __enter__(self: Self) -> Self:
         """The object itself."""

