@@ -50,16 +50,29 @@ def explain(error: Exception) -> str:
     return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
 
 
-def program() -> str:
-    """How to type this command: its name if the shell finds it, else a path, or Python with the module's name."""
-    started = sys.argv[0]
+def typed_command() -> str:
+    """This command as it can be typed in the current folder: with its path where the shell would not find this one."""
+    program = sys.argv[0]
+    if os.path.basename(program) != "edge-gemma":  # python -m edge_gemma
+        return f"{typed_python()} -m edge_gemma"
     found = shutil.which("edge-gemma")
-    if os.path.basename(started).startswith("edge-gemma") and os.path.exists(started):
-        if found and os.path.samefile(found, started):
-            return "edge-gemma"
-        path = os.path.relpath(started)
-        return shlex.quote(path if not path.startswith("..") else os.path.abspath(started))
-    return "edge-gemma" if found else f"{shlex.quote(sys.executable)} -m edge_gemma"
+    return "edge-gemma" if found and os.path.samefile(found, program) else _short_path(program)
+
+
+def typed_python() -> str:
+    """The interpreter that runs this, as it can be typed in the current folder."""
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and os.path.abspath(found) == os.path.abspath(sys.executable):
+            return name
+    return _short_path(sys.executable)
+
+
+def _short_path(program: str) -> str:
+    """The path of a program, relative to the current folder if it lies below."""
+    path = os.path.abspath(program)
+    below = os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
+    return shlex.quote(below if os.sep in below else os.path.join(os.curdir, below))
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..engine.memory import format_bytes
-from .common import DONE, add_verb, print_json, print_table, program
+from .common import DONE, add_verb, print_json, print_table, typed_command
 
 EXAMPLES = """
 edge-gemma list
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             ]
         )
     elif not models:
-        print(f"No model is in {cache_folder()}. `{program()} pull e2b` downloads one.")
+        print(f"No model is in {cache_folder()}. `{typed_command()} pull e2b` downloads one.")
     else:
         rows: list[tuple[str, ...]] = [("NAME", "SIZE", "ENCODERS", "DOWNLOADED")]
         for entry in models:

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from ..engine.memory import format_bytes
-from .common import DONE, INTERRUPTED, add_verb, print_json, program
+from .common import DONE, INTERRUPTED, add_verb, print_json, typed_command
 from .terminal import Bar, Screen
 
 EXAMPLES = """
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  mmproj  {done.mmproj}")
     elif not args.no_mmproj:
         print("  mmproj  the repository has no encoders")
-    print(f'Now: {program()} run -m {name} "Hello"')
+    print(f'Now: {typed_command()} run -m {name} "Hello"')
     return DONE
 
 
