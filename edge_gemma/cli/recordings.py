@@ -266,8 +266,10 @@ class _Work:
                     start = segment.end
                 with naming(output or STDOUT):
                     target.complete(self._detected())
-            for sentence in filter(None, (source.assumption, source.warning)):
-                print(f"edge-gemma: warning: {_named(file, sentence)}", file=sys.stderr)
+            if source.assumption:
+                print(f"edge-gemma: {_named(file, source.assumption)}", file=sys.stderr)
+            if source.warning:
+                print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
             if self.args.verbose:
                 if language := self.transcriber.detected_language:
                     print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)
