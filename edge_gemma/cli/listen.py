@@ -137,8 +137,10 @@ def run(args: argparse.Namespace) -> int:
                 raise
         finally:
             output.close()
-        for sentence in filter(None, (source.assumption, source.warning)):
-            print(f"edge-gemma: warning: {sentence}", file=sys.stderr)
+        if source.assumption:
+            print(f"edge-gemma: {source.assumption}", file=sys.stderr)
+        if source.warning:
+            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
     return INTERRUPTED if interrupt.hit else DONE
 
 

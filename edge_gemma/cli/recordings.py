@@ -264,16 +264,12 @@ class _Work:
                     with naming(output or STDOUT):
                         target.add(segment)
                     start = segment.end
-<<<<<<< HEAD
-                target.complete()
-            for sentence in filter(None, (source.assumption, source.warning)):
-                print(f"edge-gemma: warning: {_named(file, sentence)}", file=sys.stderr)
-=======
                 with naming(output or STDOUT):
                     target.complete(self._detected())
+            if source.assumption:
+                print(f"edge-gemma: {_named(file, source.assumption)}", file=sys.stderr)
             if source.warning:
                 print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
->>>>>>> 5806bcbde724850d2afca5f5c778dca7709d2281
             if self.args.verbose:
                 if language := self.transcriber.detected_language:
                     print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)
