@@ -290,7 +290,7 @@ def open_decoder(file: IO[bytes], name: str, raw: Raw | None, seekable: bool) ->
             return _open_raw(file, ahead, name, raw, size)
         kind = _UNKNOWN
     if kind.reader == "none":
-        raise EdgeGemmaValueError(f"{name} is {kind.name}, and no sound{kind.advice}.", "format")
+        raise EdgeGemmaValueError(f"{name} holds no sound: it is {kind.name}{kind.advice}.", "format")
     base = tag_length(ahead.peek(10))
     inside = identify(lambda n: ahead.peek(base + n)[base:]) if 0 < base < 1 << 24 else kind
     if inside is not None and inside.reader == "wav" and (decoder := open_wav(file, ahead, name, size, base)):
