@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 class EdgeGemmaError(Exception):
     """Base of all errors of this package.
@@ -33,3 +36,11 @@ class Cancelled(EdgeGemmaError):
     def __init__(self, message: str = "cancelled", code: str = "cancelled") -> None:
         """The message is "cancelled"."""
         super().__init__(message, code)
+
+
+def pip_line(*packages: str) -> str:
+    """The command that installs packages where this program runs: into its virtual environment, or that of pipx."""
+    wanted = " ".join(packages)
+    if os.path.join("pipx", "venvs") in sys.prefix:
+        return f"pipx inject {os.path.basename(sys.prefix)} {wanted}"
+    return f"{sys.executable or 'python3'} -m pip install {wanted}"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..audio.endpointing import EndpointEvent
 from ..audio.source import SAMPLE_RATE, Source
+from ..chat.calls import ToolCall
 from ..chat.prompt import Prompt, around_media
 from ..chat.reply import MODEL_STOPS, Reply, ReplyParser
 from ..chat.tool_loop import ToolLoop
@@ -273,8 +274,8 @@ class SpokenAssistant:
         loop = ToolLoop(self._tools, self._prompt, self._max_rounds, warn=False)
         try:
             reply = yield from self._generate(work)
-            while reply.tool_calls and not loop.refusal(reply.tool_calls):
-                yield from self._run_tools(work, loop, reply)
+            while (calls := self._calls(work, loop, reply)) and not loop.refusal(calls):
+                yield from self._run_tools(work, loop, calls)
                 reply = yield from self._generate(work)
         except EdgeGemmaError as error:
             if error.code != "context":
@@ -297,16 +298,20 @@ class SpokenAssistant:
             yield AssistantEvent("reply", exchange.end, exchange, text=text) if text and grown else None
         exchange.reply = answer.text[: loop_start(answer.text)]
         work.tokens += len(answer.ids)
-        parser = ReplyParser()
+        parser = ReplyParser(in_thought=answer.in_thought)
         parser.feed(self._model.tokenizer.decode(answer.ids, special=True))
         parser.finish(complete=answer.stop in MODEL_STOPS)
         return parser.reply
 
-    def _run_tools(self, work: _OpenExchange, loop: ToolLoop, reply: Reply) -> _Steps:
+    @staticmethod
+    def _calls(work: _OpenExchange, loop: ToolLoop, reply: Reply) -> list[ToolCall]:
+        return loop.calls(reply, work.answer.stop if work.answer else "")
+
+    def _run_tools(self, work: _OpenExchange, loop: ToolLoop, calls: Sequence[ToolCall]) -> _Steps:
         """Runs the calls, and begins the answer that follows their results."""
         exchange, answer = work.exchange, work.answer
         assert answer
-        for event in loop.run(reply.tool_calls):
+        for event in loop.run(calls):
             if event.kind == "tool_call":
                 yield AssistantEvent("call", exchange.end, exchange, call=event.call)
                 continue

@@ -11,7 +11,6 @@ Python, or write whole calls as JSON or as Python; the reader understands all of
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import datetime
 import enum
@@ -75,12 +74,15 @@ class ToolCall:
     """A call that the model asks for.
 
     Attributes:
-        name: the tool's name; there need not be such a tool.
+        name: the tool's name; there need not be such a tool. "" when a broken call has none.
         arguments: by name, plain JSON values as the model wrote them, not yet checked.
+        problem: why the call is broken and must not be run: it was cut off, or a part of it cannot be read, so arguments may
+            be missing. "" for a whole call.
     """
 
     name: str
     arguments: dict[str, Any]
+    problem: str = ""
 
     def __getitem__(self, key: str) -> Any:
         """`call["name"]` and `call["arguments"]`, so that `dict(call)` works."""
@@ -119,6 +121,8 @@ def _plain_level(value: Any) -> Any:
         return value.isoformat()
     if callable(getattr(value, "tolist", None)):  # arrays and their scalars
         return value.tolist()
+    if callable(getattr(value, "model_dump", None)):  # models of pydantic
+        return value.model_dump(mode="json")
     return str(value)
 
 
@@ -192,16 +196,26 @@ _COMMAS = re.compile(r"[\s,]*")
 _NAME = re.compile(r"(?:call\s*:)?\s*([\w.\-/]+(?::[\w.\-/]+)*)\s*")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\Z")
 _KEY = re.compile(r"""\s*(?:<\|"\|>(?P<q>.*?)<\|"\|>|"(?P<d>(?:[^"\\]|\\.)*)"|'(?P<s>(?:[^'\\]|\\.)*)'|(?P<bare>[^\s:={}\[\](),<"'][^:={}\[\](),<"']*?)(?:<\|"\|>|["'])?)\s*[:=]""", re.DOTALL)  # fmt: skip  # noqa: E501
+# What follows a call inside its markers and may belong to its arguments: a bracket, a comma, a delimiter, or "key:".
+_MORE_ARGUMENTS = re.compile(r"""[,{}\[\])=:]|<\|"\|>|["']?[\w.\-]+["']?\s*[:=]""")
+_ENTRY_IN_LIST = re.compile(r"[A-Za-z_]\w*\s*[:=](?!//)")
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 class _Reader:
-    """Reads values from `text` and moves `at` behind them. Never fails: text that it does not understand becomes a string."""
+    """Reads values from `text` and moves `at` behind them. Never fails: text that it does not understand becomes a string, and
+    `problem` tells when a part of an object was lost by that."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.whole = True  # whether every bracket and string was closed
+        self.whole = True  # whether every bracket was closed
+        self.open_string = False  # whether a string was not closed
+        self.problem = ""
+
+    def complete(self) -> bool:
+        """Whether every bracket and string was closed."""
+        return self.whole and not self.open_string
 
     def skip(self) -> str:
         """Skips white space; the next character, or "" at the end."""
@@ -232,19 +246,26 @@ class _Reader:
                 self.at += 1
                 if char == closing or char != "]":
                     return found
+                self.problem = self.problem or "a bracket is closed that was not open"
                 continue
             if char == ",":
                 self.at += 1
                 continue
             key = _KEY.match(self.text, self.at)
-            if key is None:  # a value without a name is read and dropped
+            if key is None:
                 before = self.at
                 self.value("{", depth)
                 self.at = max(self.at, before + 1)
+                self.problem = self.problem or f"{_shortened(self.text[before : self.at])} has no name"
                 continue
             self.at = key.end()
-            name = next(group for group in key.group("q", "d", "s", "bare") if group is not None)
-            found[name.strip()] = self.value("{", depth)
+            name, char = _key_name(key), self.skip()
+            if char in "},)]":
+                self.problem = self.problem or f"{name} has no value"
+            value = self.value("{", depth)
+            if name in found and (found[name] != value or type(found[name]) is not type(value)):
+                self.problem = self.problem or f"{name} is given twice"
+            found[name] = value
 
     def items(self, closing: str, depth: int) -> list[Any]:
         """The elements of a list, up to and including `closing`."""
@@ -257,6 +278,8 @@ class _Reader:
             if char in "})]":
                 # Another kind of bracket closes what encloses the list: leave it there.
                 self.at += char == closing
+                if char != closing and any(isinstance(item, str) and _ENTRY_IN_LIST.match(item) for item in found):
+                    self.problem = self.problem or "a list is not closed before the next entry"
                 return found
             if char == ",":
                 self.at += 1
@@ -305,6 +328,7 @@ class _Reader:
 
     def unclosed(self, inside: str) -> str:
         """The rest of a string that is not closed before the text ends."""
+        self.open_string = True
         text = self.until_end(inside)
         # The other kind of quote may have closed it.
         return text[:-1] if text[-1:] in ('"', "'") else text
@@ -312,6 +336,7 @@ class _Reader:
     def json_string(self, quote: str, inside: str) -> str:
         """A string in the quotes of JSON or Python. A quote is a part of the string unless a value may end there."""
         start, at, last = self.at + 1, self.at + 1, -1
+        path_end = -1  # where the string ends if a backslash before a quote is its last character, as in "C:\\dir\\"
         triple = self.text.startswith(quote * 3, self.at)
         if triple and (end := self.text.find(quote * 3, self.at + 3)) >= 0:
             text, self.at = self.text[self.at + 3 : end], end + 3
@@ -321,16 +346,23 @@ class _Reader:
                 self.at = at + len(QUOTE)
                 return _unescape(self.text[start:at], quote)
             if self.text[at] == "\\":
+                if path_end < 0 and self.text[at + 1 : at + 2] == quote and self.ends(at + 2, inside):
+                    path_end = at + 1
                 at += 2
                 continue
             if self.text[at] == quote:
+                if path_end >= 0 and not self.ends(at + 1, inside):
+                    last = path_end  # this quote opens the string of another entry
+                    break
                 last = at
                 if self.ends(at + 1, inside):
                     break
             at += 1
-        if last < 0:
+        if last < 0 and path_end < 0:
+            self.open_string = True
             self.at = start
             return self.until_end(inside)
+        last = path_end if last < 0 else last
         self.at = last + 1
         return _unescape(self.text[start:last], quote)
 
@@ -395,35 +427,87 @@ def _constant(text: str) -> Any:
     return number if math.isfinite(number) else _NO_CONSTANT
 
 
+_ESCAPE = re.compile(
+    r"\\(?:(?P<pair>u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})|x(?P<x>[0-9a-fA-F]{2})"
+    r"|(?P<one>.))",
+    re.DOTALL,
+)
+_SINGLE_BACKSLASHES = re.compile(r"[A-Za-z]:(?:\\[^\\/\n]+)+\\?\Z")  # a path of Windows
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
+_RARELY_MEANT = {"b": "\b", "f": "\f"}
+
+
 def _unescape(text: str, quote: str) -> str:
-    if "\\" not in text:
+    """`text`, from inside quotes, with the escapes of JSON replaced. What is no escape keeps its backslash: models write
+    regular expressions, paths and formulas without doubling it."""
+    if "\\" not in text or _SINGLE_BACKSLASHES.match(text):
         return text
-    try:
-        return str(json.loads(f'"{text}"', strict=False) if quote == '"' else ast.literal_eval(f"'''{text}'''"))
-    except (ValueError, SyntaxError):
-        simple = {"n": "\n", "t": "\t", "r": "\r"}
-        return re.sub(r"\\(.)", lambda found: simple.get(found[1], found[1]), text, flags=re.DOTALL)
+    known = {**_ESCAPED, **_RARELY_MEANT, **({"/": "/"} if quote == '"' else {})}
+
+    def replace(found: re.Match[str]) -> str:
+        if found["one"]:
+            return known.get(found["one"], found[0])
+        if found["pair"]:
+            return str(json.loads(f'"{found[0]}"'))
+        if found["x"]:
+            return chr(int(found["x"], 16)) if quote == "'" else found[0]
+        character = chr(int(found["u"], 16))
+        return found[0] if "\ud800" <= character <= "\udfff" else character
+
+    if any(found["one"] not in known for found in _ESCAPE.finditer(text) if found["one"]):
+        # Who leaves a backslash single means \b and \f of a pattern or a path, not a backspace and a form feed.
+        known = {escape: meant for escape, meant in known.items() if escape not in _RARELY_MEANT}
+    return _ESCAPE.sub(replace, text)
+
+
+def _key_name(key: re.Match[str]) -> str:
+    for group, quote in (("d", '"'), ("s", "'")):
+        if key[group] is not None:
+            return _unescape(key[group], quote).strip()
+    return str(key["bare"] if key["q"] is None else key["q"]).strip()
+
+
+def _shortened(text: str) -> str:
+    text = text.replace(QUOTE, '"').strip()
+    return repr(text if len(text) <= 40 else text[:39] + "\u2026")
+
+
+_WRAPPERS = ("function", "tool_call", "function_call")
+_NAME_KEYS = ("name", "tool", "function", "tool_name")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+_OTHER_KEYS = ("type", "id", "index", "call_id", "tool_call_id")
 
 
 def _from_json(value: Any) -> ToolCall | None:
     """A call written as {"name": ..., "arguments": {...}}, possibly under "function" or "tool_call"."""
-    for wrapper in ("function", "tool_call", "function_call"):
+    for wrapper in _WRAPPERS:
         if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
             value = value[wrapper]
     if not isinstance(value, dict):
         return None
-    name = next(
-        (value[key] for key in ("name", "tool", "function", "tool_name") if isinstance(value.get(key), str)), None
-    )
-    if not name:
+    name_key = next((key for key in _NAME_KEYS if isinstance(value.get(key), str) and value[key]), None)
+    if name_key is None:
         return None
-    arguments: Any = next((value[key] for key in ("arguments", "parameters", "args", "input") if key in value), {})
+    name = value[name_key]
+    key = next((key for key in _ARGUMENT_KEYS if key in value), None)
+    if key is None:
+        others = [other for other in value if other != name_key and other not in _OTHER_KEYS]
+        problem = f"{', '.join(map(str, others))} must be inside arguments" if others else ""
+        return ToolCall(name, {}, problem)
+    arguments: Any = value[key]
     if isinstance(arguments, str):
+        reader = _Reader(arguments)
         try:
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments) if arguments.strip() else {}
         except ValueError:
-            arguments = {}
-    return ToolCall(name, arguments if isinstance(arguments, dict) else {})
+            arguments = reader.value("[", 0)
+            if reader.skip() or reader.problem or not reader.complete():
+                arguments = None
+    if arguments is None and value[key] is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        return ToolCall(name, {}, "its arguments are no object")
+    return ToolCall(name, arguments)
 
 
 def parse_calls(text: str) -> tuple[list[ToolCall], str, bool]:
@@ -433,35 +517,66 @@ def parse_calls(text: str) -> tuple[list[ToolCall], str, bool]:
         text: usually one `call:NAME{...}`; also several, or calls written as JSON or as Python.
 
     Returns:
-        The calls; the text that is left over, normally ""; and whether the last call was complete, with every bracket
-        closed.
+        The calls, broken ones with their `problem`; the text that is left over and belongs to no call, normally ""; and
+        whether the last call was complete, with every bracket and string closed.
     """
     text = text.replace("<escape>", QUOTE)
     calls: list[ToolCall] = []
     reader = _Reader(text)
+    comma = False
     while reader.skip():
         start = reader.at
         char = text[start]
-        if char in "{[":
-            value = reader.value("[", 0)
-            found = [_from_json(item) for item in (value if isinstance(value, list) else [value])]
-            if not found or None in found:
-                return calls, text[start:].strip(), reader.whole
-            calls.extend(call for call in found if call is not None)
-            continue
-        name = _NAME.match(text, start)
-        explicit = text.startswith("call", start)
-        if name is None:
-            return calls, text[start:].strip(), reader.whole
-        following = text[name.end() : name.end() + 1]
-        if following and following in "{(":
-            reader.at = name.end() + 1
-            calls.append(ToolCall(name[1], reader.pairs("}" if following == "{" else ")", 0)))
-        elif explicit and not following and not calls:
-            # Only a name: a call without arguments whose braces are missing or have not come yet.
-            return [ToolCall(name[1], {})], "", False
-        else:
-            return calls, text[start:].strip(), reader.whole
-        if reader.skip() in (",", ";"):
-            reader.at += 1
-    return calls, "", reader.whole
+        found = _read_calls(reader)
+        if found is None:
+            left_over = _left_over(text[start:].strip(), calls, comma)
+            return calls, left_over, reader.complete()
+        calls.extend(found)
+        comma = reader.skip() in (",", ";") and char not in "{["
+        reader.at += comma
+    return calls, "", reader.complete()
+
+
+def _read_calls(reader: _Reader) -> list[ToolCall] | None:
+    """The calls that begin where the reader stands; None where there is no call."""
+    text, start = reader.text, reader.at
+    if text[start] in "{[":
+        value = reader.value("[", 0)
+        found = [_from_json(item) for item in (value if isinstance(value, list) else [value])]
+        whole = [call for call in found if call is not None]
+        return _with_problem(whole, reader) if whole and len(whole) == len(found) else None
+    name = _NAME.match(text, start)
+    if name is None:
+        return None
+    following = text[name.end() : name.end() + 1]
+    if following and following in "{(":
+        reader.at = name.end() + 1
+        return _with_problem([ToolCall(name[1], reader.pairs("}" if following == "{" else ")", 0))], reader)
+    if re.match(r"\s*call\s*:", text) and not following and not text[:start].strip():
+        # Only a name: a call without arguments whose braces are missing or have not come yet.
+        reader.at, reader.whole = name.end(), False
+        return [ToolCall(name[1], {})]
+    return None
+
+
+def _with_problem(calls: list[ToolCall], reader: _Reader) -> list[ToolCall]:
+    problem, reader.problem = reader.problem, ""
+    return [dataclasses.replace(call, problem=call.problem or problem) for call in calls]
+
+
+def _left_over(rest: str, calls: list[ToolCall], comma: bool) -> str:
+    """What of `rest`, the text behind the last call, is a text of its own. Marks a call whose arguments it may belong to, and
+    adds a call to `calls` where it was meant to be one but cannot be read."""
+    if calls:
+        if not rest.strip("})] \t\r\n"):
+            return ""  # superfluous brackets
+        if not comma and not _MORE_ARGUMENTS.match(rest):
+            return rest
+        calls[-1] = dataclasses.replace(
+            calls[-1], problem=calls[-1].problem or f"{_shortened(rest)} stands behind its arguments"
+        )
+        return ""
+    if re.match(r"call\b", rest) or any(mark in rest for mark in ("{", QUOTE)):
+        calls.append(ToolCall("", {}, f"{_shortened(rest)} is no call of a tool"))
+        return ""
+    return rest

@@ -46,26 +46,27 @@ class _Answer:
         self.stop = ""
         self.rounds = self.prompt_tokens = self.reused_tokens = self.generated_tokens = 0
         self.first_token_s: float | None = None
-        self._texts: dict[str, list[str]] = {"thinking": [], "text": []}
-        self._calls: list[ToolCall] = []
+        self._replies: list[Reply] = []  # one for each round
+        self._told: set[str] = set()  # the kinds of text that earlier rounds have brought
         self._begun: set[str] = set()  # the kinds of text that this round has brought
 
     def begin_round(self) -> None:
         """Counts a reply of the model."""
         self.rounds += 1
+        self._told |= self._begun
         self._begun = set()
 
     def record(self, event: ChatEvent) -> ChatEvent:
-        """Keeps what the event brings. An empty line separates the text of a later round from the text before."""
-        if event.kind == "tool_call" and event.call is not None:
-            self._calls.append(event.call)
-            return event
-        texts = self._texts[event.kind]
-        if texts and event.kind not in self._begun:
-            event = ChatEvent(event.kind, text="\n\n" + event.text)
-        self._begun.add(event.kind)
-        texts.append(event.text)
+        """The event as it is told. An empty line separates the text of a later round from the text before."""
+        if event.kind in ("text", "thinking"):
+            if event.kind in self._told and event.kind not in self._begun:
+                event = ChatEvent(event.kind, text="\n\n" + event.text)
+            self._begun.add(event.kind)
         return event
+
+    def end_round(self, reply: Reply) -> None:
+        """Keeps what was said."""
+        self._replies.append(reply)
 
     def time_first_token(self) -> None:
         """Notes the time, unless there was a token before."""
@@ -74,7 +75,12 @@ class _Answer:
 
     def done(self) -> ChatEvent:
         """The last event."""
-        reply = Reply("".join(self._texts["thinking"]), "".join(self._texts["text"]), list(self._calls))
+        reply = Reply(
+            "\n\n".join(reply.thinking for reply in self._replies if reply.thinking),
+            "\n\n".join(reply.content for reply in self._replies if reply.content),
+            [call for reply in self._replies for call in reply.tool_calls],
+            [call for reply in self._replies for call in reply.broken_calls],
+        )
         stats = {
             "stop": self.stop,
             "rounds": self.rounds,
@@ -200,9 +206,13 @@ class Chat:
 
         Yields:
             Events: "thinking" and "text" with `text`; "tool_call" with `call`, before the tool runs; "tool_result" with
-            `call` and `result`; at last "done" with `reply`, all that was said, and `stats`: stop (eos, turn, length,
-            stop, cancelled, tool_call, tool_limit), rounds, prompt_tokens (fed), reused_tokens (found in the cache),
-            generated_tokens, first_token_s, seconds.
+            `call` and `result`; "broken_call" with `call` and `text`, for a call that was cut off or cannot be read: no tool
+            runs, and the model is told so if it goes on; at last "done" with `reply`, all that was said, and `stats`: stop
+            (eos, turn, length, stop, cancelled, tool_call, tool_limit), rounds, prompt_tokens (fed), reused_tokens (found in
+            the cache), generated_tokens, first_token_s, seconds.
+
+            A thought that the model never opened can only be told from the answer by what follows it: it has come as "text"
+            by then, and `reply` and the history have it among the thoughts.
 
             Closing the iterator stops the answer, as leaving its loop does; the history keeps what was said until then. A
             new `send` closes an iterator that is still open.
@@ -280,28 +290,29 @@ class Chat:
             answer.begin_round()
             self._feed(target, answer)
             start = self.session.position
-            reply = yield from self._generate(answer)
-            if not reply.tool_calls or answer.stop == "cancelled":
+            reply = yield from self._generate(answer, self._prompt.in_thought(target))
+            calls = loop.calls(reply, answer.stop)
+            if not calls or answer.stop == "cancelled":
                 return
-            if refusal := loop.refusal(reply.tool_calls):
+            if refusal := loop.refusal(calls):
                 if refusal == "tool_call":
                     self.history[-1]["tool_calls"] = _written_calls(reply.tool_calls)
                 answer.stop = refusal
                 return
-            yield from self._run_tools(loop, reply.tool_calls)
+            yield from self._run_tools(loop, calls)
             if self._cancelled:
                 answer.stop = "cancelled"
                 return
             words = loop.own_words(self.session.tokens[start:])
             target = [*target, *words, *loop.continuation(words)]
 
-    def _generate(self, answer: _Answer) -> Generator[ChatEvent, None, Reply]:
+    def _generate(self, answer: _Answer, in_thought: bool) -> Generator[ChatEvent, None, Reply]:
         """One reply of the model. However it ends, its text is in the history afterwards; its calls are not yet."""
         start = self.session.position
         # Up to the last place, so that a full session ends the answer as "length" and loses nothing.
         limit = max(1, self.session.context - start) if answer.max_tokens is None else answer.max_tokens
         pieces = self.session.generate(limit, stop=answer.stop_texts, sampling=answer.sampling, special=True)
-        parser = ReplyParser()
+        parser = ReplyParser(in_thought=in_thought)
         # An exception, or the closing of this iterator, leaves the block before its last line: the reply was then cut off.
         try:
             for piece in pieces:
@@ -317,12 +328,13 @@ class Chat:
         finally:
             parser.finish(complete=False)
             self._remember(parser.reply)
+            answer.end_round(parser.reply)
             answer.generated_tokens += self.session.position - start
             self._prompt.learn(self.session.tokens, start)
         return parser.reply
 
     def _remember(self, reply: Reply) -> None:
-        if reply.content or reply.thinking or reply.tool_calls:
+        if reply.content or reply.thinking or reply.tool_calls or reply.broken_calls:
             message: dict[str, Any] = {"role": "assistant", "content": reply.content}
             if reply.thinking:
                 message["reasoning_content"] = reply.thinking
@@ -340,7 +352,7 @@ class Chat:
                 asked["tool_calls"].append(written)
                 message = {
                     "role": "tool",
-                    "name": event.call.name,
+                    "name": event.call.name or "unknown",
                     "tool_call_id": written["id"],
                     "content": event.result,
                 }
@@ -466,7 +478,11 @@ def _no_images() -> EdgeGemmaValueError:
 def _written_calls(calls: Sequence[ToolCall], first: int = 0) -> list[dict[str, Any]]:
     """Calls in the form in which messages have them."""
     return [
-        {"id": f"call_{first + n}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        {
+            "id": f"call_{first + n}",
+            "type": "function",
+            "function": {"name": call.name or "unknown", "arguments": call.arguments},
+        }
         for n, call in enumerate(calls)
     ]
 

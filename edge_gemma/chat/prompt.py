@@ -27,7 +27,7 @@ from ..errors import EdgeGemmaValueError
 from .calls import ANY_MARKER, MARKERS, format_call, format_tool_response
 from .template import render_chat
 
-__all__ = ["Media", "Prompt", "Unit", "around_media"]
+__all__ = ["Media", "Prompt", "Unit", "around_media", "ends_in_thought"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,17 @@ def around_media(units: Sequence[Unit]) -> tuple[list[int], list[int]]:
     return before, after
 
 
+def ends_in_thought(tokenizer: TokenizerLike, units: Sequence[Unit]) -> bool:
+    """Whether a prompt, or the end of one, ends inside a thought."""
+    opening = tokenizer.find("<|channel>")
+    markers = (opening, tokenizer.find("<channel|>"), tokenizer.find("<|turn>"))
+    last = next((unit for unit in reversed(units) if unit in markers), None)
+    return last is not None and last == opening
+
+
 _HEAD = re.compile(r"(?:\w+\n+)?")
 _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
+_OPEN_THOUGHT = re.compile(r"<\|channel>(?:\w+\n*)?\Z")
 _PRIVATE = [chr(code) for code in range(0x10FF00, 0x10FFFE)]  # characters for private use, which text hardly ever has
 _MEDIA = {"<|audio|>": "audio", "<|image|>": "image", "<|video|>": "video"}
 _MODEL_ROLES = ("assistant", "model", "tool")
@@ -135,6 +144,7 @@ class Prompt:
     ) -> None:
         self.tokenizer, self.template, self.tools = tokenizer, template, list(tools)
         self.options = dict(options or {})
+        self._resumed: str | None = None
         self._ids: dict[str, list[int]] = {}  # by control token
         self._spellings: dict[str, list[int]] = {}  # by text: the tokens that the model itself chose for it
 
@@ -167,6 +177,8 @@ class Prompt:
                 at += 1
             elif end == len(messages):
                 tail = self._body(messages[at:], escape, keep_thoughts=True)
+                if messages[-1]["role"] == "tool":
+                    tail += self._resumption()
                 at = end
             else:
                 body = self._body(messages[at:end], escape, keep_thoughts=False)
@@ -238,7 +250,30 @@ class Prompt:
         """
         escape = _Escape(list(results))
         text = "".join(format_tool_response(escape.hide(name), escape.hide(result)) for name, result in results)
+        text += self._resumption()
         return [unit for unit in self._encode(text, escape, []) if isinstance(unit, int)]
+
+    def in_thought(self, units: Sequence[Unit]) -> bool:
+        """Whether a prompt ends inside a thought, so that the reply begins in it."""
+        return ends_in_thought(self.tokenizer, units)
+
+    def _resumption(self) -> str:
+        """What the template writes between the results of tools and the place where the model goes on: the beginning of a
+        thought, or nothing."""
+        if self._resumed is None:
+            call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": {}}}
+            turns = [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "name": "f", "tool_call_id": "call_0", "content": "x"},
+            ]
+            try:
+                text = render_chat(turns, self.template, tools=self.tools or None, **self.options)
+            except EdgeGemmaValueError:
+                text = ""  # a template that knows no tools
+            found = _OPEN_THOUGHT.search(text)
+            self._resumed = found[0] if found else ""
+        return self._resumed
 
     def token(self, marker: str) -> int | None:
         """The id of a control token; None when the vocabulary does not have it."""

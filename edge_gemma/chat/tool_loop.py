@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from .calls import ToolCall, plain_data
 from .prompt import Prompt
-from .reply import MODEL_STOPS, ChatEvent
+from .reply import MODEL_STOPS, ChatEvent, Reply
 from .tools import Toolbox
 
 __all__ = ["ToolLoop"]
@@ -24,8 +24,8 @@ class ToolLoop:
 
         loop = ToolLoop(tools, prompt, max_rounds=8)
         reply = ...                                         # what the model generates
-        while reply.tool_calls and not loop.refusal(reply.tool_calls):
-            for event in loop.run(reply.tool_calls): ...
+        while (calls := loop.calls(reply, stop)) and not loop.refusal(calls):
+            for event in loop.run(calls): ...
             ...                                             # feed loop.continuation(ids of the reply)
             reply = ...
 
@@ -47,15 +47,28 @@ class ToolLoop:
         self.results: list[tuple[str, Any]] = []
         self._tools, self._prompt, self._max_rounds, self._warn = tools, prompt, max_rounds, warn
 
+    @staticmethod
+    def calls(reply: Reply, stop: str) -> list[ToolCall]:
+        """The calls that want a result, for `refusal` and `run`.
+
+        Args:
+            reply: of the model.
+            stop: why it ended. Where the model itself ended the reply, or the loop goes on anyway, the model is told of its
+                broken calls as well.
+        """
+        told = reply.broken_calls if reply.tool_calls or stop in MODEL_STOPS else []
+        return [*reply.tool_calls, *told]
+
     def refusal(self, calls: Sequence[ToolCall]) -> Literal["", "tool_limit", "tool_call"]:
         """Why the calls are not to be run: "tool_limit", there were too many rounds; "tool_call", the function of a tool is
         not known here, so the caller has to run it. "" when they are to be run."""
         if self.rounds >= self._max_rounds + self._warn:
             return "tool_limit"
-        return "" if all(self._tools.can_call(call.name) for call in calls) else "tool_call"
+        return "" if all(call.problem or self._tools.can_call(call.name) for call in calls) else "tool_call"
 
     def run(self, calls: Sequence[ToolCall]) -> Iterator[ChatEvent]:
-        """Runs the calls in order. Yields "tool_call" before each tool runs and "tool_result" afterwards.
+        """Runs the calls in order. Yields "tool_call" before each tool runs and "tool_result" afterwards. A broken call is not
+        run: only its "tool_result" comes, an error for the model.
 
         A driver may leave the iteration early: `results` then has the calls that have returned.
         """
@@ -63,9 +76,14 @@ class ToolLoop:
         self.rounds += 1
         self.results = []
         for call in calls:
-            yield ChatEvent("tool_call", call=call)
-            result = plain_data(self._tools.call(call.name, call.arguments)) if allowed else dict(_TOO_MANY)
-            self.results.append((call.name, result))
+            result: Any = dict(_TOO_MANY)
+            if call.problem:
+                result = {"error": f"the call was not run, because {call.problem}: write the whole call again"}
+            else:
+                yield ChatEvent("tool_call", call=call)
+                if allowed:
+                    result = plain_data(self._tools.call(call.name, call.arguments))
+            self.results.append((call.name or "unknown", result))
             yield ChatEvent("tool_result", call=call, result=result)
 
     def own_words(self, ids: Sequence[int]) -> list[int]:
@@ -78,8 +96,13 @@ class ToolLoop:
 
     def continuation(self, own_words: Sequence[int]) -> list[int]:
         """What is fed after the own words of the reply whose calls were run last, so that the model goes on."""
-        opening, closing = self._prompt.token("<|tool_call>"), self._prompt.token("<tool_call|>")
-        markers = [token for token in own_words if token in (opening, closing)]
-        # Models sometimes leave their last call open.
-        end = [closing] if closing is not None and markers[-1:] == [opening] else []
+        # Models sometimes leave their last call, or a thought inside it, open.
+        pairs = (("<|channel>", "<channel|>"), ("<|tool_call>", "<tool_call|>"))
+        end = [token for pair in pairs if (token := self._closing(own_words, *pair)) is not None]
         return [*end, *self._prompt.responses(self.results)]
+
+    def _closing(self, own_words: Sequence[int], begin: str, end: str) -> int | None:
+        """The token `end` if the words leave `begin` open."""
+        opening, closing = self._prompt.token(begin), self._prompt.token(end)
+        markers = [token for token in own_words if token in (opening, closing)]
+        return closing if markers[-1:] == [opening] else None

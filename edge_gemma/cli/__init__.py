@@ -19,7 +19,21 @@ import sys
 
 from .common import BROKEN_PIPE, DEBUG_VARIABLE, FAILED, INTERRUPTED, WRONG_USAGE, UsageError, explain
 
-VERBS = ("demo", "run", "chat", "transcribe", "translate", "listen", "info", "bench", "convert", "quantize", "pull")
+VERBS = (
+    "demo",
+    "run",
+    "chat",
+    "transcribe",
+    "translate",
+    "listen",
+    "info",
+    "bench",
+    "convert",
+    "quantize",
+    "pull",
+    "list",
+    "rm",
+)
 
 EPILOG = f"""\
 examples:

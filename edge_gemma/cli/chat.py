@@ -272,6 +272,8 @@ class Conversation:
         elif event.kind == "tool_call":
             arguments = ", ".join(f"{name}={value!r}" for name, value in event.call.arguments.items())
             self.screen.line(f"[{event.call.name}({arguments})]", "cyan")
+        elif event.kind == "broken_call":
+            self.screen.line(f"[a call of {event.call.name or 'a tool'} was not run: {event.call.problem}]", "cyan")
         elif event.kind == "tool_result":
             self.screen.line(f"[= {event.result}]", "cyan")
 

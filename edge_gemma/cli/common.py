@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +48,31 @@ def explain(error: Exception) -> str:
     if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError, UsageError)):
         return error_text(error)
     return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
+
+
+def typed_command() -> str:
+    """This command as it can be typed in the current folder: with its path where the shell would not find this one."""
+    program = sys.argv[0]
+    if os.path.basename(program) != "edge-gemma":  # python -m edge_gemma
+        return f"{typed_python()} -m edge_gemma"
+    found = shutil.which("edge-gemma")
+    return "edge-gemma" if found and os.path.samefile(found, program) else _short_path(program)
+
+
+def typed_python() -> str:
+    """The interpreter that runs this, as it can be typed in the current folder."""
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and os.path.abspath(found) == os.path.abspath(sys.executable):
+            return name
+    return _short_path(sys.executable)
+
+
+def _short_path(program: str) -> str:
+    """The path of a program, relative to the current folder if it lies below."""
+    path = os.path.abspath(program)
+    below = os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
+    return shlex.quote(below if os.sep in below else os.path.join(os.curdir, below))
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from typing import Any
 from urllib.parse import quote as url_quote
 
 from .._version import __version__
-from ..errors import EdgeGemmaOSError
+from ..errors import EdgeGemmaOSError, pip_line
 from .cache import cache_folder, repository_folder
 
-__all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "fetch"]
+__all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "UnreachableError", "fetch"]
 
 Progress = Callable[[str, int, int], None]
 CHECKING = "checking "
@@ -51,6 +52,10 @@ class AbsentError(EdgeGemmaOSError):
     """A repository or revision does not exist. The caller may try the next one."""
 
 
+class UnreachableError(EdgeGemmaOSError):
+    """The Hub cannot be asked: no connection, or not allowed. What the cache has may do."""
+
+
 def fetch(hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress) -> int:
     """Downloads the wanted files of a commit unless the cache has them, and makes `revision` point at the commit.
 
@@ -67,16 +72,15 @@ def fetch(hub: Hub, repository: str, revision: str, commit: str, wanted: list[Hu
             path = hub.download(repository, file, commit)
             _verify(path, file, repository, progress)
         else:
-            with _one_at_a_time(hub, folder, file):
+            with _read_only_explained(folder), _one_at_a_time(hub, folder, file):
                 _fetch(hub, url, repository, _partial(folder, file), file, progress)
                 _verify(_partial(folder, file), file, repository, progress)
                 os.replace(_partial(folder, file), _blob(folder, file))
-    for file in wanted:
-        _link(folder, snapshot, file)
-    if revision != commit:
-        reference = os.path.join(folder, "refs", *revision.split("/"))
-        os.makedirs(os.path.dirname(reference), exist_ok=True)
-        Path(reference).write_text(commit)
+    with _read_only_explained(folder):
+        for file in wanted:
+            _link(folder, snapshot, file)
+        if revision != commit:
+            _refer(os.path.join(folder, "refs", *revision.split("/")), commit)
     return to_come
 
 
@@ -92,8 +96,8 @@ class Hub:
             from huggingface_hub import constants, errors, utils
             from huggingface_hub.utils import http_stream_backoff
         except ImportError as error:
-            raise EdgeGemmaOSError(
-                "downloading needs the package huggingface_hub, version 1 or later: pip install 'edge-gemma[hub]'.",
+            raise UnreachableError(
+                f"downloading needs the package huggingface_hub, version 1 or later: {pip_line('huggingface_hub')}",
                 "file",
             ) from error
         self._library, self._errors, self.utils, self._stream = huggingface_hub, errors, utils, http_stream_backoff
@@ -113,6 +117,10 @@ class Hub:
             if not hexadecimal or any({"", ".", ".."} & set(file.name.split("/")) for file in files):
                 raise ValueError("commits, checksums and names become parts of paths, so they must be harmless")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, ValueError) and "proxy" in str(error).lower():
+                raise EdgeGemmaOSError(
+                    f"the proxy of HTTP_PROXY or HTTPS_PROXY cannot be used: {error}.", "file"
+                ) from error
             raise EdgeGemmaOSError(f"{self.endpoint} does not answer as the Hugging Face Hub does.", "file") from error
         return info.sha, {file.name: file for file in files}
 
@@ -168,14 +176,29 @@ class Hub:
             }.get(status, "try again later")
             raise EdgeGemmaOSError(f"{page} answered with status {status}; {advice}.", "file") from error
         except self._errors.OfflineModeIsEnabled as error:
-            raise EdgeGemmaOSError("HF_HUB_OFFLINE is set: unset it to download.", "file") from error
+            raise UnreachableError("HF_HUB_OFFLINE is set: unset it to download.", "file") from error
         except self._errors.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise EdgeGemmaOSError(
+            raise UnreachableError(
                 f"cannot reach {self.endpoint}: {reason}. Check the connection and run the command again: the download "
                 "is continued.",
                 "file",
             ) from error
+        except OSError as error:
+            if message := _certificates(error):
+                raise EdgeGemmaOSError(message, "file") from error
+            raise
+
+
+def _certificates(error: OSError) -> str | None:
+    """What is wrong with the certificates that the environment names; None if the error is another one."""
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            return f"{variable} is {path}, which does not exist: correct it, or unset it."
+        if path and isinstance(error, ssl.SSLError):
+            return f"{variable} is {path}, which has no certificates that can be read: correct it, or unset it."
+    return None
 
 
 # ---- one file ----------------------------------------------------------------------------------------------------
@@ -303,6 +326,30 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except OSError:
         return 0
+
+
+def _refer(reference: str, commit: str) -> None:
+    """Makes a branch or tag point at a commit. A reference that does already is left alone."""
+    with contextlib.suppress(OSError):
+        if Path(reference).read_text().strip() == commit:
+            return
+    os.makedirs(os.path.dirname(reference), exist_ok=True)
+    Path(reference).write_text(commit)
+
+
+@contextlib.contextmanager
+def _read_only_explained(folder: str) -> Iterator[None]:
+    """Turns the system's error for a folder that cannot be written into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise EdgeGemmaOSError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. Set HF_HOME to a folder of your own, or ask who "
+            "keeps this cache.",
+            "file",
+        ) from error
 
 
 def _link(folder: str, snapshot: str, file: HubFile) -> None:

@@ -104,8 +104,20 @@ def is_embedded(model: Path) -> bool:
 
 def no_encoder(model: Any, sense: str) -> EdgeGemmaValueError:
     """The error for sound or pictures given to a model that has no encoder for them; `sense`: "audio" or "image"."""
-    return EdgeGemmaValueError(
-        f"{os.path.basename(model.path)} was opened without {sense} encoder. The encoder is in a second file, an mmproj: "
-        f"give it with --mmproj FILE (in Python: mmproj=) or in {MMPROJ_VARIABLE}.",
-        "unsupported",
-    )
+    name, mmproj = os.path.basename(model.path), model.mmproj
+    if sense == "audio" and not model.config.per_layer_input:  # which E2B and E4B have
+        message = (
+            f"{name} cannot hear: of Gemma 4, E2B and E4B have an audio encoder, the 26B and 31B models have none."
+        )
+    elif mmproj is None:
+        message = (
+            f"{name} was opened without {sense} encoder. The encoder is in a second file, an mmproj: give it with --mmproj "
+            f"FILE (in Python: mmproj=) or in {MMPROJ_VARIABLE}."
+        )
+    else:
+        other = "images" if sense == "audio" else "audio"
+        message = (
+            f"{os.path.basename(mmproj)} has no {sense} encoder: it is for {other} only. Give the mmproj that came with the "
+            "model, with --mmproj FILE (in Python: mmproj=)."
+        )
+    return EdgeGemmaValueError(message, "unsupported")

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chat.prompt import ends_in_thought
 from ..chat.reply import ChatEvent, ReplyParser
 from ..engine.generation import possible_stop
 from ..engine.interface import SessionLike
@@ -39,7 +40,9 @@ class Answer:
         session: the timeline. `close` closes it, unless somebody goes on with it first.
         sampling: how its tokens are drawn.
         ids: the tokens so far, without the one that stopped the answer.
-        text: the words so far, without thoughts and control tokens.
+        text: the words so far, without thoughts and control tokens. Where a thought ends that the model never opened, the
+            words before it are taken away, so a text that was shown may be replaced by another.
+        in_thought: whether the answer begins in a thought, because `closing` ends in one.
         stop: why the answer ended; "" until then. "eos", "turn", "tool_response": the model ended it. "length": it has
             `max_tokens`. "stop": a stop text follows. "loop": it repeats itself; `loop_start` tells where to cut it. "line":
             a line is complete.
@@ -78,7 +81,9 @@ class Answer:
         self._held = ""  # text that may be the beginning of a stop text
         self._draft = list(draft) if sampling.greedy and not sampling.changes_logits else []
         # One detokenizer for drafted and drawn tokens: a character may begin in the draft and end behind it.
-        self._detokenizer, self._parser = StreamingDetokenizer(session.model.tokenizer), ReplyParser()
+        tokenizer = session.model.tokenizer
+        self.in_thought = ends_in_thought(tokenizer, self._closing)
+        self._detokenizer, self._parser = StreamingDetokenizer(tokenizer), ReplyParser(in_thought=self.in_thought)
         self._steps = self._work(sound, trusted)
 
     def step(self) -> bool:
@@ -94,13 +99,19 @@ class Answer:
             pass
 
     def pieces(self) -> Iterator[str]:
-        """Does all remaining steps and yields the text as it grows. Raises as `step`."""
-        shown, unfinished = 0, True
+        """Does all remaining steps and yields the text as it grows. Raises as `step`.
+
+        Text that turns out to be a thought cannot be taken back: the answer then follows on a line of its own.
+        """
+        shown, unfinished = "", True
         while unfinished:
             unfinished = self.step()
-            if len(self.text) > shown:
-                yield self.text[shown:]
-                shown = len(self.text)
+            if not self.text.startswith(shown):
+                yield "\n"
+                shown = ""
+            if len(self.text) > len(shown):
+                yield self.text[len(shown) :]
+                shown = self.text
 
     def close(self) -> None:
         """Ends the work and closes the session. Further calls do nothing."""
@@ -185,4 +196,5 @@ class Answer:
         self.stop = stop
 
     def _add_words(self, events: Sequence[ChatEvent]) -> None:
-        self.text += "".join(event.text for event in events if event.kind == "text")
+        if events:
+            self.text = self._parser.reply.content

@@ -69,8 +69,14 @@ def make(path: Path, kind: str, seconds: float = LENGTH, tracks: int = 1, video:
     return path
 
 
+@pytest.fixture(scope="module")
+def all_of_pyav(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """PyAV imports its parts when they are first used, which must not be while it is hidden."""
+    make(tmp_path_factory.mktemp("pyav") / "all.mp4", "mp4", 0.2, video=True)
+
+
 @pytest.fixture(params=["pyav", "ffmpeg"])
-def way(request, monkeypatch) -> str:
+def way(request, monkeypatch, all_of_pyav) -> str:
     """Both ways to decode."""
     if request.param == "ffmpeg":
         if not shutil.which("ffmpeg"):

@@ -197,6 +197,99 @@ def test_tools_are_answered_in_the_same_turn(end: str | None) -> None:
     assert f"<|turn>model\nLet me look.{CALL}{RESPONSE}7 degrees.<turn|>\n<|turn>user\nThanks<turn|>" in session.text
 
 
+BROKEN = '<|tool_call>call:get_weather{city:<|"|>Rome<|"|>,unit:<|channel>thought\nC?<tool_call|>'
+
+
+@pytest.mark.parametrize("end", ["<|tool_response>", "<eos>", "<turn|>"])
+def test_the_model_is_told_of_a_broken_call(end: str) -> None:
+    asked: list[str] = []
+
+    def get_weather(city: str, unit: str = "C") -> str:
+        """Weather."""
+        asked.append(unit)
+        return "rain"
+
+    chat, session = open_chat(
+        BROKEN + end, CALL + "<|tool_response>", "Rain.<turn|>", "Bye.<turn|>", tools=[get_weather]
+    )
+    events = list(chat.send("Weather?"))
+    assert [event.kind for event in events if event.kind != "text"] == [
+        "thinking",
+        "broken_call",
+        "tool_result",
+        "tool_call",
+        "tool_result",
+        "done",
+    ]
+    assert asked == ["C"], "the whole call alone has run"
+    reply = events[-1].reply
+    assert reply.content == "Rain." and len(reply.tool_calls) == len(reply.broken_calls) == 1
+    assert reply.broken_calls[0].name == "get_weather" and "thought" in reply.broken_calls[0].problem
+    told = session.text.split("<|tool_response>")[1]
+    assert told.startswith("response:get_weather{error:") and "write the whole call again" in told
+    assert [m["role"] for m in chat.history] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
+    list(chat.send("Thanks"))  # the history can be written as a prompt
+
+
+def test_a_broken_call_does_not_keep_whole_ones_from_running() -> None:
+    chat, _ = open_chat(
+        CALL + '<|tool_call>call:get_weather{city:<|"|>Os', "Rain.<turn|>", tools=[get_weather], max_tokens=42
+    )
+    events = list(chat.send("Weather?"))
+    assert next(event.result for event in events if event.kind == "tool_result") == {"sky": "rain", "temp": 7}
+    assert events[-1].reply.content == "Rain."
+    assert [call.arguments for call in events[-1].reply.tool_calls] == [{"city": "Rome"}]
+
+
+def test_a_thought_that_was_never_opened_is_no_answer() -> None:
+    chat, session = open_chat("It is late.<channel|>Ten.<turn|>", "Bye.<turn|>", thinking=True)
+    done = list(chat.send("When?"))[-1]
+    assert done.reply.thinking == "It is late." and done.reply.content == "Ten."
+    assert chat.history[-1] == {"role": "assistant", "content": "Ten.", "reasoning_content": "It is late."}
+    list(chat.send("Bye"))
+    assert "<|turn>model\nTen.<turn|>" in session.text and "late" not in session.text
+
+
+OPENING_TEMPLATE = (
+    "{{ bos_token }}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+    "{% if m.role == 'tool' %}<|tool_response>response:f{}<tool_response|>{% else %}"
+    "<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}{% if not m.tool_calls %}<turn|>\n{% endif %}"
+    "{% endif %}{% endfor %}{% if messages[-1].role != 'tool' %}<|turn>model\n{% endif %}"
+    "{% if enable_thinking %}<|channel>thought\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_template_may_open_the_thought(thinking: bool) -> None:
+    # The script stands behind the head of the turn, so the thought that the prompt opens is written in it as well.
+    begin, end = ("<|channel>thought\n", "<channel|>") if thinking else ("", "")
+    chat, session = open_chat(
+        f"{begin}Look.{end}{CALL}<|tool_response>",
+        f"{begin}Rain.{end}It rains.<turn|>",
+        tools=[get_weather],
+        template=OPENING_TEMPLATE,
+        thinking=thinking,
+    )
+    events = list(chat.send("Weather?"))
+    assert texts(events) == ("It rains." if thinking else "Look.\n\nRain.It rains.")
+    assert "".join(e.text for e in events if e.kind == "thinking") == ("Look.\n\nRain." if thinking else "")
+    assert session.text.count("<|channel>thought\n") == 2 * thinking
+    assert f"{RESPONSE}{begin}Rain." in session.text
+
+
+def test_a_history_that_ends_with_a_result_goes_on_in_a_thought() -> None:
+    chat, session = open_chat(
+        "<|channel>thought\nRain.<channel|>It rains.<turn|>", template=OPENING_TEMPLATE, thinking=True
+    )
+    chat.history = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+        {"role": "tool", "name": "f", "content": "rain"},
+    ]
+    assert texts(chat.send()) == "It rains."
+    assert "<tool_response|><|channel>thought\nRain." in session.text
+
+
 def test_a_turn_with_tools_stays_in_the_cache() -> None:
     chat, session = open_chat(
         CALL + "<|tool_response>",
@@ -320,7 +413,8 @@ def test_leaving_at_a_call_drops_it() -> None:
 def test_a_cut_off_call_is_not_run() -> None:
     chat, _ = open_chat(CALL, tools=[get_weather], max_tokens=28)
     events = list(chat.send("Weather?"))
-    assert [e.kind for e in events] == ["done"]
+    assert [e.kind for e in events] == ["broken_call", "done"]
+    assert events[-1].reply.tool_calls == [] and events[-1].reply.broken_calls == [events[0].call]
     assert events[-1].stop == "length"
 
 

@@ -64,7 +64,6 @@ def test_the_example_of_the_format() -> None:
         ("<|tool_call>call:f{a:1}<tool_call|><eos>", "", "", [ONE]),
         ("<|tool_call>call:f{a:1}<eos>", "", "", [ONE]),
         ("<|tool_call>call:f{a:1}", "", "", [ONE]),
-        ("<|tool_call>call:f{a:1", "", "", [ONE]),
         ("<|tool_call>call:f{a:1<tool_call|>", "", "", [ONE]),
         ("<|tool_call>call:f{a:1}<|tool_call>call:f{a:1}<tool_call|>", "", "", [ONE, ONE]),
         ("<|tool_call>call:f{a:1}call:f{a:1}<tool_call|>", "", "", [ONE, ONE]),
@@ -205,8 +204,11 @@ def test_any_cut_gives_the_same(text: str, cuts: list[int], complete: bool) -> N
     events += parser.finish(complete)
     assert merged(events) == merged(expected)
     assert parser.reply == whole.reply
-    assert "".join(e.text for e in events if e.kind == "text") == parser.reply.content
-    assert "".join(e.text for e in events if e.kind == "thinking") == parser.reply.thinking
+    if "<channel|>" not in text:  # its lone occurrence turns text that was told into a thought
+        assert "".join(e.text for e in events if e.kind == "text") == parser.reply.content
+        assert "".join(e.text for e in events if e.kind == "thinking") == parser.reply.thinking
+    told = [e.call for e in events if e.kind == "tool_call"], [e.call for e in events if e.kind == "broken_call"]
+    assert told == (parser.reply.tool_calls, parser.reply.broken_calls)
     assert parser.finish() == [] and parser.feed("more") == []
 
 
@@ -232,10 +234,154 @@ def test_text_comes_at_once() -> None:
     assert [e.text for e in parser.feed("you")] == [" you"]
 
 
-def test_a_cut_off_call_is_dropped() -> None:
+def test_a_cut_off_call_is_broken() -> None:
     parser = ReplyParser()
     parser.feed(f"<|tool_call>call:f{{a:1}}call:send{{to:{Q}al")
-    assert [e.call for e in parser.finish(complete=False)] == [ONE]
+    whole, broken = parser.finish(complete=False)
+    assert whole.kind == "tool_call" and whole.call == ONE
+    assert broken.kind == "broken_call" and broken.name == "send" and broken.text == 'call:f{a:1}call:send{to:"al'
+    assert broken.call and "broken off" in broken.call.problem
+    assert parser.reply.tool_calls == [ONE] and parser.reply.broken_calls == [broken.call]
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "content"),
+    [
+        ("The sky? Grey.<channel|>It rains.", "The sky? Grey.", "It rains."),
+        ("thought\nGrey.<channel|>It rains.<turn|>", "Grey.", "It rains."),
+        ("thought\n<channel|>Yes.", "", "Yes."),
+        ("thought<channel|>Yes.", "", "Yes."),
+        ("<|turn>model\nthought\nGrey.<channel|>Yes.", "Grey.", "Yes."),
+        ("thought\nGrey.<channel|>", "Grey.", ""),
+        ("thought\nof a poet", "", "thought\nof a poet"),
+        ("thoughts are free<channel|>Yes.", "thoughts are free", "Yes."),
+        ("One.<channel|>Two.<channel|>Three.", "One.\n\nTwo.", "Three."),
+        ("One.<channel|>Two.<channel|>", "One.", "Two."),
+        ("<|channel>thought\nOne.<channel|>Two.<channel|>Three.", "One.\n\nTwo.", "Three."),
+        ("So.<|channel>thought\nOne.<channel|>Two.", "One.", "So.Two."),
+        ("<|channel>analysis\nOne.<channel|>Two.", "One.", "Two."),
+        ("<|channel>analysis\nOne.<channel|><|channel>final\nTwo.<channel|>", "One.", "Two."),
+        ("<|channel>\nOne.<channel|>Two.", "One.", "Two."),
+        ("Say. <|channel>One, two.<channel|>Three.", "One, two.", "Say. Three."),
+        ("<|channel>thought\nOne.<|channel>final\nTwo.", "One.", "Two."),
+        ("<channel|>Yes.<channel|>", "", "Yes."),
+        ("Answer.<channel|><turn|>", "", "Answer."),
+        ("Answer.<channel|><|channel>thought\n<channel|>", "", "Answer."),
+    ],
+)
+def test_what_a_lone_end_of_a_thought_precedes_is_the_answer(text: str, thinking: str, content: str) -> None:
+    assert parse_reply(text) == Reply(thinking, content)
+
+
+def test_a_stream_cannot_take_back_what_it_told() -> None:
+    parser = ReplyParser()
+    events = [event for piece in ("It is ", "late.", "<channel|>", "Ten.") for event in parser.feed(piece)]
+    assert "".join(event.text for event in events) == "It is late.Ten."
+    assert parser.reply == Reply("It is late.", "Ten.")
+
+
+def test_a_reply_that_is_cut_off_behind_a_thought_has_no_content() -> None:
+    parser = ReplyParser()
+    parser.feed("It is late.<channel|>")
+    parser.finish(complete=False)
+    assert parser.reply == Reply("It is late.", "")
+
+
+@pytest.mark.parametrize("head", ["", "thought\n", "\nthought \n"])
+def test_a_reply_may_begin_in_a_thought(head: str) -> None:
+    parser = ReplyParser(in_thought=True)
+    events = [event for piece in (*head, "It is", " late.<channel|>Ten.") for event in parser.feed(piece)]
+    assert [(event.kind, event.text) for event in events] == [
+        ("thinking", "It is"),
+        ("thinking", " late."),
+        ("text", "Ten."),
+    ]
+    assert parser.reply == Reply("It is late.", "Ten.")
+    endless = ReplyParser(in_thought=True)
+    endless.feed("It is late")
+    endless.finish(complete=False)
+    assert endless.reply == Reply("It is late", "")
+
+
+LAMP = ToolCall("lamp", {"on": True, "room": "hall"})
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "content"),
+    [
+        ("<|tool_call>call:lamp{<|channel>thought\nHall.<channel|>room:QhallQ,on:true}<tool_call|>", "Hall.", ""),
+        ("<|tool_call>call:lamp{room:QhallQ,<|channel>thought\nOn.<channel|>on:true}<tool_call|>Ok", "On.", "Ok"),
+        ("<|tool_call><|channel>thought\nHall.<channel|>call:lamp{room:QhallQ,on:true}<tool_call|>", "Hall.", ""),
+        ("<|tool_call>call:lamp{room:Qha<|channel>thought\n?<channel|>llQ,on:true}<tool_call|>", "?", ""),
+        ("<|tool_call>call:lamp{room:QhallQ,on:true}<|channel>thought\nDone.<channel|>Ok", "Done.", "Ok"),
+        ("<|tool_call>call:lamp{room:QhallQ,on:true}<channel|><tool_call|>", "", ""),
+        ("They want light.<channel|><|tool_call>call:lamp{room:QhallQ,on:true}<tool_call|>", "They want light.", ""),
+        ("<|channel>thought\nLight!<|tool_call>call:lamp{room:QhallQ,on:true}<tool_call|><turn|>", "Light!", ""),
+        ("<|tool_call>call:lamp{room:QhallQ,on:true}<turn|>", "", ""),
+    ],
+)
+def test_thoughts_around_and_inside_a_call(text: str, thinking: str, content: str) -> None:
+    assert parse_reply(text.replace("Q", Q)) == Reply(thinking, content, [LAMP])
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "content"),
+    [
+        (
+            "<|channel>thought\nI may <|tool_call>call:f{a:1}<tool_call|>, or not.<channel|>No.",
+            "I may call:f{a:1}, or not.",
+            "No.",
+        ),
+        ("<|channel>thought\nMaybe <|tool_call>call:f{a:1}<tool_call|><channel|>No.", "Maybe call:f{a:1}", "No."),
+        (
+            "<|channel>thought\nMaybe <|tool_call>call:f{a:1}<tool_call|> but why<turn|>",
+            "Maybe call:f{a:1} but why",
+            "",
+        ),
+    ],
+)
+def test_a_call_that_is_only_thought_of_is_no_call(text: str, thinking: str, content: str) -> None:
+    assert parse_reply(text) == Reply(thinking, content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|tool_call>call:lamp{<|channel>thought\nHall. room:QhallQ,on:true}<tool_call|>",
+        "<|tool_call>call:lamp{on:true<turn|>",
+        "<|tool_call>call:lamp{on:true<eos>",
+        "<|tool_call>call:lamp{on:true",
+        "<|tool_call>call:lamp{room:QhallQ,on:t",
+        "<|tool_call>call:lamp{room:Qha}<turn|>",
+        "<|tool_call>call:lamp<|tool_response>",
+        "<|tool_call>call:lamp{on:true<|tool_call>",
+        "<|tool_call>call:lamp{Light.<channel|>on:true}<tool_call|>",
+        "<|tool_call>call:lamp{on:true,on:false}<tool_call|>",
+        "<|tool_call>call:lamp{room:{name:QhallQ}},on:true}<tool_call|>",
+    ],
+)
+def test_a_call_that_is_not_whole_is_no_call_to_run(text: str) -> None:
+    reply = parse_reply(text.replace("Q", Q))
+    assert reply.tool_calls == [] and reply.content == ""
+    assert [call.name for call in reply.broken_calls] == ["lamp"] and reply.broken_calls[0].problem
+
+
+def test_a_call_in_a_thought_that_was_cut_off_is_broken() -> None:
+    parser = ReplyParser()
+    parser.feed("<|channel>thought\nMaybe <|tool_call>call:f{a:1}<tool_call|>")
+    parser.finish(complete=False)
+    assert parser.reply.tool_calls == [] and [call.name for call in parser.reply.broken_calls] == ["f"]
+
+
+def test_markers_of_the_file() -> None:
+    parser = ReplyParser(markers=["<|im_start|>", "<|im_end|>", "[TOOL]"], ends=["<|im_end|>"])
+    events = [
+        event
+        for piece in ("Hel", "lo [TO", "OL]you <|im", "_end|>", "\n<|im_start|>user")
+        for event in parser.feed(piece)
+    ]
+    assert "".join(event.text for event in events) == "Hello you" and parser.ended
+    assert parse_reply("Hello<|im_end|>").content == "Hello<|im_end|>"  # known from the tokenizer alone
 
 
 VALUES = st.recursive(

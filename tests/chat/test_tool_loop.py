@@ -8,6 +8,7 @@ import pytest
 
 from edge_gemma.chat.calls import ToolCall
 from edge_gemma.chat.prompt import Prompt
+from edge_gemma.chat.reply import Reply
 from edge_gemma.chat.tool_loop import ToolLoop
 from edge_gemma.chat.tools import Toolbox
 from support.scripted import ScriptedTokenizer
@@ -112,3 +113,24 @@ def test_a_result_makes_no_control_tokens() -> None:
     list(loop.run([ToolCall("look", {})]))
     text = TOKENIZER.decode([token for token in loop.continuation([]) if token < 1000], special=True)
     assert text == '<|tool_response><|"|><|"|><tool_response|>'
+
+
+def test_a_broken_call_is_not_run_but_answered() -> None:
+    tools = Doubler()
+    loop = tools.loop()
+    broken = ToolCall("double", {"n": 1}, "it was broken off before its end")
+    calls = loop.calls(Reply(tool_calls=[TWO], broken_calls=[broken]), "length")
+    assert calls == [TWO, broken] and loop.calls(Reply(broken_calls=[broken]), "length") == []
+    assert loop.calls(Reply(broken_calls=[broken]), "turn") == [broken]
+    assert loop.refusal([ToolCall("outside", {}, "broken")]) == ""
+    assert [event.kind for event in loop.run(calls)] == ["tool_call", "tool_result", "tool_result"]
+    assert tools.runs == 1 and loop.results[0] == ("double", 4)
+    assert "broken off" in loop.results[1][1]["error"]
+    list(loop.run([ToolCall("", {}, "it cannot be read")]))
+    assert loop.results[0][0] == "unknown"
+
+
+def test_what_is_left_open_is_closed() -> None:
+    loop = Doubler().loop()
+    words = encode("<|tool_call>call:double{n:<|channel>thought\nWhat?")
+    assert loop.continuation(words) == encode("<channel|><tool_call|>")

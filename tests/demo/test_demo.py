@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +28,7 @@ from edge_gemma.chat.tools import Toolbox
 from edge_gemma.cli import main
 from edge_gemma.demo import utterances
 from edge_gemma.demo.demo import Demo, DemoEvent, DemoExchange, summary
-from edge_gemma.demo.home import INSTRUCTIONS, Home
+from edge_gemma.demo.home import DONE, INSTRUCTIONS, ROOMS, Home
 from edge_gemma.demo.utterances import Playlist, bundled
 from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import Cancelled, EdgeGemmaError
@@ -395,19 +398,22 @@ def test_lines(run_demo: Callable[..., int], capsys: pytest.CaptureFixture[str])
     assert run_demo("--fast") == 0
     shown = capsys.readouterr().out
     lines = [line.strip() for line in shown.splitlines()]
-    for expected in (
+    first = [
         "[1 of 3, English]",
+        "heard: Turn on the kitchen light.",
         'call:  switch(on=true, room="kitchen", thing="light")',
         "home:  kitchen: light on",
         "reply: The kitchen light is on.",
-        "heard: Turn on the kitchen light.",
         "in German: Schalte das Licht in der Küche ein.",
-        "home:  living room: light on, light blue",
+    ]
+    at = lines.index(first[0])
+    assert lines[at : at + len(first)] == first
+    assert "home:  living room: light on, light blue" in lines
+    assert lines[-2:] == [
         "3 of 3 commands heard.",
         "Correct: text 3 of 3, translation 3 of 3, call 3 of 3, reply 3 of 3.",
-    ):
-        assert expected in lines
-    assert "toy" not in shown and "..." not in shown
+    ]
+    assert "toy" not in shown and "..." not in shown and "tok/s" not in shown
     assert run_demo("--fast", "--language", "es", "--to", "de") == 0
     shown = capsys.readouterr().out
     assert "[1 of 1, Spanish]" in shown and "in German: Stelle die Lichter im Wohnzimmer auf blau." in shown
@@ -465,6 +471,7 @@ def test_playing(run_demo: Callable[..., int], folder: Path, monkeypatch: pytest
     class Device:
         PortAudioError = RuntimeError
         stop = staticmethod(lambda: played.append("stop"))
+        query_devices = staticmethod(lambda kind: {"name": kind})
 
         @staticmethod
         def play(samples: np.ndarray, rate: int) -> None:
@@ -476,30 +483,50 @@ def test_playing(run_demo: Callable[..., int], folder: Path, monkeypatch: pytest
     assert played == [*lengths, "stop"]
     monkeypatch.setattr(Device, "play", staticmethod(lambda *_: (_ for _ in ()).throw(RuntimeError("no device"))))
     assert run_demo("--fast", "--play") == 1 and "no device" in capsys.readouterr().err
+    for failure in (RuntimeError("Error querying device -1"), ValueError("No output device found")):
+        monkeypatch.setattr(Device, "query_devices", staticmethod(lambda kind, e=failure: (_ for _ in ()).throw(e)))
+        assert run_demo("--fast", "--play") == 1
+        shown = capsys.readouterr()
+        assert "no sound device of this machine can play" in shown.err and "-1" not in shown.err
+        assert "[1 of 3" not in shown.out  # nothing has begun
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert run_demo("--fast", "--play") == 1 and "PortAudio" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("width, height, color", [(60, 30, True), (80, 20, True), (80, 24, False), (140, 40, True)])
-def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
-    """Every frame fits, the words and the home are in it, and the last stays."""
-    console_module = pytest.importorskip("rich.console")
-    import io
+SIZES = [
+    (60, 30, True),
+    (60, 16, True),
+    (80, 20, True),
+    (80, 24, False),
+    (80, 24, True),
+    (100, 22, True),
+    (140, 40, True),
+]
 
+
+def terminal(width: int, height: int, color: bool = True) -> Any:
+    """A console that writes into memory."""
+    return pytest.importorskip("rich.console").Console(
+        file=io.StringIO(),
+        width=width,
+        height=height,
+        force_terminal=True,
+        no_color=not color,
+        highlight=False,
+        color_system="truecolor",
+    )
+
+
+def without_styles(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*\w", "", text)
+
+
+@pytest.mark.parametrize("width, height, color", SIZES)
+def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
+    """Every frame fits, the words and all of the home are in it, and the exchanges and the home stay."""
+    main_console, frames, done = terminal(width, height, color), [], []
     from edge_gemma.demo.screen import LiveScreen
 
-    def console() -> Any:
-        return console_module.Console(
-            file=io.StringIO(),
-            width=width,
-            height=height,
-            force_terminal=True,
-            no_color=not color,
-            highlight=False,
-            color_system="truecolor",
-        )
-
-    main_console, frames, done = console(), [], []
     with Demo(dialogue_model(), detector="energy") as demo:
         demo.home.play_music("classical", "bathroom")
         demo.home.set_alarm("\x1b[2J7:30")
@@ -507,19 +534,87 @@ def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
         for event in demo.perform(bundled(folder=folder), live=False):
             screen.show(event)
             if event.kind in ("result", "done"):
-                frame = console()
+                frame = terminal(width, height, color)
                 frame.print(screen._live.get_renderable())
                 frames.append(frame.file.getvalue())
                 done += [event.exchange] * (event.kind == "done")
         screen.close(summary(done, 3))
     for frame in frames:
-        lines = frame.splitlines()
-        assert len(lines) <= height and "home" in frame and "classical" in frame and "\x1b[2J" not in frame
+        lines = without_styles(frame).splitlines()
+        assert len(lines) <= height and "\x1b[2J" not in frame
+        assert [line.rstrip() for line in lines if "home" in line] and lines[-1].rstrip().endswith("╯")
+        for part in ("thermostat 19°", "volume 5", "front door unlocked", "garage closed", "timers none", "alarms"):
+            assert part in without_styles(frame)
+        rooms = [name for name in ROOMS if re.search(rf"│ {name} ", without_styles(frame))]
+        assert rooms == list(ROOMS) or height < 22
+        assert "classical" in frame or height < 20
     # The light of the living room, which has just changed: in its color, and the other way round in every case.
     assert ("\x1b[7;94m● blue" if color else "\x1b[7m● blue") in frames[2]
     assert "kitchen" in frames[0] and "Gern geschehen." in frames[-1]
-    assert all(line["text"].split()[-1] in main_console.file.getvalue() for line in DIALOGUE)
-    assert re.sub(r"\x1b\[[0-9;?]*\w", "", main_console.file.getvalue()).rstrip().endswith("╯")
+    left = without_styles(main_console.file.getvalue().rpartition("\x1b[?1049l")[2])  # on the normal screen
+    for line in DIALOGUE:
+        assert line["text"].split()[-1] in left and line["reply"].split()[-1] in left
+    assert left.count("╭") == 1 == left.count("╯") and left.rstrip().endswith("╯")
+    assert all(f"│ {name} " in left for name in ROOMS) and max(map(len, left.splitlines())) <= width
+
+
+def test_the_screen_has_the_size_of_its_window(folder: Path) -> None:
+    from edge_gemma.demo.screen import LiveScreen
+
+    console, home = terminal(100, 30), Home()
+    screen = LiveScreen(home, 3, "edge_gemma: dialogue", console)
+    console.size = type(console.size)(60, 24)
+    before = len(console.file.getvalue())
+    for _ in range(500):  # it is drawn again although nothing happens
+        if without_styles(console.file.getvalue()[before:]).rstrip().endswith("╯"):
+            break
+        time.sleep(0.01)
+    drawn = without_styles(console.file.getvalue()[before:]).splitlines()
+    print("a warning", file=sys.stderr)  # appears at the end
+    screen.close(summary([]))
+    assert drawn and max(map(len, drawn)) == 60
+    assert console.file.getvalue().rpartition("\x1b[?1049l")[2].replace("\x1b[?25h", "") == ""  # nothing was heard
+
+
+def test_warnings_wait_for_the_end_of_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    from edge_gemma.demo.screen import LiveScreen
+
+    console = terminal(80, 24)
+    screen = LiveScreen(Home(), None, "edge_gemma: dialogue", console)
+    print("a warning", file=sys.stderr)
+    screen.show(DemoEvent("overrun", 1.0, lost=0.5))
+    screen.show(DemoEvent("overrun", 2.0, lost=0.25))
+    assert capsys.readouterr().err == "" and "0.75 s of sound were lost" in console.file.getvalue()
+    screen.close(summary([]))
+    assert capsys.readouterr().err == "a warning\n"
+    left = console.file.getvalue().rpartition("\x1b[?1049l")[2]
+    assert left.count("were lost") == 1 and "0.75 s of sound were lost" in left
+
+
+def test_lines_of_an_exchange_are_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a call is known before the words, and somebody speaks on before they are."""
+    from edge_gemma.demo.screen import Lines
+
+    lines, one, two = Lines(None), DemoExchange(0.0), DemoExchange(3.0)
+    call = ToolCall("lock_door", {})
+    lines.show(DemoEvent("start", 0.0, one))
+    lines.show(DemoEvent("call", 1.0, one, call=call))
+    lines.show(DemoEvent("result", 1.0, one, call=call, result="done", changes={"locked": True}))
+    lines.show(DemoEvent("reply", 1.0, one, text="Locked.", final=True))
+    lines.show(DemoEvent("start", 3.0, two))
+    lines.show(DemoEvent("transcript", 1.0, one, text="Lock the door."))
+    lines.show(DemoEvent("partial", 3.5, two, text="Thank you", agreed=""))
+    lines.show(DemoEvent("partial", 3.6, two, text="Thank you so", agreed="Thank you"))
+    lines.show(DemoEvent("partial", 3.7, two, text="Thank you some", agreed="Thank you"))
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[listening]",
+        "[listening]",
+        "heard: Lock the door.",
+        "call:  lock_door()",
+        "home:  front door locked",
+        "reply: Locked.",
+        "... Thank you",
+    ]
 
 
 PROGRAM = (
@@ -573,7 +668,11 @@ def test_control_c(folder: Path, terminal: bool) -> None:
         assert process.wait(60) == 130
         assert process.stderr and process.stderr.read() == b""
     os.close(fd)
-    assert not terminal or shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+    assert b"pull e2b" not in shown
+    if terminal:
+        assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+        *_, frames, left = shown.rpartition(b"\x1b[?1049l")
+        assert frames.endswith(b"\x1b[?1049l") and b"edge_gemma:" not in left  # nothing of a frame
 
 
 def test_reading_ends_with_the_process(folder: Path) -> None:
@@ -654,13 +753,54 @@ def test_the_notice(nothing_named: None, monkeypatch: pytest.MonkeyPatch, capsys
     assert main([*command, "--json"]) == 0 and "toy" not in capsys.readouterr().err
 
 
-def test_the_demo_says_it_in_its_own_way(folder: Path, nothing_named: None, monkeypatch: Any, capsys: Any) -> None:
+@pytest.mark.parametrize("microphone", [True, False])
+def test_the_demo_says_it_in_its_own_way(
+    microphone: bool, folder: Path, nothing_named: None, monkeypatch: Any, capsys: Any
+) -> None:
+    from edge_gemma.audio import microphone as microphones
+
     embed(monkeypatch, MODEL, MMPROJ)
     monkeypatch.setattr(utterances, "FOLDER", folder)
+    monkeypatch.setattr(microphones, "devices", lambda: ["one"] * microphone)
+    monkeypatch.setenv("COLUMNS", "60")
     assert main(["demo", "--fast", "-t", "1", "--language", "de"]) == 0
     shown = capsys.readouterr()
-    assert "This was a toy model: " in shown.out and "edge-gemma listen --model e2b" in shown.out and shown.err == ""
-    assert "4.56 M parameters in 4.58 MB" in shown.out.split("This was a toy model")[1].replace("\n", " ")
+    assert "This was a toy model: " in shown.out and "edge_gemma chat --model e2b" in shown.out and shown.err == ""
+    assert ("edge_gemma listen --model e2b" in shown.out) == microphone
+    notice = shown.out.split("This was a toy model")[1]
+    assert "4.56 M parameters in 4.58 MB" in " ".join(notice.split())
+    prose = notice[: notice.index("engine:")]
+    assert max(map(len, prose.splitlines())) <= 60 and all(line in "".join(prose) for line in ("synthetic", "Spanish"))
+
+
+@pytest.mark.parametrize("hub", [True, False])
+def test_the_advice_at_the_end_can_be_typed(hub: bool, folder: Path, tmp_path: Path) -> None:
+    """With the command inside and outside of PATH, and as a module."""
+    program = tmp_path / "bin" / "edge-gemma"
+    program.parent.mkdir()
+    hidden = "" if hub else "sys.modules['huggingface_hub'] = None; "
+    program.write_text(
+        f"#!{sys.executable}\nimport pathlib, sys; {hidden}\nfrom edge_gemma.cli import main\nsys.exit(main())"
+    )
+    program.chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_GEMMA")}
+    env |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+
+    def advice(*command: str, path: str = "") -> list[str]:
+        options = {**env, "PATH": path + os.environ["PATH"]}
+        shown = subprocess.run([*command, "demo", "--fast", "-l", "es"], env=options, cwd=tmp_path, capture_output=True)
+        assert shown.returncode == 0, shown.stderr
+        return [line.strip() for line in shown.stdout.decode().splitlines() if "e2b" in line or "pip" in line]
+
+    for shown, name in (
+        (advice("bin/edge-gemma"), "bin/edge-gemma"),
+        (advice("bin/edge-gemma", path=f"{program.parent}{os.pathsep}"), "edge-gemma"),
+    ):
+        assert f"{name} pull e2b" in shown and f"{name} chat --model e2b" in shown
+        assert ("-m pip install huggingface_hub" in shown[0]) == (not hub)
+        for line in shown:
+            typed = line.split()[0]
+            assert typed == "edge-gemma" or shutil.which(typed, path=None) or os.access(tmp_path / typed, os.X_OK)
 
 
 @pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
@@ -672,7 +812,10 @@ def test_the_embedded_model_understands_every_utterance(nothing_named: None) -> 
         expected = Home()
         for item in items:
             if item.call:
-                assert "error" not in str(Toolbox(expected.tools).call(item.call["name"], item.call["arguments"]))
+                before = expected.state()
+                result = Toolbox(expected.tools).call(item.call["name"], item.call["arguments"])
+                assert "error" not in str(result)
+                assert result != DONE or expected.state() != before  # there is something to see
         assert [exchange.utterance for exchange in done] == items
         wrong = [
             (exchange.text, exchange.calls, exchange.reply) for exchange in done if not all(exchange.verdict().values())

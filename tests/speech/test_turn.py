@@ -255,6 +255,24 @@ def test_an_answer_ends_where_it_should() -> None:
     assert answer.stop == "eos" and answer.text == "Yes."
 
 
+def test_a_thought_is_no_part_of_what_was_said() -> None:
+    for said in (
+        "thought\nA bell.<channel|>Ding.",
+        "A bell.<channel|>Ding.",
+        "<|channel>thought\nA bell.<channel|>Ding.",
+    ):
+        answer = scripted_answer(said)
+        answer.finish()
+        assert answer.text == "Ding."
+    assert "".join(scripted_answer("A bell.<channel|>Ding.").pieces()) == "A bell.\nDing."
+
+
+def test_an_answer_may_begin_in_a_thought() -> None:
+    model = ScriptedModel(["A bell.<channel|>Ding."])
+    answer = Answer(model.session(), model.tokenizer.encode("<|channel>thought\n", special=True), 100)
+    assert "".join(answer.pieces()) == answer.text == "Ding."
+
+
 def test_pieces_never_show_the_beginning_of_a_stop_text() -> None:
     assert list(scripted_answer("Go, STOP", stop=["STOP"]).pieces()) == ["G", "o", ","]
     assert "".join(scripted_answer("Go, STO.", stop=["STOP"]).pieces()) == "Go, STO."

@@ -1,0 +1,42 @@
+"""`edge-gemma rm`: removes downloaded models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ..engine.memory import format_bytes
+from .common import DONE, FAILED, UsageError, add_verb, error_text
+
+EXAMPLES = """
+edge-gemma rm e2b
+edge-gemma rm e2b:Q8_0 unsloth/gemma-4-E4B-it-GGUF --yes
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "rm", "remove models that were downloaded", EXAMPLES)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="as `edge-gemma list` shows it")
+    parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Removes the models one after the other; one that cannot be removed does not keep the others."""
+    from ..errors import EdgeGemmaError
+    from ..hub import remove
+
+    if not args.yes and not sys.stdin.isatty():
+        raise UsageError("rm asks before it removes something, and here nobody can answer: give --yes.")
+    failed = False
+    for name in args.names:
+        if not args.yes and input(f"Remove {name}? [y/N] ").strip().lower() not in ("y", "yes"):
+            continue
+        try:
+            print(f"{name} is removed, {format_bytes(remove(name))} are free.")
+        except EdgeGemmaError as error:
+            failed = True
+            print(f"edge-gemma: error: {error_text(error)}", file=sys.stderr)
+    return FAILED if failed else DONE

@@ -1,0 +1,69 @@
+"""Names of models as people write them, and what the command and Python do with them."""
+
+from __future__ import annotations
+
+import pytest
+
+import edge_gemma as eg
+from edge_gemma.hub.cache import UNREADABLE
+from edge_gemma.hub.names import parse
+
+REPO = "unsloth/gemma-4-E2B-it-GGUF"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "quant", "revision", "file"),
+    [
+        ("e2b", "e2b", None, None, None),
+        ("E4B:q8_0", "e4b", "q8_0", None, None),
+        ("gemma4:e2b", "e2b", None, None, None),  # Ollama's names
+        ("gemma4:26b-a4b-it-q4_K_M", "26b", "q4_K_M", None, None),
+        ("gemma-4-E2B-it", "e2b", None, None, None),
+        ("gemma-4-31b", "31b", None, None, None),
+        (REPO, REPO, None, None, None),
+        (f"{REPO}:Q5_K_M", REPO, "Q5_K_M", None, None),
+        (f"{REPO}@v2", REPO, None, "v2", None),
+        (f"{REPO}/sub/m-Q4_0.gguf", REPO, None, None, "sub/m-Q4_0.gguf"),
+        (f"hf.co/{REPO}:Q4_0", REPO, "Q4_0", None, None),
+        (f"hf.co/{REPO}:latest", REPO, None, None, None),
+        (f"huggingface.co/{REPO}", REPO, None, None, None),
+        (f"hf:{REPO}", REPO, None, None, None),
+        (f"hf://{REPO}/m-Q4_0.gguf", REPO, None, None, "m-Q4_0.gguf"),
+        (f"https://huggingface.co/{REPO}", REPO, None, None, None),
+        (f"https://huggingface.co/{REPO}/", REPO, None, None, None),
+        (f"https://huggingface.co/{REPO}/tree/main", REPO, None, "main", None),
+        (f"http://www.huggingface.co/{REPO}/blob/main/m-Q4_0.gguf", REPO, None, "main", "m-Q4_0.gguf"),
+        (f"https://hf.co/{REPO}/resolve/main/m%20x.gguf?download=true", REPO, None, "main", "m x.gguf"),
+        (f"https://huggingface.co/{REPO}?show_file_info=m.gguf#x", REPO, None, None, None),
+        (f"  {REPO} ", REPO, None, None, None),
+    ],
+)
+def test_what_people_write(text, name, quant, revision, file):
+    found = parse(text)
+    assert found and (found.name, found.quant, found.revision, found.file) == (name, quant, revision, file)
+    assert found.repositories == ((REPO,) if name == REPO else parse(name).repositories)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "llama", "e2bx", "./model", "a b/c", "hf.co/", "https://huggingface.co/", "gemma4"]
+)
+def test_what_is_no_name(text):
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize("text", ["https://example.org/m.gguf", "ftp://x/y/z", "https://ollama.com/library/gemma4"])
+def test_addresses_of_other_places(text):
+    with pytest.raises(eg.EdgeGemmaError, match="no address of the Hugging Face Hub"):
+        parse(text)
+    with pytest.raises(eg.EdgeGemmaError, match="no address of the Hugging Face Hub"):
+        eg.Model.load(text)
+
+
+def test_another_endpoint(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example:8443/")
+    assert parse(f"https://mirror.example:8443/{REPO}").name == REPO
+
+
+def test_types_that_cannot_be_read():
+    """The names in cache.py are those of types that the engine lacks."""
+    assert not UNREADABLE & set(eg.kernels.types)
