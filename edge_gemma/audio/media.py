@@ -32,7 +32,7 @@ _FORMATS = (
 # Formats whose header has no length: FFmpeg guesses it by the bit rate.
 _GUESSED = frozenset("aac ac3 eac3 amr amrnb amrwb dts dtshd loas mp3 mpeg mpegts flv truehd".split())
 _SHORT = 0.25  # seconds by which a stated length is longer than the sound because of what encoders add
-_LONGEST_GAP = 3600.0  # seconds: a longer gap between two packets is a mistake in their times
+_LONGEST_GAP = 600.0  # seconds that may be missing between two packets of a file that does not state its length
 
 
 class _Media(abc.ABC):
@@ -132,6 +132,7 @@ class PyAvDecoder(_Media):
             if not tracks:
                 raise _no_sound(self.name, self._kind)
             self._tracks = len(tracks)
+            self._seconds = self._stated(tracks[0])
             self._blocks = self._decode(tracks[0])
             self._held = next(self._blocks, self._held[:0])
         except EdgeGemmaValueError:
@@ -143,16 +144,16 @@ class PyAvDecoder(_Media):
         if not self.rate:  # nothing could be decoded
             self._release()
             raise _unreadable(self._file, self.name, self._kind, "none of its sound can be decoded")
-        self.frames = self._stated(tracks[0])
+        self.frames = None if self._seconds is None else round(self._seconds * self.rate)
 
-    def _stated(self, track: Any) -> int | None:
-        """The length by the header, in frames."""
+    def _stated(self, track: Any) -> float | None:
+        """The length by the header, in seconds."""
         names = self._container.format.name.split(",")
         if _GUESSED.intersection(names):
             return None
         if track.duration and track.time_base:
-            return round(float(track.duration * track.time_base) * self.rate)
-        return round(self._container.duration / 1e6 * self.rate) if self._container.duration else None
+            return float(track.duration * track.time_base)
+        return self._container.duration / 1e6 if self._container.duration else None
 
     def _decode(self, track: Any) -> Iterator[NDArray[Any]]:
         """Yields (k, channels) samples, and silence for the time of packets that are missing or damaged."""
@@ -165,7 +166,8 @@ class PyAvDecoder(_Media):
                 time = float(frame.pts * frame.time_base)
                 begin = time - at / self.rate if begin is None else begin
                 gap = time - begin - at / self.rate
-                if not -TOLERANCE < gap < _LONGEST_GAP:
+                end = _LONGEST_GAP if self._seconds is None else self._seconds - at / self.rate
+                if not -TOLERANCE < gap < end:  # a mistake in the times
                     begin = time - at / self.rate
                 elif gap >= TOLERANCE:
                     self._lost += gap
