@@ -373,7 +373,8 @@ def _unreadable(file: IO[bytes], name: str, kind: str, reason: str) -> EdgeGemma
 
 def _has_no_index(file: IO[bytes]) -> bool:
     """Whether an MP4 file consists of other parts than "moov", in which all that is needed to decode it stands."""
-    at, found = 0, []
+    at, head = 0, b""
+    found: list[bytes] = []
     while len(found) < 1000:
         file.seek(at)
         head = file.read(16)
