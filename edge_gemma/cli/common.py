@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,17 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.memory import MemoryLimit, parse_size
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
+from .parsing import Parser, file_path
+from .terminal import Screen
 
 if TYPE_CHECKING:
     from .. import Model, Sampling
 
 # Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+DONE, FAILED, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
 
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-TOY = "[this is the embedded toy model, which knows only commands to a home; `edge-gemma pull e2b` gets the real one]"
+
+# Sentences of the library whose advice is for programs, by the code of the error: the command line has its own.
+_ADVICE_OF_LIBRARY = re.compile(r" (Open a session|Take a larger|Start a new) [^.]*\.$")
+_IN_PYTHON = re.compile(r" \(in Python: [^)]*\)", re.IGNORECASE)
+_ARGUMENTS = re.compile(r"\b(max_seconds|max_tokens|memory_limit|max_words|initial_prompt|translate_to)\b=?")
+_NO_ROOM = re.compile(r"(\d+) more tokens do not fit: (\d+) of the session's (\d+)")
+_ROOM_FOR_ANSWER = 512
+_SMALLER = {"--max-seconds": "shorter segments", "--max-tokens": "shorter answers"}
 
 
 class UsageError(Exception):
@@ -34,11 +44,31 @@ class UsageError(Exception):
 
 
 def error_text(error: Exception) -> str:
-    """The message of an expected failure, on one line."""
+    """The message of an expected failure, on one line and in the words of the command line."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    return " ".join(text.split()) or type(error).__name__
+    text = " ".join(text.split()) or type(error).__name__
+    return in_options(text, getattr(error, "code", ""))
+
+
+def in_options(text: str, code: str) -> str:
+    """A message of the library with options instead of its arguments, and with what a command can do in place of its advice.
+
+    `code` is the `EdgeGemmaError.code` of the error: "context" is about room for tokens.
+    """
+    text = _ARGUMENTS.sub(lambda found: "--" + found[1].replace("_", "-"), _IN_PYTHON.sub("", text))
+    if code != "context":
+        return text
+    if room := _NO_ROOM.search(text):
+        needed = int(room[1]) + int(room[2]) + _ROOM_FOR_ANSWER
+        fact = f"the context of {room[3]} tokens is full: {room[2]} are in use, and {room[1]} more do not fit."
+        return f"{fact} Give a longer one, such as --context {-(-needed // 1024)}K, or a shorter input."
+    fact = _ADVICE_OF_LIBRARY.sub("", text)
+    if fact == text:
+        return text
+    others = [f"{change} with {name}" for name, change in _SMALLER.items() if name in text]
+    return f"{fact} {' or '.join(['Give a longer context with --context N', *others])}."
 
 
 def explain(error: Exception) -> str:
@@ -166,14 +196,13 @@ def spoken_language(text: str) -> str | None:
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
-def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> Parser:
     """Adds the parser of a verb, with examples at the end of its help."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser: Parser = subparsers.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog="examples:\n" + "\n".join("  " + line for line in examples.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
 
@@ -184,12 +213,14 @@ def add_model_options(parser: argparse.ArgumentParser, several_threads: bool = F
     group.add_argument(
         "--model",
         "-m",
+        type=file_path,
         metavar="FILE",
         help="GGUF file of the model, or the name of a model that was downloaded with `edge-gemma pull`, such as e2b"
         f" (default: environment variable {MODEL_VARIABLE}, else the embedded toy model)",
     )
     group.add_argument(
         "--mmproj",
+        type=file_path,
         metavar="FILE",
         help=f"GGUF file of the model's audio and image encoders (default: environment variable {MMPROJ_VARIABLE})",
     )
@@ -285,10 +316,13 @@ def add_sampling_options(
 
 
 def sampling(args: argparse.Namespace) -> Sampling:
-    """How tokens are drawn, from the options."""
+    """How tokens are drawn, from the options. A temperature of None is the default of verbs that talk: 1, for the toy 0."""
     from .. import Sampling
 
-    return Sampling(**{name: getattr(args, name) for name in SAMPLING_OPTIONS})
+    chosen = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
+    if args.temperature is None:
+        chosen["temperature"] = 0.0 if is_toy(args) else 1.0
+    return Sampling(**chosen)
 
 
 # ---- model ------------------------------------------------------------------------------------------------------
@@ -300,17 +334,51 @@ def model_path(args: argparse.Namespace) -> str:
 
 
 def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
-    """Opens the model that the common options name. With `notice`, a terminal shows a line if it is the embedded toy."""
+    """Opens the model that the common options name. With `notice`, a line on standard error says when nobody named one, so
+    that the embedded toy answers: its sentences look like those of a model."""
     path, mmproj = model_paths(args)
+    if notice and unnamed_toy(args) and not getattr(args, "toy_announced", False):
+        args.toy_announced = True
+        Screen(sys.stderr).line(f"[{' '.join([_TOY, *_toy_examples(args), _real_model()])}]", "dim")
     from .. import Model
 
-    model = Model.load(path, mmproj=mmproj, threads=args.threads)
-    silent = getattr(args, "quiet", False) or getattr(args, "json", False)
-    if notice and is_embedded(path) and not silent and sys.stderr.isatty():
-        from .terminal import Screen
+    return Model.load(path, mmproj=mmproj, threads=args.threads)
 
-        Screen(sys.stderr).line(TOY, "dim")
-    return model
+
+_TOY = (
+    "No model was named, so the embedded toy model answers. It knows commands to a home in English, Spanish and German, and "
+    "takes everything for one."
+)
+
+
+def _toy_examples(args: argparse.Namespace) -> list[str]:
+    """What to say to the toy, for the verbs that talk with a model."""
+    if getattr(args, "verb", None) not in ("run", "chat"):
+        return []
+    return ['Try "Turn on the kitchen lights.", "Play jazz in the office." or "What is the weather in Rome tomorrow?".']
+
+
+def _real_model() -> str:
+    return f"`{typed_command()} pull e2b` gets a real one, and `--model toy` silences this line."
+
+
+def unnamed_toy(args: argparse.Namespace) -> bool:
+    """Whether neither --model nor the environment names a model, so that it is the embedded toy."""
+    return not args.model and not os.environ.get(MODEL_VARIABLE) and is_embedded(model_paths(args)[0])
+
+
+def home_of_toy(args: argparse.Namespace) -> tuple[str | None, list[Any]]:
+    """The instructions and the tools that the embedded toy was trained on: those of a home. (None, []) for other models."""
+    if not is_toy(args):
+        return None, []
+    from ..demo.home import INSTRUCTIONS, Home
+
+    return INSTRUCTIONS, Home().tools
+
+
+def is_toy(args: argparse.Namespace) -> bool:
+    """Whether the model is the embedded toy, named or not."""
+    return is_embedded(model_paths(args)[0])
 
 
 def model_paths(args: argparse.Namespace) -> tuple[str, str | None]:
@@ -377,7 +445,16 @@ def timings(stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
         tokens[label], seconds = stats[f"{name}_tokens"], stats[f"{name}_seconds"]
         times[f"{label}_s"] = seconds
         times[f"{label}_tok_s"] = tokens[label] / seconds if seconds > 0 else None
-    return {"tokens": tokens, "timings": times}
+    return {"tokens": tokens, "timings": rounded(times)}
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with measured numbers as far as they mean something: five digits."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def format_stats(stats: dict[str, Any]) -> str:
