@@ -309,12 +309,13 @@ def open_decoder(file: IO[bytes], name: str, raw: Raw | None, seekable: bool) ->
 
 def _open_raw(file: IO[bytes], ahead: Lookahead, name: str, raw: Raw, size: int | None) -> PcmDecoder:
     """The decoder of samples without a header."""
+    samples: IO[bytes] | Lookahead = ahead
     if size is not None:
         file.seek(0)
-        return PcmDecoder(file, name, raw.rate, raw.channels, raw.encoding, 0, size)
+        samples = file
     if raw.stated:
-        return PcmDecoder(ahead, name, raw.rate, raw.channels, raw.encoding)
-    return AssumedDecoder(ahead, name, raw.rate, raw.encoding)
+        return PcmDecoder(samples, name, raw.rate, raw.channels, raw.encoding, 0, size)
+    return AssumedDecoder(samples, name, raw.rate, raw.encoding, size)
 
 
 def _open_compressed(file: IO[bytes], name: str, kind: Kind, owned: bool = False) -> Decoder:
