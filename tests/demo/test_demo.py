@@ -698,61 +698,6 @@ def embed(monkeypatch: pytest.MonkeyPatch, model: Any, mmproj: Any) -> None:
     monkeypatch.setattr(resolve, "EMBEDDED_MMPROJ", str(mmproj))
 
 
-VERBS = [
-    ["run", "x"],
-    ["chat"],
-    ["info"],
-    ["bench"],
-    ["transcribe", "x.wav"],
-    ["translate", "--to=de", "x"],
-    ["listen"],
-    ["demo"],
-]
-
-
-@pytest.mark.parametrize("command", VERBS, ids=lambda command: command[0])
-def test_no_model_at_all(
-    command: list[str], nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any
-) -> None:
-    embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
-    assert main(command) == 2
-    message = capsys.readouterr().err
-    assert "--model FILE" in message and "EDGE_GEMMA_MODEL" in message and "Hugging Face" in message
-
-
-@pytest.mark.filterwarnings("ignore:no model was named")
-def test_the_embedded_model_is_the_default(nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
-    embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
-    with pytest.raises(ValueError, match="pull e2b"):
-        eg.Model.load()
-    embed(monkeypatch, MODEL, MMPROJ)
-    with eg.Model.load() as model:
-        assert model.path == MODEL and model.has_audio
-    assert resolve.model_files() == (str(MODEL), str(MMPROJ)) and resolve.is_embedded(str(MODEL))
-    assert resolve.model_files(None, "ears") == (str(MODEL), "ears")
-    monkeypatch.setenv("EDGE_GEMMA_MMPROJ", "ears")  # of a model that nobody names
-    assert resolve.model_files() == (str(MODEL), str(MMPROJ))
-    monkeypatch.setenv("EDGE_GEMMA_MODEL", str(MODEL.parent / "dense-Q4_0.gguf"))
-    assert not resolve.is_embedded(resolve.model_files()[0])
-    with eg.Model.load(MODEL) as model:
-        assert not model.has_audio  # a path means what it says
-    embed(monkeypatch, MODEL, tmp_path / "none.gguf")
-    monkeypatch.delenv("EDGE_GEMMA_MODEL")
-    assert resolve.model_files() == (str(MODEL), None)
-
-
-def test_the_notice(nothing_named: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    embed(monkeypatch, MODEL, MMPROJ)
-    command = ["run", "--temperature", "0", "--max-tokens", "1", "x"]
-    assert main(command) == 0 and capsys.readouterr().err == ""  # no terminal
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(command) == 0
-    notice = capsys.readouterr().err
-    assert "toy" in notice and "edge-gemma pull e2b" in notice and len(notice.splitlines()) == 1
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main([*command, "--json"]) == 0 and "toy" not in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("microphone", [True, False])
 def test_the_demo_says_it_in_its_own_way(
     microphone: bool, folder: Path, nothing_named: None, monkeypatch: Any, capsys: Any
