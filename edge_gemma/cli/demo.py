@@ -32,6 +32,7 @@ from .common import (
     typed_command,
     typed_python,
 )
+from .parsing import file_path
 from .terminal import Interrupt
 
 EXAMPLES = """
@@ -63,7 +64,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--play", action="store_true", help="play the commands through the loudspeaker")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event")
     group = parser.add_argument_group("sound (default: the bundled commands)")
-    group.add_argument("--audio", metavar="FILE", help="a recording of commands")
+    group.add_argument("--audio", type=file_path, metavar="FILE", help="a recording of commands")
     group.add_argument(
         "--microphone",
         nargs="?",

@@ -27,6 +27,7 @@ from .common import (
     print_json,
     spoken_language,
 )
+from .parsing import file_path
 from .terminal import Interrupt, Screen, TransientLine
 
 STDIN = "-"
@@ -71,6 +72,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
     group.add_argument(
         "--input",
+        type=file_path,
         metavar="FILE",
         help="a recording instead of a microphone, played in real time; - is standard input",
     )
