@@ -38,16 +38,18 @@ docs: build
 build: $(VENV)/.built
 
 $(VENV)/.built: $(SOURCES) tools/bootstrap.sh
+	@echo "Building the engine and installing what the tests need into $(VENV): one to three minutes."
 	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]'
 	@touch $@ $(VENV)/.ready
 
-# Enough to run, in a minute; `build` has this and all that tests want.
+# Enough to run, and to download models; `build` has this and all that tests want.
 $(VENV)/.ready: $(SOURCES) tools/bootstrap.sh
+	@echo "Building the engine and installing what it needs into $(VENV): one to two minutes, once."
 	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh build
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[cli,voice]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[cli,voice,hub]'
 	@touch $@
 
 fuzz: build

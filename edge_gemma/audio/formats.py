@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..errors import EdgeGemmaValueError
 from .kinds import Kind, identify, tag_length
 from .media import FfmpegDecoder, PyAvDecoder, open_media
-from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder
+from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder, Tolerant
 from .wav import open_au, open_wav
 
 _UNKNOWN = Kind("no sound file that is known", "sndfile")
@@ -77,8 +77,8 @@ class SoundfileDecoder:
         file.seek(0)
         stated = _flac_frames(file) if kind.name == "a FLAC file" else None
         try:
-            self._file = soundfile.SoundFile(_Flac(file) if stated is not None else file)
-        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the file's name ends in .raw
+            self._file = soundfile.SoundFile(Tolerant(file) if stated is None else _Flac(file))
+        except soundfile.SoundFileError as error:
             raise EdgeGemmaValueError(
                 f"{name} is {kind.name} that cannot be read: it is damaged or cut short, or its encoding is not known.",
                 "format",
@@ -223,26 +223,17 @@ def _at(file: IO[bytes], position: int, n: int) -> bytes:
     return file.read(n)
 
 
-class _Flac:
+class _Flac(Tolerant):
     """A FLAC file whose header states no length. libsndfile then reads to the end, also where the stated length is wrong."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
     def read(self, n: int = -1) -> bytes:
-        at = self._file.tell()
-        data = bytearray(self._file.read(n))
+        at = self.tell()
+        data = bytearray(super().read(n))
         for i in range(
             max(21, at), min(26, at + len(data))
         ):  # 36 bits, of which the first four are the lower half of byte 21
             data[i - at] &= 0xF0 if i == 21 else 0
         return bytes(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def _flac_frames(file: IO[bytes]) -> int | None:
@@ -290,7 +281,7 @@ def open_decoder(file: IO[bytes], name: str, raw: Raw | None, seekable: bool) ->
             return _open_raw(file, ahead, name, raw, size)
         kind = _UNKNOWN
     if kind.reader == "none":
-        raise EdgeGemmaValueError(f"{name} is {kind.name}, and no sound{kind.advice}.", "format")
+        raise EdgeGemmaValueError(f"{name} holds no sound: it is {kind.name}{kind.advice}.", "format")
     base = tag_length(ahead.peek(10))
     inside = identify(lambda n: ahead.peek(base + n)[base:]) if 0 < base < 1 << 24 else kind
     if inside is not None and inside.reader == "wav" and (decoder := open_wav(file, ahead, name, size, base)):

@@ -20,7 +20,7 @@ class Kind(NamedTuple):
     name: str  #: with its article, as messages say it
     #: "wav": wav.py decodes it; "sndfile": libsndfile, or else a media library; "media": a media library; "none": no sound
     reader: Literal["wav", "sndfile", "media", "none"]
-    advice: str = ""  #: what to do with a file without sound: the end of a sentence
+    advice: str = ""  #: what to do with a file without sound: follows its name in a message
     weak: bool = False  #: a few bytes tell it, so samples without a header may look like it
 
 
@@ -28,7 +28,7 @@ _MP3 = Kind("an MP3 file", "sndfile")
 _AAC = Kind("an AAC file", "media")
 _MP4 = Kind("an MP4 file", "media")
 _IMAGE = Kind("an image", "none")
-_PACKED = ": unpack it first"
+_PACKED = ". Unpack it first"
 _TEXT = Kind("a text", "none")
 
 # First bytes, as patterns that are tried in this order.
@@ -60,7 +60,7 @@ _TABLE = [
         (rb"\x1a\x45\xdf\xa3", Kind("a Matroska or WebM file", "media")),
         (rb"0&\xb2u\x8ef\xcf\x11", Kind("a WMA or WMV file", "media")),
         (rb"#!AMR", Kind("an AMR file", "media")),
-        (rb"\x02?#!SILK", Kind("a SILK voice message", "none", ": convert it to wav first")),
+        (rb"\x02?#!SILK", Kind("a SILK voice message", "none", ". Convert it to wav first")),
         (rb"FLV\x01", Kind("a Flash video", "media")),
         (rb"\.RMF\x00|\.ra\xfd", Kind("a RealMedia file", "media")),
         (rb"MAC [\x00-\xff]\x0f", Kind("a Monkey's Audio file", "media")),
@@ -74,7 +74,7 @@ _TABLE = [
         (rb"\x00\x00\x01\xba", Kind("an MPEG video", "media")),
         (rb"G.{187}G", Kind("an MPEG transport stream", "media", weak=True)),
         (rb"\x0b\x77.{3}[\x00-\x87]", Kind("an AC-3 file", "media", weak=True)),
-        (rb"[\xd0-\xdf](.{32}[\xd0-\xdf]){4}", Kind("a GSM file", "none", ": convert it to wav first", weak=True)),
+        (rb"[\xd0-\xdf](.{32}[\xd0-\xdf]){4}", Kind("a GSM file", "none", ". Convert it to wav first", weak=True)),
         (rb"\x1f\x8b\x08", Kind("a gzip archive", "none", _PACKED)),
         (rb"BZh[1-9]1AY", Kind("a bzip2 archive", "none", _PACKED)),
         (rb"\xfd7zXZ\x00", Kind("an xz archive", "none", _PACKED)),
@@ -90,15 +90,15 @@ _TABLE = [
         (rb"\x7fELF|MZ[\x00-\xff]\x00[\x00-\x1f]\x00\x00\x00|\xcf\xfa\xed\xfe", Kind("a program", "none")),
         (rb"GGUF", Kind("a model file", "none")),
         (rb"SQLite format 3", Kind("a database", "none")),
-        (rb"version https://git-lfs", Kind("a Git LFS pointer", "none", ": fetch its content with git lfs pull")),
+        (rb"version https://git-lfs", Kind("a Git LFS pointer", "none", ". Fetch its content with git lfs pull")),
     )
 ]
 # Beginnings of texts, in lower case and without white space in front.
 _TEXTS = [
     (("<!doctype html", "<html", "<head", "<body"), "an HTML page", ", perhaps the error page of a download"),
     (("<?xml", "<svg", "<rss", "<mpd"), "an XML document", ""),
-    (("{", "["), "a JSON text or another one", ", perhaps the error message of a download"),
-    (("#extm3u", "[playlist]"), "a playlist", ": give the sound files that it names"),
+    (("{", "["), "a text in JSON or a similar format", ", perhaps the error message of a download"),
+    (("#extm3u", "[playlist]"), "a playlist", ". Give the sound files that it names"),
     (("{\\rtf",), "an RTF document", ""),
 ]
 _RATES = (44100, 48000, 32000)

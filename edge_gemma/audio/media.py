@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EdgeGemmaValueError
-from .pcm import TOLERANCE, Lookahead, PcmDecoder
+from .pcm import TOLERANCE, Lookahead, PcmDecoder, Tolerant
 from .wav import open_wav
 
 # What FFmpeg may take a file for. Playlists and scripts are not among it: they would make it open other files or addresses.
@@ -114,6 +114,7 @@ class PyAvDecoder(_Media):
 
         self._av, self._file, self._kind, self._owned = av, file, kind, owned
         self._container: Any = None
+        self._resampler: tuple[Any, Any] | None = None  # for frames of such a format
         self._restart()
 
     def _restart(self) -> None:
@@ -122,7 +123,7 @@ class PyAvDecoder(_Media):
         errors = (self._av.error.FFmpegError, OSError, ValueError, IndexError)
         try:
             self._container = self._av.open(
-                _Reader(self._file),
+                Tolerant(self._file),
                 "r",
                 metadata_errors="replace",
                 container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
@@ -155,13 +156,11 @@ class PyAvDecoder(_Media):
 
     def _decode(self, track: Any) -> Iterator[NDArray[Any]]:
         """Yields (k, channels) samples, and silence for the time of packets that are missing or damaged."""
-        resampler, channels, begin, at = None, 0, None, 0
-        packets = self._packets(track)
-        for frame in packets:
-            if not channels:
-                self.rate, channels, layout = frame.sample_rate, len(frame.layout.channels), frame.layout.name
-            if frame.sample_rate != self.rate or len(frame.layout.channels) != channels:
-                resampler = resampler or self._av.AudioResampler("fltp", layout, int(self.rate))
+        layout, begin, at = None, None, 0
+        for frame in self._packets(track):
+            if layout is None:
+                self.rate, layout = frame.sample_rate, frame.layout
+            channels = len(layout.channels)
             if frame.pts is not None and frame.time_base:
                 time = float(frame.pts * frame.time_base)
                 begin = time - at / self.rate if begin is None else begin
@@ -172,12 +171,27 @@ class PyAvDecoder(_Media):
                     self._lost += gap
                     at += round(gap * self.rate)
                     yield np.zeros((round(gap * self.rate), channels), np.float32)
-            for part in [frame] if resampler is None else resampler.resample(frame):
+            for part in [frame] if self._is_alike(frame, channels) else self._resampled(frame, layout):
                 samples = part.to_ndarray()
                 block = samples.T if part.format.is_planar else samples.reshape(-1, channels)
                 if len(block):
                     at += len(block)
                     yield block
+
+    def _is_alike(self, frame: Any, channels: int) -> bool:
+        return frame.sample_rate == self.rate and len(frame.layout.channels) == channels
+
+    def _resampled(self, frame: Any, layout: Any) -> list[Any]:
+        """A frame with another rate or number of channels than the first one, as frames like that one."""
+        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        try:
+            if self._resampler is None or self._resampler[0] != setup:
+                self._resampler = setup, self._av.AudioResampler("fltp", layout, int(self.rate))
+            frame.pts = None
+            return list(self._resampler[1].resample(frame))
+        except (self._av.error.FFmpegError, ValueError):
+            self._lost += frame.samples / max(frame.sample_rate, 1)
+            return []
 
     def _packets(self, track: Any) -> Iterator[Any]:
         """Yields decoded frames; leaves out packets that cannot be decoded."""
@@ -215,23 +229,6 @@ class PyAvDecoder(_Media):
         self._release()
         if self._owned:
             self._file.close()
-
-
-class _Reader:
-    """What PyAV needs of a file. Damaged files make it seek to positions that do not exist, which is no exception here."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.read = file.read
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            return -1
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 class FfmpegDecoder(_Media):

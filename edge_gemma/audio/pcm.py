@@ -219,6 +219,29 @@ class Lookahead:
         self._file.seek(position)
 
 
+class Tolerant:
+    """What libraries need of a file. Damaged files make them seek to positions that do not exist: that is no exception here."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """`file` can seek."""
+        self._file = file
+
+    def read(self, n: int = -1) -> bytes:
+        """The next n bytes, fewer at the end."""
+        return self._file.read(n)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Goes to a position and returns it; -1 if there is no such position."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell()
+
+
 def read_some(file: IO[bytes] | Lookahead, n: int, name: str) -> bytes:
     """At most n bytes, as soon as there are any; b"" at the end. Raises EdgeGemmaOSError, EdgeGemmaValueError."""
     try:

@@ -38,7 +38,7 @@ NO_SOUND = [
     (b"  \r\n<!DOCTYPE html><html><body>Not found</body></html>", "HTML page"),
     (b"\xef\xbb\xbf<HTML>\n" + b"<p>Not found</p>" * 90, "HTML page"),
     (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML document"),
-    (b'{"error": "not found"}\n', "JSON text"),
+    (b'{"error": "not found"}\n', "a text in JSON"),
     ("Grüße aus Köln, 你好, здравствуйте\n".encode() * 20, "a text"),
     ("Hello, this is a text".encode("utf-16"), "a text"),
     (b"#EXTM3U\nhttp://example.com/stream.mp3\n", "playlist"),

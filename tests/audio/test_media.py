@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from edge_gemma.audio.source import SAMPLE_RATE, load_audio, open_audio
+from edge_gemma.errors import EdgeGemmaError
 from support.sounds import Trickle, code_of, tone, wav_bytes
 
 pytest.importorskip("soxr")
@@ -67,8 +69,14 @@ def make(path: Path, kind: str, seconds: float = LENGTH, tracks: int = 1, video:
     return path
 
 
+@pytest.fixture(scope="module")
+def all_of_pyav(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """PyAV imports its parts when they are first used, which must not be while it is hidden."""
+    make(tmp_path_factory.mktemp("pyav") / "all.mp4", "mp4", 0.2, video=True)
+
+
 @pytest.fixture(params=["pyav", "ffmpeg"])
-def way(request, monkeypatch) -> str:
+def way(request, monkeypatch, all_of_pyav) -> str:
     """Both ways to decode."""
     if request.param == "ffmpeg":
         if not shutil.which("ffmpeg"):
@@ -287,6 +295,47 @@ def test_recordings_that_are_joined(way, kind) -> None:
     seconds, warning = seconds_and_warning(data + data)
     assert seconds == pytest.approx(16, abs=0.7)
     assert seconds == pytest.approx(16, abs=0.2) or warning or way == "ffmpeg"
+
+
+def test_recordings_of_different_kinds_that_are_joined(way) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    parts = []
+    for rate, channels in ((16000, 1), (44100, 2), (16000, 1), (48000, 1)):
+        file = io.BytesIO()
+        soundfile.write(file, np.stack([tone(4, rate)] * channels, axis=1), rate, format="MP3")
+        parts.append(file.getvalue())
+    mono = load_audio(io.BytesIO(b"".join(parts)))
+    assert mono.size / SAMPLE_RATE == pytest.approx(16, abs=0.5)
+    for second in (2, 6, 10, 14):
+        assert 0.25 < loudness(mono[second * SAMPLE_RATE :][:8000], 440) < 0.45  # FFmpeg adds the channels up
+
+
+@pytest.mark.parametrize("kind", ["mp3", "ogg"])
+def test_positions_behind_the_stated_length(way, kind) -> None:
+    data = written(kind)
+    source = open_audio(io.BytesIO(data + data))
+    whole = np.concatenate(list(source))
+    for at in (12.0, 2.0, 9.0, 13.5, 0.0):
+        source.seek(at)
+        assert np.allclose(source.read(0.5), whole[round(at * SAMPLE_RATE) :][:8000], atol=1e-4), at
+    source.seek(100)
+    assert source.read(1) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_files_with_bytes_changed(seed, capfd) -> None:
+    """Whatever a file holds, it is read or refused: with an error of ours, and without a word from the libraries."""
+    rng = np.random.default_rng(seed)
+    kind = ["mp3", "ogg", "flac", "aiff", "caf", "w64", "au", "voc"][seed % 8]
+    data = bytearray(written(kind, 2))
+    for at in rng.integers(0, [64, 600, len(data)][seed % 3], 8):
+        data[at] = rng.integers(256)
+    with contextlib.suppress(EdgeGemmaError):
+        source = open_audio(io.BytesIO(bytes(data)))
+        source.read(3)
+        source.seek(1)
+        source.read(3)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["mp3", "ogg", "flac"])

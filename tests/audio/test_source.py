@@ -303,7 +303,7 @@ def test_long_recordings_take_constant_memory() -> None:
         (b"RIFF\0\0\0\0WAVEdata\4\0\0\0abcd", "format", "damaged"),
         (wav_bytes(bytes(8), channels=0), "format", "0 channels"),
         (wav_bytes(bytes(8), rate=0), "format", "0 Hz"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "format", "an image, and no sound"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "format", "holds no sound: it is an image"),
         (wav_bytes(np.array([0, 0.5, 30000], "<f4").tobytes(), tag=3, bits=32), "format", "sample 2 of"),
         (wav_bytes(np.array([0, -1000], "<f8").tobytes(), tag=3, bits=64), "format", "sample 1 of"),
     ],
