@@ -33,7 +33,7 @@ from .common import (
     typed_python,
 )
 from .parsing import file_path
-from .terminal import Interrupt
+from .terminal import Interrupt, print_warning
 
 EXAMPLES = """
 edge-gemma demo
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             figures = summary(done, len(utterances) if bundled else None)
             screen.close(figures)
         if source and source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+            print_warning(source.warning)
         if not args.json:
             notice = [] if interrupt.hit else _toy_notice(model, paths)
             print(*_closing_words(figures, demo), *notice, sep="\n")

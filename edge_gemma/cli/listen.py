@@ -28,7 +28,7 @@ from .common import (
     spoken_language,
 )
 from .parsing import file_path
-from .terminal import Interrupt, Screen, TransientLine
+from .terminal import Interrupt, Screen, TransientLine, print_warning
 
 STDIN = "-"
 PAUSE = 0.25  # seconds of silence after which the transcript is begun, in case the utterance has ended
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         if source.assumption:
             print(f"edge-gemma: {source.assumption}", file=sys.stderr)
         if source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+            print_warning(source.warning)
     return INTERRUPTED if interrupt.hit else DONE
 
 
