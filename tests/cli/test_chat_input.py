@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,8 +149,7 @@ def test_pasted_lines_and_ctrl_c_with_prompt_toolkit(chat: Any, tmp_path: Path) 
 
 
 def test_sigterm_ends_a_chat_that_waits_for_a_message(chat: Any) -> None:
-    import signal
-
     talk = chat()
+    time.sleep(0.2)  # the prompt is written just before it listens
     os.kill(talk.pid, signal.SIGTERM)
     assert talk.wait() == 143 and "Traceback" not in talk.screen
