@@ -53,6 +53,8 @@ def parse(text: str) -> Reference | None:
 
     Raises EdgeGemmaValueError "argument" for the address of another place.
     """
+    if text.strip().startswith(("/", "./", "../", "~")):  # a path, be the file there or not
+        return None
     short, _, quant = text.strip().partition(":") if not text.lower().startswith("gemma") else (text.strip(), "", "")
     if found := _SHORT.fullmatch(short):
         name = found[1].lower()

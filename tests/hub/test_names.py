@@ -45,7 +45,20 @@ def test_what_people_write(text, name, quant, revision, file):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "llama", "e2bx", "./model", "a b/c", "hf.co/", "https://huggingface.co/", "gemma4"]
+    "text",
+    [
+        "",
+        "llama",
+        "e2bx",
+        "./model",
+        "/models/gemma/m.gguf",
+        "~/models/m.gguf",
+        "../a/b.gguf",
+        "a b/c",
+        "hf.co/",
+        "https://huggingface.co/",
+        "gemma4",
+    ],
 )
 def test_what_is_no_name(text):
     assert parse(text) is None
