@@ -42,7 +42,6 @@ VERBS = (
     "pull",
     "list",
     "rm",
-
 )
 # What other programs call our verbs.
 _SYNONYMS = {

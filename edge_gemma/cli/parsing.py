@@ -85,9 +85,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
     """The lines of a text, broken between words; `indent` begins all but the first."""
-    return textwrap.wrap(
-        text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _broken(line: str, width: int) -> list[str]:
