@@ -8,7 +8,7 @@ C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc'
 LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
-.PHONY: test check demo lint format build fuzz clean
+.PHONY: test check demo lint format docs build fuzz clean
 
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
@@ -29,6 +29,11 @@ lint: build
 format: build
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/clang-format -i $(C_FILES)
+
+# The pages that are made of the sources.
+docs: build
+	@$(BIN)/python tools/c_api_doc.py
+	@$(BIN)/python tools/cli_doc.py
 
 build: $(VENV)/.built
 

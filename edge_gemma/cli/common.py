@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.memory import MemoryLimit, parse_size
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
 from .parsing import Parser, file_path
-from .terminal import Screen
+from .terminal import Screen, format_clock, print_warning
 
 if TYPE_CHECKING:
     from .. import Model, Sampling
@@ -28,6 +28,7 @@ DONE, FAILED, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
 
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
+HEARD_SECONDS = 30  # of a recording at a time: Gemma 4 was trained on recordings up to this length
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 # Sentences of the library whose advice is for programs, by the code of the error: the command line has its own.
@@ -46,8 +47,8 @@ class UsageError(Exception):
 def error_text(error: Exception) -> str:
     """The message of an expected failure, on one line and in the words of the command line."""
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     text = " ".join(text.split()) or type(error).__name__
     return in_options(text, getattr(error, "code", ""))
 
@@ -404,6 +405,20 @@ def session_options(args: argparse.Namespace, model: Model, audio: bool | None =
         return {"context": context_length(args, model), "kv": args.kv}
     limit = MemoryLimit(args.memory_limit, audio=audio)
     return {"context": args.context, "kv": args.kv, "memory_limit": limit}
+
+
+def warn_if_long(file: str, samples: int) -> None:
+    """Warns when a recording of so many samples at 16 kHz is longer than what the model hears at a time."""
+    if (seconds := samples / 16000) > HEARD_SECONDS + 0.5:
+        print_warning(
+            f"{file} lasts {format_clock(seconds)}, and the model hears {HEARD_SECONDS} seconds at a time: it may miss the "
+            f"rest. {transcribe_instead(file)}"
+        )
+
+
+def transcribe_instead(file: str) -> str:
+    """What to do with a recording that is too long for one question."""
+    return f"`{typed_command()} transcribe {shlex.quote(file)}` writes down recordings of any length."
 
 
 # ---- output -----------------------------------------------------------------------------------------------------

@@ -203,10 +203,10 @@ def test_an_endpoint_that_is_no_address(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("prefix", "has_pip", "line"),
     [
-        ("/home/me/venv", True, "/home/me/venv/bin/python -m pip install 'edge-gemma[voice]' soxr"),
-        ("/home/my venv", True, "'/home/my venv/bin/python' -m pip install 'edge-gemma[voice]' soxr"),
-        ("/home/me/venv", False, "uv pip install --python /home/me/venv/bin/python 'edge-gemma[voice]' soxr"),
-        ("/home/me/.local/pipx/venvs/edge-gemma", True, "pipx runpip edge-gemma install 'edge-gemma[voice]' soxr"),
+        ("/opt/me/venv", True, "/opt/me/venv/bin/python -m pip install 'edge-gemma[voice]' soxr"),
+        ("/opt/my venv", True, "'/opt/my venv/bin/python' -m pip install 'edge-gemma[voice]' soxr"),
+        ("/opt/me/venv", False, "uv pip install --python /opt/me/venv/bin/python 'edge-gemma[voice]' soxr"),
+        ("/opt/me/.local/pipx/venvs/edge-gemma", True, "pipx runpip edge-gemma install 'edge-gemma[voice]' soxr"),
     ],
 )
 def test_how_packages_are_added(monkeypatch, prefix, has_pip, line):
