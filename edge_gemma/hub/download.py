@@ -110,7 +110,7 @@ class Hub:
             from huggingface_hub.utils import http_stream_backoff
         except ImportError as error:
             raise UnreachableError(
-                f"downloading needs the package huggingface_hub, version 1 or later: {pip_line('huggingface_hub')}",
+                f"downloading needs the package huggingface_hub, version 1 or later: `{pip_line('huggingface_hub')}`.",
                 "file",
             ) from error
         self._library, self._errors, self.utils, self._stream = huggingface_hub, errors, utils, http_stream_backoff
@@ -139,8 +139,8 @@ class Hub:
                 raise UnreachableError(f"the proxy{_proxies()} cannot be used: {error}.", "file") from error
             raise UnreachableError(f"{self.endpoint} does not answer as the Hugging Face Hub does.", "file") from error
         except ImportError as error:  # of a library that only some proxies need
-            needs = pip_line("socksio") if "socks" in str(error).lower() else str(error)
-            raise UnreachableError(f"the proxy{_proxies()} needs another package: {needs}", "file") from error
+            needs = f"`{pip_line('socksio')}`" if "socks" in str(error).lower() else str(error).rstrip(".")
+            raise UnreachableError(f"the proxy{_proxies()} needs another package: {needs}.", "file") from error
         architecture = (getattr(info, "gguf", None) or {}).get("architecture")
         return info.sha, {file.name: file for file in files}, architecture
 
