@@ -22,14 +22,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaValueError
+from ..errors import EdgeGemmaValueError, pip_line
 from .kinds import Kind, identify, mp3_length, tag_length
 from .media import FfmpegDecoder, PyAvDecoder, open_media
 from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder, Tolerant
 from .wav import open_au, open_wav
 
 _UNKNOWN = Kind("no sound file that is known", "sndfile")
-_INSTALL = "pip install 'edge-gemma[voice]'"
+_INSTALL = f"`{pip_line('edge-gemma[voice]')}`"
 # Formats whose length libsndfile takes from a header or from the last page, even where that is wrong. It then leaves out
 # the rest, so the media library goes on where libsndfile stops before the end of the file.
 _CHECKED = ("an MP3 file", "an Ogg file")

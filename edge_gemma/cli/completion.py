@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError as error:
-        raise EdgeGemmaError(f"completion needs the package shtab: {typed_python()} -m pip install shtab.") from error
+        raise EdgeGemmaError(f"completion needs the package shtab: `{typed_python()} -m pip install shtab`.") from error
     root, verbs = verb_parsers()
     for parser in verbs.values():
         for action in [*parser.positionals(), *parser.options()]:

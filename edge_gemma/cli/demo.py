@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, on_begin=play)
             for event in events:
                 screen.show(event)
-                if event.kind == "done":
+                if event.kind == "done" and event.exchange:
                     done.append(event.exchange)
         except Cancelled:
             if not interrupt.hit:

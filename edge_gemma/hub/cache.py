@@ -25,6 +25,8 @@ __all__ = [
     "Weights",
     "cache_folder",
     "encoders_of",
+    "is_readable",
+    "is_revision",
     "locate",
     "newest_first",
     "pick",
@@ -78,9 +80,14 @@ def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
     return models, encoders
 
 
+def is_readable(quant: str | None) -> bool:
+    """Whether the engine can read files whose names have this quantization, in upper or lower case."""
+    return (quant or "").upper().removeprefix("UD-") not in UNREADABLE
+
+
 def pick(found: Iterable[Weights], quant: str | None = None, order: tuple[str, ...] = MODEL_ORDER) -> Weights | None:
     """The file with the quantization `quant`, or without `quant` the first by `order`. Of equal ones, the shortest name."""
-    found = [weights for weights in found if (weights.quant or "").removeprefix("UD-") not in UNREADABLE]
+    found = [weights for weights in found if is_readable(weights.quant)]
     if quant:
         order = (quant.upper(), f"UD-{quant.upper()}")
         found = [weights for weights in found if weights.quant in order]
@@ -115,7 +122,7 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
         return model, mmproj
     wanted = parse(model)
     if wanted is None:
-        if _WORD.fullmatch(model) and not os.path.exists(model):
+        if (_WORD.fullmatch(model) or "://" in model) and not os.path.exists(model):
             raise EdgeGemmaOSError(
                 f"there is no file {model}, and no model of that name: the names are {NAMES}.", "file"
             )
@@ -125,6 +132,8 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
         return model, mmproj  # a path that looks like OWNER/REPO or OWNER/REPO/FILE.gguf
     found = newest_first(folders)
     for snapshot, weights in found:
+        if not is_revision(snapshot, wanted.revision):
+            continue
         if wanted.file in (None, *weights.parts) and (not wanted.quant or pick([weights], wanted.quant)):
             return os.path.join(snapshot, weights.parts[0]), mmproj or encoders_of(snapshot)
     name, quant = wanted.name, wanted.quant
@@ -134,6 +143,8 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
             f"{name} was downloaded as {have}, not as {quant}: run `edge-gemma pull {name} --quant {quant}`.", "file"
         )
     command = f"{name}/{wanted.file}" if wanted.file else f"{name} --quant {quant}" if quant else name
+    if wanted.revision not in (None, "main"):
+        command += f" --revision {wanted.revision}"
     raise EdgeGemmaOSError(f"{name} is not in {cache_folder()} yet: run `edge-gemma pull {command}`.", "file")
 
 
@@ -155,6 +166,18 @@ def newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
     ]
     found.sort(key=lambda item: item[0], reverse=True)
     return [(snapshot, weights) for _, snapshot, weights in found]
+
+
+def is_revision(snapshot: str, revision: str | None) -> bool:
+    """Whether a snapshot is that of a branch, tag or commit. Every snapshot will do for "main", which is the default."""
+    commit = os.path.basename(snapshot)
+    if revision in (None, "main", commit):
+        return True
+    try:
+        with open(os.path.join(os.path.dirname(os.path.dirname(snapshot)), "refs", *revision.split("/"))) as reference:
+            return reference.read().strip() == commit
+    except (OSError, ValueError):
+        return False
 
 
 def encoders_of(snapshot: str) -> str | None:

@@ -36,6 +36,12 @@ REPO = "unsloth/gemma-4-E2B-it-GGUF"
         (f"https://hf.co/{REPO}/resolve/main/m%20x.gguf?download=true", REPO, None, "main", "m x.gguf"),
         (f"https://huggingface.co/{REPO}?show_file_info=m.gguf#x", REPO, None, None, None),
         (f"  {REPO} ", REPO, None, None, None),
+        (f"https://huggingface.co/{REPO}/discussions/3", REPO, None, None, None),
+        (f"{REPO}/tree/v2", REPO, None, "v2", None),
+        ("ollama run gemma4:e4b-it-q8_0", "e4b", "q8_0", None, None),
+        ("ollama pull gemma4:e2b", "e2b", None, None, None),
+        (f"ollama run hf.co/{REPO}:Q8_0", REPO, "Q8_0", None, None),
+        ("https://ollama.com/library/gemma4:e2b", "e2b", None, None, None),
     ],
 )
 def test_what_people_write(text, name, quant, revision, file):
@@ -47,24 +53,28 @@ def test_what_people_write(text, name, quant, revision, file):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "llama",
-        "e2bx",
-        "./model",
-        "/models/gemma/m.gguf",
-        "~/models/m.gguf",
-        "../a/b.gguf",
-        "a b/c",
-        "hf.co/",
-        "https://huggingface.co/",
-        "gemma4",
+        *(
+            "",
+            "llama",
+            "e2bx",
+            "./model",
+            "a b/c",
+            "hf.co/",
+            "hf.co/owner",
+            "https://huggingface.co/",
+            "gemma4",
+            "gemma4:latest",
+        ),
+        # paths
+        *("/models/gemma/m.gguf", "/models/gemma", "~/m.gguf", "~/models/m.gguf", "../up/m.gguf", "models/gemma/"),
+        *("models/gemma/m.bin", "models/gemma/e2b", r"C:\models\m.gguf", "C:/models/gemma/m.gguf"),
     ],
 )
 def test_what_is_no_name(text):
     assert parse(text) is None
 
 
-@pytest.mark.parametrize("text", ["https://example.org/m.gguf", "ftp://x/y/z", "https://ollama.com/library/gemma4"])
+@pytest.mark.parametrize("text", ["https://example.org/m.gguf", "ftp://x/y/z", "https://ollama.com/library/llama3"])
 def test_addresses_of_other_places(text):
     with pytest.raises(eg.EdgeGemmaError, match="no address of the Hugging Face Hub"):
         parse(text)
@@ -75,6 +85,17 @@ def test_addresses_of_other_places(text):
 def test_another_endpoint(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example:8443/")
     assert parse(f"https://mirror.example:8443/{REPO}").name == REPO
+
+
+@pytest.mark.parametrize("path", ["/absent/folder/m.gguf", "absent/folder/m.bin", "~absent/folder/m.gguf"])
+def test_paths_of_no_files_are_named_as_paths(path):
+    with pytest.raises(OSError, match=r"cannot open the file"):
+        eg.Model.load(path)
+
+
+def test_an_address_without_a_repository():
+    with pytest.raises(OSError, match=r"no model of that name: the names are e2b"):
+        eg.Model.load("https://huggingface.co/owner")
 
 
 def test_types_that_cannot_be_read():

@@ -25,12 +25,16 @@ TOKEN = "hf_tests"
 
 @dataclass
 class Repository:
-    """Files by name; `gated` ones give them to who has TOKEN, `private` ones do not even exist for others."""
+    """Files by name; `gated` ones give them to who has TOKEN, `private` ones do not even exist for others.
+
+    `architecture` is what the Hub has read in one of the files.
+    """
 
     files: dict[str, bytes]
     in_git: set[str]
     gated: bool = False
     private: bool = False
+    architecture: str | None = None
     branches: set[str] = field(default_factory=lambda: {"main"})
 
     @property
@@ -166,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
                 entry["lfs"] = {"sha256": repository.checksum(file), "size": len(data), "pointerSize": 135}
             siblings.append(entry)
         value = {"id": name, "modelId": name, "sha": repository.commit, "private": repository.private, "tags": []}
+        if repository.architecture:
+            value["gguf"] = {"total": 1, "architecture": repository.architecture, "context_length": 1024}
         self._send(200, json.dumps({**value, "siblings": siblings}).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repository: Repository, file: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ...errors import pip_line
 from ..common import UsageError, format_threads
 
 
@@ -16,7 +17,7 @@ def check_plot(path: str) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'edge-gemma[plot]'.") from None
+        raise UsageError(f"--plot needs matplotlib: `{pip_line('edge-gemma[plot]')}`.") from None
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise UsageError(f"--plot {path}: there is no directory {folder}.")
