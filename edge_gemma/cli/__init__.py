@@ -83,6 +83,9 @@ The environment variables EDGE_GEMMA_MODEL and EDGE_GEMMA_MMPROJ name the files 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own by default) and returns the exit status."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the shell, as in `edge-gemma run Hello >&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 -- lives with the process
     tolerate_encoding()
     try:
         with _terminable():

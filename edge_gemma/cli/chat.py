@@ -33,7 +33,7 @@ from .common import (
     warn_if_long,
 )
 from .outputs import check_output
-from .parsing import file_path, suggestion
+from .parsing import file_path, plain_text, suggestion
 from .terminal import Interrupt, Screen
 
 LEAVING = ("/quit", "/exit", "/bye", "/q")
@@ -66,7 +66,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "chat", "hold a conversation", EXAMPLES)
     parser.epilog = f"{parser.epilog}\n\ncommands in the conversation:\n{textwrap.indent(HELP, '  ')}"
-    parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
+    parser.add_argument(
+        "--system", "-s", type=plain_text, metavar="TEXT", help="instructions for the whole conversation"
+    )
     parser.add_argument(
         "--tools", type=file_path, metavar="FILE", help="Python file whose functions the model may call"
     )

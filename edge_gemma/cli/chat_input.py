@@ -120,13 +120,11 @@ class ReadlineReader(LineReader):
     def __init__(self, history: History, commands: Sequence[str], with_file: Sequence[str]) -> None:
         """`commands` and `with_file` as for `completions`."""
         self._history = history
-        self._completion = lambda line: completions(line, commands, with_file)
+        self._commands, self._with_file = commands, with_file
         self._found: list[str] = []
-        self._readline: Any = None
         with contextlib.suppress(ImportError):  # absent on Windows
             import readline
 
-            self._readline = readline
             readline.set_history_length(HISTORY_LENGTH)
             for entry in history.entries():
                 readline.add_history(entry.replace("\n", " "))
@@ -137,7 +135,8 @@ class ReadlineReader(LineReader):
     def _complete(self, line: str, number: int) -> str | None:
         """readline's way to ask for the completions of a line, one by one."""
         if number == 0:
-            self._found = [line[: len(line) - len(begin)] + text for begin, text in self._completion(line)]
+            found = completions(line, self._commands, self._with_file)
+            self._found = [line[: len(line) - len(begin)] + text for begin, text in found]
         return self._found[number] if number < len(self._found) else None
 
     def read(self, prompt: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.memory import MemoryLimit, parse_size
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
-from .parsing import Parser, file_path
+from .parsing import Parser, file_path, plain_text
 from .terminal import Screen, format_clock, print_warning
 
 if TYPE_CHECKING:
@@ -255,10 +255,13 @@ def add_hint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--initial-prompt",
         "--prompt",
+        type=plain_text,
         metavar="TEXT",
         help="what the speech is about, or what was said before it; it is not in the output",
     )
-    group.add_argument("--hotwords", metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"')
+    group.add_argument(
+        "--hotwords", type=plain_text, metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"'
+    )
 
 
 def add_sampling_options(
@@ -312,7 +315,11 @@ def add_sampling_options(
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)"
     )
     group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given several times"
+        "--stop",
+        action="append",
+        type=plain_text,
+        metavar="TEXT",
+        help="end the answer before this text; may be given several times",
     )
 
 

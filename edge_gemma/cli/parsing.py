@@ -43,6 +43,13 @@ def file_path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def plain_text(text: str) -> str:
+    """A text for the model. Where the locale is not UTF-8 and Python could not decode the argument, it is taken for UTF-8."""
+    if not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
 def usage(parser: Parser) -> str:
     """The usage line of a parser: its name, that it has options, and its arguments."""
     return " ".join([parser.prog, OPTIONS, *map(placeholder, parser.positionals())])

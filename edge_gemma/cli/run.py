@@ -31,7 +31,7 @@ from .common import (
     transcribe_instead,
     warn_if_long,
 )
-from .parsing import file_path
+from .parsing import file_path, plain_text
 from .terminal import Interrupt, Screen
 
 STDIN = "-"
@@ -55,6 +55,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "prompt",
         nargs="*",
+        type=plain_text,
         metavar="PROMPT",
         help="the prompt, in quotes or as several words (default, and -: standard input); with --file, the text before the"
         " file's",
@@ -75,7 +76,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=f"a recording of up to {HEARD_SECONDS} seconds, which the model hears after the prompt; may be given several"
         " times, and without a prompt",
     )
-    parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
+    parser.add_argument(
+        "--system", "-s", type=plain_text, metavar="TEXT", help="instructions for the whole conversation"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="continue the text instead of answering it as a chat turn; markers count"
     )
@@ -123,6 +126,8 @@ def _prompt(args: argparse.Namespace) -> str | None:
         parts.append(_read(args.file))
     text = "\n\n".join(parts)
     if not text.strip():
+        if args.prompt is None and args.file is None:
+            raise UsageError("there is no prompt: standard input is empty. Give it as an argument or with --file.")
         raise UsageError("the prompt is empty.")
     return text
 

@@ -133,6 +133,21 @@ def test_a_tilde_is_expanded_in_options_and_in_the_environment(tmp_path: Path) -
                 pytest.fail(f"{verb} {action.option_strings[0]} does not expand ~")
 
 
+def test_a_text_to_translate_may_be_several_words() -> None:
+    command = ("translate", "--model", "toy", "--to", "de")
+    expected = edge_gemma(*command, COMMAND).stdout
+    assert expected.strip() and edge_gemma(*command, *COMMAND.split()).stdout == expected
+    assert "not" in edge_gemma(*command, "no.wav", "such.wav").stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams in a shell")
+def test_closed_streams_are_no_bug() -> None:
+    program = f"{sys.executable} -m edge_gemma run -m {MODEL} -n 2 Hello"
+    for closed, status in ((">&-", 0), ("<&-", 0), ("2>&-", 0)):
+        done = subprocess.run(["sh", "-c", f"{program} {closed}"], env=environment(), capture_output=True, check=False)
+        assert done.returncode == status and b"Traceback" not in done.stderr, (closed, done.stderr)
+
+
 # ---- errors in the words of the command -------------------------------------------------------------------------
 
 
@@ -192,6 +207,19 @@ def test_characters_that_the_encoding_lacks_are_escaped_and_announced(tmp_path: 
     assert edge_gemma("info", "--json", str(file)).stderr == ""
     missing = edge_gemma("info", str(tmp_path / "é.gguf"), PYTHONIOENCODING="ascii")
     assert missing.returncode == 1 and "\\xe9.gguf" in missing.stderr
+
+
+def test_text_in_another_locale_is_utf8() -> None:
+    """Arguments and standard input, where Python decodes neither."""
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = ("run", "-m", MODEL, "-n", "3", "--seed", "1", "--json")
+    expected = json.loads(edge_gemma(*command, "Qué? 日本").stdout)
+    for words, text in (["Qué?", "日本"], ""), ([], "Qué? 日本"):
+        found = json.loads(edge_gemma(*command, *words, text=text, **ascii_only).stdout)
+        assert (found["text"], found["tokens"]) == (expected["text"], expected["tokens"])
+    talk = {"text": "Enciende la luz del baño. ¿Sí?"}
+    assert "[switch" in edge_gemma("chat", "--model", "toy", **talk).stdout
+    assert edge_gemma("chat", "--model", "toy", **talk, **ascii_only).stdout.isascii()
 
 
 # ---- signals ----------------------------------------------------------------------------------------------------
