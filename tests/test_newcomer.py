@@ -129,7 +129,9 @@ def test_the_next_advice_works_as_typed(demo, clone, environment, tmp_path):
     (command,) = re.findall(r"`([^`]*)`", run(".venv/bin/edge-gemma list", clone, environment))
     (command,) = re.findall(r"^Now: (.*)$", run(command, clone, environment), re.MULTILINE)
     assert run(command, clone, environment).strip()
-    assert "pull e4b" in run(".venv/bin/python -m edge_gemma run -m e4b Hello", clone, environment, status=1)
+    refused = run(".venv/bin/edge-gemma run -m e4b Hello", clone, environment, status=1)
+    (command,) = re.findall(r"`([^`]*)`", refused)
+    assert "there is no repository" in run(command, clone, environment, status=1)
 
 
 @slow
