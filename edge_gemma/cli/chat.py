@@ -272,9 +272,14 @@ class Conversation:
         elif event.kind == "tool_result":
             self.screen.line(f"[= {readable(event.result)}]", "cyan")
         elif event.kind == "broken_call":
-            self.screen.line("[the model wrote a call that cannot be read: nothing was run]", "yellow")
+            self._note("[the model wrote a call that cannot be read: nothing was run]")
         elif event.kind == "done" and event.stop == "length":
-            self.screen.line("[the answer is cut off: --max-tokens or --context allows no more]", "dim")
+            self._note("[the answer is cut off: --max-tokens or --context allows no more]")
+
+    def _note(self, text: str) -> None:
+        """A line about an answer that is no part of it."""
+        self.screen.end_line()
+        self.errors.line(text, "dim")
 
     # ---- commands ---------------------------------------------------------------------------------------------
 

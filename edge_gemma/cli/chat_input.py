@@ -192,6 +192,7 @@ class PromptToolkitReader(LineReader):
             complete_while_typing=False,
             key_bindings=keys,
             prompt_continuation="| ",
+            reserve_space_for_menu=4,
         )
 
     def read(self, prompt: str) -> str:

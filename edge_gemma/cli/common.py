@@ -338,12 +338,19 @@ def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
     """Opens the model that the common options name. With `notice`, a line on standard error says when nobody named one, so
     that the embedded toy answers: its sentences look like those of a model."""
     path, mmproj = model_paths(args)
-    if notice and unnamed_toy(args) and not getattr(args, "toy_announced", False):
-        args.toy_announced = True
-        Screen(sys.stderr).line(f"[{' '.join([_TOY, *_toy_examples(args), _real_model()])}]", "dim")
+    if notice:
+        announce_toy(args)
     from .. import Model
 
     return Model.load(path, mmproj=mmproj, threads=args.threads)
+
+
+def announce_toy(args: argparse.Namespace) -> None:
+    """Says once on standard error that nobody named a model, so that it is the embedded toy; nothing for other models."""
+    if not unnamed_toy(args) or getattr(args, "toy_announced", False):
+        return
+    args.toy_announced = True
+    Screen(sys.stderr).line(f"[{' '.join([_TOY, *_toy_examples(args), _real_model()])}]", "dim")
 
 
 _TOY = (
@@ -424,9 +431,9 @@ def transcribe_instead(file: str) -> str:
 # ---- output -----------------------------------------------------------------------------------------------------
 
 
-def print_json(value: Any) -> None:
-    """Prints one JSON document on standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+def print_json(value: Any, one_line: bool = False) -> None:
+    """Prints one JSON document on standard output: indented, or with `one_line` as one of several (JSON Lines)."""
+    json.dump(value, sys.stdout, indent=None if one_line else 2, ensure_ascii=False)
     print()
 
 

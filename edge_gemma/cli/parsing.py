@@ -186,11 +186,19 @@ class Parser(argparse.ArgumentParser):
             return f"{found[1]} could be {found[2].replace(', ', ' or ')}."
         if found := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL):
             name, text = max(found[1].split("/"), key=len), found[2]
+            if text == "expected one argument" and (value := self._value_with_dash(found[1].split("/"))):
+                return f"{name} needs a value; one that begins with a dash is written {name}={value}."
             for pattern, sentence in _MESSAGES:
                 if match := re.fullmatch(pattern, text, re.DOTALL):
                     return sentence.format(*match.groups(), name=name) + "."
             return f"{name}: {text}" + "." * (text[-1:] not in ".?!")
         return message + "." * (message[-1:] not in ".?!")
+
+    def _value_with_dash(self, names: list[str]) -> str | None:
+        """What follows an option if it looks like another option, but is none of this verb."""
+        known = {option for action in self._actions for option in action.option_strings}
+        pairs = zip(self._given, self._given[1:], strict=False)
+        return next((then for word, then in pairs if word in names and then[:1] == "-" and then not in known), None)
 
     def _unknown(self, words: str) -> str:
         """The sentence about arguments that no action takes."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine.memory import format_bytes
 from .common import DONE, FAILED, UsageError, add_verb, error_text
+from .terminal import print_error
 
 EXAMPLES = """
 edge-gemma rm e2b
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name} is removed, {format_bytes(remove(name))} are free.")
         except EdgeGemmaError as error:
             failed = True
-            print(f"edge-gemma: error: {error_text(error)}", file=sys.stderr)
+            print_error(error_text(error))
     return FAILED if failed else DONE
 
 

@@ -10,6 +10,7 @@ end.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import os
@@ -61,6 +62,8 @@ class ListenerEvent:
             speech, and in three of them at least. It hardly changes, but it may still change: only a final is certain.
         segment: of a final.
         latency: of a final.
+        avg_logprob: of a final, if the listener measures confidence: the mean natural logarithm of the probabilities of its
+            tokens, 0 at most. The lower it is, the less sure the model is.
         lost: of an overrun: seconds of sound that were lost since the one before, as far as that is known.
     """
 
@@ -70,6 +73,7 @@ class ListenerEvent:
     agreed: str = ""
     segment: Segment | None = None
     latency: Latency | None = None
+    avg_logprob: float | None = None
     lost: float = 0.0
 
 
@@ -109,6 +113,7 @@ class Listener(Cancellable):
         partials: float | bool | None = None,
         step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
+        confidence: bool = False,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
@@ -131,6 +136,7 @@ class Listener(Cancellable):
                 guesses. Guesses never change the result.
             step_task: other work that hears the same utterances and shares the time between reads.
             clock: seconds, for the latencies and for how long guesses take.
+            confidence: whether final events tell `avg_logprob`, which takes a few milliseconds a token.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
             initial_prompt, hotwords, order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as
@@ -162,6 +168,8 @@ class Listener(Cancellable):
             stop=stop,
             sessions=_SESSIONS,
         )
+        if confidence:
+            self.request = dataclasses.replace(self.request, measured=True)
 
     def close(self) -> None:
         """Frees the session. Further calls do nothing."""
@@ -460,7 +468,7 @@ class _Loop:
         text, translation = self._request.read(answer.text)
         end = (round(utterance.start * SAMPLE_RATE) + utterance.turn.kept) / SAMPLE_RATE
         segment = Segment(utterance.start, end, text, translation, self._language)
-        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)))
+        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)), answer.avg_logprob)
 
     def _work_ahead(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
         """While somebody speaks: one step of the answer that a pause has begun, or of a guess."""

@@ -87,6 +87,7 @@ class SpeechRequest:
         sampling: how answers are drawn.
         parse: text of an answer -> (what was said, its translation or None).
         stop: texts that end an answer.
+        measured: whether the probabilities of answers are noted, except for guesses, which end with their line.
     """
 
     session: SessionLike
@@ -95,6 +96,7 @@ class SpeechRequest:
     sampling: Sampling = GREEDY
     parse: Callable[[str], tuple[str, str | None]] = _plain
     stop: Sequence[str] = ()
+    measured: bool = False
 
     def answer(
         self,
@@ -121,6 +123,7 @@ class SpeechRequest:
             draft=draft,
             trusted=trusted,
             line=line,
+            measured=self.measured and not line,
         )
 
     def read(self, text: str) -> tuple[str, str | None]:

@@ -261,7 +261,8 @@ def test_a_model_that_can_not_hear_or_has_no_room(talk: Path) -> None:
     message = bad(1, "transcribe", talk, *OPTIONS, EDGE_GEMMA_MMPROJ="")
     assert "--mmproj" in message and "EDGE_GEMMA_MMPROJ" in message
     message = bad(1, "transcribe", talk, "--context", "700")
-    assert "700 tokens is too small" in message and "max_seconds" in message
+    assert "700 tokens is too small" in message
+    assert "--context N" in message and "--max-seconds" in message and "max_seconds" not in message
     assert good("transcribe", talk, "--context", "700", *OPTIONS)
     assert "between 2 and 30" in bad(2, "transcribe", talk, "--max-seconds", "45")
 

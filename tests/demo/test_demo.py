@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,11 +24,10 @@ from edge_gemma.chat.tools import Toolbox
 from edge_gemma.cli import main
 from edge_gemma.demo import utterances
 from edge_gemma.demo.demo import Demo, DemoEvent, DemoExchange, summary
-from edge_gemma.demo.home import DONE, INSTRUCTIONS, ROOMS, Home
+from edge_gemma.demo.home import INSTRUCTIONS, Home
 from edge_gemma.demo.utterances import Playlist, bundled
 from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import Cancelled, EdgeGemmaError
-from edge_gemma.hub import resolve
 from edge_gemma.speech.prompts import loop_start, one_line
 from support.dialogue import (
     DIALOGUE,
@@ -119,7 +114,7 @@ def test_while_it_is_spoken() -> None:
     assert len(partials) > 2 and all(event.text.startswith(event.agreed) for event in partials)
     assert partials[-1].text == DIALOGUE[0]["text"]
     kinds = [event.kind for event in events]
-    assert kinds.index("call") < kinds.index("result") < kinds.index("transcript") < kinds.index("translation")
+    assert kinds.index("transcript") < kinds.index("call") < kinds.index("result") < kinds.index("translation")
     assert kinds.count("sound") > 5 and max(event.level for event in events) > 0.5
     timings = only(events, "done").exchange.timing
     assert timings and timings.first_token is not None and timings.decision is not None and timings.acted is not None
@@ -136,7 +131,10 @@ def test_the_timeline_is_the_one_that_chats_have() -> None:
     prompt = Prompt(model.tokenizer, None, Toolbox(demo.home.tools).schemas, {"enable_thinking": False})
     messages = [
         {"role": "system", "content": INSTRUCTIONS},
-        {"role": "user", "content": [{"type": "audio", "audio": np.zeros(1, np.float32)}]},
+        {
+            "role": "user",
+            "content": [{"type": "audio", "audio": np.zeros(1, np.float32)}, {"type": "text", "text": line["text"]}],
+        },
         {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": line["call"]}]},
         {"role": "tool", "tool_call_id": "1", "content": "done"},
     ]
@@ -247,7 +245,9 @@ def test_slips_of_the_model(script: Any, calls: int, results: str, reply: str) -
 def test_no_words() -> None:
     events, _, _ = acted(replying("Hm?", transcript="", call="Hm?"))
     exchange = only(events, "done").exchange
-    assert exchange and exchange.text == "" and exchange.translation is None and exchange.reply == "Hm?"
+    assert exchange and exchange.text == "" and exchange.translation is None and exchange.reply == ""
+    events, demo, _ = acted(replying("Stopped.", transcript="", call=call_text("lock_door", {})))
+    assert not only(events, "done").exchange.calls and not demo.home.locked
 
 
 def test_silence() -> None:
@@ -375,10 +375,14 @@ def test_says_what_a_chat_and_a_transcript_say(model: eg.Model, folder: Path) ->
     exchange = only(events, "done").exchange
     samples = load_audio(folder / "01.wav")
     chat = model.chat(system=INSTRUCTIONS, tools=Home().tools, sampling=Sampling(temperature=0), max_tokens=96)
-    said = next(event for event in chat.send(audio=samples) if event.kind == "done").reply
+    words = eg.transcribe(samples, model, detector="none").text.strip()
+    chat.history.append(
+        {"role": "user", "content": [{"type": "audio", "audio": samples}, {"type": "text", "text": words}]}
+    )
+    said = next(event for event in chat.send() if event.kind == "done").reply
     assert exchange and said and not said.tool_calls and exchange.reply
     assert exchange.reply == one_line(said.content[: loop_start(said.content)])
-    assert exchange.text == eg.transcribe(samples, model, detector="none").text.strip()
+    assert exchange.text == words
     assert only(events, "transcript").text == exchange.text
 
 
@@ -493,130 +497,6 @@ def test_playing(run_demo: Callable[..., int], folder: Path, monkeypatch: pytest
     assert run_demo("--fast", "--play") == 1 and "PortAudio" in capsys.readouterr().err
 
 
-SIZES = [
-    (60, 30, True),
-    (60, 16, True),
-    (80, 20, True),
-    (80, 24, False),
-    (80, 24, True),
-    (100, 22, True),
-    (140, 40, True),
-]
-
-
-def terminal(width: int, height: int, color: bool = True) -> Any:
-    """A console that writes into memory."""
-    return pytest.importorskip("rich.console").Console(
-        file=io.StringIO(),
-        width=width,
-        height=height,
-        force_terminal=True,
-        no_color=not color,
-        highlight=False,
-        color_system="truecolor",
-    )
-
-
-def without_styles(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*\w", "", text)
-
-
-@pytest.mark.parametrize("width, height, color", SIZES)
-def test_the_screen(folder: Path, width: int, height: int, color: bool) -> None:
-    """Every frame fits, the words and all of the home are in it, and the exchanges and the home stay."""
-    main_console, frames, done = terminal(width, height, color), [], []
-    from edge_gemma.demo.screen import LiveScreen
-
-    with Demo(dialogue_model(), detector="energy") as demo:
-        demo.home.play_music("classical", "bathroom")
-        demo.home.set_alarm("\x1b[2J7:30")
-        screen = LiveScreen(demo.home, 3, "edge_gemma: dialogue", main_console)
-        for event in demo.perform(bundled(folder=folder), live=False):
-            screen.show(event)
-            if event.kind in ("result", "done"):
-                frame = terminal(width, height, color)
-                frame.print(screen._live.get_renderable())
-                frames.append(frame.file.getvalue())
-                done += [event.exchange] * (event.kind == "done")
-        screen.close(summary(done, 3))
-    for frame in frames:
-        lines = without_styles(frame).splitlines()
-        assert len(lines) <= height and "\x1b[2J" not in frame
-        assert [line.rstrip() for line in lines if "home" in line] and lines[-1].rstrip().endswith("╯")
-        for part in ("thermostat 19°", "volume 5", "front door unlocked", "garage closed", "timers none", "alarms"):
-            assert part in without_styles(frame)
-        rooms = [name for name in ROOMS if re.search(rf"│ {name} ", without_styles(frame))]
-        assert rooms == list(ROOMS) or height < 22
-        assert "classical" in frame or height < 20
-    # The light of the living room, which has just changed: in its color, and the other way round in every case.
-    assert ("\x1b[7;94m● blue" if color else "\x1b[7m● blue") in frames[2]
-    assert "kitchen" in frames[0] and "Gern geschehen." in frames[-1]
-    left = without_styles(main_console.file.getvalue().rpartition("\x1b[?1049l")[2])  # on the normal screen
-    for line in DIALOGUE:
-        assert line["text"].split()[-1] in left and line["reply"].split()[-1] in left
-    assert left.count("╭") == 1 == left.count("╯") and left.rstrip().endswith("╯")
-    assert all(f"│ {name} " in left for name in ROOMS) and max(map(len, left.splitlines())) <= width
-
-
-def test_the_screen_has_the_size_of_its_window(folder: Path) -> None:
-    from edge_gemma.demo.screen import LiveScreen
-
-    console, home = terminal(100, 30), Home()
-    screen = LiveScreen(home, 3, "edge_gemma: dialogue", console)
-    console.size = type(console.size)(60, 24)
-    before = len(console.file.getvalue())
-    for _ in range(500):  # it is drawn again although nothing happens
-        if without_styles(console.file.getvalue()[before:]).rstrip().endswith("╯"):
-            break
-        time.sleep(0.01)
-    drawn = without_styles(console.file.getvalue()[before:]).splitlines()
-    print("a warning", file=sys.stderr)  # appears at the end
-    screen.close(summary([]))
-    assert drawn and max(map(len, drawn)) == 60
-    assert console.file.getvalue().rpartition("\x1b[?1049l")[2].replace("\x1b[?25h", "") == ""  # nothing was heard
-
-
-def test_warnings_wait_for_the_end_of_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    from edge_gemma.demo.screen import LiveScreen
-
-    console = terminal(80, 24)
-    screen = LiveScreen(Home(), None, "edge_gemma: dialogue", console)
-    print("a warning", file=sys.stderr)
-    screen.show(DemoEvent("overrun", 1.0, lost=0.5))
-    screen.show(DemoEvent("overrun", 2.0, lost=0.25))
-    assert capsys.readouterr().err == "" and "0.75 s of sound were lost" in console.file.getvalue()
-    screen.close(summary([]))
-    assert capsys.readouterr().err == "a warning\n"
-    left = console.file.getvalue().rpartition("\x1b[?1049l")[2]
-    assert left.count("were lost") == 1 and "0.75 s of sound were lost" in left
-
-
-def test_lines_of_an_exchange_are_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where a call is known before the words, and somebody speaks on before they are."""
-    from edge_gemma.demo.screen import Lines
-
-    lines, one, two = Lines(None), DemoExchange(0.0), DemoExchange(3.0)
-    call = ToolCall("lock_door", {})
-    lines.show(DemoEvent("start", 0.0, one))
-    lines.show(DemoEvent("call", 1.0, one, call=call))
-    lines.show(DemoEvent("result", 1.0, one, call=call, result="done", changes={"locked": True}))
-    lines.show(DemoEvent("reply", 1.0, one, text="Locked.", final=True))
-    lines.show(DemoEvent("start", 3.0, two))
-    lines.show(DemoEvent("transcript", 1.0, one, text="Lock the door."))
-    lines.show(DemoEvent("partial", 3.5, two, text="Thank you", agreed=""))
-    lines.show(DemoEvent("partial", 3.6, two, text="Thank you so", agreed="Thank you"))
-    lines.show(DemoEvent("partial", 3.7, two, text="Thank you some", agreed="Thank you"))
-    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
-        "[listening]",
-        "[listening]",
-        "heard: Lock the door.",
-        "call:  lock_door()",
-        "home:  front door locked",
-        "reply: Locked.",
-        "... Thank you",
-    ]
-
-
 PROGRAM = (
     "import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
     "from edge_gemma.demo import utterances; from edge_gemma.cli import main;"
@@ -680,156 +560,3 @@ def test_reading_ends_with_the_process(folder: Path) -> None:
         assert process.stdout
         with pytest.raises(AssertionError, match="the output ended"):
             read_output(process.stdout.fileno(), lambda output: b"1 of 3" in output)
-
-
-# ---- the embedded model -----------------------------------------------------------------------------------------
-
-NO_MODEL = not os.path.isfile(resolve.EMBEDDED)
-
-
-@pytest.fixture
-def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("EDGE_GEMMA_MODEL", "EDGE_GEMMA_MMPROJ"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def embed(monkeypatch: pytest.MonkeyPatch, model: Any, mmproj: Any) -> None:
-    monkeypatch.setattr(resolve, "EMBEDDED", str(model))
-    monkeypatch.setattr(resolve, "EMBEDDED_MMPROJ", str(mmproj))
-
-
-VERBS = [
-    ["run", "x"],
-    ["chat"],
-    ["info"],
-    ["bench"],
-    ["transcribe", "x.wav"],
-    ["translate", "--to=de", "x"],
-    ["listen"],
-    ["demo"],
-]
-
-
-@pytest.mark.parametrize("command", VERBS, ids=lambda command: command[0])
-def test_no_model_at_all(
-    command: list[str], nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any
-) -> None:
-    embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
-    assert main(command) == 2
-    message = capsys.readouterr().err
-    assert "--model FILE" in message and "EDGE_GEMMA_MODEL" in message and "Hugging Face" in message
-
-
-@pytest.mark.filterwarnings("ignore:no model was named")
-def test_the_embedded_model_is_the_default(nothing_named: None, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
-    embed(monkeypatch, tmp_path / "none.gguf", tmp_path / "none.gguf")
-    with pytest.raises(ValueError, match="pull e2b"):
-        eg.Model.load()
-    embed(monkeypatch, MODEL, MMPROJ)
-    with eg.Model.load() as model:
-        assert model.path == MODEL and model.has_audio
-    assert resolve.model_files() == (str(MODEL), str(MMPROJ)) and resolve.is_embedded(str(MODEL))
-    assert resolve.model_files(None, "ears") == (str(MODEL), "ears")
-    monkeypatch.setenv("EDGE_GEMMA_MMPROJ", "ears")  # of a model that nobody names
-    assert resolve.model_files() == (str(MODEL), str(MMPROJ))
-    monkeypatch.setenv("EDGE_GEMMA_MODEL", str(MODEL.parent / "dense-Q4_0.gguf"))
-    assert not resolve.is_embedded(resolve.model_files()[0])
-    with eg.Model.load(MODEL) as model:
-        assert not model.has_audio  # a path means what it says
-    embed(monkeypatch, MODEL, tmp_path / "none.gguf")
-    monkeypatch.delenv("EDGE_GEMMA_MODEL")
-    assert resolve.model_files() == (str(MODEL), None)
-
-
-def test_the_notice(nothing_named: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    embed(monkeypatch, MODEL, MMPROJ)
-    command = ["run", "--temperature", "0", "--max-tokens", "1", "x"]
-    assert main(command) == 0 and capsys.readouterr().err == ""  # no terminal
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(command) == 0
-    notice = capsys.readouterr().err
-    assert "toy" in notice and "edge-gemma pull e2b" in notice and len(notice.splitlines()) == 1
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main([*command, "--json"]) == 0 and "toy" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("microphone", [True, False])
-def test_the_demo_says_it_in_its_own_way(
-    microphone: bool, folder: Path, nothing_named: None, monkeypatch: Any, capsys: Any
-) -> None:
-    from edge_gemma.audio import microphone as microphones
-
-    embed(monkeypatch, MODEL, MMPROJ)
-    monkeypatch.setattr(utterances, "FOLDER", folder)
-    monkeypatch.setattr(microphones, "devices", lambda: ["one"] * microphone)
-    monkeypatch.setenv("COLUMNS", "60")
-    assert main(["demo", "--fast", "-t", "1", "--language", "de"]) == 0
-    shown = capsys.readouterr()
-    assert "This was a toy model: " in shown.out and "edge_gemma chat --model e2b" in shown.out and shown.err == ""
-    assert ("edge_gemma listen --model e2b" in shown.out) == microphone
-    notice = shown.out.split("This was a toy model")[1]
-    assert "4.56 M parameters in 4.58 MB" in " ".join(notice.split())
-    prose = notice[: notice.index("engine:")]
-    assert max(map(len, prose.splitlines())) <= 60 and all(line in "".join(prose) for line in ("synthetic", "Spanish"))
-
-
-@pytest.mark.parametrize("hub", [True, False])
-def test_the_advice_at_the_end_can_be_typed(hub: bool, folder: Path, tmp_path: Path) -> None:
-    """With the command inside and outside of PATH, and as a module."""
-    program = tmp_path / "bin" / "edge-gemma"
-    program.parent.mkdir()
-    hidden = "" if hub else "sys.modules['huggingface_hub'] = None; "
-    program.write_text(
-        f"#!{sys.executable}\nimport pathlib, sys; {hidden}\nfrom edge_gemma.cli import main\nsys.exit(main())"
-    )
-    program.chmod(0o755)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_GEMMA")}
-    env |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-
-    def advice(*command: str, path: str = "") -> list[str]:
-        options = {**env, "PATH": path + os.environ["PATH"]}
-        shown = subprocess.run([*command, "demo", "--fast", "-l", "es"], env=options, cwd=tmp_path, capture_output=True)
-        assert shown.returncode == 0, shown.stderr
-        return [line.strip() for line in shown.stdout.decode().splitlines() if "e2b" in line or "pip" in line]
-
-    for shown, name in (
-        (advice("bin/edge-gemma"), "bin/edge-gemma"),
-        (advice("bin/edge-gemma", path=f"{program.parent}{os.pathsep}"), "edge-gemma"),
-    ):
-        assert f"{name} pull e2b" in shown and f"{name} chat --model e2b" in shown
-        assert ("-m pip install huggingface_hub" in shown[0]) == (not hub)
-        for line in shown:
-            typed = line.split()[0]
-            assert typed == "edge-gemma" or shutil.which(typed, path=None) or os.access(tmp_path / typed, os.X_OK)
-
-
-@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
-@pytest.mark.skipif(not (utterances.FOLDER / "utterances.json").is_file(), reason="the checkout is without utterances")
-def test_the_embedded_model_understands_every_utterance(nothing_named: None) -> None:
-    items = bundled()
-    with eg.Model.load() as model, Demo(model, detector="energy") as demo:
-        done = [event.exchange for event in demo.perform(items, live=False) if event.kind == "done"]
-        expected = Home()
-        for item in items:
-            if item.call:
-                before = expected.state()
-                result = Toolbox(expected.tools).call(item.call["name"], item.call["arguments"])
-                assert "error" not in str(result)
-                assert result != DONE or expected.state() != before  # there is something to see
-        assert [exchange.utterance for exchange in done] == items
-        wrong = [
-            (exchange.text, exchange.calls, exchange.reply) for exchange in done if not all(exchange.verdict().values())
-        ]
-        assert not wrong
-        assert demo.home.state() == expected.state()
-    assert {"en", "es", "de"} <= {item.language for item in items}
-
-
-@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
-def test_the_embedded_model_reads_what_it_hears(nothing_named: None) -> None:
-    home = Home()
-    with eg.Model.load() as model:
-        assert model.has_audio
-        with model.chat(system=INSTRUCTIONS, tools=home.tools, sampling=Sampling(temperature=0)) as chat:
-            list(chat.send("Turn on the kitchen light."))
-    assert home.rooms["kitchen"].on["light"]
