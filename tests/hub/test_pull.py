@@ -315,7 +315,7 @@ def test_a_wrong_checksum(e2b, cache):
 
 def test_no_room_is_seen_before_it_starts(e2b, monkeypatch):
     free = len(MODEL) + len(ENCODERS) - 1
-    usage = SimpleNamespace(free=free)
+    usage = SimpleNamespace(free=free, total=1 << 40)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
         eg.EdgeGemmaError, match=r"^the download has 0\.00458 GB, but .* has room for 0\.00458 GB.*HF_HOME"
