@@ -30,6 +30,8 @@ from .calls import MARKERS, format_call, format_tool_response
 from .reply import MODEL_STOPS, ReplyParser
 from .template import render_chat
 
+_SCHEMA_WORDS = frozenset({"description", "type", "properties", "required", "nullable"})
+
 __all__ = ["Media", "Prompt", "Unit", "around_media", "ends_in_thought"]
 
 
@@ -97,12 +99,12 @@ class _Escape:
         used: set[str] = set()
         for value in values:
             self._collect(value, used)
-        free = [char for char in _PRIVATE if char not in used][: len(firsts) + 1]
-        if len(free) <= len(firsts):
+        free = [char for char in _PRIVATE if char not in used][: len(firsts) + 2]
+        if len(free) < len(firsts) + 2:
             raise EdgeGemmaValueError("The conversation uses every private character of Unicode.", code="argument")
-        self.place = free.pop()
+        self.place, self._mark = free.pop(), free.pop()
         self._hide = dict(zip(map(ord, firsts), free, strict=True))
-        self._show = dict(zip(map(ord, free), firsts, strict=True))
+        self._show = {**dict(zip(map(ord, free), firsts, strict=True)), ord(self._mark): ""}
 
     def _collect(self, value: Any, used: set[str]) -> None:
         if isinstance(value, str):
@@ -125,6 +127,23 @@ class _Escape:
         if isinstance(value, (list, tuple)):
             return [self.hide(item) for item in value]
         return value
+
+    def hide_tools(self, value: Any) -> Any:
+        """As `hide`, for the schemas of tools. Names of arguments that are words of JSON schemas get a mark, which `show` takes
+        away: templates leave out an argument that is called "type" or "description"."""
+        if isinstance(value, (list, tuple)):
+            return [self.hide_tools(item) for item in value]
+        if not isinstance(value, Mapping):
+            return self.hide(value)
+        hidden = {self.hide(key): self.hide_tools(item) for key, item in value.items()}
+        if isinstance(names := value.get("properties"), Mapping):
+            hidden["properties"] = {self._marked(name): self.hide_tools(item) for name, item in names.items()}
+            if isinstance(required := value.get("required"), (list, tuple)):
+                hidden["required"] = [self._marked(name) for name in required]
+        return hidden
+
+    def _marked(self, name: Any) -> Any:
+        return f"{name}{self._mark}" if name in _SCHEMA_WORDS else self.hide(name)
 
     def show(self, text: str) -> str:
         """The reverse of `hide` for a text."""
@@ -159,7 +178,8 @@ class Prompt:
         markers = sorted({*MARKERS, *found}, key=len, reverse=True)
         self._any_marker = re.compile("|".join(map(re.escape, markers)))
         self._firsts = "".join(sorted({marker[0] for marker in markers}))
-        self._marker_ids = {special[text] for text in found} | {self.token(marker) for marker in MARKERS}
+        self._marker_ids: set[int | None] = {special[text] for text in found}
+        self._marker_ids |= {self.token(marker) for marker in MARKERS}
         self._resumed: str | None = None
         self._reply_markers: tuple[list[str], list[str]] | None = None
         self._has_tools: bool | None = None  # whether the template has a place for tools
@@ -209,7 +229,7 @@ class Prompt:
                     turns.append({"role": "assistant", "content": mark})
                 at = end
         self._check_place(bool(turns) and turns[0]["role"] in ("system", "developer"))
-        text = self._render(turns, escape.hide(self.tools))
+        text = self._render(turns, escape.hide_tools(self.tools))
         for number, body in enumerate(bodies):
             mark = f"{escape.place}{number}{escape.place}"
             if text.count(mark) != 1:
@@ -340,7 +360,8 @@ class Prompt:
             place = _PRIVATE[0]
             turns = [("user", "x"), ("assistant", place), ("user", "x")]
             try:
-                text = self._render([{"role": role, "content": content} for role, content in turns], None)
+                rendered: list[dict[str, Any]] = [{"role": role, "content": content} for role, content in turns]
+                text = self._render(rendered, None)
             except EdgeGemmaValueError:
                 text = ""
             behind = text.partition(place)[2].lstrip()

@@ -7,20 +7,25 @@ for what the tool did: the model gets the result {"error": ...} and can correct 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
+import functools
 import inspect
 import json
 import math
 import re
+import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Union
 
 from ..errors import EdgeGemmaValueError
 
-__all__ = ["Tool", "Toolbox", "as_schema", "tool_schema"]
+__all__ = ["Tool", "Toolbox", "as_schema", "plain_schema", "tool_schema"]
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _NAME = re.compile(r"[A-Za-z_][\w.\-]*\Z")
@@ -46,7 +51,7 @@ def _schema_of_fields(fields: Iterable[tuple[str, Any, bool]]) -> dict[str, Any]
 
 
 def _dataclass_fields(hint: Any) -> list[tuple[str, Any, bool]]:
-    hints = typing.get_type_hints(hint)
+    hints = _hints_of_class(hint)
     missing = dataclasses.MISSING
     return [
         (f.name, hints[f.name], f.default is missing and f.default_factory is missing)
@@ -79,8 +84,10 @@ def _schema_of_hint(hint: Any) -> dict[str, Any]:
         return _schema_of_values([member.value for member in hint])
     if dataclasses.is_dataclass(hint):
         return _schema_of_fields(_dataclass_fields(hint))
+    if callable(model_schema := getattr(hint, "model_json_schema", None)):  # a model of pydantic
+        return plain_schema(model_schema())
     if typing.is_typeddict(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _hints_of_class(hint)
         return _schema_of_fields((name, kind, name in hint.__required_keys__) for name, kind in hints.items())
     base = origin or hint
     if isinstance(base, type) and issubclass(base, (list, tuple, set, frozenset, Sequence)) and base is not bytes:
@@ -149,12 +156,51 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
     return " ".join(" ".join(description).split()), {name: text for name, text in joined.items() if text}
 
 
+def _resolved(annotations: Mapping[str, Any], names: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Type hints one by one: one that cannot be resolved, because only a type checker knows its name, spoils no other."""
+    found: dict[str, Any] = {}
+    for name, hint in annotations.items():
+        holder = types.SimpleNamespace(__annotations__={name: hint})
+        try:
+            found |= typing.get_type_hints(holder, names, include_extras=True)
+        except (NameError, TypeError, AttributeError, SyntaxError):
+            warnings.warn(
+                f"Tool {owner}: the type hint {hint!r} of {name} cannot be resolved, so the model is told that it is a text.",
+                stacklevel=2,
+            )
+    return found
+
+
+def _hints_of_class(hint: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(hint, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        names = vars(sys.modules[hint.__module__]) if hint.__module__ in sys.modules else {}
+        annotations: dict[str, Any] = {}
+        for base in reversed(hint.__mro__):
+            annotations |= inspect.get_annotations(base)
+        return _resolved(annotations, dict(names), hint.__name__)
+
+
 def _callable_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
     target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
     try:
         return typing.get_type_hints(target, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # hints with names that only a type checker knows
-        return {}
+    except (NameError, TypeError, AttributeError):
+        plain = inspect.unwrap(target)
+        plain = getattr(plain, "__func__", plain)
+        names = dict(getattr(plain, "__globals__", {}))
+        if inspect.isfunction(plain):
+            names |= inspect.getclosurevars(plain).nonlocals
+        return _resolved(getattr(plain, "__annotations__", {}), names, _name_of(function))
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -164,8 +210,9 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     if found and found[0].name in ("self", "cls") and found[0].annotation is inspect.Parameter.empty:
         found = found[1:]
     if any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in found):
-        name = getattr(function, "__name__", "function")
-        raise EdgeGemmaValueError(f"Tool {name}: positional-only parameters cannot be given by name.", code="tool")
+        raise EdgeGemmaValueError(
+            f"Tool {_name_of(function)}: positional-only parameters cannot be given by name.", code="tool"
+        )
     return [p for p in found if p.kind in kinds]
 
 
@@ -176,21 +223,19 @@ def tool_schema(function: Callable[..., Any] | Mapping[str, Any]) -> dict[str, A
         function: a function, bound method or callable object. Its signature and type hints give names and types (str,
             int, float, bool, list, tuple, dict, Optional, unions, Literal, Enum, dataclasses, TypedDict, Annotated with
             a description), its docstring gives the descriptions, in Google, NumPy or Sphinx style. It may also be a
-            schema: a function's dict, alone or under "function".
+            schema as OpenAI ("function", "parameters"), MCP ("inputSchema") and Anthropic ("input_schema") write them, or
+            an object of MCP or pydantic that has one.
 
     Returns:
-        {"type": "function", "function": {"name", "description", "parameters"}}. Gemma's own prompt format leaves out
-        arguments called description, type, properties, required or nullable: choose other names.
+        {"type": "function", "function": {"name", "description", "parameters"}}.
 
     Raises:
-        EdgeGemmaValueError: "tool" when it is neither a callable nor a schema with a usable name.
+        EdgeGemmaValueError: "tool" when it is neither a callable nor a schema that the model can be told.
     """
+    if not isinstance(function, Mapping) and not inspect.isclass(function) and hasattr(function, "model_dump"):
+        function = function.model_dump(exclude_none=True)  # a tool as the MCP library has it
     if isinstance(function, Mapping):
-        inner = function.get("function", function)
-        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-            raise EdgeGemmaValueError('A tool schema needs a "name", alone or under "function".', code="tool")
-        schema: dict[str, Any] = {"type": "function", "function": dict(inner)}
-        schema["function"].setdefault("description", "")
+        schema: dict[str, Any] = {"type": "function", "function": _read_schema(function)}
     elif callable(function):
         schema = {"type": "function", "function": _describe(function)}
     else:
@@ -200,8 +245,86 @@ def tool_schema(function: Callable[..., Any] | Mapping[str, Any]) -> dict[str, A
     return schema
 
 
+_SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
+
+
+def _read_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The inner part of a ready schema, with its arguments under "parameters"."""
+    inner = tool.get("function", tool)
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise EdgeGemmaValueError('A tool schema needs a "name", alone or under "function".', code="tool")
+    name = inner["name"]
+    given = [key for key in _SCHEMA_KEYS if inner.get(key)]
+    if len(given) > 1:
+        raise EdgeGemmaValueError(f"Tool {name}: its arguments are told twice, in {' and '.join(given)}.", code="tool")
+    read = {key: value for key, value in inner.items() if key not in _SCHEMA_KEYS}
+    read["description"] = inner.get("description") or ""
+    if given:
+        parameters = inner[given[0]]
+        if not isinstance(parameters, Mapping) or not (
+            {"properties", "type", "$ref", "anyOf", "allOf"} & set(parameters)
+        ):
+            raise EdgeGemmaValueError(f'Tool {name}: "{given[0]}" is no JSON schema with "properties".', code="tool")
+        read["parameters"] = plain_schema(parameters)
+        properties = read["parameters"].get("properties") or {}
+        if unknown := [name for name in read["parameters"].get("required") or () if name not in properties]:
+            raise EdgeGemmaValueError(
+                f"Tool {name}: {unknown[0]} is required, but not among its arguments.", code="tool"
+            )
+    elif "parameters" in inner:
+        read["parameters"] = dict(inner["parameters"] or {})
+    return read
+
+
+def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema in the words that the prompt format has: references resolved, null as "nullable", const as an enum.
+
+    Pydantic and MCP write nested models as "$ref" into "$defs", and what may be null as "anyOf" or as a list of types.
+    """
+    return _plain(schema, schema, ())
+
+
+def _plain(schema: Any, root: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):  # true and false are schemas, too
+        return {}
+    found = {key: value for key, value in schema.items() if key not in ("$defs", "definitions", "$schema", "title")}
+    reference = found.pop("$ref", None)
+    if isinstance(reference, str):
+        if reference in inside:  # a model that contains itself
+            return {"type": "object", **found}
+        target: Any = root
+        for part in reference.removeprefix("#").strip("/").split("/") if reference != "#" else ():
+            target = target.get(part.replace("~1", "/").replace("~0", "~"), {}) if isinstance(target, Mapping) else {}
+        return {**_plain(target, root, (*inside, reference)), **found}
+    for part in found.pop("allOf", None) or ():
+        found = {**_plain(part, root, inside), **found}
+    kinds = found.get("type")
+    if isinstance(kinds, (list, tuple)):
+        rest = [kind for kind in kinds if kind != "null"]
+        found["type"] = rest[0] if len(rest) == 1 else rest
+        found |= {"nullable": True} if len(rest) < len(kinds) else {}
+    for word in ("anyOf", "oneOf"):
+        choices = found.pop(word, None)
+        if isinstance(choices, (list, tuple)):
+            rest = [_plain(choice, root, inside) for choice in choices if choice != {"type": "null"}]
+            found |= {"nullable": True} if len(rest) < len(choices) else {}
+            # The prompt format has one type per argument and shows the first; a call may use any of them.
+            found = {**rest[0], **found} if len(rest) == 1 else {**(rest[0] if rest else {}), **found, "anyOf": rest}
+    if "const" in found:
+        found["enum"] = [found.pop("const")]
+    if "type" not in found and found.get("enum"):
+        found["type"] = _SCALARS.get(type(found["enum"][0]), "string")
+    if "properties" in found:
+        found.setdefault("type", "object")
+        found["properties"] = {name: _plain(value, root, inside) for name, value in (found["properties"] or {}).items()}
+    for word in ("items", "additionalProperties"):
+        if isinstance(found.get(word), Mapping):
+            found[word] = _plain(found[word], root, inside)
+    return found
+
+
 def _describe(function: Callable[..., Any]) -> dict[str, Any]:
-    name = getattr(function, "__name__", None) or type(function).__name__
+    name = _name_of(function)
     try:
         parameters = _parameters(function)
     except (TypeError, ValueError) as error:
@@ -351,8 +474,10 @@ def _revive(value: Any, hint: Any) -> Any:
         return _revive(value, members[0]) if len(members) == 1 else value
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(value)
+    if callable(validate := getattr(hint, "model_validate", None)):
+        return validate(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(hint)
+        hints = _hints_of_class(hint)
         return hint(**{name: _revive(item, hints.get(name)) for name, item in value.items()})
     if origin in (list, tuple, set, frozenset) and isinstance(value, list):
         member = arguments[0] if arguments else None
@@ -458,8 +583,24 @@ class Toolbox:
         if tool.function is None:
             return {"error": f"the tool {name} is not available here"}
         try:
-            return tool.function(**tool.convert(arguments))
+            return _awaited(tool.function(**tool.convert(arguments)))
         except EdgeGemmaValueError as error:
             return {"error": str(error)}
         except Exception as error:  # the tool is the caller's code; the model reads of its failure
             return {"error": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}
+
+
+def _awaited(result: Any) -> Any:
+    """The result of a tool; that of an asynchronous one is waited for."""
+    if not inspect.isawaitable(result):
+        return result
+
+    async def wait() -> Any:
+        return await result
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    with ThreadPoolExecutor(1) as pool:  # a loop runs in this thread, and it waits for this call
+        return pool.submit(asyncio.run, wait()).result()
