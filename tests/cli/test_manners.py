@@ -73,6 +73,9 @@ def test_a_prompt_may_be_several_words_and_options_may_stand_between() -> None:
     assert edge_gemma("run", "Why", "is", *command[1:], "the", "sky", "blue").stdout == expected
     assert edge_gemma(*command, "--", "Why", "is", "the", "sky", "blue").stdout == expected
     assert edge_gemma(*command, "--", "--why").stdout == edge_gemma(*command, "-", text="--why").stdout
+    assert (
+        edge_gemma("run", "one", *command[1:], "--", "--two").stdout == edge_gemma(*command, "one --two").stdout != ""
+    )
     assert edge_gemma(*command, "-5", "+", "3").stdout == edge_gemma(*command, "-", text="-5 + 3").stdout
     assert edge_gemma(*command[:5], "--temperature", "5", "--seed", "-3", "x").returncode == 0
 
