@@ -129,7 +129,9 @@ def test_the_next_advice_works_as_typed(demo, clone, environment, tmp_path):
     (command,) = re.findall(r"`([^`]*)`", run(".venv/bin/edge-gemma list", clone, environment))
     (command,) = re.findall(r"^Now: (.*)$", run(command, clone, environment), re.MULTILINE)
     assert run(command, clone, environment).strip()
-    assert "pull e4b" in run(".venv/bin/python -m edge_gemma run -m e4b Hello", clone, environment, status=1)
+    refused = run(".venv/bin/edge-gemma run -m e4b Hello", clone, environment, status=1)
+    (command,) = re.findall(r"`([^`]*)`", refused)
+    assert "there is no repository" in run(command, clone, environment, status=1)
 
 
 @slow
@@ -169,7 +171,7 @@ def test_nothing_is_built_twice(demo, clone, environment):
 def bare(tmp_path: Path) -> Path:
     """A folder of programs that come first: a user who is not root, and a Python that lacks its header and venv."""
     # As Debian's Python without python3-venv: `-m venv` makes a folder, and fails.
-    python = '[ "$2" != venv ] || mkdir -p "$3/bin"\nexit 1'
+    python = 'case "$*" in *version_info*) exit 0 ;; "-m venv "*) mkdir -p "$3/bin" ;; esac\nexit 1'
     for name, text in {"id": "echo 1000", "bare-python": python}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -183,9 +185,10 @@ def test_missing_system_packages_are_named_as_they_can_be_installed(bare):
     assert re.search(r"sudo apt install .*python3-dev .*python3-venv", said)
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
-def test_no_half_of_an_environment_is_left(bare):
-    """The next `make` would take it for a whole one."""
+def make_demo(bare: Path) -> str:
+    """What `make demo` says in a copy of the tree without sources, with the Python of `bare`, where it must fail."""
+    if not shutil.which("make"):
+        pytest.skip("needs make")
     tree = bare / "tree"
     for name in ("Makefile", "tools/bootstrap.sh"):
         (tree / name).parent.mkdir(exist_ok=True)
@@ -195,4 +198,15 @@ def test_no_half_of_an_environment_is_left(bare):
         (tree / name).touch()
     env = {**os.environ, "PATH": f"{bare}{os.pathsep}{os.environ['PATH']}", "MAKEFLAGS": ""}
     said = run("make demo PYTHON=bare-python", tree, env, status=2)
-    assert "python3-venv" in said and not (tree / ".venv").exists()
+    assert not (tree / ".venv").exists()
+    return said
+
+
+def test_no_half_of_an_environment_is_left(bare):
+    """The next `make` would take it for a whole one."""
+    assert "python3-venv" in make_demo(bare)
+
+
+def test_a_python_that_is_too_old(bare):
+    (bare / "bare-python").write_text("#!/bin/sh\nexit 1\n")
+    assert "bare-python is not Python 3.10 or later: name one that is, as in `make demo PYTHON=" in make_demo(bare)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from .common import BROKEN_PIPE, DEBUG_VARIABLE, DONE, FAILED, INTERRUPTED, UsageError, explain
+from .common import BROKEN_PIPE, DEBUG_VARIABLE, DONE, FAILED, INTERRUPTED, UsageError, explain, typed_command
 from .encoding import tolerate_encoding
 from .parsing import WRONG_USAGE, Parser, suggestion
 from .terminal import TERMINATED, print_error
@@ -203,7 +203,8 @@ class _Version(argparse.Action):
 
 
 def _fail(message: str, status: int, program: str = "edge-gemma") -> int:
-    """Prints an error and returns the exit status."""
+    """Prints an error and returns the exit status. Commands that the message names become such as can be typed here."""
+    message = message.replace("`edge-gemma ", f"`{typed_command()} ")
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     print_error(message, program)

@@ -32,6 +32,7 @@ from .common import (
     session_options,
     warn_if_long,
 )
+from .outputs import check_output
 from .parsing import file_path, plain_text, suggestion
 from .terminal import Interrupt, Screen
 
@@ -340,6 +341,7 @@ class Conversation:
 
     def _save(self, text: str) -> None:
         path = self._path(text, "/save FILE")
+        check_output(Path(path), force=_is_conversation(Path(path)))
         self.chat.save(path)
         self.screen.line(f"(saved to {path})", "dim")
 
@@ -392,3 +394,14 @@ def _value(value: Any) -> str:
     if isinstance(value, str):
         return " ".join(value.split())
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _is_conversation(path: Path) -> bool:
+    """Whether a file is a conversation that /save wrote, which it may replace."""
+    from ..chat.conversation import FORMAT
+
+    try:
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(200)
+    except OSError:
+        return False

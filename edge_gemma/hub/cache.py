@@ -21,7 +21,6 @@ from .names import NAMES, parse
 
 __all__ = [
     "ENCODER_ORDER",
-    "UNREADABLE",
     "Weights",
     "cache_folder",
     "encoders_of",
@@ -39,13 +38,14 @@ Path = str | os.PathLike[str]
 MODEL_ORDER = ("Q4_0", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
 """Quantizations in the order of preference, for a name without quantization."""
 ENCODER_ORDER = ("Q8_0", "BF16", "F16", "F32")
-UNREADABLE = frozenset({"IQ1_S", "IQ1_M", "NVFP4", "Q1_0", "Q2_0"})
-"""Types in the names of files that the engine cannot read."""
+# Types that the engine cannot read, as the names of files have them. Q4_0_4_4 is an old order of Q4_0 for Arm. IQ4_K, IQ4_KS,
+# Q6_0 and Q4_K_R4 are types of ik_llama.cpp.
+_UNREADABLE = re.compile(r"IQ1_.*|NVFP4|FP8|Q[126]_0|I?Q\d_(0|NL)_\d_\d|IQ\d_K.*|Q8_[1K]|.*_R\d")
 
-# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf. Q4_0_4_4 and similar are other types.
+# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf.
 _QUANT = re.compile(
-    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s))?|nl|xxs|xs|m|s)|mxfp4|nvfp4|bf16|f16|f32)"
-    r"(?![0-9a-z]|_\d)",
+    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s)|ss?|t|l)?|nl|xxs|xs|m|s)(?:_\d_\d|_r\d)?"
+    r"|mxfp4|nvfp4|fp8|bf16|f16|f32)(?![0-9a-z]|_\d)",
     re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -82,7 +82,7 @@ def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
 
 def is_readable(quant: str | None) -> bool:
     """Whether the engine can read files whose names have this quantization, in upper or lower case."""
-    return (quant or "").upper().removeprefix("UD-") not in UNREADABLE
+    return not _UNREADABLE.fullmatch((quant or "").upper().removeprefix("UD-"))
 
 
 def pick(found: Iterable[Weights], quant: str | None = None, order: tuple[str, ...] = MODEL_ORDER) -> Weights | None:

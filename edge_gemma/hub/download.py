@@ -73,7 +73,8 @@ def fetch(
     for file in missing:
         url = f"{hub.endpoint}/{repository}/resolve/{commit}/{url_quote(file.name)}"
         if file.size > LARGEST_OVER_HTTP:
-            path = hub.download(repository, file, commit)
+            with _read_only_explained(folder):
+                path = hub.download(repository, file, commit)
             _verify(path, file, repository, progress)
             done += file.size
         else:
@@ -118,7 +119,12 @@ class Hub:
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         if not self.endpoint.startswith(("http://", "https://")):
             raise EdgeGemmaOSError(f"HF_ENDPOINT is {self.endpoint}, but an address begins with https://.", "file")
-        self.headers = utils.build_hf_headers(library_name="edge-gemma", library_version=__version__)
+        try:  # the headers have the token, which is in a file
+            self.headers = utils.build_hf_headers(library_name="edge-gemma", library_version=__version__)
+        except OSError as error:
+            raise EdgeGemmaOSError(
+                f"{error.filename} cannot be read: {error.strerror}. Check HF_HOME.", "file"
+            ) from error
 
     def listing(self, repository: str, revision: str | None) -> tuple[str, dict[str, HubFile], str | None]:
         """The commit of a revision, its GGUF files by name, and the architecture of one of them if the Hub tells it.
@@ -291,10 +297,10 @@ def _check_room(size: int) -> None:
     place = os.path.abspath(folder)
     while not os.path.isdir(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
-    free = shutil.disk_usage(place).free
-    if size > free:
+    disk = shutil.disk_usage(place)
+    if size > disk.free and disk.total:  # some network file systems tell nothing
         raise EdgeGemmaOSError(
-            f"the download has {size / 1e9:.3g} GB, but {folder} has room for {free / 1e9:.3g} GB: make room, or set "
+            f"the download has {size / 1e9:.3g} GB, but {folder} has room for {disk.free / 1e9:.3g} GB: make room, or set "
             "HF_HOME to a folder on another disk.",
             "file",
         )
@@ -401,7 +407,8 @@ def _read_only_explained(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        no_folder = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and error.filename is not None
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) and not no_folder:
             raise
         raise EdgeGemmaOSError(
             f"{error.filename or folder} cannot be written: {error.strerror}. Set HF_HOME to a folder of your own, or ask who "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import edge_gemma as eg
-from edge_gemma.hub.cache import UNREADABLE
+from edge_gemma.hub.cache import is_readable, pick, sort_out
 from edge_gemma.hub.names import parse
+from support.paths import ROOT
 
 REPO = "unsloth/gemma-4-E2B-it-GGUF"
 
@@ -99,5 +102,26 @@ def test_an_address_without_a_repository():
 
 
 def test_types_that_cannot_be_read():
-    """The names in cache.py are those of types that the engine lacks."""
-    assert not UNREADABLE & set(eg.kernels.types)
+    """The names in cache.py are those of types that the engine lacks, and of all of them."""
+    names = re.search(r"ggml_names\[\] = \{(.*?)\};", (ROOT / "csrc" / "format" / "types.c").read_text(), re.DOTALL)[1]
+    quantized = {name for name in re.findall(r'"(\w+)"', names) if not re.fullmatch(r"I\d+|F64|Q4_[23]", name)}
+    own = {"QC2", "QC4", "QC8"}  # in files of `convert`
+    assert {name for name in quantized if is_readable(name)} == set(eg.kernels.types) - own
+
+
+@pytest.mark.parametrize(
+    ("quant", "readable"),
+    [
+        *[
+            (name, True)
+            for name in ("Q4_K_M", "UD-Q4_K_XL", "IQ2_M", "IQ3_XS", "TQ1_0", "Q2_K_L", "MXFP4", "BF16", None)
+        ],
+        *[
+            (name, False)
+            for name in ("UD-IQ1_M", "NVFP4", "Q4_0_4_8", "IQ4_KS", "IQ2_K", "Q4_K_R4", "IQ4_KSS", "Q6_0", "FP8")
+        ],
+    ],
+)
+def test_files_that_cannot_be_read_are_not_chosen(quant, readable):
+    models, _ = sort_out([f"gemma-4-31B-it-{quant}.gguf" if quant else "gemma-4-31B-it.gguf"])
+    assert models[0].quant == quant and (pick(models) is not None) == readable

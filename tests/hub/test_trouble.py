@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -167,6 +168,24 @@ def test_a_cache_in_a_relative_folder(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "here")
     pull("e2b", mmproj=False)
     assert (tmp_path / "here").is_dir() and locate("e2b")[0].startswith("here")
+
+
+@pytest.mark.parametrize("home", ["a file", "a link to nowhere", "a folder below a file"])
+def test_a_cache_that_cannot_be_made(hub, tmp_path, monkeypatch, home):
+    place = tmp_path / "place"
+    if home == "a link to nowhere":
+        place.symlink_to(tmp_path / "nowhere" / "x")
+    else:
+        place.write_text("")
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "x" if home == "a folder below a file" else place))
+    with pytest.raises(eg.EdgeGemmaError, match=rf"{place}.* cannot be written: .*HF_HOME") as failed:
+        pull("e2b")
+    assert failed.value.code == "file" and downloaded() == []
+
+
+def test_a_disk_that_does_not_tell_its_size(hub, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
+    assert pull("e2b").downloaded
 
 
 # ---- proxies and addresses ---------------------------------------------------------------------------------------

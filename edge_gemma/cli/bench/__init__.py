@@ -98,6 +98,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument(
         "--plot", type=file_path, metavar="FILE", help="also draw a chart of the sweep: .png, .svg, .pdf"
     )
+    group.add_argument("--force", "-f", action="store_true", help="with --plot: replace a file that exists already")
     add_session_options(parser, default="what is needed")
     add_model_options(parser, several_threads=True)
     return parser
@@ -131,7 +132,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.compare or args.audio or args.memory_limit:
         raise UsageError("--sweep cannot be used with --compare, --audio or --memory-limit.")
     if args.plot:
-        plot.check_plot(args.plot)
+        plot.check_plot(args.plot, args.force)
     report = sweep.sweep(args, prompt_ids)
     if args.json:
         print_json(rounded(report))
