@@ -125,6 +125,10 @@ def _broken(line: str, width: int) -> list[str]:
     return lines
 
 
+class _Argument(str):
+    """A word behind `--`, which is no option. argparse forgets that when arguments and options are mixed."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with a suggestion."""
 
@@ -158,9 +162,13 @@ class Parser(argparse.ArgumentParser):
         """Parses arguments and options in any order. Prints an error and raises SystemExit when they are wrong."""
         self._given = argv
         self._set_usage()  # before argparse takes the arguments away, to read the options first
-        if "--" in argv:  # what follows is no option; argparse can do that or mix both, not both at once
-            return self.parse_args(argv)
+        if "--" in argv:
+            end = list(argv).index("--")
+            argv = [*argv[:end], *map(_Argument, argv[end + 1 :])]
         return self.parse_intermixed_args(argv)
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        return None if isinstance(arg_string, _Argument) else super()._parse_optional(arg_string)
 
     def format_help(self) -> str:
         """The help. Its usage line names the arguments only: the options are listed below it."""
