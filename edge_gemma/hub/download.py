@@ -138,7 +138,8 @@ class Hub:
             entries = [entry for entry in info.siblings if entry.rfilename.endswith(".gguf")]
             files = [HubFile(e.rfilename, e.size, e.lfs.sha256 if e.lfs else e.blob_id, not e.lfs) for e in entries]
             hexadecimal = all(_HEX.fullmatch(text) for text in (info.sha, *(file.checksum for file in files)))
-            if not hexadecimal or any({"", ".", ".."} & set(file.name.split("/")) for file in files):
+            sized = all(isinstance(file.size, int) for file in files)
+            if not (hexadecimal and sized) or any({"", ".", ".."} & set(file.name.split("/")) for file in files):
                 raise ValueError("commits, checksums and names become parts of paths, so they must be harmless")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, ValueError) and "proxy" in str(error).lower():

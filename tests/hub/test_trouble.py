@@ -71,7 +71,7 @@ def test_what_is_there_without_a_network_is_said(hub, monkeypatch, capsys):
     assert "downloaded before" in out and "nothing newer was looked for: cannot reach" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("trouble", ["down", "babble"])
+@pytest.mark.parametrize("trouble", ["down", "babble", "unsized"])
 def test_a_hub_in_trouble_is_as_no_hub(hub, trouble):
     first = pull("e2b")
     setattr(hub, trouble, 503 if trouble == "down" else True)

@@ -74,6 +74,7 @@ class FakeHub:
         whole: files that always come as a whole, whatever Range is asked for.
         down: a status that all answers have.
         babble: whether everything is answered with a page of HTML, as a hotel's network does.
+        unsized: whether the listing leaves out the sizes of files, as a mirror may.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class FakeHub:
         self.whole: set[str] = set()
         self.down = 0
         self.babble = False
+        self.unsized = False
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
         self.port = self._server.server_address[1]
@@ -173,7 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _listing(self, name: str, repository: Repository) -> None:
         siblings = []
         for file, data in repository.files.items():
-            entry: dict[str, Any] = {"rfilename": file, "size": len(data), "blobId": repository.checksum(file)[:40]}
+            size = None if self._hub.unsized else len(data)
+            entry: dict[str, Any] = {"rfilename": file, "size": size, "blobId": repository.checksum(file)[:40]}
             if file not in repository.in_git:
                 entry["lfs"] = {"sha256": repository.checksum(file), "size": len(data), "pointerSize": 135}
             siblings.append(entry)
