@@ -212,6 +212,14 @@ EG_API eg_status eg_tokenizer_decode(const eg_tokenizer *tokenizer, const int32_
 /* The id of the token written exactly so, such as "<|turn>"; -1 if there is none. Any thread. */
 EG_API int32_t eg_tokenizer_find(const eg_tokenizer *tokenizer, const char *text, size_t length);
 
+/* The control and user-defined tokens, which EG_TEXT_SPECIAL finds in a text: writes the first `capacity` of their ids to
+ * ids[capacity], in the order of their texts, and returns how many there are. Any thread. */
+EG_API size_t eg_tokenizer_special_ids(const eg_tokenizer *tokenizer, int32_t *ids, size_t capacity);
+
+/* The id of the token that ends an answer as <eos> does; the file may name another token for that. -1 if there is none. Any
+ * thread. */
+EG_API int32_t eg_tokenizer_eos(const eg_tokenizer *tokenizer);
+
 /* The file's Jinja chat template: a pointer that lives as long as the tokenizer, not zero-terminated; NULL if the file has
  * no template. *length (which may be NULL) is its length, 0 without one. Any thread. */
 EG_API const char *eg_tokenizer_chat_template(const eg_tokenizer *tokenizer, size_t *length);

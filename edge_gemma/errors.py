@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shlex
 import sys
 
 
@@ -39,8 +41,14 @@ class Cancelled(EdgeGemmaError):
 
 
 def pip_line(*packages: str) -> str:
-    """The command that installs packages where this program runs: into its virtual environment, or that of pipx."""
-    wanted = " ".join(packages)
+    """The command that installs packages where this program runs: into its virtual environment, or that of pipx or uv.
+
+    "edge-gemma[voice]" stands for the packages of that extra.
+    """
+    wanted = " ".join(map(shlex.quote, packages))
     if os.path.join("pipx", "venvs") in sys.prefix:
-        return f"pipx inject {os.path.basename(sys.prefix)} {wanted}"
-    return f"{sys.executable or 'python3'} -m pip install {wanted}"
+        return f"pipx runpip {os.path.basename(sys.prefix)} install {wanted}"
+    python = shlex.quote(sys.executable or "python3")
+    if importlib.util.find_spec("pip") is None:
+        return f"uv pip install --python {python} {wanted}"
+    return f"{python} -m pip install {wanted}"

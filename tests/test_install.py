@@ -52,7 +52,8 @@ def test_one_wheel_for_all_versions(wheel, names):
 
 
 def test_contents(names):
-    package = {name for name in names if ".dist-info/" not in name}
+    assert [name for name in names if name.endswith(".data/data/share/man/man1/edge-gemma.1")]
+    package = {name for name in names if ".dist-info/" not in name and ".data/" not in name}
     assert {Path(name).parts[0] for name in package} == {"edge_gemma"}
     expected = {path for path in (ROOT / "edge_gemma").rglob("*") if path.suffix in {".py", ".npz"}}
     expected |= {path for path in (ROOT / "edge_gemma" / "demo" / "data").rglob("*") if path.is_file()}
@@ -86,7 +87,7 @@ def test_a_source_folder_without_the_engine_says_so(tmp_path):
     # An editable installation would find the engine elsewhere.
     code = (
         "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
-        f"sys.path = [p for p in sys.path if p != {str(ROOT)!r}]; import edge_gemma"
+        f"sys.path = [p for p in sys.path if p != {str(ROOT)!r}]; import edge_gemma; edge_gemma.Model"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(

@@ -39,7 +39,11 @@ fi
 
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    case "$packages" in *gcc\ libc6* | *python3-*) needed="the build fails without them" ;; *) needed="tests that use them are skipped" ;; esac
+    case "$packages" in
+        *gcc\ libc6* | *python3-*) needed="the build fails without them" ;;
+        *portaudio*) needed="microphones need them" ;;
+        *) needed="tests that use them are skipped" ;;
+    esac
     echo "bootstrap: these system packages are missing; $needed:$packages"
     echo "bootstrap: on Debian, Ubuntu and Raspberry Pi OS: sudo apt install$packages"
     exit 0

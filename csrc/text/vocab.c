@@ -432,6 +432,14 @@ int32_t eg_tokenizer_find(const eg_tokenizer *t, const char *text, size_t length
     return eg_vocab_find(t, text, length, eg_hash_bytes(t->seed, text, length));
 }
 
+size_t eg_tokenizer_special_ids(const eg_tokenizer *t, int32_t *ids, size_t capacity)
+{
+    for (size_t i = 0; ids && i < t->n_specials && i < capacity; i++) ids[i] = t->specials[i].id;
+    return t->n_specials;
+}
+
+int32_t eg_tokenizer_eos(const eg_tokenizer *t) { return t->stop.eos; }
+
 const char *eg_tokenizer_chat_template(const eg_tokenizer *t, size_t *length)
 {
     if (length) *length = t->chat_template.length;

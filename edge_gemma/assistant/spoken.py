@@ -370,7 +370,7 @@ class SpokenAssistant:
             yield AssistantEvent("reply", exchange.end, exchange, text=text) if text and grown else None
         exchange.reply = answer.text[: loop_start(answer.text)]
         work.tokens += len(answer.ids)
-        parser = ReplyParser(in_thought=answer.in_thought)
+        parser = ReplyParser(in_thought=answer.in_thought, markers=self._model.tokenizer.control_tokens)
         parser.feed(self._model.tokenizer.decode(answer.ids, special=True))
         parser.finish(complete=answer.stop in MODEL_STOPS)
         return parser.reply

@@ -22,14 +22,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaValueError
-from .kinds import Kind, identify, tag_length
+from ..errors import EdgeGemmaValueError, pip_line
+from .kinds import Kind, identify, mp3_length, tag_length
 from .media import FfmpegDecoder, PyAvDecoder, open_media
 from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder, Tolerant
 from .wav import open_au, open_wav
 
 _UNKNOWN = Kind("no sound file that is known", "sndfile")
-_INSTALL = "pip install 'edge-gemma[voice]'"
+_INSTALL = f"`{pip_line('edge-gemma[voice]')}`"
 # Formats whose length libsndfile takes from a header or from the last page, even where that is wrong. It then leaves out
 # the rest, so the media library goes on where libsndfile stops before the end of the file.
 _CHECKED = ("an MP3 file", "an Ogg file")
@@ -76,6 +76,8 @@ class SoundfileDecoder:
         self._size = file.seek(0, 2)
         file.seek(0)
         stated = _flac_frames(file) if kind.name == "a FLAC file" else None
+        counted = mp3_length(file) if kind.name == "an MP3 file" else None
+        file.seek(0)
         try:
             self._file = soundfile.SoundFile(Tolerant(file) if stated is None else _Flac(file))
         except soundfile.SoundFileError as error:
@@ -89,12 +91,14 @@ class SoundfileDecoder:
         self._at = 0
         self._rest: PyAvDecoder | FfmpegDecoder | None = None  # goes on where libsndfile stopped
         self._tried = kind.name not in _CHECKED  # whether a media library was there, and could not read it either
-        self._ended = False
+        self._ended = self._failed = False
+        # A stated length may be an estimate. A counted one contains what encoders add to each part of a joined file.
+        self._tolerance = TOLERANCE if counted is None else 0.5
         self.cut = 0.0  #: missing bytes by those of the file, where its header tells its size; 0 otherwise
         self.rate = self._file.samplerate
         if stated is None and 0 < self._file.frames < 2**62:
             stated = self._file.frames
-        self.frames: int | None = stated or None
+        self.frames: int | None = counted or stated or None
         self.warning: str | None = None
         if not self._file.frames:  # libsndfile finds no length in a truncated Ogg file, and then reads nothing
             self._go_on()
@@ -103,12 +107,11 @@ class SoundfileDecoder:
         """Up to n frames. Damage ends the sound and sets the warning."""
         block: NDArray[Any] = np.zeros((0, 1), np.float32)
         if self._rest is None and not self._ended:
-            failed = False
             try:
                 block = self._file.read(n, dtype="float32", always_2d=True)
             except self._error:
-                failed = True
-            if not len(block) and (failed or self._unread() > 0):
+                self._failed = True
+            if not len(block) and (self._failed or self._unread() > 0):
                 self._go_on()
         if self._rest is not None:
             block = self._rest.read(n)
@@ -140,26 +143,26 @@ class SoundfileDecoder:
 
     def _compare(self) -> None:
         """Sets the warning, by the length that the header states and the bytes that were not read."""
-        warning = None if self._rest is None else self._rest.warning
         seconds = self._at / self.rate
-        # The stated length of a compressed file may be an estimate, so a tenth of a second is tolerated.
-        if warning is None and self.frames is not None and self._at < self.frames - self.rate * TOLERANCE:
-            warning = f"{self._name} is damaged or cut short: {seconds:.1f} s could be read."
-        elif warning is None and not self._at and self._size > 4096:
-            warning = f"{self._name} is damaged or cut short: nothing of it could be read."
-        elif warning is None and self._rest is None and (unread := self._unread()) > 4096:
-            warning = (
+        unread = self._unread() if self._rest is None else 0
+        if self._rest is not None and self._rest.warning:
+            self.warning = self._rest.warning
+        elif not self._at and self._size > 4096:
+            self.warning = f"{self._name} is damaged or cut short: nothing of it could be read."
+        elif unread > 4096 and not self._failed:
+            self.warning = (
                 f"{self._name} has a wrong length in its header: {unread / self._size:.0%} of the file was not read."
             )
             if not self._tried:
-                warning += f" PyAV ({_INSTALL}) or the program ffmpeg can read all of it."
-        elif warning is None and seconds * self.cut >= TOLERANCE:
-            warning = f"{self._name} is cut short: {seconds * self.cut:.1f} s fewer than its header says."
-        self.warning = warning
+                self.warning += f" PyAV ({_INSTALL}) or the program ffmpeg can read all of it."
+        elif self.frames is not None and self._at < self.frames - self.rate * self._tolerance:
+            self.warning = f"{self._name} is damaged or cut short: {seconds:.1f} s could be read."
+        elif seconds * self.cut >= TOLERANCE:
+            self.warning = f"{self._name} is cut short: {seconds * self.cut:.1f} s fewer than its header says."
 
     def seek(self, frame: int) -> None:
         """Goes on reading at `frame`."""
-        self._ended = False
+        self._ended, self.warning = False, None
         if self._rest is not None and frame >= self._at:
             self._at = frame
             self._rest.seek(frame)
@@ -306,12 +309,13 @@ def open_decoder(file: IO[bytes], name: str, raw: Raw | None, seekable: bool) ->
 
 def _open_raw(file: IO[bytes], ahead: Lookahead, name: str, raw: Raw, size: int | None) -> PcmDecoder:
     """The decoder of samples without a header."""
+    samples: IO[bytes] | Lookahead = ahead
     if size is not None:
         file.seek(0)
-        return PcmDecoder(file, name, raw.rate, raw.channels, raw.encoding, 0, size)
+        samples = file
     if raw.stated:
-        return PcmDecoder(ahead, name, raw.rate, raw.channels, raw.encoding)
-    return AssumedDecoder(ahead, name, raw.rate, raw.encoding)
+        return PcmDecoder(samples, name, raw.rate, raw.channels, raw.encoding, 0, size)
+    return AssumedDecoder(samples, name, raw.rate, raw.encoding, size)
 
 
 def _open_compressed(file: IO[bytes], name: str, kind: Kind, owned: bool = False) -> Decoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 #: First bytes that `identify` looks at in every file: enough for tar, whose signature ends at byte 262.
 HEAD = 264
@@ -139,6 +139,39 @@ def tag_length(head: bytes) -> int:
         return 0
     size = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     return 10 + size + (10 if head[5] & 0x10 else 0)
+
+
+def mp3_length(file: IO[bytes]) -> int | None:
+    """The length of an MP3 file in samples, by counting its frames; None if its first frame states the length.
+
+    Without that, programs take the bit rate of the first frame for that of all. A length that was stated before another file
+    was appended does not count. Reads the whole file.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    skipped = tag_length(file.read(10))
+    file.seek(skipped)
+    data, samples, at = file.read(1 << 20), 0, 0
+    if tag := re.search(rb"(?:Xing|Info)...(.)(.{8})|VBRI.{6}(.{4})", data[:2048], re.DOTALL):
+        flags, xing, vbri = tag[1], tag[2], tag[3]
+        stated = int.from_bytes(vbri or (xing[4:] if flags[0] & 3 == 3 else b""), "big")
+        if size - skipped - stated < 0.02 * size or not stated:
+            return None
+    while len(data) >= 4:
+        while at + 4 <= len(data):
+            length = _mpeg_length(data[at : at + 4])
+            if length:
+                first, layer = data[at + 1] & 8, 4 - (data[at + 1] >> 1 & 3)
+                samples += 384 if layer == 1 else 576 if layer == 3 and not first else 1152
+                at += length
+            else:
+                at = data.find(b"\xff", at + 1) if data[at] != 0xFF else at + 1
+                at = len(data) if at < 0 else at
+        rest, at = data[at:], max(0, at - len(data))
+        data = rest + file.read(1 << 20)
+        if len(data) == len(rest):
+            break
+    return samples
 
 
 def _mpeg_length(head: bytes) -> int:

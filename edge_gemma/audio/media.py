@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
@@ -32,7 +33,7 @@ _FORMATS = (
 # Formats whose header has no length: FFmpeg guesses it by the bit rate.
 _GUESSED = frozenset("aac ac3 eac3 amr amrnb amrwb dts dtshd loas mp3 mpeg mpegts flv truehd".split())
 _SHORT = 0.25  # seconds by which a stated length is longer than the sound because of what encoders add
-_LONGEST_GAP = 3600.0  # seconds: a longer gap between two packets is a mistake in their times
+_LONGEST_GAP = 600.0  # seconds that may be missing between two packets of a file that does not state its length
 
 
 class _Media(abc.ABC):
@@ -132,6 +133,7 @@ class PyAvDecoder(_Media):
             if not tracks:
                 raise _no_sound(self.name, self._kind)
             self._tracks = len(tracks)
+            self._seconds = self._stated(tracks[0])
             self._blocks = self._decode(tracks[0])
             self._held = next(self._blocks, self._held[:0])
         except EdgeGemmaValueError:
@@ -143,16 +145,16 @@ class PyAvDecoder(_Media):
         if not self.rate:  # nothing could be decoded
             self._release()
             raise _unreadable(self._file, self.name, self._kind, "none of its sound can be decoded")
-        self.frames = self._stated(tracks[0])
+        self.frames = None if self._seconds is None else round(self._seconds * self.rate)
 
-    def _stated(self, track: Any) -> int | None:
-        """The length by the header, in frames."""
+    def _stated(self, track: Any) -> float | None:
+        """The length by the header, in seconds."""
         names = self._container.format.name.split(",")
         if _GUESSED.intersection(names):
             return None
         if track.duration and track.time_base:
-            return round(float(track.duration * track.time_base) * self.rate)
-        return round(self._container.duration / 1e6 * self.rate) if self._container.duration else None
+            return float(track.duration * track.time_base)
+        return self._container.duration / 1e6 if self._container.duration else None
 
     def _decode(self, track: Any) -> Iterator[NDArray[Any]]:
         """Yields (k, channels) samples, and silence for the time of packets that are missing or damaged."""
@@ -165,7 +167,8 @@ class PyAvDecoder(_Media):
                 time = float(frame.pts * frame.time_base)
                 begin = time - at / self.rate if begin is None else begin
                 gap = time - begin - at / self.rate
-                if not -TOLERANCE < gap < _LONGEST_GAP:
+                end = _LONGEST_GAP if self._seconds is None else self._seconds - at / self.rate
+                if not -TOLERANCE < gap < end:  # a mistake in the times
                     begin = time - at / self.rate
                 elif gap >= TOLERANCE:
                     self._lost += gap
@@ -239,19 +242,20 @@ class FfmpegDecoder(_Media):
         super().__init__(name)
         self._program, self._file, self._kind, self._owned = program, file, kind, owned
         self._process: subprocess.Popen[bytes] | None = None
-        self._copy = None if _is_file(file) else _copied(file)
+        self._copy = None if _has_descriptor(file) else _copied(file)
         self._restart()
 
     def _restart(self) -> None:
         self._release()
-        number = (self._copy or self._file).fileno()
-        # The file goes by its descriptor: so no name can look like an option or an address.
+        # The file goes by its descriptor, or as a copy: so no name can look like an option or an address.
+        descriptors = () if self._copy else (self._file.fileno(),)
+        place = self._copy.name if self._copy else f"/dev/fd/{descriptors[0]}"
         command = [self._program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"]
-        command += ["-protocol_whitelist", "file", "-format_whitelist", _FORMATS, "-i", f"file:/dev/fd/{number}"]
+        command += ["-protocol_whitelist", "file", "-format_whitelist", _FORMATS, "-i", f"file:{place}"]
         command += ["-map", "0:a:0", "-vn", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by _release
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages, pass_fds=(number,)
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages, pass_fds=descriptors
         )
         assert self._process.stdout is not None
         ahead = Lookahead(self._process.stdout, self.name)
@@ -274,8 +278,8 @@ class FfmpegDecoder(_Media):
             self.frames = round((hours * 3600 + minutes * 60 + seconds) * self.rate)
 
     def _said(self) -> str:
-        self._messages.seek(0)
-        return self._messages.read(1 << 20).decode("utf-8", "replace")
+        # The process writes at the file's position, which must not move.
+        return os.pread(self._messages.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
     def _failure(self) -> EdgeGemmaValueError:
         """The error of a process that has given nothing."""
@@ -284,7 +288,7 @@ class FfmpegDecoder(_Media):
         said = self._said()
         if "Input #0" in said and ": Audio:" not in said:
             return _no_sound(self.name, self._kind)
-        lines = [re.sub(r"\[[^]]*\] *|file:/dev/fd/\d+: *", "", line) for line in said.splitlines() if line.strip()]
+        lines = [re.sub(r"\[[^]]*\] *|file:\S+: *", "", line) for line in said.splitlines() if line.strip()]
         reason = lines[-1].strip().rstrip(".") if lines else "ffmpeg has failed"
         return _unreadable(self._file, self.name, self._kind, reason)
 
@@ -335,18 +339,18 @@ def open_media(file: IO[bytes], name: str, kind: str, owned: bool = False) -> Py
     return FfmpegDecoder(program, file, name, kind, owned) if program and os.name == "posix" else None
 
 
-def _is_file(file: IO[bytes]) -> bool:
-    """Whether a process can open `file` by its descriptor."""
+def _has_descriptor(file: IO[bytes]) -> bool:
+    """Whether another process can open `file` by its descriptor, at a position of its own."""
     try:
-        return file.fileno() >= 0
+        return file.fileno() >= 0 and sys.platform == "linux"
     except (AttributeError, OSError, ValueError):
         return False
 
 
-def _copied(file: IO[bytes]) -> IO[bytes]:
-    """A temporary file with the content of `file`."""
+def _copied(file: IO[bytes]) -> Any:
+    """A temporary file with the content of `file`, and with a name."""
     file.seek(0)
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 -- the decoder closes it
+    copy = tempfile.NamedTemporaryFile(prefix="edge-gemma-")  # noqa: SIM115 -- the decoder closes it
     shutil.copyfileobj(file, copy)
     copy.flush()
     return copy
@@ -371,7 +375,8 @@ def _unreadable(file: IO[bytes], name: str, kind: str, reason: str) -> EdgeGemma
 
 def _has_no_index(file: IO[bytes]) -> bool:
     """Whether an MP4 file consists of other parts than "moov", in which all that is needed to decode it stands."""
-    at, found = 0, []
+    at, head = 0, b""
+    found: list[bytes] = []
     while len(found) < 1000:
         file.seek(at)
         head = file.read(16)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from ..errors import EdgeGemmaOSError, EdgeGemmaValueError, pip_line
 from .source import SAMPLE_RATE, Converter, Source
 
 _NOTHING = np.zeros(0, np.float32)
@@ -265,15 +265,15 @@ def _sounddevice() -> Any:
         import sounddevice
     except ImportError as error:
         raise EdgeGemmaOSError(
-            "microphones need the package sounddevice: pip install sounddevice.", "unsupported"
+            f"microphones need the package sounddevice: `{pip_line('sounddevice')}`.", "unsupported"
         ) from error
     except OSError as error:
         install = (
             "install libportaudio2 (Debian, Ubuntu, Raspberry Pi OS: apt install libportaudio2; Fedora: dnf install "
             "portaudio; Arch: pacman -S portaudio)"
             if sys.platform.startswith("linux")
-            else "install it (Homebrew: brew install portaudio), or reinstall sounddevice (pip install --force-reinstall "
-            "sounddevice)"
+            else "install it (Homebrew: brew install portaudio), or reinstall sounddevice "
+            f"(`{pip_line('--force-reinstall', 'sounddevice')}`)"
         )
         raise EdgeGemmaOSError(f"microphones need the library PortAudio: {install}.", "unsupported") from error
     return sounddevice

@@ -154,9 +154,11 @@ class AssumedDecoder(PcmDecoder):
 
     _JUDGED = 2048  # frames that are judged together
 
-    def __init__(self, file: IO[bytes] | Lookahead, name: str, rate: float, encoding: str) -> None:
+    def __init__(
+        self, file: IO[bytes] | Lookahead, name: str, rate: float, encoding: str, length: int | None = None
+    ) -> None:
         """Mono. Raises as `PcmDecoder`."""
-        super().__init__(file, name, rate, 1, encoding)
+        super().__init__(file, name, rate, 1, encoding, 0, length)
         self._seen: list[NDArray[Any]] | None = []  # frames that were not judged yet; None once the format is believed
 
     def read(self, n: int) -> NDArray[Any]:

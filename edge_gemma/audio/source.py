@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError, pip_line
 from .formats import ArrayDecoder, Decoder, Raw, open_decoder
 from .level import Level
 from .mono import Mixer
@@ -86,7 +86,7 @@ class Converter:
         except ImportError as error:
             raise EdgeGemmaValueError(
                 f"{name} has {rate:g} samples a second; converting it to 16000 needs soxr: "
-                "pip install 'edge-gemma[voice]'.",
+                f"`{pip_line('edge-gemma[voice]')}`.",
                 "unsupported",
             ) from error
         try:

@@ -34,7 +34,8 @@ from .tools import Tool, Toolbox
 
 __all__ = ["Chat", "ChatEvent"]
 
-_FORMAT = "edge-gemma-chat"
+FORMAT = "edge-gemma-chat"
+"""What a saved conversation calls its format."""
 
 
 class _Answer:
@@ -290,7 +291,7 @@ class Chat:
             answer.begin_round()
             self._feed(target, answer)
             start = self.session.position
-            reply = yield from self._generate(answer, self._prompt.in_thought(target))
+            reply = yield from self._generate(answer, self._prompt.parser(target))
             calls = loop.calls(reply, answer.stop)
             if not calls or answer.stop == "cancelled":
                 return
@@ -306,22 +307,25 @@ class Chat:
             words = loop.own_words(self.session.tokens[start:])
             target = [*target, *words, *loop.continuation(words)]
 
-    def _generate(self, answer: _Answer, in_thought: bool) -> Generator[ChatEvent, None, Reply]:
+    def _generate(self, answer: _Answer, parser: ReplyParser) -> Generator[ChatEvent, None, Reply]:
         """One reply of the model. However it ends, its text is in the history afterwards; its calls are not yet."""
         start = self.session.position
         # Up to the last place, so that a full session ends the answer as "length" and loses nothing.
         limit = max(1, self.session.context - start) if answer.max_tokens is None else answer.max_tokens
         pieces = self.session.generate(limit, stop=answer.stop_texts, sampling=answer.sampling, special=True)
-        parser = ReplyParser(in_thought=in_thought)
         # An exception, or the closing of this iterator, leaves the block before its last line: the reply was then cut off.
         try:
             for piece in pieces:
                 answer.time_first_token()
                 for event in parser.feed(piece):
                     yield answer.record(event)
-                if self._cancelled:
+                if self._cancelled or parser.ended:
                     break
-            stop = "cancelled" if self._cancelled else pieces.stop
+            if parser.ended and not self._cancelled:
+                pieces.close()  # the engine does not know every token with which a file ends turns, and would go on
+                stop = "turn" if pieces.stop == "cancelled" else pieces.stop
+            else:
+                stop = "cancelled" if self._cancelled else pieces.stop
             for event in parser.finish(complete=stop in MODEL_STOPS):
                 yield answer.record(event)
             answer.stop = stop
@@ -431,7 +435,7 @@ class Chat:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes instructions and history, with all sounds and pictures, to a JSON file. Raises EdgeGemmaOSError."""
-        content = {"format": _FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
+        content = {"format": FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
         path = os.fspath(path)
         try:
             # Written beside its place first, so that a crash never replaces a complete file by an incomplete one.
@@ -459,7 +463,7 @@ class Chat:
         except (ValueError, RecursionError) as error:
             raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}.", "format") from error
         try:
-            if content["format"] != _FORMAT or content["version"] != 1:
+            if content["format"] != FORMAT or content["version"] != 1:
                 raise ValueError("it is of another format or version")
             system, messages = content["system"], _unpacked(content["messages"])
             if not isinstance(system, (str, type(None))):

@@ -2,9 +2,10 @@
 
 Owns two guarantees.
 
-1. Text from outside cannot become control tokens. Before the template is rendered, every "<" in such text is replaced by a
-   character that the conversation does not use. A marker in the rendered text is then the template's own: it is encoded as a
-   control token, and everything else as plain text.
+1. Text from outside cannot become control tokens. Before the template is rendered, every character with which a marker
+   begins, such as "<", is replaced in such text by a character that the conversation does not use. A marker in the rendered
+   text is then the template's own: it is encoded as a control token, and everything else as plain text. The markers are
+   Gemma's and those that the file itself types as control or user-defined tokens.
 2. A model's turn with tool calls is written as it was generated: calls, responses and text in one turn. Templates write such
    turns in different ways, so the template only places the turn, and its body is inserted afterwards.
 
@@ -13,6 +14,7 @@ Does not know sessions, nor what their caches hold.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,7 +26,8 @@ from numpy.typing import NDArray
 
 from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
-from .calls import ANY_MARKER, MARKERS, format_call, format_tool_response
+from .calls import MARKERS, format_call, format_tool_response
+from .reply import MODEL_STOPS, ReplyParser
 from .template import render_chat
 
 __all__ = ["Media", "Prompt", "Unit", "around_media", "ends_in_thought"]
@@ -87,16 +90,19 @@ def _from_json(text: str) -> dict[str, Any]:
 
 
 class _Escape:
-    """Replaces "<" in all text of a conversation by a character that the conversation does not use."""
+    """Replaces `firsts`, the characters with which markers begin, in all text of a conversation by characters that the
+    conversation does not use. `place` is one more such character."""
 
-    def __init__(self, *values: Any) -> None:
+    def __init__(self, firsts: str, *values: Any) -> None:
         used: set[str] = set()
         for value in values:
             self._collect(value, used)
-        free = [char for char in _PRIVATE if char not in used]
-        if len(free) < 2:
+        free = [char for char in _PRIVATE if char not in used][: len(firsts) + 1]
+        if len(free) <= len(firsts):
             raise EdgeGemmaValueError("The conversation uses every private character of Unicode.", code="argument")
-        self.less, self.place = free[0], free[1]
+        self.place = free.pop()
+        self._hide = dict(zip(map(ord, firsts), free, strict=True))
+        self._show = dict(zip(map(ord, free), firsts, strict=True))
 
     def _collect(self, value: Any, used: set[str]) -> None:
         if isinstance(value, str):
@@ -111,9 +117,9 @@ class _Escape:
                 self._collect(item, used)
 
     def hide(self, value: Any) -> Any:
-        """`value` with "<" replaced, in keys too."""
+        """`value` with these characters replaced, in keys too."""
         if isinstance(value, str):
-            return value.replace("<", self.less)
+            return value.translate(self._hide)
         if isinstance(value, Mapping):
             return {self.hide(key): self.hide(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -122,7 +128,7 @@ class _Escape:
 
     def show(self, text: str) -> str:
         """The reverse of `hide` for a text."""
-        return text.replace(self.less, "<")
+        return text.translate(self._show)
 
 
 class Prompt:
@@ -143,9 +149,21 @@ class Prompt:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.template, self.tools = tokenizer, template, list(tools)
-        self.options = dict(options or {})
-        self._resumed: str | None = None
         self._ids: dict[str, list[int]] = {}  # by control token
+        self.options = {**self._special_texts(), **(options or {})}
+        special = tokenizer.special_tokens
+        # Markers begin with a sign. Words and white space that a file types as user-defined are no markers of turns.
+        found = [
+            text for text in special if text and not (text[0].isalnum() or text[0].isspace() or text[0] == "\u2581")
+        ]
+        markers = sorted({*MARKERS, *found}, key=len, reverse=True)
+        self._any_marker = re.compile("|".join(map(re.escape, markers)))
+        self._firsts = "".join(sorted({marker[0] for marker in markers}))
+        self._marker_ids = {special[text] for text in found} | {self.token(marker) for marker in MARKERS}
+        self._resumed: str | None = None
+        self._reply_markers: tuple[list[str], list[str]] | None = None
+        self._has_tools: bool | None = None  # whether the template has a place for tools
+        self._has_system: bool | None = None
         self._spellings: dict[str, list[int]] = {}  # by text: the tokens that the model itself chose for it
 
     # ---- conversations -----------------------------------------------------------------------------------------------
@@ -162,7 +180,9 @@ class Prompt:
             EdgeGemmaValueError: "template" when the template fails or leaves out a turn or media; "argument" for messages
                 with another role or content.
         """
-        escape = _Escape([m.get("content") for m in messages], [m.get("tool_calls") for m in messages], self.tools)
+        escape = _Escape(
+            self._firsts, [m.get("content") for m in messages], [m.get("tool_calls") for m in messages], self.tools
+        )
         media: list[Media] = []
         bodies: list[str] = []
         turns: list[dict[str, Any]] = []
@@ -188,13 +208,35 @@ class Prompt:
                     bodies.append(body)
                     turns.append({"role": "assistant", "content": mark})
                 at = end
-        text = render_chat(turns, self.template, tools=escape.hide(self.tools) or None, **self.options)
+        self._check_place(bool(turns) and turns[0]["role"] in ("system", "developer"))
+        text = self._render(turns, escape.hide(self.tools))
         for number, body in enumerate(bodies):
             mark = f"{escape.place}{number}{escape.place}"
             if text.count(mark) != 1:
                 raise EdgeGemmaValueError("The chat template does not print the model's turns.", code="template")
             text = text.replace(mark, body)
         return self._encode(text + tail, escape, media)
+
+    def _check_place(self, has_system: bool) -> None:
+        """Raises EdgeGemmaValueError "template" for a template that leaves out the tools or the instructions. A template that
+        fails on the trial conversation is left to fail on the real one."""
+        turn = {"role": "user", "content": "x"}
+        if self.tools and self._has_tools is None:
+            with contextlib.suppress(EdgeGemmaValueError):
+                self._has_tools = self._render([turn], self.tools) != self._render([turn], None)
+        if has_system and self._has_system is None:
+            with contextlib.suppress(EdgeGemmaValueError):
+                self._has_system = _PRIVATE[0] in self._render([{"role": "system", "content": _PRIVATE[0]}, turn], None)
+        if self.tools and self._has_tools is False:
+            raise EdgeGemmaValueError(
+                "The model's chat template has no place for tools: chat without tools, or give another template.",
+                code="template",
+            )
+        if has_system and self._has_system is False:
+            raise EdgeGemmaValueError(
+                "The model's chat template has no place for instructions: put them into the first message.",
+                code="template",
+            )
 
     def _other_turn(self, message: Mapping[str, Any], escape: _Escape, media: list[Media]) -> dict[str, Any]:
         role, content = message.get("role"), message.get("content")
@@ -248,7 +290,7 @@ class Prompt:
         Args:
             results: the name of the tool and its result, as plain data, for each call.
         """
-        escape = _Escape(list(results))
+        escape = _Escape(self._firsts, list(results))
         text = "".join(format_tool_response(escape.hide(name), escape.hide(result)) for name, result in results)
         text += self._resumption()
         return [unit for unit in self._encode(text, escape, []) if isinstance(unit, int)]
@@ -268,12 +310,55 @@ class Prompt:
                 {"role": "tool", "name": "f", "tool_call_id": "call_0", "content": "x"},
             ]
             try:
-                text = render_chat(turns, self.template, tools=self.tools or None, **self.options)
+                text = self._render(turns, self.tools)
             except EdgeGemmaValueError:
                 text = ""  # a template that knows no tools
             found = _OPEN_THOUGHT.search(text)
             self._resumed = found[0] if found else ""
         return self._resumed
+
+    def parser(self, units: Sequence[Unit]) -> ReplyParser:
+        """What reads the reply to a prompt."""
+        markers, ends = self._markers_of_replies()
+        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends)
+
+    def stop_tokens(self) -> set[int]:
+        """The ids with which the model itself ends a reply."""
+        texts = (*MODEL_STOPS.values(), *self._markers_of_replies()[1])
+        return {token for text in texts if (token := self.token(text)) is not None} | {self.tokenizer.eos or -1} - {-1}
+
+    def _markers_of_replies(self) -> tuple[list[str], list[str]]:
+        """The file's own markers that are no text of a reply, and those of them that end the model's turn."""
+        if self._reply_markers is None:
+            control, source = set(self.tokenizer.control_tokens), self.template or ""
+            own = [
+                text
+                for text in self.tokenizer.special_tokens
+                if text not in MARKERS and (text in control or text in source)
+            ]
+            ends = [self.tokenizer.decode([self.tokenizer.eos], special=True)] if self.tokenizer.eos is not None else []
+            place = _PRIVATE[0]
+            turns = [("user", "x"), ("assistant", place), ("user", "x")]
+            try:
+                text = self._render([{"role": role, "content": content} for role, content in turns], None)
+            except EdgeGemmaValueError:
+                text = ""
+            behind = text.partition(place)[2].lstrip()
+            ends += [marker for marker in own if behind.startswith(marker)]
+            self._reply_markers = own, [end for end in dict.fromkeys(ends) if end in own]
+        return self._reply_markers
+
+    def _special_texts(self) -> dict[str, str]:
+        """The texts of the file's own tokens for templates that name them."""
+        texts = {}
+        with contextlib.suppress(EdgeGemmaValueError):  # a vocabulary without <bos>
+            texts["bos_token"] = self.tokenizer.decode(self.tokenizer.encode("", bos=True), special=True)
+        if self.tokenizer.eos is not None:
+            texts["eos_token"] = self.tokenizer.decode([self.tokenizer.eos], special=True)
+        return {name: text for name, text in texts.items() if text}
+
+    def _render(self, turns: Sequence[Mapping[str, Any]], tools: Any) -> str:
+        return render_chat(turns, self.template, tools=tools or None, **self.options)
 
     def token(self, marker: str) -> int | None:
         """The id of a control token; None when the vocabulary does not have it."""
@@ -289,7 +374,7 @@ class Prompt:
         units: list[Unit] = []
         waiting = iter(media)
         at = 0
-        for found in [*ANY_MARKER.finditer(text), None]:
+        for found in [*self._any_marker.finditer(text), None]:
             plain = escape.show(text[at : found.start() if found else len(text)])
             # The head of a turn is encoded by itself, so that the words after it are found among the known spellings. This
             # changes no token: no token has both a newline and another character.
@@ -323,7 +408,7 @@ class Prompt:
             ids: the timeline; soft tokens are -1.
             generated: the position at which the generated part begins.
         """
-        markers = {self.token(marker) for marker in MARKERS} | {-1}
+        markers = self._marker_ids | {-1}
         run: list[int] = []
         for number in [*ids[generated:], -1]:
             if number not in markers:

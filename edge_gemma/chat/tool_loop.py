@@ -88,7 +88,7 @@ class ToolLoop:
 
     def own_words(self, ids: Sequence[int]) -> list[int]:
         """The ids of a reply without the token that ended it."""
-        stops = {self._prompt.token(marker) for marker in MODEL_STOPS.values()}
+        stops = self._prompt.stop_tokens()
         end = len(ids)
         while end and ids[end - 1] in stops:
             end -= 1

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from .common import BROKEN_PIPE, DEBUG_VARIABLE, DONE, FAILED, INTERRUPTED, UsageError, explain
+from .common import BROKEN_PIPE, DEBUG_VARIABLE, DONE, FAILED, INTERRUPTED, UsageError, explain, typed_command
 from .encoding import tolerate_encoding
 from .parsing import WRONG_USAGE, Parser, suggestion
 from .terminal import TERMINATED, print_error
@@ -42,6 +42,7 @@ VERBS = (
     "pull",
     "list",
     "rm",
+    "completion",
 )
 # What other programs call our verbs.
 _SYNONYMS = {
@@ -66,41 +67,49 @@ examples:
   edge-gemma demo
   edge-gemma pull e2b
   edge-gemma run -m e2b "Why is the sky blue?"
-  edge-gemma chat -m gemma-4-E2B-it-Q4_0.gguf
-  edge-gemma transcribe -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf talk.wav
-  edge-gemma translate -m gemma-4-E2B-it-Q4_0.gguf --to German "Where is the station?"
-  edge-gemma listen -m gemma-4-E2B-it-Q4_0.gguf --mmproj mmproj.gguf --partials
+  edge-gemma chat -m e2b
+  edge-gemma transcribe -m e2b talk.wav
+  edge-gemma translate -m e2b --to German "Where is the station?"
+  edge-gemma listen -m e2b --partials
   edge-gemma info gemma-4-E2B-it-Q4_0.gguf
-  edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf --json
+  edge-gemma bench -m e2b --json
   edge-gemma convert gemma-4-E2B-it gemma-4-E2B-it-BF16.gguf
-  edge-gemma quantize gemma-4-E2B-it-BF16.gguf gemma-4-E2B-it-Q4_K_M.gguf --type Q4_K_M
+  edge-gemma quantize model-BF16.gguf model-Q4_K_M.gguf --type Q4_K_M
 
-`edge-gemma VERB --help` explains a verb. EDGE_GEMMA_MODEL and EDGE_GEMMA_MMPROJ name the
-files when --model and --mmproj do not; {DEBUG_VARIABLE}=1 shows where an error comes from."""
+`edge-gemma VERB --help` explains a verb.
+The environment variables EDGE_GEMMA_MODEL and EDGE_GEMMA_MMPROJ name the files when --model and --mmproj do not. \
+{DEBUG_VARIABLE}=1 shows where an error comes from."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own by default) and returns the exit status."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the shell, as in `edge-gemma run Hello >&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 -- lives with the process
     tolerate_encoding()
-    with _terminable():
-        try:
-            return _main(sys.argv[1:] if argv is None else argv)
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except SystemExit as stop:  # argparse has printed the help or the error, or the process was terminated
-            return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else WRONG_USAGE
+    try:
+        with _terminable():
+            status = _main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
 
 
 def _main(argv: list[str]) -> int:
     """Finds the verb, runs it, and writes the last of the output."""
-    status = FAILED
     try:
         args = _parse(argv)
         status = _run(args) if args else DONE
+    except SystemExit as stop:  # argparse has printed the help or the error, or the process was terminated
+        status = stop.code if isinstance(stop.code, int) else DONE if stop.code is None else WRONG_USAGE
+    try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence_stdout()
-        return BROKEN_PIPE
+        raise
     except OSError as error:  # the last of the output cannot be written
         _silence_stdout()
         return status if status else _fail(f"standard output cannot be written: {error.strerror}.", FAILED)
@@ -194,7 +203,8 @@ class _Version(argparse.Action):
 
 
 def _fail(message: str, status: int, program: str = "edge-gemma") -> int:
-    """Prints an error and returns the exit status."""
+    """Prints an error and returns the exit status. Commands that the message names become such as can be typed here."""
+    message = message.replace("`edge-gemma ", f"`{typed_command()} ")
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     print_error(message, program)

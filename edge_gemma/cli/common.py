@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.memory import MemoryLimit, parse_size
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
-from .parsing import Parser, file_path
-from .terminal import Screen
+from .parsing import Parser, file_path, plain_text
+from .terminal import Screen, format_clock, print_warning
 
 if TYPE_CHECKING:
     from .. import Model, Sampling
@@ -28,6 +28,7 @@ DONE, FAILED, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
 
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
+HEARD_SECONDS = 30  # of a recording at a time: Gemma 4 was trained on recordings up to this length
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 # Sentences of the library whose advice is for programs, by the code of the error: the command line has its own.
@@ -46,8 +47,8 @@ class UsageError(Exception):
 def error_text(error: Exception) -> str:
     """The message of an expected failure, on one line and in the words of the command line."""
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     text = " ".join(text.split()) or type(error).__name__
     return in_options(text, getattr(error, "code", ""))
 
@@ -254,10 +255,13 @@ def add_hint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--initial-prompt",
         "--prompt",
+        type=plain_text,
         metavar="TEXT",
         help="what the speech is about, or what was said before it; it is not in the output",
     )
-    group.add_argument("--hotwords", metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"')
+    group.add_argument(
+        "--hotwords", type=plain_text, metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"'
+    )
 
 
 def add_sampling_options(
@@ -311,7 +315,11 @@ def add_sampling_options(
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)"
     )
     group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given several times"
+        "--stop",
+        action="append",
+        type=plain_text,
+        metavar="TEXT",
+        help="end the answer before this text; may be given several times",
     )
 
 
@@ -337,12 +345,19 @@ def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
     """Opens the model that the common options name. With `notice`, a line on standard error says when nobody named one, so
     that the embedded toy answers: its sentences look like those of a model."""
     path, mmproj = model_paths(args)
-    if notice and unnamed_toy(args) and not getattr(args, "toy_announced", False):
-        args.toy_announced = True
-        Screen(sys.stderr).line(f"[{' '.join([_TOY, *_toy_examples(args), _real_model()])}]", "dim")
+    if notice:
+        announce_toy(args)
     from .. import Model
 
     return Model.load(path, mmproj=mmproj, threads=args.threads)
+
+
+def announce_toy(args: argparse.Namespace) -> None:
+    """Says once on standard error that nobody named a model, so that it is the embedded toy; nothing for other models."""
+    if not unnamed_toy(args) or getattr(args, "toy_announced", False):
+        return
+    args.toy_announced = True
+    Screen(sys.stderr).line(f"[{' '.join([_TOY, *_toy_examples(args), _real_model()])}]", "dim")
 
 
 _TOY = (
@@ -406,12 +421,26 @@ def session_options(args: argparse.Namespace, model: Model, audio: bool | None =
     return {"context": args.context, "kv": args.kv, "memory_limit": limit}
 
 
+def warn_if_long(file: str, samples: int) -> None:
+    """Warns when a recording of so many samples at 16 kHz is longer than what the model hears at a time."""
+    if (seconds := samples / 16000) > HEARD_SECONDS + 0.5:
+        print_warning(
+            f"{file} lasts {format_clock(seconds)}, and the model hears {HEARD_SECONDS} seconds at a time: it may miss the "
+            f"rest. {transcribe_instead(file)}"
+        )
+
+
+def transcribe_instead(file: str) -> str:
+    """What to do with a recording that is too long for one question."""
+    return f"`{typed_command()} transcribe {shlex.quote(file)}` writes down recordings of any length."
+
+
 # ---- output -----------------------------------------------------------------------------------------------------
 
 
-def print_json(value: Any) -> None:
-    """Prints one JSON document on standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+def print_json(value: Any, one_line: bool = False) -> None:
+    """Prints one JSON document on standard output: indented, or with `one_line` as one of several (JSON Lines)."""
+    json.dump(value, sys.stdout, indent=None if one_line else 2, ensure_ascii=False)
     print()
 
 

@@ -32,7 +32,8 @@ from .common import (
     typed_command,
     typed_python,
 )
-from .terminal import Interrupt
+from .parsing import file_path
+from .terminal import Interrupt, print_warning
 
 EXAMPLES = """
 edge-gemma demo
@@ -63,7 +64,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--play", action="store_true", help="play the commands through the loudspeaker")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event")
     group = parser.add_argument_group("sound (default: the bundled commands)")
-    group.add_argument("--audio", metavar="FILE", help="a recording of commands")
+    group.add_argument("--audio", type=file_path, metavar="FILE", help="a recording of commands")
     group.add_argument(
         "--microphone",
         nargs="?",
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             figures = summary(done, len(utterances) if bundled else None)
             screen.close(figures)
         if source and source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+            print_warning(source.warning)
         if not args.json:
             notice = [] if interrupt.hit else _toy_notice(model, paths)
             print(*_closing_words(figures, demo), *notice, sep="\n")

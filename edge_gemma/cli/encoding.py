@@ -15,7 +15,12 @@ _told = False
 
 
 def tolerate_encoding() -> None:
-    """Makes standard output and standard error escape what their encodings lack, instead of raising an error."""
+    """Makes standard output and standard error escape what their encodings lack, instead of raising an error.
+
+    Standard input that Python takes for ASCII is read as UTF-8, of which ASCII is a part.
+    """
+    if hasattr(sys.stdin, "reconfigure") and codecs.lookup(sys.stdin.encoding).name == "ascii":
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     codecs.register_error(_HANDLER, _escape)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

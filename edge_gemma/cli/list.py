@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the Gemma 4 models of the cache; models of other kinds are left out."""
-    from ..hub import downloaded
+    from ..hub import downloaded, interrupted
     from ..hub.cache import cache_folder
 
     models = [entry for entry in downloaded() if _is_gemma4(str(entry.model))]
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
                 for entry in models
             ]
         )
-    elif not models:
+        return DONE
+    if not models:
         print(f"No model is in {cache_folder()}. `{typed_command()} pull e2b` downloads one.")
     else:
         rows: list[tuple[str, ...]] = [("NAME", "SIZE", "ENCODERS", "DOWNLOADED")]
@@ -52,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
             day = time.strftime("%Y-%m-%d", time.localtime(entry.time))
             rows.append((entry.name, format_bytes(entry.size), encoders, day))
         print_table(rows, indent=0)
+    for repository, size in interrupted().items():
+        print(
+            f"interrupted: {repository}, {format_bytes(size)}. `{typed_command()} pull {repository}` continues the download, "
+            f"`rm {repository}` removes it."
+        )
     return DONE
 
 

@@ -27,7 +27,8 @@ from .common import (
     print_json,
     spoken_language,
 )
-from .terminal import Interrupt, Screen, TransientLine
+from .parsing import file_path
+from .terminal import Interrupt, Screen, TransientLine, print_warning
 
 STDIN = "-"
 PAUSE = 0.25  # seconds of silence after which the transcript is begun, in case the utterance has ended
@@ -71,6 +72,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
     group.add_argument(
         "--input",
+        type=file_path,
         metavar="FILE",
         help="a recording instead of a microphone, played in real time; - is standard input",
     )
@@ -140,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         if source.assumption:
             print(f"edge-gemma: {source.assumption}", file=sys.stderr)
         if source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+            print_warning(source.warning)
     return INTERRUPTED if interrupt.hit else DONE
 
 

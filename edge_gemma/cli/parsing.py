@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from .terminal import print_error
 WRONG_USAGE = 2
 WIDEST = 100  # columns of the help; longer lines are hard to read
 OPTIONS = "[OPTION ...]"
+_COMMANDS = ("edge-gemma", "git", "printf", "arecord", "ffmpeg", "eval")  # with which examples begin
 _MESSAGES = (  # argparse's sentences, and ours
     (r"expected one argument", "{name} needs a value"),
     (r"expected at least one argument", "{name} needs at least one value"),
@@ -29,22 +31,23 @@ _MESSAGES = (  # argparse's sentences, and ours
 )
 
 
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The word that was probably meant; None if none is similar."""
-    known = {known.lower(): known for known in words}
-    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return known[found[0]] if found else None
-
-
 def suggestion(word: str, words: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: "; did you mean X?", or a full stop."""
-    found = nearest(word, words)
-    return f"; did you mean {found}?" if found else "."
+    """The end of a sentence about an unknown word: "; did you mean X?" with the words that are similar, or a full stop."""
+    known = {known.lower(): known for known in words}
+    found = [known[name] for name in difflib.get_close_matches(word.lower(), known, n=2, cutoff=0.6)]
+    return f"; did you mean {' or '.join(found)}?" if found else "."
 
 
 def file_path(text: str) -> str:
     """The name of a file, with `~` expanded: in --model=~/x.gguf the shell leaves it as it is."""
     return os.path.expanduser(text)
+
+
+def plain_text(text: str) -> str:
+    """A text for the model. Where the locale is not UTF-8 and Python could not decode the argument, it is taken for UTF-8."""
+    if not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def usage(parser: Parser) -> str:
@@ -75,7 +78,14 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         return wrap(" ".join(text.split()), width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(line for given in text.splitlines() for line in _broken(given, width))
+        lines: list[str] = []
+        for is_prose, group in itertools.groupby(text.splitlines(), lambda line: line[:1].strip() != ""):
+            # Prose is broken anew. Lines that are indented are examples and lists, and stay lines.
+            members = list(group)
+            lines += (
+                _filled(members, width) if is_prose else [part for line in members for part in _broken(line, width)]
+            )
+        return "\n".join(lines)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
@@ -88,16 +98,31 @@ def wrap(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
+def _filled(lines: list[str], width: int) -> list[str]:
+    """A paragraph, whose first line may be a title."""
+    title = [lines.pop(0)] if lines[0].endswith(":") else []
+    return [*title, *wrap(" ".join(lines), width)]
+
+
 def _broken(line: str, width: int) -> list[str]:
-    """A line of free text or of an example, broken between words."""
+    """An indented line, broken between words: an example with backslashes, an entry of a list within its column."""
     if len(line) <= width:
         return [line]
     begin = line[: len(line) - len(line.lstrip())]
-    if not begin:  # prose, or an entry of a list: the text behind two spaces stays in its column
-        column = re.match(r"\S.*?\S {2,}", line)
-        return wrap(line, width, " " * (column.end() if column and column.end() < width // 2 else 0))
-    lines = wrap(line.strip(), width - len(begin) - 2, "    ")
-    return [begin + part + " \\" * (part is not lines[-1]) for part in lines]
+    if line.split()[0] not in _COMMANDS:
+        column = re.match(r" *\S.*?\S {2,}", line)
+        start = column.end() if column else len(begin)
+        return [
+            line[:start] + part if i == 0 else " " * start + part
+            for i, part in enumerate(wrap(line[start:], width - start))
+        ]
+    lines = [begin]
+    for word in re.findall(r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'])+", line):  # as the shell splits them
+        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append(begin + "   ")
+        lines[-1] += word if lines[-1] == begin else f" {word}"
+    return lines
 
 
 class Parser(argparse.ArgumentParser):
@@ -168,11 +193,19 @@ class Parser(argparse.ArgumentParser):
             return f"{found[1]} could be {found[2].replace(', ', ' or ')}."
         if found := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL):
             name, text = max(found[1].split("/"), key=len), found[2]
+            if text == "expected one argument" and (value := self._value_with_dash(found[1].split("/"))):
+                return f"{name} needs a value; one that begins with a dash is written {name}={value}."
             for pattern, sentence in _MESSAGES:
                 if match := re.fullmatch(pattern, text, re.DOTALL):
                     return sentence.format(*match.groups(), name=name) + "."
             return f"{name}: {text}" + "." * (text[-1:] not in ".?!")
         return message + "." * (message[-1:] not in ".?!")
+
+    def _value_with_dash(self, names: list[str]) -> str | None:
+        """What follows an option if it looks like another option, but is none of this verb."""
+        known = {option for action in self._actions for option in action.option_strings}
+        pairs = zip(self._given, self._given[1:], strict=False)
+        return next((then for word, then in pairs if word in names and then[:1] == "-" and then not in known), None)
 
     def _unknown(self, words: str) -> str:
         """The sentence about arguments that no action takes."""

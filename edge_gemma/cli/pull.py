@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
                 "mmproj": done.mmproj and str(done.mmproj),
                 "bytes": done.size,
                 "downloaded_bytes": done.downloaded,
+                "unchecked": done.unchecked,
             }
         )
         return DONE
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  mmproj  {done.mmproj}")
     elif not args.no_mmproj:
         print("  mmproj  the repository has no encoders")
+    if done.unchecked:
+        print(f"edge-gemma: warning: nothing newer was looked for: {done.unchecked}.", file=sys.stderr)
     print(f'Now: {typed_command()} run -m {name} "Hello"')
     return DONE
 

@@ -33,7 +33,7 @@ from .common import (
     seconds,
 )
 from .outputs import STDOUT, check_output, is_stream, naming, open_text, replacing
-from .terminal import Bar, Interrupt, Screen, format_clock
+from .terminal import Bar, Interrupt, Screen, format_clock, print_error, print_warning
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
 STDIN = "-"
@@ -135,7 +135,7 @@ def write_down(
                 except Exception as error:  # whatever it is, it is the trouble of this file alone
                     if not interrupt.hit:
                         failed += 1
-                        print(f"edge-gemma: error: {_named(file, explain(error))}", file=sys.stderr)
+                        print_error(_named(file, explain(error)))
                         if output is None and isinstance(error, OSError) and STDOUT in str(error):
                             break  # nothing more can be written there
                 if interrupt.hit:
@@ -269,7 +269,7 @@ class _Work:
             if source.assumption:
                 print(f"edge-gemma: {_named(file, source.assumption)}", file=sys.stderr)
             if source.warning:
-                print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
+                print_warning(_named(file, source.warning))
             if self.args.verbose:
                 if language := self.transcriber.detected_language:
                     print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine.memory import format_bytes
 from .common import DONE, FAILED, UsageError, add_verb, error_text
+from .terminal import print_error
 
 EXAMPLES = """
 edge-gemma rm e2b
@@ -26,17 +27,25 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Removes the models one after the other; one that cannot be removed does not keep the others."""
     from ..errors import EdgeGemmaError
-    from ..hub import remove
+    from ..hub import find, remove
 
     if not args.yes and not sys.stdin.isatty():
         raise UsageError("rm asks before it removes something, and here nobody can answer: give --yes.")
     failed = False
     for name in args.names:
-        if not args.yes and input(f"Remove {name}? [y/N] ").strip().lower() not in ("y", "yes"):
-            continue
         try:
+            found = find(name)  # before the question: a name that is wrong needs none
+            if not args.yes and not _confirmed(name, sum(entry.size for entry in found)):
+                continue
             print(f"{name} is removed, {format_bytes(remove(name))} are free.")
         except EdgeGemmaError as error:
             failed = True
-            print(f"edge-gemma: error: {error_text(error)}", file=sys.stderr)
+            print_error(error_text(error))
     return FAILED if failed else DONE
+
+
+def _confirmed(name: str, size: int) -> bool:
+    """Asks at the terminal. Ctrl-D means no."""
+    what = f"{name}, {format_bytes(size)}" if size else f"the interrupted download of {name}"
+    print(f"Remove {what}? [y/N] ", end="", flush=True, file=sys.stderr)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -13,6 +13,7 @@ from typing import Any
 
 from .common import (
     DONE,
+    HEARD_SECONDS,
     INTERRUPTED,
     UsageError,
     add_model_options,
@@ -27,12 +28,13 @@ from .common import (
     sampling,
     session_options,
     timings,
+    transcribe_instead,
+    warn_if_long,
 )
-from .parsing import file_path
-from .terminal import Interrupt, Screen, format_clock, print_warning
+from .parsing import file_path, plain_text
+from .terminal import Interrupt, Screen
 
 STDIN = "-"
-HEARD_SECONDS = 30  # of a recording: Gemma 4 was trained on recordings up to this length
 
 EXAMPLES = """
 edge-gemma run -m e2b "Why is the sky blue?"
@@ -53,6 +55,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "prompt",
         nargs="*",
+        type=plain_text,
         metavar="PROMPT",
         help="the prompt, in quotes or as several words (default, and -: standard input); with --file, the text before the"
         " file's",
@@ -73,7 +76,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=f"a recording of up to {HEARD_SECONDS} seconds, which the model hears after the prompt; may be given several"
         " times, and without a prompt",
     )
-    parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
+    parser.add_argument(
+        "--system", "-s", type=plain_text, metavar="TEXT", help="instructions for the whole conversation"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="continue the text instead of answering it as a chat turn; markers count"
     )
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     args.prompt = " ".join(args.prompt) if args.prompt else None
     prompt = _prompt(args)
     with open_model(args) as model:
-        answer = _raw(model, args, prompt) if args.raw else _turn(model, args, prompt)
+        answer = _raw(model, args, prompt or "") if args.raw else _turn(model, args, prompt)
         stats = answer.pop("stats")
         if args.json:
             print_json({**answer, **timings(stats)})
@@ -121,6 +126,8 @@ def _prompt(args: argparse.Namespace) -> str | None:
         parts.append(_read(args.file))
     text = "\n\n".join(parts)
     if not text.strip():
+        if args.prompt is None and args.file is None:
+            raise UsageError("there is no prompt: standard input is empty. Give it as an argument or with --file.")
         raise UsageError("the prompt is empty.")
     return text
 
@@ -231,23 +238,15 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
 
 
 def _recordings(files: Iterable[str]) -> list[Any] | None:
-    """The samples of the files; None without any. Warns of those that are longer than what the model hears."""
-    from ..audio.source import SAMPLE_RATE, load_audio
+    """The samples of the files; None without any."""
+    from ..audio.source import load_audio
 
     loaded = []
     for file in files:
         samples = load_audio(file)
-        if (seconds := len(samples) / SAMPLE_RATE) > HEARD_SECONDS + 0.5:
-            print_warning(
-                f"{file} lasts {format_clock(seconds)}, and the model hears {HEARD_SECONDS} seconds at a time: it may miss the "
-                f"rest. {_instead(file)}"
-            )
+        warn_if_long(file, len(samples))
         loaded.append(samples)
     return loaded or None
-
-
-def _instead(file: str) -> str:
-    return f"`edge-gemma transcribe {file}` writes down recordings of any length."
 
 
 @contextlib.contextmanager
@@ -260,7 +259,7 @@ def _explained(files: Iterable[str]) -> Iterator[None]:
     except EdgeGemmaError as error:
         if error.code != "context" or not files:
             raise
-        raise EdgeGemmaError(f"{error_text(error)} {' '.join(map(_instead, files))}", "argument") from error
+        raise EdgeGemmaError(f"{error_text(error)} {' '.join(map(transcribe_instead, files))}", "argument") from error
 
 
 def _until(interrupt: Interrupt, items: Iterable[Any]) -> Iterable[Any]:

@@ -69,8 +69,7 @@ class Screen:
     def line(self, text: str = "", style: str = "") -> None:
         """Writes a line of its own."""
         self.end_line()
-        self.write(text, style)
-        self.write("\n", style)
+        self.write(text + "\n", style)
 
     def end_line(self) -> None:
         """Begins a new line unless the stream is at the start of one."""

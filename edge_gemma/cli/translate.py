@@ -15,6 +15,7 @@ from typing import Any
 
 from .common import DONE, INTERRUPTED, UsageError, add_verb, language, open_model, sampling, spoken_language
 from .outputs import STDOUT, is_stream, naming, open_text, replacing
+from .parsing import plain_text
 from .recordings import add_recording_options, plan, write_down
 from .terminal import Interrupt, Screen
 
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     kinds = [_kind(args.kind, value, stdin) for value in inputs]
     if set(kinds) == {"speech"}:
         return write_down(args, inputs, args.source, args.to, stdin)
+    if set(kinds) == {"text"}:
+        inputs, kinds = [plain_text(" ".join(inputs))], kinds[:1]  # words of one text
     if len(inputs) > 1:
         raise UsageError("several arguments must all be recordings: put a text in quotation marks.")
     return _text(args, inputs[0], kinds[0], stdin)

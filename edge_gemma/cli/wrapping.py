@@ -31,6 +31,7 @@ class WordWrap:
         self._width = columns
         self._column = 0  # where the next character goes, without `_gap` and `_word`
         self._gap, self._word = "", ""  # what is held back
+        self._inside = False  # whether the start of the word was written, because it is longer than a line
         self._fence, self._start = False, ""  # whether in a code block; the first characters of the line
 
     def feed(self, text: str) -> str:
@@ -45,20 +46,24 @@ class WordWrap:
         if character == "\n":
             out = self._put_word()
             self._fence ^= self._start.startswith("```")
-            self._column, self._gap, self._start = 0, "", ""
+            self._column, self._gap, self._start, self._inside = 0, "", "", False
             return out + "\n"
         if len(self._start) < 3 and (self._start or character != " "):
             self._start += character
         if character in " \t":
             out = self._put_word()
-            self._gap += character
+            self._gap, self._inside = self._gap + character, False
             return out
         if _columns(character) == 2:  # may be broken before and after
             out = self._put_word()
-            self._word = character
+            self._word, self._inside = character, False
             return out + self._put_word()
         self._word += character
-        return self._put_word() if len(self._word) >= self._width() else ""
+        if width_of(self._word) < self._width():
+            return ""
+        out = self._put_word()
+        self._inside = True
+        return out
 
     def _put_word(self) -> str:
         if not self._word:
@@ -66,10 +71,13 @@ class WordWrap:
         length, out = width_of(self._word), ""
         gap = len(self._gap.expandtabs(_TAB))
         code = self._fence or self._start.startswith("```")
-        if not code and self._column and self._column + gap + length > self._width():
+        fits = self._column + gap + length <= self._width()
+        if not (code or fits or self._inside) and self._column:
             self._gap, self._column, out = "", 0, "\n"
         out += self._put_gap() + self._word
         self._column += length
+        if self._column > self._width():  # the terminal has broken it
+            self._column = self._column % self._width() or self._width()
         self._word = ""
         return out
 

@@ -34,6 +34,21 @@ class TokenizerLike(Protocol):
         ...
 
     @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of control and user-defined tokens by their texts."""
+        ...
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The texts of the control tokens."""
+        ...
+
+    @property
+    def eos(self) -> int | None:
+        """The id of the token that ends an answer as <eos> does."""
+        ...
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja chat template of the file."""
         ...

@@ -38,6 +38,7 @@ __all__ = [
     "file_params",
     "float_array",
     "int_array",
+    "isa",
     "lib",
     "new_struct",
     "pointer",
@@ -50,6 +51,9 @@ if _built != __version__:
         f"edge_gemma {__version__} found an engine of version {_built}: "
         "remove the old build and install the package again (pip install --force-reinstall edge-gemma)."
     )
+
+#: The instruction set whose kernels were chosen for this machine.
+isa: str = ffi.string(lib.eg_isa()).decode()
 
 _ERRORS: dict[int, tuple[type[EdgeGemmaError], str]] = {
     lib.EG_ERROR_ARGUMENT: (EdgeGemmaValueError, "argument"),

@@ -6,7 +6,8 @@ Owns the Python view of the C tokenizer: string conversion, lists, lifetimes. Th
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
@@ -33,6 +34,8 @@ class Tokenizer(Uncopyable):
 
         # A call that is inside holds a reference to this pointer, and so keeps the owner alive.
         self._pointer: Any = ffi.gc(pointer, free)
+        self._special_tokens: dict[str, int] | None = None
+        self._control_tokens: tuple[str, ...] | None = None
 
     @property
     def pointer(self) -> Any:
@@ -107,6 +110,34 @@ class Tokenizer(Uncopyable):
         """The id of the token written exactly so, such as "<|turn>" or "▁the"; None if there is none."""
         data = text.encode("utf-8", "surrogatepass")
         found = lib.eg_tokenizer_find(self.pointer, data, len(data))
+        return None if found < 0 else found
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of the control and user-defined tokens by their texts: what `encode(special=True)` finds in a text."""
+        if self._special_tokens is None:
+            capacity = lib.eg_tokenizer_special_ids(self.pointer, ffi.NULL, 0)
+            ids = ffi.new("int32_t[]", capacity)
+            lib.eg_tokenizer_special_ids(self.pointer, ids, capacity)
+            found: dict[str, int] = {}
+            for number in ffi.unpack(ids, capacity) if capacity else ():
+                found.setdefault(self.decode([number], special=True), number)
+            self._special_tokens = found
+        return types.MappingProxyType(self._special_tokens)
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The texts of the control tokens, which `decode` leaves out unless it is asked for them."""
+        if self._control_tokens is None:
+            self._control_tokens = tuple(
+                text for text, number in self.special_tokens.items() if not self.decode([number])
+            )
+        return self._control_tokens
+
+    @property
+    def eos(self) -> int | None:
+        """The id of the token that ends an answer as <eos> does; the file may name another token for that."""
+        found = int(lib.eg_tokenizer_eos(self.pointer))
         return None if found < 0 else found
 
     @property

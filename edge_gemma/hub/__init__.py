@@ -10,16 +10,31 @@ downloads, and remove.py removes. Every command imports this folder, so the down
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
-from .cache import ENCODER_ORDER, UNREADABLE, Weights, encoders_of, newest_first, pick, repository_folder, sort_out
+from .cache import (
+    ENCODER_ORDER,
+    Weights,
+    encoders_of,
+    is_readable,
+    is_revision,
+    newest_first,
+    pick,
+    repository_folder,
+    sort_out,
+)
 from .names import NAMES, Reference, parse
-from .remove import Downloaded, downloaded, remove
+from .remove import Downloaded, downloaded, find, interrupted, remove
 
-__all__ = ["Downloaded", "Progress", "Pulled", "downloaded", "pull", "remove"]
+if TYPE_CHECKING:
+    from .download import Hub, HubFile
+
+__all__ = ["Downloaded", "Progress", "Pulled", "downloaded", "find", "interrupted", "pull", "remove"]
 
 #: Called with the name of a file, the number of bytes done, and the size of the file. While the file's checksum is computed,
 #: the name has the prefix "checking ".
@@ -35,6 +50,7 @@ class Pulled:
         quant: the quantization in the file's name; None if the name has none.
         model, mmproj: the files; of a split file the first part.
         size, downloaded: bytes of all files, and bytes that this call has downloaded.
+        unchecked: why the Hub was not asked whether there is something newer; None if it was.
     """
 
     repository: str
@@ -44,6 +60,7 @@ class Pulled:
     mmproj: Path | None
     size: int
     downloaded: int
+    unchecked: str | None = None
 
 
 def pull(
@@ -56,7 +73,8 @@ def pull(
 ) -> Pulled:
     """Downloads a model and its encoders, unless they are in the cache already.
 
-    An interrupted download is continued. Every file is compared with its checksum on the Hub.
+    An interrupted download is continued. Every file is compared with its checksum on the Hub. If the Hub cannot be asked, what
+    the cache has is the result. While another process downloads the same file, this one waits for it.
 
     Args:
         name: "e2b", "e4b", "26b", "31b", or a repository as "OWNER/REPO"; ":QUANT" may follow. Also the address of a page or
@@ -67,7 +85,8 @@ def pull(
         progress: called while files are downloaded and checked.
 
     Raises:
-        EdgeGemmaValueError: "argument" for a name or quantization that does not exist.
+        EdgeGemmaValueError: "argument" for a name or quantization that does not exist, "unsupported" for a model of
+            another kind than Gemma 4.
         EdgeGemmaOSError: "file" without huggingface_hub or a connection, for a repository or revision that does not exist
             or is not accessible, for a full disk, and for a damaged download.
     """
@@ -75,55 +94,73 @@ def pull(
     if wanted is None:
         raise EdgeGemmaValueError(f"{name!r} names no model: give {NAMES}, or a repository as OWNER/REPO.", "argument")
     wanted = wanted._replace(quant=quant or wanted.quant, revision=revision or wanted.revision)
-    if wanted.quant and wanted.quant.upper() in UNREADABLE:
+    if wanted.quant and not is_readable(wanted.quant):
         raise EdgeGemmaValueError(
             f"files of type {wanted.quant.upper()} cannot be read: take another quantization, such as Q4_0.", "argument"
         )
-    from .download import UnreachableError
+    from .download import UnreachableError, fetch
 
     try:
-        return _pull(wanted, mmproj, progress or (lambda *_: None))
-    except UnreachableError:
-        if found := _have(wanted, mmproj):
+        hub, repository, commit, files, model, encoder = _find(wanted, mmproj)
+    except UnreachableError as error:
+        if found := _have(wanted, mmproj, str(error).partition(". ")[0].rstrip(".")):
             return found
+        if mmproj and _have(wanted, False, ""):
+            raise UnreachableError(f"{error} The cache has the model, but no encoders.", "file") from error
         raise
+    needed = [files[part] for weights in (model, encoder) if weights for part in weights.parts]
+    snapshot, done = fetch(hub, repository, wanted.revision or "main", commit, needed, progress or (lambda *_: None))
+    return Pulled(
+        repository,
+        commit,
+        model.quant,
+        Path(snapshot, model.parts[0]),
+        Path(snapshot, encoder.parts[0]) if encoder else None,
+        sum(file.size for file in needed),
+        done,
+    )
 
 
-def _pull(wanted: Reference, mmproj: bool, progress: Progress) -> Pulled:
-    """Asks the repositories one after the other, and downloads from the first that has what is wanted."""
-    from .download import AbsentError, Hub, fetch
+def _find(wanted: Reference, mmproj: bool) -> tuple[Hub, str, str, dict[str, HubFile], Weights, Weights | None]:
+    """Asks the repositories one after the other, until one has what is wanted.
+
+    Returns the Hub, the repository, the commit and its files, the model, and its encoders.
+    """
+    from .download import AbsentError, Hub
 
     hub = Hub()
     absent: list[EdgeGemmaOSError] = []
     lacking: list[str] = []
     for repository in wanted.repositories:
         try:
-            commit, files = hub.listing(repository, wanted.revision)
+            commit, files, architecture = hub.listing(repository, wanted.revision)
         except AbsentError as error:
             absent.append(error)
             continue
         models, encoders = sort_out(files)
-        model = _choose(models, wanted)
-        if model is None:
-            lacking.append(f"{repository} has {_what_is_there(models)}")
-            continue
-        encoder = pick(encoders, order=ENCODER_ORDER) if mmproj else None
-        needed = [files[part] for weights in (model, encoder) if weights for part in weights.parts]
-        done = fetch(hub, repository, wanted.revision or "main", commit, needed, progress)
-        snapshot = os.path.join(repository_folder(repository), "snapshots", commit)
-        return Pulled(
-            repository,
-            commit,
-            model.quant,
-            Path(snapshot, model.parts[0]),
-            Path(snapshot, encoder.parts[0]) if encoder else None,
-            sum(file.size for file in needed),
-            done,
-        )
+        if models and _is_foreign(repository, architecture):
+            raise EdgeGemmaValueError(
+                f"{repository} has a model of the architecture {architecture}, and only Gemma 4 can be run: give {NAMES}, or "
+                "another repository.",
+                "unsupported",
+            )
+        if model := _choose(models, wanted):
+            return hub, repository, commit, files, model, pick(encoders, order=ENCODER_ORDER) if mmproj else None
+        if any(wanted.file in weights.parts for weights in encoders):
+            raise EdgeGemmaValueError(
+                f"{wanted.file} has encoders and no model: pull {repository}, and they come with the model.", "argument"
+            )
+        lacking.append(f"{repository} has {_what_is_there(models)}")
     if lacking:
         what = wanted.file or (f"{wanted.name} as {wanted.quant}" if wanted.quant else wanted.name)
         raise EdgeGemmaValueError(f"there is no {what}: {'; '.join(lacking)}.", "argument")
     raise absent[0]
+
+
+def _is_foreign(repository: str, architecture: str | None) -> bool:
+    """Whether the Hub tells that a repository's model is none of Gemma 4. What it tells may be of a drafter or of encoders."""
+    own = architecture is None or architecture == "clip" or architecture.startswith("gemma4")
+    return not own and not re.search(r"gemma-?4", repository, re.IGNORECASE)
 
 
 def _choose(models: list[Weights], wanted: Reference) -> Weights | None:
@@ -135,17 +172,17 @@ def _choose(models: list[Weights], wanted: Reference) -> Weights | None:
 def _what_is_there(models: list[Weights]) -> str:
     """The quantizations of a repository, for a message."""
     names = sorted({weights.quant for weights in models if weights.quant})
-    readable = [name for name in names if name.removeprefix("UD-") not in UNREADABLE]
+    readable = [name for name in names if is_readable(name)]
     if names and not readable:
         return f"only {', '.join(names)}, which cannot be read"
     return ", ".join(readable) or "no model in GGUF files (e2b, e4b, 26b and 31b name repositories that do)"
 
 
-def _have(wanted: Reference, mmproj: bool) -> Pulled | None:
-    """What the cache has of it; None if something is missing."""
+def _have(wanted: Reference, mmproj: bool, reason: str) -> Pulled | None:
+    """What the cache has of it, since the Hub cannot be asked for this reason; None if something is missing."""
     for repository in wanted.repositories:
         for snapshot, weights in newest_first([repository_folder(repository)]):
-            if _choose([weights], wanted) is None:
+            if _choose([weights], wanted) is None or not is_revision(snapshot, wanted.revision):
                 continue
             encoders = encoders_of(snapshot) if mmproj else None
             if mmproj and encoders is None:
@@ -159,5 +196,6 @@ def _have(wanted: Reference, mmproj: bool) -> Pulled | None:
                 Path(encoders) if encoders else None,
                 sum(map(os.path.getsize, files)),
                 0,
+                reason,
             )
     return None

@@ -21,10 +21,11 @@ from .names import NAMES, parse
 
 __all__ = [
     "ENCODER_ORDER",
-    "UNREADABLE",
     "Weights",
     "cache_folder",
     "encoders_of",
+    "is_readable",
+    "is_revision",
     "locate",
     "newest_first",
     "pick",
@@ -37,13 +38,14 @@ Path = str | os.PathLike[str]
 MODEL_ORDER = ("Q4_0", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
 """Quantizations in the order of preference, for a name without quantization."""
 ENCODER_ORDER = ("Q8_0", "BF16", "F16", "F32")
-UNREADABLE = frozenset({"IQ1_S", "IQ1_M", "NVFP4", "Q1_0", "Q2_0"})
-"""Types in the names of files that the engine cannot read."""
+# Types that the engine cannot read, as the names of files have them. Q4_0_4_4 is an old order of Q4_0 for Arm. IQ4_K, IQ4_KS,
+# Q6_0 and Q4_K_R4 are types of ik_llama.cpp.
+_UNREADABLE = re.compile(r"IQ1_.*|NVFP4|FP8|Q[126]_0|I?Q\d_(0|NL)_\d_\d|IQ\d_K.*|Q8_[1K]|.*_R\d")
 
-# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf. Q4_0_4_4 and similar are other types.
+# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf.
 _QUANT = re.compile(
-    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s))?|nl|xxs|xs|m|s)|mxfp4|nvfp4|bf16|f16|f32)"
-    r"(?![0-9a-z]|_\d)",
+    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s)|ss?|t|l)?|nl|xxs|xs|m|s)(?:_\d_\d|_r\d)?"
+    r"|mxfp4|nvfp4|fp8|bf16|f16|f32)(?![0-9a-z]|_\d)",
     re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -78,9 +80,14 @@ def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
     return models, encoders
 
 
+def is_readable(quant: str | None) -> bool:
+    """Whether the engine can read files whose names have this quantization, in upper or lower case."""
+    return not _UNREADABLE.fullmatch((quant or "").upper().removeprefix("UD-"))
+
+
 def pick(found: Iterable[Weights], quant: str | None = None, order: tuple[str, ...] = MODEL_ORDER) -> Weights | None:
     """The file with the quantization `quant`, or without `quant` the first by `order`. Of equal ones, the shortest name."""
-    found = [weights for weights in found if (weights.quant or "").removeprefix("UD-") not in UNREADABLE]
+    found = [weights for weights in found if is_readable(weights.quant)]
     if quant:
         order = (quant.upper(), f"UD-{quant.upper()}")
         found = [weights for weights in found if weights.quant in order]
@@ -115,7 +122,7 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
         return model, mmproj
     wanted = parse(model)
     if wanted is None:
-        if _WORD.fullmatch(model) and not os.path.exists(model):
+        if (_WORD.fullmatch(model) or "://" in model) and not os.path.exists(model):
             raise EdgeGemmaOSError(
                 f"there is no file {model}, and no model of that name: the names are {NAMES}.", "file"
             )
@@ -125,6 +132,8 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
         return model, mmproj  # a path that looks like OWNER/REPO or OWNER/REPO/FILE.gguf
     found = newest_first(folders)
     for snapshot, weights in found:
+        if not is_revision(snapshot, wanted.revision):
+            continue
         if wanted.file in (None, *weights.parts) and (not wanted.quant or pick([weights], wanted.quant)):
             return os.path.join(snapshot, weights.parts[0]), mmproj or encoders_of(snapshot)
     name, quant = wanted.name, wanted.quant
@@ -134,6 +143,8 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
             f"{name} was downloaded as {have}, not as {quant}: run `edge-gemma pull {name} --quant {quant}`.", "file"
         )
     command = f"{name}/{wanted.file}" if wanted.file else f"{name} --quant {quant}" if quant else name
+    if wanted.revision not in (None, "main"):
+        command += f" --revision {wanted.revision}"
     raise EdgeGemmaOSError(f"{name} is not in {cache_folder()} yet: run `edge-gemma pull {command}`.", "file")
 
 
@@ -155,6 +166,18 @@ def newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
     ]
     found.sort(key=lambda item: item[0], reverse=True)
     return [(snapshot, weights) for _, snapshot, weights in found]
+
+
+def is_revision(snapshot: str, revision: str | None) -> bool:
+    """Whether a snapshot is that of a branch, tag or commit. Every snapshot will do for "main", which is the default."""
+    commit = os.path.basename(snapshot)
+    if revision in (None, "main", commit):
+        return True
+    try:
+        with open(os.path.join(os.path.dirname(os.path.dirname(snapshot)), "refs", *revision.split("/"))) as reference:
+            return reference.read().strip() == commit
+    except (OSError, ValueError):
+        return False
 
 
 def encoders_of(snapshot: str) -> str | None:

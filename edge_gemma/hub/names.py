@@ -31,7 +31,9 @@ NAMES = ", ".join(_REPOSITORIES)
 
 # Ollama writes gemma4:e2b and gemma4:e2b-it-q4_K_M; people write gemma-4-E2B-it.
 _SHORT = re.compile(r"(?:gemma-?4[-:]?)?(e2b|e4b|26b|31b)(?:-a4b)?(?:-it)?(?:-(q\w+))?", re.IGNORECASE)
+_OLLAMA = re.compile(r"(?:ollama\s+(?:run|pull)\s+|https?://(?:www\.)?ollama\.com/(?:library/)?)", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_PAGES = ("tree", "blob", "resolve", "raw")
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 
@@ -53,20 +55,29 @@ def parse(text: str) -> Reference | None:
 
     Raises EdgeGemmaValueError "argument" for the address of another place.
     """
-    short, _, quant = text.strip().partition(":") if not text.lower().startswith("gemma") else (text.strip(), "", "")
-    if found := _SHORT.fullmatch(short):
-        name = found[1].lower()
-        return Reference(name, _REPOSITORIES[name], _quant(quant) or _quant(found[2]))
-    path = _path(text.strip())
-    if path is None:
-        return None
+    text = text.strip()
+    if (start := _OLLAMA.match(text)) and (found := parse(text[start.end() :])):
+        return found
+    short, _, quant = text.partition(":") if not text.lower().startswith("gemma") else (text, "", "")
+    if match := _SHORT.fullmatch(short):
+        name = match[1].lower()
+        return Reference(name, _REPOSITORIES[name], _quant(quant) or _quant(match[2]))
+    path = _path(text)
+    if path is None:  # not an address, so it may be the path of a file
+        if text.startswith(("/", "~", ".")) or text.endswith("/"):
+            return None
+        path, is_address = text, False
+    else:
+        is_address = True
     path, _, quant = path.partition(":")
     path, _, revision = path.partition("@")
     parts = [unquote(part) for part in path.split("/") if part]
     repository, rest = "/".join(parts[:2]), parts[2:]
     if len(parts) < 2 or not _REPOSITORY.fullmatch(repository):
         return None
-    if rest[:1] and rest[0] in ("tree", "blob", "resolve", "raw"):
+    if rest and not is_address and not rest[-1].endswith(".gguf") and rest[0] not in _PAGES:
+        return None
+    if rest[:1] and rest[0] in _PAGES:
         revision, rest = revision or "".join(rest[1:2]), rest[2:]
     file = "/".join(rest) if rest and rest[-1].endswith(".gguf") else None
     return Reference(repository, (repository,), _quant(quant), revision or None, file)
@@ -77,7 +88,7 @@ def _quant(text: str | None) -> str | None:
 
 
 def _path(text: str) -> str | None:
-    """OWNER/REPO and what follows it, from an address or a name; None for what is neither."""
+    """What follows the host in an address of the Hub, OWNER/REPO first; None for what is no address."""
     lower = text.lower()
     for prefix in ("hf://", "hf:"):
         if lower.startswith(prefix):
@@ -88,9 +99,10 @@ def _path(text: str) -> str | None:
         if address.netloc.lower() in (*_HOSTS, endpoint.netloc.lower()):
             return address.path.lstrip("/")
         raise EdgeGemmaValueError(
-            f"{text} is no address of the Hugging Face Hub: download the file, and give its path instead.", "argument"
+            f"{text} is no address of the Hugging Face Hub: download the file and give its path, or give one of {NAMES}.",
+            "argument",
         )
     for host in _HOSTS:
         if lower.startswith(f"{host}/"):
             return text[len(host) + 1 :].partition("?")[0]
-    return text
+    return None

@@ -89,7 +89,10 @@ class Answer:
         # One detokenizer for drafted and drawn tokens: a character may begin in the draft and end behind it.
         tokenizer = session.model.tokenizer
         self.in_thought = ends_in_thought(tokenizer, self._closing)
-        self._detokenizer, self._parser = StreamingDetokenizer(tokenizer), ReplyParser(in_thought=self.in_thought)
+        self._detokenizer, self._parser = (
+            StreamingDetokenizer(tokenizer),
+            ReplyParser(in_thought=self.in_thought, markers=tokenizer.control_tokens),
+        )
         self._steps = self._work(sound, trusted)
 
     @property

@@ -288,11 +288,30 @@ def test_mp3_with_a_wrong_length(way, frames) -> None:
     assert bool(warning) == (frames == 100000)
 
 
+@pytest.mark.parametrize("quality", [0.0, 0.9])
+def test_mp3_without_a_length(way, quality) -> None:
+    """The bit rate varies, and the first frame, of silence, has a low one: it says nothing of the length."""
+    soundfile = pytest.importorskip("soundfile")
+    file = io.BytesIO()
+    noise = np.random.default_rng(4).normal(0, 0.1, 8 * SAMPLE_RATE)
+    noise[:SAMPLE_RATE] = 0
+    form = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": quality}
+    soundfile.write(file, noise, SAMPLE_RATE, **form)
+    data = bytearray(file.getvalue())
+    at = max(data.find(b"Xing"), data.find(b"Info"))
+    data[at : at + 4] = bytes(4)
+    source = open_audio(io.BytesIO(bytes(data)))
+    assert source.duration == pytest.approx(8, abs=0.2)
+    assert sum(block.size for block in source) / SAMPLE_RATE == pytest.approx(8, abs=0.2)
+    assert source.warning is None
+
+
 @pytest.mark.parametrize("kind", ["mp3", "ogg", "flac"])
 def test_recordings_that_are_joined(way, kind) -> None:
     """`cat a.mp3 b.mp3` is what some recorders do with the parts of a recording."""
     data = written(kind)
     seconds, warning = seconds_and_warning(data + data)
+    assert kind != "mp3" or open_audio(io.BytesIO(data + data)).duration == pytest.approx(16, abs=0.4)
     assert seconds == pytest.approx(16, abs=0.7)
     assert seconds == pytest.approx(16, abs=0.2) or warning or way == "ffmpeg"
 

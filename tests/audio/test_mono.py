@@ -29,6 +29,7 @@ def stack(*channels: np.ndarray) -> np.ndarray:
         stack(SPEECH, NOISE[:, 1]),
         stack(SPEECH, np.roll(SPEECH, 37)),
         stack(SPEECH, -0.1 * SPEECH),
+        stack(SPEECH + 0.2, NOISE[:, 2] - 0.2),
         NOISE,
         np.zeros((1000, 2), np.float32),
     ],
@@ -51,6 +52,16 @@ def test_channels_that_cancel_each_other(at) -> None:
 def test_channels_of_different_loudness_and_opposite_sign() -> None:
     louder = to_mono(stack(0.8 * SPEECH, -SPEECH))
     assert np.array_equal(louder, -SPEECH)
+
+
+@pytest.mark.parametrize("hertz", [0, 50, 60])
+def test_an_offset_or_hum_does_not_hide_that_channels_cancel(hertz) -> None:
+    common = 0.1 * np.cos(2 * np.pi * hertz * np.arange(SPEECH.size) / SAMPLE_RATE)
+    for rate in (8000, 16000, 48000):
+        mono = to_mono(stack(SPEECH + common, -SPEECH + common), rate)
+        expected = to_mono((SPEECH + common).astype(np.float32), rate)
+        other = to_mono((-SPEECH + common).astype(np.float32), rate)
+        assert np.minimum(np.abs(mono - expected), np.abs(mono - other)).max() < 1e-6
 
 
 def test_one_channel_of_many_with_sound() -> None:

@@ -531,6 +531,7 @@ from edge_gemma.audio.source import open_audio
 source = open_audio("-")
 samples = np.concatenate([np.zeros(0, np.float32), *source])
 sys.stdout.buffer.write(samples.tobytes())
+print(source.assumption, file=sys.stderr)
 """
 
 
@@ -549,7 +550,18 @@ def test_standard_input(tmp_path, kind, file) -> None:
         given = {"stdin": stdin} if file else {"input": data}
         done = subprocess.run([sys.executable, "-c", READ_STDIN], capture_output=True, cwd=ROOT, timeout=60, **given)
     assert done.returncode == 0, done.stderr.decode()
+    assert (b"are assumed" in done.stderr) == (kind == "raw")
     assert np.array_equal(np.frombuffer(done.stdout, np.float32), to_mono(samples))
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_standard_input_that_holds_something_else(tmp_path, file) -> None:
+    data = np.random.default_rng(8).bytes(50000)
+    (tmp_path / "data").write_bytes(data)
+    with open(tmp_path / "data", "rb") as stdin:
+        given = {"stdin": stdin} if file else {"input": data}
+        done = subprocess.run([sys.executable, "-c", READ_STDIN], capture_output=True, cwd=ROOT, timeout=60, **given)
+    assert done.returncode and b"standard input has no header that is known" in done.stderr
 
 
 def test_a_program_may_end_while_its_input_does_not() -> None:

@@ -261,7 +261,8 @@ def test_a_model_that_can_not_hear_or_has_no_room(talk: Path) -> None:
     message = bad(1, "transcribe", talk, *OPTIONS, EDGE_GEMMA_MMPROJ="")
     assert "--mmproj" in message and "EDGE_GEMMA_MMPROJ" in message
     message = bad(1, "transcribe", talk, "--context", "700")
-    assert "700 tokens is too small" in message and "max_seconds" in message
+    assert "700 tokens is too small" in message
+    assert "--context N" in message and "--max-seconds" in message and "max_seconds" not in message
     assert good("transcribe", talk, "--context", "700", *OPTIONS)
     assert "between 2 and 30" in bad(2, "transcribe", talk, "--max-seconds", "45")
 
@@ -360,7 +361,6 @@ def test_translate_text(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_translate_knows_what_it_can_not_do(talk: Path, tmp_path: Path) -> None:
     assert "missing.wav" in bad(1, "translate", "missing.wav", "--to", "de")
-    assert "quotation marks" in bad(2, "translate", "Where", "is", "it", "--to", "de")
     assert "quotation marks" in bad(2, "translate", talk, "Hello", "--to", "de")
     assert "no times" in bad(2, "translate", "Hello", "--to", "de", "--format", "srt")
     assert "empty" in bad(2, "translate", "--to", "de")

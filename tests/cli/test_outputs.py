@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import edge_gemma as eg
 from edge_gemma.cli import main
 from edge_gemma.cli.outputs import check_output, replacing
 from support.paths import ROOT
@@ -152,3 +154,21 @@ def test_replacing_leaves_nothing_behind(tmp_path):
         file.write("new")
     assert path.read_text() == "new"
     check_output(tmp_path / "another.txt", force=False)
+
+
+def test_what_other_verbs_replace(folder, capsys):
+    """A saved conversation is replaced by another, a model file by another with --force; nothing else is."""
+    with eg.Model.load("toy") as model, model.chat() as chat:
+        chat.save("old.json")
+    for name, replaced in (("old.json", True), ("a.wav", False), ("note.json", False)):
+        if name == "note.json":
+            (folder / name).write_text("{}")
+        before = (folder / name).read_bytes()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(f"Hello\n/save {name}\n"))
+            main(["chat", "--model", "toy", "--temperature", "0"])
+        assert ((folder / name).read_bytes() != before) == replaced
+        assert replaced or "exists already" in capsys.readouterr().err
+    model_file = str(ROOT / "tests" / "data" / "dense-Q4_0.gguf")
+    assert main(["quantize", model_file, "a.wav", "--type", "Q8_0", "--force"]) == 1
+    assert "no GGUF file" in capsys.readouterr().err and unchanged(folder)

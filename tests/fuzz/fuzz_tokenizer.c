@@ -138,6 +138,9 @@ static void open_vocabulary(const uint8_t *data, size_t size)
         REQUIRE(sum <= length * 255);
         decode_ids(tokenizer, data, size < 2000 ? size : 2000, sum & 1);
         int32_t ids[64];
+        size_t n_special = eg_tokenizer_special_ids(tokenizer, ids, 64);
+        for (size_t i = 0; i < n_special && i < 64; i++) REQUIRE(ids[i] >= 0 && ids[i] < vocab);
+        REQUIRE(n_special <= (size_t)vocab && eg_tokenizer_eos(tokenizer) == stop.eos);
         for (int32_t first = 0; first < vocab && first < 4096; first += 64) {
             size_t n = (size_t)(vocab - first < 64 ? vocab - first : 64), written;
             for (size_t i = 0; i < n; i++) ids[i] = first + (int32_t)i;

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +26,16 @@ TOKEN = "hf_tests"
 
 @dataclass
 class Repository:
-    """Files by name; `gated` ones give them to who has TOKEN, `private` ones do not even exist for others."""
+    """Files by name; `gated` ones give them to who has TOKEN, `private` ones do not even exist for others.
+
+    `architecture` is what the Hub has read in one of the files.
+    """
 
     files: dict[str, bytes]
     in_git: set[str]
     gated: bool = False
     private: bool = False
+    architecture: str | None = None
     branches: set[str] = field(default_factory=lambda: {"main"})
 
     @property
@@ -81,8 +86,7 @@ class FakeHub:
         self.whole: set[str] = set()
         self.down = 0
         self.babble = False
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -107,6 +111,14 @@ class FakeHub:
         """The Range of every request for a file's bytes, None where it had none."""
         paths = {f"/storage/{r.checksum(name)}" for r in self.repositories.values() if name in r.files}
         return [r.headers.get("range") for r in self.requests if r.method == "GET" and urlsplit(r.path).path in paths]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *arguments: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that has gone is part of the tests
+            super().handle_error(*arguments)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -166,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
                 entry["lfs"] = {"sha256": repository.checksum(file), "size": len(data), "pointerSize": 135}
             siblings.append(entry)
         value = {"id": name, "modelId": name, "sha": repository.commit, "private": repository.private, "tags": []}
+        if repository.architecture:
+            value["gguf"] = {"total": 1, "architecture": repository.architecture, "context_length": 1024}
         self._send(200, json.dumps({**value, "siblings": siblings}).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repository: Repository, file: str) -> None:

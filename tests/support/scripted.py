@@ -50,10 +50,11 @@ class ScriptedTokenizer:
     _FIRST_CHARACTER = 1000
     _FIRST_WORD = _FIRST_CHARACTER + 0x10000
 
-    def __init__(self, chat_template: str | None = None) -> None:
-        """The markers have the ids from 1 on."""
+    def __init__(self, chat_template: str | None = None, markers: Sequence[str] = (), eos: str = "<eos>") -> None:
+        """The markers have the ids from 1 on, `markers` after those of Gemma."""
+        self._eos = eos
         self.chat_template, self.vocab_size = chat_template, self._FIRST_WORD + 0x4000
-        self._markers = {marker: number for number, marker in enumerate(MARKERS, start=1)}
+        self._markers = {marker: number for number, marker in enumerate((*MARKERS, *markers), start=1)}
         self._names = {number: marker for marker, number in self._markers.items()}
         self._words: dict[str, int] = {}
         self._spellings: dict[int, str] = {}
@@ -73,7 +74,7 @@ class ScriptedTokenizer:
         """As `Tokenizer.encode`."""
         ids: list[int] = []
         while text:
-            marker = next((marker for marker in MARKERS if special and text.startswith(marker)), text[0])
+            marker = next((marker for marker in self._markers if special and text.startswith(marker)), text[0])
             ids.append(self.word(marker))
             text = text[len(marker) :]
         start = self._markers["<bos>"]
@@ -91,6 +92,21 @@ class ScriptedTokenizer:
         if not self._FIRST_CHARACTER <= number < self._FIRST_WORD:
             raise EdgeGemmaValueError(f"Token id {number} is outside the vocabulary.", "argument")
         return chr(number - self._FIRST_CHARACTER)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """As `Tokenizer.special_tokens`."""
+        return self._markers
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """As `Tokenizer.control_tokens`."""
+        return tuple(self._markers)
+
+    @property
+    def eos(self) -> int | None:
+        """As `Tokenizer.eos`."""
+        return self._markers[self._eos]
 
     def find(self, text: str) -> int | None:
         """As `Tokenizer.find`."""
@@ -290,6 +306,7 @@ class ScriptedSession:
             for token in parent._incomplete:
                 self._detokenize(token)
         self._stops = {model.tokenizer.find(marker): stop for marker, stop in STOPS.items()}
+        self._stops[model.tokenizer.eos] = "eos"
         model.sessions.append(self)
 
     # ---- what a test or a script looks at ----
