@@ -233,6 +233,9 @@ def test_steady_sound() -> None:
     silence = np.zeros(RATE // 2, np.float32)
     for samples in (noise, tone, 0.001 * noise, np.concatenate([silence, noise, silence]), tone + 0.01 * noise):
         assert is_steady(samples) and not is_steady(modulated(samples))
+        assert not is_steady(
+            modulated(samples) + 0.1 * rng.standard_normal(len(samples)).astype(np.float32) * samples.std()
+        )
     assert not is_steady(noise[:100])
 
 
