@@ -54,7 +54,7 @@ def _dataclass_fields(hint: Any) -> list[tuple[str, Any, bool]]:
     hints = _hints_of_class(hint)
     missing = dataclasses.MISSING
     return [
-        (f.name, hints[f.name], f.default is missing and f.default_factory is missing)
+        (f.name, hints.get(f.name, str), f.default is missing and f.default_factory is missing)
         for f in dataclasses.fields(hint)
         if f.init
     ]
