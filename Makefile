@@ -6,9 +6,13 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc')
 LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
+CHECK_PYTHON = { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	{ echo "$(PYTHON) is not Python 3.10 or later: name one that is, as in \`make demo PYTHON=python3.12\`."; exit 1; }; }
+# Half an environment would count as a whole one the next time.
+MAKE_VENV = { $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
-.PHONY: test check demo lint format build fuzz clean
+.PHONY: test check demo lint format docs build fuzz clean
 
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
@@ -30,19 +34,26 @@ format: build
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/clang-format -i $(C_FILES)
 
+# The pages that are made of the sources.
+docs: build
+	@$(BIN)/python tools/c_api_doc.py
+	@$(BIN)/python tools/cli_doc.py
+
 build: $(VENV)/.built
 
 $(VENV)/.built: $(SOURCES) tools/bootstrap.sh
+	@echo "Building the engine and installing what the tests need into $(VENV): one to three minutes."
 	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { $(CHECK_PYTHON) && $(MAKE_VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]'
 	@touch $@ $(VENV)/.ready
 
-# Enough to run, in a minute; `build` has this and all that tests want.
+# Enough to run, and to download models; `build` has this and all that tests want.
 $(VENV)/.ready: $(SOURCES) tools/bootstrap.sh
+	@echo "Building the engine and installing what it needs into $(VENV): one to two minutes, once."
 	@PYTHON="$(PYTHON)" sh tools/bootstrap.sh build
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[cli,voice]'
+	@test -x $(BIN)/python || { $(CHECK_PYTHON) && $(MAKE_VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[cli,voice,hub]'
 	@touch $@
 
 fuzz: build

@@ -32,5 +32,9 @@ class ParallelBuild(build_ext):
 setup(
     cffi_modules=["edge_gemma/_build.py:ffibuilder"],
     cmdclass={"build_ext": ParallelBuild},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if ABI3 else {},
+    options={
+        # Editable installs are a plain path, which type checkers and editors can follow.
+        "editable_wheel": {"mode": "compat"},
+        **({"bdist_wheel": {"py_limited_api": "cp310"}} if ABI3 else {}),
+    },
 )

@@ -75,6 +75,16 @@ typedef struct eg_error {
     char message[500];         /* zero-terminated UTF-8 sentence that says what is wrong and what to do */
 } eg_error;
 
+/* Declares a variable of a struct of this header: zeros, and its struct_size. C may as well write
+ * `eg_error err = {.struct_size = sizeof err}`; compilers of C++ warn of the fields that are left out there. */
+#ifdef __cplusplus
+#define EG_STRUCT(type, name) \
+    type name{}; \
+    name.struct_size = sizeof name
+#else
+#define EG_STRUCT(type, name) type name = {.struct_size = sizeof name}
+#endif
+
 /* The version of this header, to compare with that of the library an application has loaded. */
 #define EG_VERSION "0.1.0"
 
@@ -128,7 +138,7 @@ typedef struct eg_file_tensor {
     uint32_t type;             /* GGML type number */
     const char *name;          /* not zero-terminated; valid while the file is open */
     size_t name_length;
-    const char *type_name;     /* "Q4_0", static; NULL for a type that this version does not know */
+    const char *type_name;     /* "Q4_0", static, also for types that this version cannot read; NULL for unknown numbers */
     uint64_t dims[4];          /* fastest first, as GGUF writes them; 1 beyond n_dims */
     const void *data;          /* in the mapping, valid while the file is open; NULL for an unknown type */
     uint64_t bytes;            /* 0 for an unknown type */

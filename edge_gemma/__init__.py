@@ -11,19 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .engine import kernels
-from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
-from .engine.config import ModelConfig
-from .engine.descriptor import FileDescriptor
-from .engine.generation import Generation, Token
-from .engine.gguf import GGUFFile
-from .engine.model import Model
-from .engine.native import ffi as _ffi
-from .engine.native import lib as _lib
-from .engine.sampling import Sampling
-from .engine.session import Session
-from .engine.tokenizer import Tokenizer
-from .errors import Cancelled, EdgeGemmaError
 
 if TYPE_CHECKING:
     from .audio.source import Source, open_audio
@@ -32,31 +19,60 @@ if TYPE_CHECKING:
     from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
     from .chat.template import render_chat
     from .chat.tools import Tool, tool_schema
+    from .engine import kernels
+    from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
+    from .engine.config import ModelConfig
+    from .engine.descriptor import FileDescriptor
+    from .engine.generation import Generation, Token
+    from .engine.gguf import GGUFFile
+    from .engine.model import Model
+    from .engine.sampling import Sampling
+    from .engine.session import Session
+    from .engine.tokenizer import Tokenizer
+    from .errors import Cancelled, EdgeGemmaError
+    from .speech.languages import LANGUAGES, language_name
     from .speech.listener import Listener, ListenerEvent, listen
     from .speech.transcriber import Transcriber, transcribe, transcribe_segments
     from .speech.transcript import Segment, Transcript, TranscriptWriter
     from .speech.translator import Translator, translate
 
-#: The instruction set whose kernels were chosen for this machine; see `edge_gemma.kernels.targets`.
-isa: str = _ffi.string(_lib.eg_isa()).decode()
+    #: The instruction set whose kernels were chosen for this machine; see `edge_gemma.kernels.targets`.
+    isa: str
 
-# Imported at first use: conversations need a template engine, and not everybody uses sound. Type checkers see the imports
-# above.
+# Everything is imported at first use: the command line shows its help and takes Ctrl-C before NumPy and the engine are
+# loaded, conversations need a template engine, and not everybody uses sound. Type checkers see the imports above.
 _LAZY = {
+    "LANGUAGES": "speech.languages",
+    "AudioEncoder": "engine.audio",
+    "AudioFeed": "engine.audio",
+    "Cancelled": "errors",
     "Chat": "chat.conversation",
     "ChatEvent": "chat.reply",
+    "EdgeGemmaError": "errors",
+    "FileDescriptor": "engine.descriptor",
+    "GGUFFile": "engine.gguf",
+    "Generation": "engine.generation",
     "Listener": "speech.listener",
     "ListenerEvent": "speech.listener",
+    "Model": "engine.model",
+    "ModelConfig": "engine.config",
     "Reply": "chat.reply",
     "ReplyParser": "chat.reply",
+    "Sampling": "engine.sampling",
     "Segment": "speech.transcript",
+    "Session": "engine.session",
     "Source": "audio.source",
+    "Token": "engine.generation",
+    "Tokenizer": "engine.tokenizer",
     "Tool": "chat.tools",
     "ToolCall": "chat.calls",
     "Transcriber": "speech.transcriber",
     "Transcript": "speech.transcript",
     "TranscriptWriter": "speech.transcript",
     "Translator": "speech.translator",
+    "audio_tokens": "engine.audio",
+    "isa": "engine.native",
+    "language_name": "speech.languages",
     "listen": "speech.listener",
     "open_audio": "audio.source",
     "parse_reply": "chat.reply",
@@ -70,6 +86,8 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """Imports the names of `_LAZY` when they are first used."""
+    if name == "kernels":
+        return importlib.import_module(".engine.kernels", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
@@ -82,6 +100,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "LANGUAGES",
     "AudioEncoder",
     "AudioFeed",
     "Cancelled",
@@ -113,6 +132,7 @@ __all__ = [
     "audio_tokens",
     "isa",
     "kernels",
+    "language_name",
     "listen",
     "open_audio",
     "parse_reply",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -50,7 +52,8 @@ def test_one_wheel_for_all_versions(wheel, names):
 
 
 def test_contents(names):
-    package = {name for name in names if ".dist-info/" not in name}
+    assert [name for name in names if name.endswith(".data/data/share/man/man1/edge-gemma.1")]
+    package = {name for name in names if ".dist-info/" not in name and ".data/" not in name}
     assert {Path(name).parts[0] for name in package} == {"edge_gemma"}
     expected = {path for path in (ROOT / "edge_gemma").rglob("*") if path.suffix in {".py", ".npz"}}
     expected |= {path for path in (ROOT / "edge_gemma" / "demo" / "data").rglob("*") if path.is_file()}
@@ -76,3 +79,18 @@ def test_runs_alone(wheel, tmp_path, dense_model):
     out = run(scripts / "python", "-I", "-c", f"{report}; {code}", dependencies, dense_model, cwd=tmp_path)
     assert int(out.split()[-1]) > 0
     assert (scripts / "edge-gemma").exists() or (scripts / "edge-gemma.exe").exists()
+
+
+def test_a_source_folder_without_the_engine_says_so(tmp_path):
+    """As after `pip install .`, when Python runs in the folder of the source."""
+    shutil.copytree(ROOT / "edge_gemma", tmp_path / "edge_gemma", ignore=shutil.ignore_patterns("_engine*.so", "data"))
+    # An editable installation would find the engine elsewhere.
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
+        f"sys.path = [p for p in sys.path if p != {str(ROOT)!r}]; import edge_gemma; edge_gemma.Model"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "pip install -e ." in done.stderr and str(tmp_path) in done.stderr

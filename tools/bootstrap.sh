@@ -31,6 +31,7 @@ want 'libportaudio2 libasound2-data' has_portaudio
 if [ "${1:-}" != build ]; then
     want 'g++' command -v g++
     want 'cmake' command -v cmake
+    want 'pkg-config' command -v pkg-config
     want 'clang libclang-rt-14-dev' runs_sanitizers
     want 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' command -v aarch64-linux-gnu-gcc
     want 'qemu-user-static' command -v qemu-aarch64-static
@@ -38,11 +39,17 @@ fi
 
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "bootstrap: these packages need root and apt-get to be installed; tests that use them are skipped:$packages"
+    case "$packages" in
+        *gcc\ libc6* | *python3-*) needed="the build fails without them" ;;
+        *portaudio*) needed="microphones need them" ;;
+        *) needed="tests that use them are skipped" ;;
+    esac
+    echo "bootstrap: these system packages are missing; $needed:$packages"
+    echo "bootstrap: on Debian, Ubuntu and Raspberry Pi OS: sudo apt install$packages"
     exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
-echo "bootstrap: installing$packages"
+echo "bootstrap: installing these system packages:$packages"
 apt-get -qq update >/dev/null 2>&1
 install() { apt-get -qq install -y --no-install-recommends "$@" >/dev/null 2>&1; }
 # shellcheck disable=SC2086 -- a list of words on purpose

@@ -11,6 +11,36 @@ PAGE = ROOT / "docs" / "c-api.md"
 TITLE = """# C interface
 
 Made by `tools/c_api_doc.py` from `csrc/edge_gemma.h`; change it there.
+
+## Build and link
+
+The library needs a C11 compiler, the C library and threads. CMake (3.16 or later) builds it static and shared:
+
+```sh
+cmake -S csrc -B build
+cmake --build build --parallel
+cmake --install build --prefix $HOME/.local
+```
+
+A program finds it through pkg-config, through CMake, or by its path. The static library also wants `-lm -pthread`.
+
+```sh
+export PKG_CONFIG_PATH=$HOME/.local/lib/pkgconfig
+cc chat.c $(pkg-config --cflags --libs edge_gemma) -o chat
+cc chat.c -I$HOME/.local/include $HOME/.local/lib/libedge_gemma.a -lm -pthread -o chat
+```
+
+```cmake
+find_package(edge_gemma REQUIRED)
+target_link_libraries(app PRIVATE edge_gemma::static)     # or edge_gemma::shared
+```
+
+- **Without installing:** `add_subdirectory(csrc)` in a CMake project, an NDK or Xcode project too; link `edge_gemma::static`.
+- **Without CMake:** compile the files that `csrc/sources.txt` lists with `-std=c11 -O3 -ffp-contract=off -pthread`.
+- **C++:** the header is C++ too; `EG_STRUCT` declares its structs without a warning.
+- [examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription.
+
+## The interface
 """
 
 

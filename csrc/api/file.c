@@ -128,7 +128,7 @@ eg_status eg_file_get_tensor(const eg_file *file, uint64_t index, eg_file_tensor
     eg_file_tensor described = {.type = tensor->type_id,
                                 .name = tensor->name.data,
                                 .name_length = tensor->name.length,
-                                .type_name = tensor->type ? tensor->type->name : NULL,
+                                .type_name = eg_type_name(tensor->type_id),
                                 .data = tensor->data,
                                 .bytes = tensor->bytes,
                                 .n_dims = tensor->n_dims};

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "../base/map.h"
+#include "../base/processors.h"
 #include "../base/structs.h"
 #include "bytes.h"
 #include "objects.h"
@@ -108,7 +109,7 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
     if (!model) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     status = read_files(model, &p, err);
     if (!status) {
-        model->pool = eg_pool_create(p.threads ? p.threads : eg_pool_fast_cores());
+        model->pool = eg_pool_create(p.threads ? p.threads : eg_processors_fast());
         if (!model->pool) status = eg_fail(err, EG_ERROR_MEMORY, "could not start the threads.");
     }
     if (status) {

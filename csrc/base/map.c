@@ -50,6 +50,23 @@ static size_t page_size(void)
     return size > 0 ? (size_t)size : 4096;
 }
 
+/* Read-only pages of a file, or MAP_FAILED. Some file systems share no pages (FUSE with direct I/O, mergerfs without a cache,
+ * some network folders) but map private ones, which are the same for those who only read. */
+static void *map_pages(int fd, size_t length, off_t offset)
+{
+    void *base = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, offset);
+    if (base == MAP_FAILED && errno != ENOMEM) base = mmap(NULL, length, PROT_READ, MAP_PRIVATE, fd, offset);
+    return base;
+}
+
+static eg_status map_fail(eg_error *err, const char *name, int code)
+{
+    if (code == ENODEV || code == EACCES || code == EINVAL || code == EPERM)
+        return eg_fail(err, EG_ERROR_FILE,
+                       "%s: the file system does not let this file be mapped into memory; copy it to a local disk.", name);
+    return system_fail(err, name, "map the file", code);
+}
+
 eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, eg_map *out, eg_error *err)
 {
     struct stat info;
@@ -65,8 +82,8 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     size_t before = (size_t)(offset % page_size());
     if (length > SIZE_MAX - before) return too_large(length, name, err);
     size_t base_length = (size_t)length + before;
-    void *base = mmap(NULL, base_length, PROT_READ, MAP_SHARED, fd, (off_t)(offset - before));
-    if (base == MAP_FAILED) return system_fail(err, name, "map the file", errno);
+    void *base = map_pages(fd, base_length, (off_t)(offset - before));
+    if (base == MAP_FAILED) return map_fail(err, name, errno);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     int saved = errno;
     /* Asks for huge pages: fewer TLB misses for what is read into the page cache from now on. */

@@ -2,15 +2,18 @@
  *
  * At most one run is open at a time. The caller opens it, works itself, and closes it when no piece is left to claim; workers
  * join only while it is open. So the caller never waits for a worker that is still waking up. Workers spin for about 50 us
- * after a run and then sleep. */
-#define _GNU_SOURCE
+ * after a run and then sleep.
+ *
+ * A process that fork() has made has no workers: only the thread that called fork() lives on in it, and the mutexes are as
+ * some other thread held them. So the pool knows the process of its workers. The first run in another process starts workers
+ * of its own, and destroying the pool there waits for nobody. */
+#define _POSIX_C_SOURCE 200809L
 #include "pool.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -30,6 +33,7 @@ struct eg_pool {
     pthread_cond_t wake;
     atomic_uint sleepers;
     atomic_bool quit;
+    atomic_long process;             /* whose threads the workers are; 0 while another process starts its own */
     eg_task *task;                   /* like context and chunk: changes only while no worker is active */
     void *context;
     int64_t chunk;
@@ -133,26 +137,54 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
+/* Starts the workers, as many as possible. False if one is missing. */
+static bool start_workers(eg_pool *pool)
+{
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_mutex_init(&pool->caller, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    for (pool->started = 0; pool->started + 1 < pool->threads; pool->started++) {
+        start *s = malloc(sizeof *s);
+        if (!s) return false;
+        *s = (start){pool, pool->started + 1};
+        if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) {
+            free(s);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether the workers are of this process. After fork() the first caller starts new ones; those that come meanwhile, and all
+ * where no thread can be started, work alone. */
+static bool has_workers(eg_pool *pool)
+{
+    long here = (long)getpid(), owner = atomic_load(&pool->process);
+    if (owner == here) return true;
+    if (!owner || !atomic_compare_exchange_strong(&pool->process, &owner, 0)) return false;
+    atomic_store(&pool->sleepers, 0);
+    atomic_store(&pool->active, 0);
+    atomic_store(&pool->epoch, 0);
+    start_workers(pool);   /* a missing worker's share is stolen by the others */
+    atomic_store(&pool->process, here);
+    return true;
+}
+
 eg_pool *eg_pool_create(unsigned threads)
 {
     eg_pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
     if (!pool) return NULL;
     *pool = (eg_pool){.threads = threads ? threads : 1};
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_mutex_init(&pool->caller, NULL);
-    pthread_cond_init(&pool->wake, NULL);
+    atomic_store(&pool->process, (long)getpid());
     pool->shares = aligned_alloc(64, pool->threads * sizeof *pool->shares);
     pool->handles = calloc(pool->threads, sizeof *pool->handles);
-    for (; pool->shares && pool->handles && pool->started + 1 < pool->threads; pool->started++) {
-        start *s = malloc(sizeof *s);
-        if (!s) break;
-        *s = (start){pool, pool->started + 1};
-        if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) {
-            free(s);
-            break;
-        }
+    if (!pool->shares || !pool->handles) {
+        free(pool->shares);
+        free(pool->handles);
+        free(pool);
+        return NULL;
     }
-    if (!pool->shares || !pool->handles || pool->started + 1 < pool->threads) {
+    if (!start_workers(pool)) {
         eg_pool_destroy(pool);
         return NULL;
     }
@@ -162,15 +194,17 @@ eg_pool *eg_pool_create(unsigned threads)
 void eg_pool_destroy(eg_pool *pool)
 {
     if (!pool) return;
-    pthread_mutex_lock(&pool->mutex);
-    atomic_store(&pool->quit, true);
-    atomic_fetch_add(&pool->epoch, 2);   /* still even: no run to join, but spinning workers wake up */
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->mutex);
-    for (unsigned i = 0; i < pool->started; i++) pthread_join(pool->handles[i], NULL);
-    pthread_cond_destroy(&pool->wake);
-    pthread_mutex_destroy(&pool->caller);
-    pthread_mutex_destroy(&pool->mutex);
+    if (atomic_load(&pool->process) == (long)getpid()) {
+        pthread_mutex_lock(&pool->mutex);
+        atomic_store(&pool->quit, true);
+        atomic_fetch_add(&pool->epoch, 2);   /* still even: no run to join, but spinning workers wake up */
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->mutex);
+        for (unsigned i = 0; i < pool->started; i++) pthread_join(pool->handles[i], NULL);
+        pthread_cond_destroy(&pool->wake);
+        pthread_mutex_destroy(&pool->caller);
+        pthread_mutex_destroy(&pool->mutex);
+    }
     free(pool->shares);
     free(pool->handles);
     free(pool);
@@ -181,7 +215,7 @@ unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk)
 {
     if (n <= 0) return;
-    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX || pthread_mutex_trylock(&pool->caller)) {
+    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX || !has_workers(pool) || pthread_mutex_trylock(&pool->caller)) {
         task(context, 0, n, 0);
         return;
     }
@@ -203,49 +237,3 @@ void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t
         else sched_yield();
     pthread_mutex_unlock(&pool->caller);
 }
-
-#ifdef __linux__
-/* A number from a file in /sys about one processor; -1 if there is no such file. */
-static long cpu_number(int cpu, const char *what)
-{
-    char path[96];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/%s", cpu, what);
-    FILE *f = fopen(path, "r");
-    long value = -1;
-    if (f) {
-        if (fscanf(f, "%ld", &value) != 1) value = -1;
-        fclose(f);
-    }
-    return value;
-}
-
-unsigned eg_pool_fast_cores(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set)) return 1;
-    long fastest = -1;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &set)) {
-            long capacity = cpu_number(cpu, "cpu_capacity");
-            if (capacity > fastest) fastest = capacity;
-        }
-    unsigned cores = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &set)) continue;
-        /* Skip little cores (below half of the fastest), which would slow every layer down, and second hardware
-         * threads, which add nothing where memory or the vector units are the limit. The list of siblings begins with
-         * the lowest number. */
-        if (fastest > 0 && cpu_number(cpu, "cpu_capacity") * 2 < fastest) continue;
-        long first = cpu_number(cpu, "topology/thread_siblings_list");
-        if (first >= 0 && first != cpu && first < CPU_SETSIZE && CPU_ISSET((int)first, &set)) continue;
-        cores++;
-    }
-    return cores ? cores : 1;
-}
-#else
-unsigned eg_pool_fast_cores(void)
-{
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (unsigned)n : 1;
-}
-#endif

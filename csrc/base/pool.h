@@ -10,7 +10,8 @@ typedef struct eg_pool eg_pool;
 /* Works on [begin, end); `worker` is below eg_pool_threads and differs between concurrent calls of one run. */
 typedef void eg_task(void *context, int64_t begin, int64_t end, unsigned worker);
 
-/* `threads` counts the caller of eg_pool_run, so threads - 1 are started. NULL if memory or threads run out. */
+/* `threads` counts the caller of eg_pool_run, so threads - 1 are started. NULL if memory or threads run out. A process that
+ * fork() makes may use and destroy the pool: it starts workers of its own. */
 eg_pool *eg_pool_create(unsigned threads);
 void eg_pool_destroy(eg_pool *pool);
 unsigned eg_pool_threads(const eg_pool *pool);
@@ -19,8 +20,5 @@ unsigned eg_pool_threads(const eg_pool *pool);
  * are done. The share of worker i begins at n * i / threads. Several threads may call this at once; a caller that finds the
  * pool busy runs its whole task on its own thread, as worker 0. */
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk);
-
-/* A good number of threads for this process: one for each fast core that it may run on. At least 1. */
-unsigned eg_pool_fast_cores(void);
 
 #endif

@@ -48,6 +48,22 @@ const eg_type_info *eg_type_find(uint32_t id)
     return NULL;
 }
 
+/* GGML's numbers from 0 on. Those without a name are unused, or belong to types that GGUF files have no more. */
+static const char *const ggml_names[] = {
+    "F32",        "F16",        "Q4_0",       "Q4_1",  "Q4_2",     "Q4_3",     "Q5_0",     "Q5_1",    "Q8_0",
+    "Q8_1",       "Q2_K",       "Q3_K",       "Q4_K",  "Q5_K",     "Q6_K",     "Q8_K",     "IQ2_XXS", "IQ2_XS",
+    "IQ3_XXS",    "IQ1_S",      "IQ4_NL",     "IQ3_S", "IQ2_S",    "IQ4_XS",   "I8",       "I16",     "I32",
+    "I64",        "F64",        "IQ1_M",      "BF16",  "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",   "TQ2_0",
+    "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4", "NVFP4",    "Q1_0",     "Q2_0",
+};
+
+const char *eg_type_name(uint32_t id)
+{
+    const eg_type_info *type = eg_type_find(id);
+    if (type) return type->name;
+    return id < sizeof ggml_names / sizeof *ggml_names ? ggml_names[id] : NULL;
+}
+
 bool eg_type_per_channel(const eg_type_info *type)
 {
     return type->id == EG_TYPE_QC2 || type->id == EG_TYPE_QC4 || type->id == EG_TYPE_QC8;

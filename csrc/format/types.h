@@ -59,6 +59,9 @@ typedef struct eg_type_info {
 /* The row of a type; NULL if unknown. */
 const eg_type_info *eg_type_find(uint32_t id);
 
+/* The name of a type by its number, also of GGML's types that this engine cannot read; NULL for other numbers. */
+const char *eg_type_name(uint32_t id);
+
 /* Whether the type is QC2, QC4 or QC8: its blocks have no scales. They unpack to integers with scales of 1, and the scale of
  * the row is in another tensor. */
 bool eg_type_per_channel(const eg_type_info *type);

@@ -21,9 +21,13 @@ const eg_gguf_tensor *eg_bind_find(eg_binder *b, const char *name, bool required
         if (required)
             b->status = eg_fail(b->err, EG_ERROR_FORMAT, "%s: the tensor '%s' is missing.", eg_gguf_name(b->file), name);
     } else if (!tensor->type) {
+        char number[24];
+        snprintf(number, sizeof number, "number %u", tensor->type_id);
+        const char *type = eg_type_name(tensor->type_id);
         b->status = eg_fail(b->err, EG_ERROR_UNSUPPORTED,
-                            "%s: the tensor '%s' has type number %u, which this version does not know.", eg_gguf_name(b->file),
-                            name, tensor->type_id);
+                            "%s: the tensor '%s' has type %s, which this version cannot read; take the model in another "
+                            "quantization, such as Q4_0 or Q4_K_M.",
+                            eg_gguf_name(b->file), name, type ? type : number);
         tensor = NULL;
     }
     return tensor;

@@ -73,21 +73,32 @@ static eg_status read_id(const eg_gguf *file, const char *key, uint32_t n_tokens
     return EG_OK;
 }
 
+/* Whether a key is a string with this value. */
+static bool is_string(const eg_gguf *file, const char *key, const char *wanted, eg_span *found)
+{
+    const eg_gguf_value *value = eg_gguf_find(file, key);
+    if (!value || value->is_array || value->type != EG_GGUF_STRING) return false;
+    const uint8_t *cursor = value->data;
+    *found = eg_gguf_next_string(value, &cursor);
+    return found->length == strlen(wanted) && !memcmp(found->data, wanted, strlen(wanted));
+}
+
+/* The vocabulary is Gemma 4's when its model says so. Some converters (Ollama's) write "llama" there, the name of the
+ * SentencePiece vocabularies of old, and "gemma4" into `pre`; with Gemma's merges that is the same vocabulary. */
 static eg_status check_model(const eg_gguf *file, eg_error *err)
 {
     const char *key = "tokenizer.ggml.model";
     const eg_gguf_value *value = eg_gguf_find(file, key);
+    eg_span model = {0}, pre = {0};
     if (!value)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: the key '%s' is missing, so there is no vocabulary.", eg_gguf_name(file),
                        key);
     if (value->is_array || value->type != EG_GGUF_STRING)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: %s is not a string.", eg_gguf_name(file), key);
-    const uint8_t *cursor = value->data;
-    eg_span model = eg_gguf_next_string(value, &cursor);
-    if (model.length != 6 || memcmp(model.data, "gemma4", 6))
-        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s is \"%.*s\"; only \"gemma4\" is supported.", eg_gguf_name(file), key,
-                       model.length < 64 ? (int)model.length : 64, model.data);
-    return EG_OK;
+    if (is_string(file, key, "gemma4", &model)) return EG_OK;
+    if (is_string(file, "tokenizer.ggml.pre", "gemma4", &pre) && eg_gguf_find(file, "tokenizer.ggml.merges")) return EG_OK;
+    return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: %s is \"%.*s\"; only \"gemma4\" is supported. This may be no Gemma 4 model.",
+                   eg_gguf_name(file), key, model.length < 64 ? (int)model.length : 64, model.data);
 }
 
 /* Finds a string array of at most `limit` elements whose offsets fit 32 bits; *out is NULL if it is absent. */

@@ -75,7 +75,7 @@ class AssistantEvent:
         exchange: the exchange that the event belongs to; None for an overrun.
         level: of sound, the loudness of about 0.1 s of it, 0 (silence) to 1 (loud).
         text: of partial, transcript, reply and translation: the words.
-        stable: of a partial, the beginning of `text` that will hardly change.
+        agreed: of a partial, the beginning of `text` that several guesses agree on; see `ListenerEvent`.
         final: of a reply, whether it is complete.
         call: of call and result.
         result: of a result, plain data.
@@ -89,7 +89,7 @@ class AssistantEvent:
     exchange: Exchange | None = None
     level: float = 0.0
     text: str = ""
-    stable: str = ""
+    agreed: str = ""
     final: bool = False
     call: ToolCall | None = None
     result: Any = None

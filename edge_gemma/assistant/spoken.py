@@ -6,11 +6,16 @@ the same sound in a session of its own. A step takes about as long as a token, s
 
 Every utterance is answered by itself, from a fork of the session that has read the instructions. Listener and assistant both
 encode the sound, because each has to go back to the last pause in its own session.
+
+The answer to the sound is begun in a pause, before the words are known, and the model may hear something else in it than the
+transcript says. With `reads_transcript`, the words follow the sound in the user's turn, and what the model then answers is
+carried out. The answer to the sound alone is its draft: where the two agree, only the words are left to read at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -32,15 +37,20 @@ from ..engine.memory import resident
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from ..speech.answer import Answer
+from ..speech.languages import language_names
 from ..speech.listener import Listener, ListenerEvent
 from ..speech.prompts import loop_start, one_line
 from ..speech.request import SpeechRequest
 from ..speech.transcriber import Transcriber
 from ..speech.turn import Turn, TurnTiming
 from .exchange import AssistantEvent, Exchange, Timing
+from .steadiness import is_steady
 from .target_language import TargetLanguage
 
-__all__ = ["SpokenAssistant"]
+__all__ = ["UNSURE", "SpokenAssistant"]
+
+UNSURE = "not sure what was meant, so nothing was done"
+"""The problem of an exchange in which an answer was too improbable; see `SpokenAssistant`."""
 
 _LEVEL_SAMPLES = SAMPLE_RATE // 10  # that a "sound" event is about
 
@@ -82,6 +92,9 @@ class SpokenAssistant:
         *,
         language: str | None = None,
         translation: TargetLanguage | None = None,
+        reads_transcript: bool = False,
+        least_logprob: float | None = None,
+        least_probability: float = 0.0,
         max_seconds: float = 15.0,
         max_tokens: int = 96,
         max_rounds: int = 2,
@@ -98,6 +111,12 @@ class SpokenAssistant:
             tools: what the model may call.
             language: what is spoken, a name or a code; None leaves it to the model.
             translation: the language to translate into; None for no translation.
+            reads_transcript: whether the transcript is read before anything is carried out, so that it agrees with the
+                words that are shown. Then nothing is answered where there are no words, or where the sound is too steady
+                to be speech.
+            least_logprob: with `reads_transcript`, an utterance whose transcript has a lower `ListenerEvent.avg_logprob` is
+                not answered, and `problem` says so. The listener must measure confidence. None answers every utterance.
+            least_probability: with `reads_transcript`, tool calls that are less probable are not made, and `problem` says so.
             max_seconds: the longest utterance; the listener must not hear longer ones.
             max_tokens: the most tokens of an answer: a reply, or the calls that come before it.
             max_rounds: how often in one exchange the model may call tools.
@@ -107,20 +126,20 @@ class SpokenAssistant:
             new_exchange: makes the exchange of an utterance from its start, in seconds.
 
         Raises:
-            EdgeGemmaValueError: "context" when the model has no room for all of this, "tool" for an unusable tool.
+            EdgeGemmaValueError: "context" when the model has no room for all of this, "tool" for an unusable tool, "argument"
+                or "unsupported" for an unknown language.
         """
+        language_names(model, language, translation.to if translation else None)
         self._model, self._clock, self._new_exchange = model, clock, new_exchange
         self._language, self._translation = language, translation
+        self._reads_transcript = reads_transcript
+        self._least_logprob, self._least_probability = least_logprob, least_probability
         self._max_seconds, self._max_tokens, self._max_rounds = max_seconds, max_tokens, max_rounds
         self._tools = _runnable(tools)
         tokenizer = model.tokenizer
         self._prompt = Prompt(tokenizer, tokenizer.chat_template, self._tools.schemas, {"enable_thinking": False})
-        sound = {"type": "audio", "audio": np.zeros(1, np.float32)}
-        messages: list[dict[str, Any]] = [
-            {"role": "system", "content": instructions},
-            {"role": "user", "content": [sound]},
-        ]
-        before, closing = around_media(self._prompt.conversation(messages))
+        self._instructions = instructions
+        before, closing = self._around_sound()
         sound_tokens = audio_tokens(round(max_seconds * SAMPLE_RATE)) + 2
         answers = (max_rounds + 1) * max_tokens + result_tokens
         needed = len(before) + sound_tokens + len(closing) + answers
@@ -143,6 +162,18 @@ class SpokenAssistant:
             on_failure.callback(session.close)
             session.feed_tokens(before)
             on_failure.pop_all()
+
+    def _around_sound(self, *words: str) -> tuple[list[int], list[int]]:
+        """The tokens before an utterance, and those between it and the answer. `words`: its transcript."""
+        content = [
+            {"type": "audio", "audio": np.zeros(1, np.float32)},
+            *({"type": "text", "text": text} for text in words),
+        ]
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": self._instructions},
+            {"role": "user", "content": content},
+        ]
+        return around_media(self._prompt.conversation(messages))
 
     def close(self) -> None:
         """Frees the sessions. Further calls do nothing."""
@@ -190,10 +221,10 @@ class SpokenAssistant:
                     yield AssistantEvent("start", event.time, self._open[-1].exchange)
                 elif event.kind == "final":
                     yield self._take_transcript(event)
-                elif (now := (one_line(event.text), one_line(event.stable))) != shown:
+                elif (now := (one_line(event.text), one_line(event.agreed))) != shown:
                     shown = now
                     exchange = self._without_transcript().exchange
-                    yield AssistantEvent("partial", event.time, exchange, text=now[0], stable=now[1])
+                    yield AssistantEvent("partial", event.time, exchange, text=now[0], agreed=now[1])
 
     def _drop_exchanges(self) -> None:
         for steps in self._steps:
@@ -237,7 +268,7 @@ class SpokenAssistant:
             work.answer = work.timing.end(work.turn, heard.keep, at)
             work.exchange.end = work.exchange.start + work.turn.kept / SAMPLE_RATE
             self._speaking = False
-            self._steps.append(self._answer(work))
+            self._steps.append(self._draft(work) if self._reads_transcript else self._answer(work))
 
     def _measure_level(self, heard: EndpointEvent, exchange: Exchange) -> None:
         self._level_blocks.append(heard.samples)
@@ -265,15 +296,54 @@ class SpokenAssistant:
 
     # ---- answering, in steps ----
 
+    def _draft(self, work: _OpenExchange) -> _Steps:
+        """The answer to the sound alone, of which nothing is told."""
+        assert work.answer
+        while not work.answer.stop:
+            work.timing.step(work.answer)
+            yield None
+
+    def _read_transcript(self, work: _OpenExchange) -> _Steps:
+        """The answer to the sound and the words takes the place of the answer to the sound alone."""
+        draft, words = work.answer, work.exchange.text
+        assert draft and words
+        _, closing = self._around_sound(words)
+        session, sound = draft.session.fork(), None
+        own = len(draft.ids) + (draft.stop in MODEL_STOPS)
+        try:
+            session.rewind(len(self._request.closing) + own)
+        except EdgeGemmaError as error:
+            if error.code != "state":  # it cannot go back that far, so the sound is heard again
+                raise
+            session.close()
+            session, sound = self._request.session.fork(), self._sound(work)
+        draft.close()
+        work.answer = Answer(
+            session,
+            closing,
+            self._max_tokens,
+            sampling=self._request.sampling,
+            sound=sound,
+            draft=draft.ids,
+            measured=self._least_probability > 0,
+        )
+        yield None
+
     def _answer(self, work: _OpenExchange) -> _Steps:
         """The tool calls and the reply."""
         exchange = work.exchange
         loop = ToolLoop(self._tools, self._prompt, self._max_rounds, warn=False)
         try:
+            if self._reads_transcript:
+                yield from self._read_transcript(work)
             reply = yield from self._generate(work)
-            while (calls := self._calls(work, loop, reply)) and not loop.refusal(calls):
+            calls = self._calls(work, loop, reply)
+            if calls and self._improbable(work):
+                exchange.problem, exchange.reply, calls = UNSURE, "", []
+            while calls and not loop.refusal(calls):
                 yield from self._run_tools(work, loop, calls)
                 reply = yield from self._generate(work)
+                calls = self._calls(work, loop, reply)
         except EdgeGemmaError as error:
             if error.code != "context":
                 raise
@@ -282,6 +352,11 @@ class SpokenAssistant:
             work.acted = self._clock()
         exchange.reply = one_line(exchange.reply)
         yield AssistantEvent("reply", exchange.end, exchange, text=exchange.reply, final=True)
+
+    def _improbable(self, work: _OpenExchange) -> bool:
+        assert work.answer
+        least = self._least_probability
+        return least > 0 and sum(work.answer.logprobs) < math.log(least)
 
     def _generate(self, work: _OpenExchange) -> Generator[AssistantEvent | None, None, Reply]:
         """One answer of the model, to its end."""
@@ -334,21 +409,44 @@ class SpokenAssistant:
         work = self._without_transcript()
         exchange = work.exchange
         exchange.text = final.text
+        if self._reads_transcript:
+            if exchange.text and is_steady(self._sound(work)):
+                exchange.text = ""
+            if exchange.text and self._is_unsure(final):
+                exchange.problem = UNSURE
+            answered = bool(exchange.text) and not exchange.problem
+            self._steps.append(self._answer(work) if answered else self._leave_alone(work))
         self._steps.append(self._translate(work))
-        return AssistantEvent("transcript", exchange.end, exchange, text=final.text)
+        return AssistantEvent("transcript", exchange.end, exchange, text=exchange.text)
+
+    def _is_unsure(self, final: ListenerEvent) -> bool:
+        least, logprob = self._least_logprob, final.avg_logprob
+        return least is not None and logprob is not None and logprob < least
+
+    def _leave_alone(self, work: _OpenExchange) -> _Steps:
+        """No answer."""
+        work.acted = self._clock()
+        yield AssistantEvent("reply", work.exchange.end, work.exchange, final=True)
+
+    @staticmethod
+    def _sound(work: _OpenExchange) -> NDArray[np.float32]:
+        """(n,): the samples that the exchange is about."""
+        return np.concatenate(work.samples)[: work.turn.kept]
 
     def _translate(self, work: _OpenExchange) -> _Steps:
         """The translation, and the end of the exchange."""
         exchange, text = work.exchange, work.exchange.text
-        if text and self._translation:
+        if text and self._translation and exchange.problem != UNSURE:
             target = self._translation.pick(text, exchange.language or self._language)
             if target:
                 request = self._translator(target).request
                 yield None
-                sound = np.concatenate(work.samples)[: work.turn.kept]
-                draft = self._model.tokenizer.encode(text, special=False)
+                # The translator hears the sound as well, but the words are those that are shown.
+                sound = self._sound(work)
+                words = self._model.tokenizer.encode(f"{text}\n{target}:", special=False)
                 session = request.session.fork()
-                answer = request.answer(session, len(sound) / SAMPLE_RATE, sound=sound, draft=draft)
+                seconds = len(sound) / SAMPLE_RATE
+                answer = request.answer(session, seconds, sound=sound, draft=words, trusted=len(words))
                 with contextlib.closing(answer):
                     while not answer.stop:
                         answer.step()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
+from .level import raised
 from .source import SAMPLE_RATE, open_audio
 from .vad import BLOCK, Detector, detector, split_blocks
 
@@ -250,7 +251,10 @@ def _detector_of(wanted: Detector | str | None) -> Detector:
 
 @dataclass(eq=False)
 class Clip:
-    """An utterance of a recording, from `start` to `end` seconds; `samples`: (n,) float32 at 16 kHz."""
+    """An utterance of a recording, from `start` to `end` seconds; `samples`: (n,) float32 at 16 kHz.
+
+    A quiet utterance is made louder (level.py); the others have the samples of the recording.
+    """
 
     start: float
     end: float
@@ -286,7 +290,7 @@ def segments(source: Any, endpointer: Endpointer | None = None, whole: bool = Fa
             yield from clips
         elif found := list(clips):
             first, last = (round((time - began) * SAMPLE_RATE) for time in (found[0].start, found[-1].end))
-            yield Clip(found[0].start, found[-1].end, np.concatenate(beginning)[first:last])
+            yield Clip(found[0].start, found[-1].end, raised(np.concatenate(beginning)[first:last]))
     finally:
         if opened is not source:
             opened.close()
@@ -302,4 +306,4 @@ def _clips(pieces: Iterator[NDArray[np.float32]], endpointer: Endpointer, began:
                 start, samples = event.time, []
             samples.append(event.samples)
             if event.kind == "end":
-                yield Clip(start, event.time, np.concatenate(samples)[: event.keep])
+                yield Clip(start, event.time, raised(np.concatenate(samples)[: event.keep]))

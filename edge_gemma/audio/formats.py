@@ -1,9 +1,12 @@
-"""Decoders of sound files: wav and raw PCM are decoded here, every other format by soundfile (extra `voice`).
+"""Decoders of sound files, and the choice of one by the first bytes of a file.
+
+Wav, AU and raw samples are decoded here (wav.py, pcm.py). soundfile (extra `voice`) decodes flac, ogg, mp3, aiff and others;
+a media library decodes the rest, and what soundfile fails at (media.py).
 
 A decoder has
     rate        samples a second
     frames      length in frames; None when unknown
-    warning     a sentence about damage, or None
+    warning     a sentence about damage, or None; final when the sound has ended
     read(n)     the next (k, channels) samples in their stored type, 1 <= k <= n; k = 0 at the end
     seek(frame) goes on reading at `frame`
     close()
@@ -12,36 +15,26 @@ A decoder has
 
 from __future__ import annotations
 
-import struct
+import contextlib
 import tempfile
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from ..errors import EdgeGemmaValueError, pip_line
+from .kinds import Kind, identify, mp3_length, tag_length
+from .media import FfmpegDecoder, PyAvDecoder, open_media
+from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder, Tolerant
+from .wav import open_au, open_wav
 
-#: Types of raw samples: ffmpeg's name -> NumPy's name; "" for the one that NumPy lacks.
-ENCODINGS = {
-    "u8": "u1",
-    "s8": "i1",
-    "s16le": "<i2",
-    "s16be": ">i2",
-    "s24le": "",
-    "s32le": "<i4",
-    "s32be": ">i4",
-    "f32le": "<f4",
-    "f32be": ">f4",
-    "f64le": "<f8",
-    "f64be": ">f8",
-}
-
-_WAV_ENCODINGS = {(1, 1): "u8", (1, 2): "s16le", (1, 3): "s24le", (1, 4): "s32le", (3, 4): "f32le", (3, 8): "f64le"}
-_EXTENSIBLE = 0xFFFE
-# A program that writes to a pipe cannot fill in the length afterwards. It leaves 0, or a number of at least this size.
-_ENDLESS = 0x7FF00000
-# First bytes of files that are left to soundfile: formats that it reads, and others that must not be read as raw samples.
-_MAGIC = (b"fLaC", b"OggS", b"ID3", b"RIFX", b"RF64", b"FORM", b"caff", b"\x1aE\xdf\xa3")
+_UNKNOWN = Kind("no sound file that is known", "sndfile")
+_INSTALL = f"`{pip_line('edge-gemma[voice]')}`"
+# Formats whose length libsndfile takes from a header or from the last page, even where that is wrong. It then leaves out
+# the rest, so the media library goes on where libsndfile stops before the end of the file.
+_CHECKED = ("an MP3 file", "an Ogg file")
+_CHUNKED = ("an AIFF file", "a CAF file", "a Wave64 file")  # here other data may follow the sound
+_UNREAD = 300  # bytes at the end of such a file that need not be read: an ID3v1 tag, and a part of a frame
 
 
 class ArrayDecoder:
@@ -68,143 +61,192 @@ class ArrayDecoder:
         """Does nothing: an array needs no closing."""
 
 
-class PcmDecoder:
-    """Uncompressed samples in a file or a stream."""
-
-    def __init__(self, file: IO[bytes], name: str, rate: float, channels: int, encoding: str) -> None:
-        """Raises EdgeGemmaValueError "argument" for an unknown encoding or an impossible number of channels."""
-        if encoding not in ENCODINGS:
-            raise EdgeGemmaValueError(
-                f"encoding is {encoding!r}; it must be one of {', '.join(ENCODINGS)}.", "argument"
-            )
-        if channels not in range(1, 0x10000):
-            raise EdgeGemmaValueError(f"channels is {channels!r}; it must be at least 1.", "argument")
-        self.rate, self.frames, self.warning = rate, None, None
-        self._file, self._name, self._channels = file, name, channels
-        self._dtype = ENCODINGS[encoding]
-        self._frame_bytes = channels * (np.dtype(self._dtype).itemsize if self._dtype else 3)
-        self._start = 0  # byte at which the samples begin
-        self._left: int | None = None  # bytes of samples that were not read yet; None when unknown
-        self._unused = b""  # bytes that were read from the file but not returned yet
-
-    def put_back(self, data: bytes) -> PcmDecoder:
-        """Begins with `data`, the first bytes of the samples, which were read from the file already."""
-        self._unused = data
-        return self
-
-    def bound(self, start: int, stated: int | None, available: int | None) -> PcmDecoder:
-        """Sets where the samples lie: from byte `start` on, `stated` bytes by the header and `available` by the file's size.
-
-        None means that a size is unknown.
-        """
-        known = [size for size in (stated, available) if size is not None]
-        self._start, self._left = start, min(known, default=None)
-        if available is not None:
-            self.frames = self._left // self._frame_bytes
-            if stated is not None and available < stated:
-                self._warn(stated - available)
-        return self
-
-    def _warn(self, missing: int) -> None:
-        """Sets the warning about `missing` bytes."""
-        seconds = missing / self._frame_bytes / self.rate
-        self.warning = f"{self._name} is cut short: {seconds:.1f} s fewer than its header says."
-
-    def read(self, n: int) -> NDArray[Any]:
-        """Up to n frames, as soon as some are there."""
-        want = n * self._frame_bytes
-        if self._left is not None:
-            want = min(want, self._left)
-        data = self._unused
-        while len(data) < self._frame_bytes <= want and (more := read_some(self._file, want - len(data), self._name)):
-            data += more
-        whole = min(len(data), want) // self._frame_bytes * self._frame_bytes
-        data, self._unused = data[:whole], data[whole:]
-        if self._left is not None:
-            self._left -= whole
-            if not whole and self._left >= self._frame_bytes and self.warning is None:
-                self._warn(self._left)
-        if self._dtype:
-            samples = np.frombuffer(data, self._dtype)
-        else:  # 24-bit samples become the upper 24 bits of int32
-            wide = np.zeros((whole // 3, 4), np.uint8)
-            wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-            samples = wide.view("<i4")
-        return samples.reshape(-1, self._channels)
-
-    def seek(self, frame: int) -> None:
-        """Goes on reading at `frame`. Only for files, whose length is known."""
-        frame = min(frame, self.frames)
-        self._file.seek(self._start + frame * self._frame_bytes)
-        self._unused, self._left = b"", (self.frames - frame) * self._frame_bytes
-
-    def close(self) -> None:
-        """Does nothing: the file belongs to the caller."""
-
-
 class SoundfileDecoder:
-    """Every format that libsndfile reads, through the package soundfile."""
+    """Every format that libsndfile reads, through the package soundfile. Where it fails, a media library goes on."""
 
-    def __init__(self, file: IO[bytes], name: str, owned: bool = False) -> None:
+    def __init__(self, file: IO[bytes], name: str, kind: Kind, owned: bool = False) -> None:
         """`owned`: whether `close` closes the file.
 
-        Raises EdgeGemmaValueError "format" when the file cannot be read, "unsupported" without soundfile.
+        Raises ImportError or OSError without soundfile, EdgeGemmaValueError "format" for a file that it cannot read.
         """
-        try:
-            import soundfile
-        except (ImportError, OSError) as error:  # OSError: soundfile is installed, its library libsndfile is not
-            raise EdgeGemmaValueError(
-                f"{name} is not a plain wav file, and other formats need soundfile: pip install 'edge-gemma[voice]'.",
-                "unsupported",
-            ) from error
+        import soundfile
+
         self._error = soundfile.SoundFileError
+        self._input, self._name, self._kind, self._owned = file, name, kind, owned
+        self._size = file.seek(0, 2)
+        file.seek(0)
+        stated = _flac_frames(file) if kind.name == "a FLAC file" else None
+        counted = mp3_length(file) if kind.name == "an MP3 file" else None
+        file.seek(0)
         try:
-            self._file = soundfile.SoundFile(file)
-        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the file's name ends in .raw
+            self._file = soundfile.SoundFile(Tolerant(file) if stated is None else _Flac(file))
+        except soundfile.SoundFileError as error:
             raise EdgeGemmaValueError(
-                f"{name} is not a sound file that can be read. Readable are wav, flac, ogg and mp3, and raw samples when "
-                "their rate is given; convert other formats with a program such as ffmpeg.",
+                f"{name} is {kind.name} that cannot be read: it is damaged or cut short, or its encoding is not known.",
                 "format",
             ) from error
         # soundfile seeks after each read of a seekable file. In an mp3 that is not exact, so consecutive reads would not
         # join. A file that says it is not seekable is read straight on.
         self._file.seekable = lambda: False
-        self._name, self._at = name, 0
-        self._owned = file if owned else None
+        self._at = 0
+        self._rest: PyAvDecoder | FfmpegDecoder | None = None  # goes on where libsndfile stopped
+        self._tried = kind.name not in _CHECKED  # whether a media library was there, and could not read it either
+        self._ended = self._failed = False
+        # A stated length may be an estimate. A counted one contains what encoders add to each part of a joined file.
+        self._tolerance = TOLERANCE if counted is None else 0.5
+        self.cut = 0.0  #: missing bytes by those of the file, where its header tells its size; 0 otherwise
         self.rate = self._file.samplerate
-        self.frames: int | None = self._file.frames if self._file.frames < 2**62 else None
+        if stated is None and 0 < self._file.frames < 2**62:
+            stated = self._file.frames
+        self.frames: int | None = counted or stated or None
         self.warning: str | None = None
+        if not self._file.frames:  # libsndfile finds no length in a truncated Ogg file, and then reads nothing
+            self._go_on()
 
-    def read(self, n: int) -> NDArray[np.float32]:
+    def read(self, n: int) -> NDArray[Any]:
         """Up to n frames. Damage ends the sound and sets the warning."""
-        try:
-            block = self._file.read(n, dtype="float32", always_2d=True)
-        except self._error:
-            block = np.zeros((0, 1), np.float32)
+        block: NDArray[Any] = np.zeros((0, 1), np.float32)
+        if self._rest is None and not self._ended:
+            try:
+                block = self._file.read(n, dtype="float32", always_2d=True)
+            except self._error:
+                self._failed = True
+            if not len(block) and (self._failed or self._unread() > 0):
+                self._go_on()
+        if self._rest is not None:
+            block = self._rest.read(n)
         self._at += len(block)
-        # The stated length of a compressed file may be an estimate, so a tenth of a second is tolerated.
-        if not len(block) and self.frames is not None and self._at < self.frames - self.rate // 10:
-            self.warning = f"{self._name} is damaged or cut short: {self._at / self.rate:.1f} s could be read."
+        if not len(block) and not self._ended:
+            self._ended = True
+            self._compare()
         return block
+
+    def _unread(self) -> int:
+        """Bytes that libsndfile has left at the end of a file, apart from what may follow the sound in its format."""
+        at = self._input.tell()
+        left = self._size - at
+        if self._kind.name in _CHUNKED and left > _UNREAD:
+            chunk = _at(self._input, at, 5).lstrip(b"\0")[:4].isalnum()
+            self._input.seek(at)
+            return 0 if chunk else left
+        return max(0, left - _UNREAD) if self._kind.name in _CHECKED else 0
+
+    def _go_on(self) -> None:
+        """Lets a media library go on at the current position, if there is one that reads the file."""
+        with contextlib.suppress(EdgeGemmaValueError):
+            self._tried = True
+            rest = open_media(self._input, self._name, self._kind.name)
+            self._tried = rest is not None
+            if rest is not None and rest.rate == self.rate:
+                rest.seek(self._at)
+                self._rest = rest
+
+    def _compare(self) -> None:
+        """Sets the warning, by the length that the header states and the bytes that were not read."""
+        seconds = self._at / self.rate
+        unread = self._unread() if self._rest is None else 0
+        if self._rest is not None and self._rest.warning:
+            self.warning = self._rest.warning
+        elif not self._at and self._size > 4096:
+            self.warning = f"{self._name} is damaged or cut short: nothing of it could be read."
+        elif unread > 4096 and not self._failed:
+            self.warning = (
+                f"{self._name} has a wrong length in its header: {unread / self._size:.0%} of the file was not read."
+            )
+            if not self._tried:
+                self.warning += f" PyAV ({_INSTALL}) or the program ffmpeg can read all of it."
+        elif self.frames is not None and self._at < self.frames - self.rate * self._tolerance:
+            self.warning = f"{self._name} is damaged or cut short: {seconds:.1f} s could be read."
+        elif seconds * self.cut >= TOLERANCE:
+            self.warning = f"{self._name} is cut short: {seconds * self.cut:.1f} s fewer than its header says."
 
     def seek(self, frame: int) -> None:
         """Goes on reading at `frame`."""
-        self._at = frame if self.frames is None else min(frame, self.frames)
-        before = min(self._at, self.rate)  # a decoder's output depends on what came before: one second is decoded again
+        self._ended, self.warning = False, None
+        if self._rest is not None and frame >= self._at:
+            self._at = frame
+            self._rest.seek(frame)
+            return
+        if self._rest is not None and self._file.frames:
+            self._rest.close()
+            self._rest = None
+        if self._rest is not None:
+            self._at = frame
+            self._rest.seek(frame)
+            return
+        at = min(frame, self._file.frames)
+        before = min(at, self.rate)  # a decoder's output depends on what came before: one second is decoded again
         try:
-            self._file.seek(self._at - before)
+            self._file.seek(at - before)
             self._file.read(before, dtype="float32")
+            self._at = at
         except self._error as error:
-            raise EdgeGemmaValueError(f"{self._name}: cannot go to {frame / self.rate:.1f} s.", "format") from error
+            self._at = frame
+            self._go_on()
+            if self._rest is None:
+                raise EdgeGemmaValueError(f"{self._name}: cannot go to {frame / self.rate:.1f} s.", "format") from error
+            return
+        if frame > at:  # a position behind the stated length, where there may be sound
+            self._at = frame
+            if self._unread() > 0:
+                self._go_on()
+            if self._rest is None:
+                self._at = at
 
     def close(self) -> None:
         """Closes the decoder, and the file if it is owned."""
         self._file.close()
-        if self._owned is not None:
-            self._owned.close()
+        if self._rest is not None:
+            self._rest.close()
+        if self._owned:
+            self._input.close()
 
 
-Decoder = ArrayDecoder | PcmDecoder | SoundfileDecoder
+def _missing(file: IO[bytes]) -> float:
+    """The bytes that are missing at the end of a file by those that are there, as far as its header tells its size; or 0."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(64)
+    stated = 0
+    if head[:4] in (b"FORM", b"RIFF"):
+        stated = 8 + int.from_bytes(head[4:8], "big" if head[:4] == b"FORM" else "little")
+    elif head[:4] == b"riff":
+        stated = int.from_bytes(head[16:24], "little")
+    elif head[:4] == b"caff":
+        stated = 8
+        while stated <= size and len(head := _at(file, stated, 12)) == 12:
+            length = int.from_bytes(head[4:], "big", signed=True)
+            stated += 12 + max(length, 0)
+    # A program that writes to a pipe leaves a length that is 0 or extremely large.
+    return (stated - size) / size if size < stated < min(1000 * size, 0x7FF00000) else 0.0
+
+
+def _at(file: IO[bytes], position: int, n: int) -> bytes:
+    file.seek(position)
+    return file.read(n)
+
+
+class _Flac(Tolerant):
+    """A FLAC file whose header states no length. libsndfile then reads to the end, also where the stated length is wrong."""
+
+    def read(self, n: int = -1) -> bytes:
+        at = self.tell()
+        data = bytearray(super().read(n))
+        for i in range(
+            max(21, at), min(26, at + len(data))
+        ):  # 36 bits, of which the first four are the lower half of byte 21
+            data[i - at] &= 0xF0 if i == 21 else 0
+        return bytes(data)
+
+
+def _flac_frames(file: IO[bytes]) -> int | None:
+    """The length of a FLAC file by its header; 0 if the header does not know it. None if there is no such header."""
+    head = file.read(26)
+    file.seek(0)
+    return int.from_bytes(head[18:26], "big") & (1 << 36) - 1 if head[:5] in (b"fLaC\0", b"fLaC\x80") else None
+
+
+Decoder = ArrayDecoder | PcmDecoder | SoundfileDecoder | PyAvDecoder | FfmpegDecoder
 
 
 class Raw(NamedTuple):
@@ -226,114 +268,87 @@ def open_decoder(file: IO[bytes], name: str, raw: Raw | None, seekable: bool) ->
         seekable: whether the file can seek; then its end is its size.
 
     Raises:
-        EdgeGemmaValueError: "format" for a file that is empty, damaged, or of an unknown kind; "unsupported" without
-            soundfile; "argument" for an unusable `raw`.
+        EdgeGemmaValueError: "format" for a file that is empty, damaged, or of a kind that is not known or no sound;
+            "unsupported" for a kind that needs a package; "argument" for an unusable `raw`.
         EdgeGemmaOSError: "file" when the file cannot be read.
     """
     size = file.seek(0, 2) if seekable else None
     if seekable:
         file.seek(0)
-    head = _read_exactly(file, 12, name)
-    if not head:
+    ahead = Lookahead(file, name)
+    if not ahead.peek(1):
         raise EdgeGemmaValueError(f"{name} is empty.", "format")
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        if decoder := _open_wav(file, name, head, size):
-            return decoder
-        if not seekable:
-            raise EdgeGemmaValueError(f"{name} is a compressed wav stream: save it as a file first.", "unsupported")
-    elif raw is not None and not _has_known_header(head, raw.stated):
-        decoder = PcmDecoder(file, name, raw.rate, raw.channels, raw.encoding)
-        if not seekable:
-            return decoder.put_back(head)
-        file.seek(0)
-        return decoder.bound(0, None, size)
+    kind = identify(ahead.peek)
+    if kind is None or (kind.weak and raw is not None and raw.stated):
+        if raw is not None:
+            return _open_raw(file, ahead, name, raw, size)
+        kind = _UNKNOWN
+    if kind.reader == "none":
+        raise EdgeGemmaValueError(f"{name} holds no sound: it is {kind.name}{kind.advice}.", "format")
+    base = tag_length(ahead.peek(10))
+    inside = identify(lambda n: ahead.peek(base + n)[base:]) if 0 < base < 1 << 24 else kind
+    if inside is not None and inside.reader == "wav" and (decoder := open_wav(file, ahead, name, size, base)):
+        return decoder
+    if kind.name == "an AU file" and (decoder := open_au(file, ahead, name, size)):
+        return decoder
+    if inside is not None and inside.reader in ("wav", "media"):
+        kind = inside
     if seekable:
-        file.seek(0)
-        return SoundfileDecoder(file, name)
-    # libsndfile seeks in its input, so a stream is copied to a temporary file first.
+        return _open_compressed(file, name, kind)
+    # Decoders seek in their input, so a stream is copied to a temporary file first.
     copy = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the decoder, which closes it
     try:
-        copy.write(head)
-        while data := read_some(file, 1 << 16, name):
+        while data := ahead.read1(1 << 16):
             copy.write(data)
-        copy.seek(0)
-        return SoundfileDecoder(copy, name, owned=True)
+        copy.flush()
+        return _open_compressed(copy, name, kind, owned=True)
     except BaseException:
         copy.close()
         raise
 
 
-def _has_known_header(head: bytes, raw_stated: bool) -> bool:
-    """Whether the first 12 bytes are the header of a file format. `raw_stated`: the caller says that they are samples."""
-    if head.startswith(_MAGIC) or head[4:8] == b"ftyp":
-        return True
-    # An mp3 may begin with a frame: 11 bits set, layer III, no reserved value. Raw samples rarely look like that.
-    bits = int.from_bytes(head[:4], "big")
-    frame = bits >> 21 == 0x7FF and bits >> 19 & 3 != 1 and bits >> 17 & 3 == 1
-    return frame and not raw_stated and bits >> 12 & 15 not in (0, 15) and bits >> 10 & 3 != 3 and bits & 3 != 2
+def _open_raw(file: IO[bytes], ahead: Lookahead, name: str, raw: Raw, size: int | None) -> PcmDecoder:
+    """The decoder of samples without a header."""
+    samples: IO[bytes] | Lookahead = ahead
+    if size is not None:
+        file.seek(0)
+        samples = file
+    if raw.stated:
+        return PcmDecoder(samples, name, raw.rate, raw.channels, raw.encoding, 0, size)
+    return AssumedDecoder(samples, name, raw.rate, raw.encoding, size)
 
 
-def _open_wav(file: IO[bytes], name: str, head: bytes, size: int | None) -> PcmDecoder | None:
-    """Reads the header after its first 12 bytes, `head`; `size` is the file's, None for a stream. None for compressed wav."""
-    riff = int.from_bytes(head[4:8], "little")
-    start, form = len(head), b""
-    while True:
-        chunk = _read_exactly(file, 8, name)
-        if len(chunk) < 8:
-            raise EdgeGemmaValueError(f"{name} is damaged: its header ends before the samples begin.", "format")
-        kind, length = struct.unpack("<4sI", chunk)
-        start += 8
-        if kind == b"data":
-            break
-        padded = length + length % 2
-        if kind == b"fmt ":
-            form = _read_exactly(file, min(padded, 40), name)
-            _skip(file, padded - len(form), name)
-        else:
-            _skip(file, padded, name)
-        start += padded
-    if len(form) < 16:
-        raise EdgeGemmaValueError(f"{name} is damaged: its header does not say what the samples are.", "format")
-    tag, channels, rate, _, frame_bytes, _ = struct.unpack("<HHIIHH", form[:16])
-    if tag == _EXTENSIBLE and len(form) >= 26:
-        tag = int.from_bytes(form[24:26], "little")
-    if not channels or not rate or not frame_bytes or frame_bytes % channels:
-        raise EdgeGemmaValueError(
-            f"{name} is damaged: its header says {channels} channels, {rate} Hz and {frame_bytes} bytes a frame.",
-            "format",
-        )
-    encoding = _WAV_ENCODINGS.get((tag, frame_bytes // channels))
-    if encoding is None:
-        return None
-    available = None if size is None else max(0, size - start)
-    unfinished = length == 0 and (riff >= _ENDLESS or riff + 8 <= start)
-    endless = length >= _ENDLESS and (available is None or available < length)
-    stated = None if unfinished or endless else length
-    return PcmDecoder(file, name, rate, channels, encoding).bound(start, stated, available)
-
-
-def read_some(file: IO[bytes], n: int, name: str) -> bytes:
-    """At most n bytes, as soon as there are any; b"" at the end. Raises EdgeGemmaOSError, EdgeGemmaValueError."""
+def _open_compressed(file: IO[bytes], name: str, kind: Kind, owned: bool = False) -> Decoder:
+    """The decoder of everything but plain wav and raw samples. Raises EdgeGemmaValueError "format", "unsupported"."""
+    failure: EdgeGemmaValueError | None = None
+    soundfile = True
+    cut = _missing(file)
+    if kind.reader != "media":
+        try:
+            known = SoundfileDecoder(file, name, kind, owned)
+            known.cut = cut
+            return known
+        except EdgeGemmaValueError as error:
+            failure = error
+        except (ImportError, OSError):  # OSError: soundfile is installed, its library libsndfile is not
+            soundfile = False
     try:
-        data = getattr(file, "read1", file.read)(n)
-    except OSError as error:
-        raise EdgeGemmaOSError(f"cannot read {name}: {error.strerror or error}.", "file") from error
-    if data is None:
-        raise EdgeGemmaOSError(f"cannot read {name}: it is in non-blocking mode.", "file")
-    if isinstance(data, str):
-        raise EdgeGemmaValueError(f"{name} returns text, not bytes: open it in binary mode.", "argument")
-    return bytes(data)
-
-
-def _read_exactly(file: IO[bytes], n: int, name: str) -> bytes:
-    """Exactly n bytes, or fewer at the end of the file."""
-    data = b""
-    while len(data) < n and (more := read_some(file, n - len(data), name)):
-        data += more
-    return data
-
-
-def _skip(file: IO[bytes], n: int, name: str) -> None:
-    """Reads and drops n bytes."""
-    while n > 0 and (data := read_some(file, min(n, 1 << 16), name)):
-        n -= len(data)
+        if decoder := open_media(file, name, kind.name, owned):
+            decoder.cut = cut
+            return decoder
+    except EdgeGemmaValueError as error:
+        if kind is not _UNKNOWN:
+            raise
+        failure = error
+    if kind is _UNKNOWN:
+        raise EdgeGemmaValueError(
+            f"{name} is not a sound file that is known. Samples without a header need their rate (such as 16000) and "
+            "encoding.",
+            "format",
+        ) from failure
+    if not soundfile:
+        raise EdgeGemmaValueError(f"{name} is {kind.name}, and reading it needs soundfile: {_INSTALL}.", "unsupported")
+    raise EdgeGemmaValueError(
+        f"{name} is {kind.name}, and reading it needs PyAV ({_INSTALL}) or the program ffmpeg (apt install ffmpeg).",
+        "unsupported",
+    ) from failure

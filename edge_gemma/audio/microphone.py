@@ -7,6 +7,7 @@ is too slow, the newest samples are dropped and counted.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from ..errors import EdgeGemmaOSError, EdgeGemmaValueError, pip_line
 from .source import SAMPLE_RATE, Converter, Source
 
 _NOTHING = np.zeros(0, np.float32)
+_LONGEST_GAP = 600.0  # seconds: a longer gap is the sleep of the machine, and no lost sound
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def devices() -> list[Device]:
     Raises EdgeGemmaOSError "unsupported" when PortAudio is missing, "file" when it fails.
     """
     sounddevice = _sounddevice()
+    found: list[dict[str, Any]] = []
     try:
         found = list(sounddevice.query_devices())
         default = sounddevice.default.device[0]
@@ -46,7 +49,7 @@ def devices() -> list[Device]:
             default = sounddevice.query_devices(kind="input")["index"]
     except sounddevice.PortAudioError as error:
         if not any(info["max_input_channels"] for info in found):
-            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {error}.", "file") from error
+            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {_reason(error)}.", "file") from error
         default = -1
     return [
         Device(index, info["name"], info["max_input_channels"], info["default_samplerate"], index == default)
@@ -61,7 +64,8 @@ class Microphone(Source):
     Attributes:
         device: the `Device` in use.
         overruns: how often samples were lost, because the reader or the machine was too slow.
-        lost: seconds of sound that were lost because the ring buffer was full.
+        lost: seconds of sound that were lost because the ring buffer was full, or because PortAudio was too slow.
+        warning: a sentence where nothing but silence has come so far.
     """
 
     live = True
@@ -88,6 +92,8 @@ class Microphone(Source):
         self._patience = patience
         self._state = threading.Condition()  # guards every attribute that the callback writes
         self._gone = self._closed = False
+        self._due = 0.0  # when the next frame is to be recorded by the device's clock; 0 when unknown
+        self._silent = True  # whether all samples that were read are 0
         self._heard = 0.0  # when the callback was last called
         self._stream, self._rate, channels = self._open(sounddevice)
         self._converter = Converter(self._rate, self.name, "file")
@@ -102,8 +108,18 @@ class Microphone(Source):
 
     @property
     def lost(self) -> float:
-        """Seconds of sound that were dropped because the ring buffer was full."""
+        """Seconds of sound that were dropped because the ring buffer was full, or lost before they came here."""
         return self._lost / self._rate
+
+    @property
+    def warning(self) -> str | None:  # type: ignore[override]
+        """A sentence where a second or more has come and all of it is silence: systems give that without permission."""
+        if not self._silent or self._taken < self._rate:
+            return None
+        return (
+            f"the microphone {self.name} has given nothing but silence: check that it is switched on, and that this program "
+            "may record."
+        )
 
     def _open(self, sounddevice: Any) -> tuple[Any, float, int]:
         """Opens a stream: at 16 kHz if the device can, else at its own rate; with one channel if the device can."""
@@ -125,11 +141,15 @@ class Microphone(Source):
         raise self._refused(failure) from failure
 
     def _refused(self, error: Exception | None) -> EdgeGemmaOSError:
-        return EdgeGemmaOSError(f"the microphone {self.name} cannot be opened: {error}.", "file")
+        return EdgeGemmaOSError(
+            f"the microphone {self.name} cannot be opened: {_reason(error)}. Check that it is connected and that no other "
+            "program uses it, or choose another one.",
+            "file",
+        )
 
     # ---- PortAudio's thread ----
 
-    def _store(self, data: Any, count: int, _time: Any, status: Any) -> None:
+    def _store(self, data: Any, count: int, times: Any, status: Any) -> None:
         """The callback: writes `count` frames into the ring, as far as there is room."""
         frames = np.frombuffer(data, np.int16).reshape(count, -1)
         size = len(self._ring)
@@ -142,6 +162,10 @@ class Microphone(Source):
             self._ring[: room - first] = frames[first:room]
             self._written += room
             self._lost += count - room
+            recorded = float(getattr(times, "inputBufferAdcTime", 0.0))  # of the first frame; 0 where nobody knows
+            if status.input_overflow and 0 < self._due < recorded < self._due + _LONGEST_GAP:
+                self._lost += round((recorded - self._due) * self._rate)
+            self._due = recorded + count / self._rate if recorded > 0 else 0.0
             self.overruns += bool(room < count or status.input_overflow)
             self._state.notify_all()
 
@@ -164,6 +188,7 @@ class Microphone(Source):
                 span = np.arange(self._taken, self._written) % len(self._ring)
                 frames = self._ring[span]
                 self._taken = self._written
+            self._silent = self._silent and not frames.any()
             block = self._converter.push(frames)
             if block.size:
                 return block
@@ -226,21 +251,29 @@ def _choose(wanted: str | int | None) -> Device:
     return fitting[0]
 
 
+def _reason(error: Exception | None) -> str:
+    """What PortAudio says, without its function names and numbers."""
+    said = re.sub(r"^Error (opening|starting) \w*: | \[PaErrorCode -?\d+\]", "", str(error)).strip().rstrip(".")
+    return (
+        "there is no such device" if said.startswith("Error querying device") else said or "PortAudio gives no reason"
+    )
+
+
 def _sounddevice() -> Any:
     """The package sounddevice. Raises EdgeGemmaOSError "unsupported", which says what to install."""
     try:
         import sounddevice
     except ImportError as error:
         raise EdgeGemmaOSError(
-            "microphones need the package sounddevice: pip install sounddevice.", "unsupported"
+            f"microphones need the package sounddevice: `{pip_line('sounddevice')}`.", "unsupported"
         ) from error
     except OSError as error:
         install = (
             "install libportaudio2 (Debian, Ubuntu, Raspberry Pi OS: apt install libportaudio2; Fedora: dnf install "
             "portaudio; Arch: pacman -S portaudio)"
             if sys.platform.startswith("linux")
-            else "install it (Homebrew: brew install portaudio), or reinstall sounddevice (pip install --force-reinstall "
-            "sounddevice)"
+            else "install it (Homebrew: brew install portaudio), or reinstall sounddevice "
+            f"(`{pip_line('--force-reinstall', 'sounddevice')}`)"
         )
         raise EdgeGemmaOSError(f"microphones need the library PortAudio: {install}.", "unsupported") from error
     return sounddevice

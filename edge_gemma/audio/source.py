@@ -1,8 +1,8 @@
 """Where sound comes from: arrays, files, pipes. All of it becomes 16 kHz mono float32, block by block.
 
 Owns the conversion (`to_mono`, `Converter`) and `Source`, the one interface through which recordings, streams and
-microphones are read. It does not own file formats (formats.py), microphones (microphone.py), or the search for speech in
-the sound (vad.py, endpointing.py).
+microphones are read. It does not own file formats (formats.py), the way from several channels to one (mono.py), microphones
+(microphone.py), or the search for speech in the sound (vad.py, endpointing.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import abc
 import math
 import os
 import queue
+import re
 import stat
 import sys
 import threading
 import time
+import urllib.parse
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,8 +25,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError, pip_line
 from .formats import ArrayDecoder, Decoder, Raw, open_decoder
+from .level import Level
+from .mono import Mixer
+from .pcm import TOLERANCE, AssumedDecoder
 
 #: Samples a second of all sound that leaves this module.
 SAMPLE_RATE = 16000
@@ -47,7 +52,8 @@ def to_mono(samples: ArrayLike, rate: float = SAMPLE_RATE) -> NDArray[np.float32
         rate: samples a second, per channel.
 
     Returns:
-        (round(n * 16000 / rate),) float32, the mean of the channels; it may be `samples` itself.
+        (round(n * 16000 / rate),) float32; it may be `samples` itself. Several channels become their mean, or the loudest
+        channel where they cancel each other (mono.py).
 
     Raises:
         EdgeGemmaValueError: "argument" for another shape or type, or a sample that is not finite (the message has its
@@ -62,11 +68,16 @@ def to_mono(samples: ArrayLike, rate: float = SAMPLE_RATE) -> NDArray[np.float32
 class Converter:
     """Converts a stream of blocks to 16 kHz mono. The result does not depend on how the stream is cut into blocks."""
 
-    def __init__(self, rate: float, name: str = "the sound", code: str = "argument") -> None:
-        """Blocks have `rate` samples a second. Errors call the sound `name` and have the code `code`. Raises as `to_mono`."""
+    def __init__(self, rate: float, name: str = "the sound", code: str = "argument", lenient: bool = False) -> None:
+        """Blocks have `rate` samples a second. Errors call the sound `name` and have the code `code`. Raises as `to_mono`.
+
+        `lenient`: samples that are not finite become silence and are counted in `broken`.
+        """
         if not (isinstance(rate, (int, float, np.integer, np.floating)) and 0 < rate < math.inf):
             raise EdgeGemmaValueError(f"rate is {rate!r}; it must be samples a second, such as 16000.", "argument")
         self._name, self._code, self._at, self._rate = name, code, 0, rate
+        self._lenient, self.broken = lenient, 0  #: frames with samples that were not finite
+        self._mixer = Mixer(rate)
         self._stream = None
         if rate == SAMPLE_RATE:
             return
@@ -75,7 +86,7 @@ class Converter:
         except ImportError as error:
             raise EdgeGemmaValueError(
                 f"{name} has {rate:g} samples a second; converting it to 16000 needs soxr: "
-                "pip install 'edge-gemma[voice]'.",
+                f"`{pip_line('edge-gemma[voice]')}`.",
                 "unsupported",
             ) from error
         try:
@@ -85,22 +96,34 @@ class Converter:
 
     def push(self, frames: NDArray[Any]) -> NDArray[np.float32]:
         """(n, channels) or (n,) samples as `to_mono` takes them -> (k,) converted samples. Raises as `to_mono`."""
-        mono = _mean(_scaled(frames))
-        valid = np.abs(mono) <= _LOUDEST  # false for NaN, too
-        if not valid.all():
-            bad = int(np.argmin(valid))
-            at = self._at + bad
-            raise EdgeGemmaValueError(
-                f"sample {at} of {self._name} ({at / self._rate:.3f} s) is {mono[bad]:g}; samples must be finite and in "
-                "[-1, 1] (give 16-bit values as int16, or divide them by 32768).",
-                self._code,
-            )
-        self._at += len(mono)
+        scaled = _scaled(frames)
+        if frames.dtype.kind == "f" and frames.size:
+            scaled = self._checked(scaled)
+        self._at += len(scaled)
+        mono = np.ascontiguousarray(scaled) if scaled.ndim == 1 else self._mixer.push(scaled)
         return mono if self._stream is None else self._stream.resample_chunk(mono)
 
+    def _checked(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Floats whose size is that of samples. Raises EdgeGemmaValueError, or replaces what is not finite if lenient."""
+        rows = frames.reshape(len(frames), -1)
+        valid = np.abs(rows) <= _LOUDEST  # false for NaN, too
+        if valid.all():
+            return frames
+        finite = np.isfinite(rows)
+        if self._lenient and (valid | ~finite).all():
+            self.broken += int((~finite.all(axis=1)).sum())
+            return np.where(finite, rows, np.float32(0)).reshape(frames.shape)
+        at, channel = (int(index) for index in np.argwhere(~valid)[0])
+        raise EdgeGemmaValueError(
+            f"sample {self._at + at} of {self._name} ({(self._at + at) / self._rate:.3f} s) is {rows[at, channel]:g}; "
+            "samples must be finite and in [-1, 1] (give 16-bit values as int16, or divide them by 32768).",
+            self._code,
+        )
+
     def finish(self) -> NDArray[np.float32]:
-        """Ends the sound: returns the (k,) samples that the resampler still holds. `push` must not be called again."""
-        return _NOTHING if self._stream is None else self._stream.resample_chunk(_NOTHING, last=True)
+        """Ends the sound: returns the (k,) samples that are still held back. `push` must not be called again."""
+        mono = self._mixer.finish()
+        return mono if self._stream is None else self._stream.resample_chunk(mono, last=True)
 
 
 def _frames(samples: ArrayLike) -> NDArray[Any]:
@@ -131,17 +154,6 @@ def _scaled(frames: NDArray[Any]) -> NDArray[np.float32]:
     return ((scaled - half if kind == "u" else scaled) / half).astype(np.float32, copy=False)
 
 
-def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels."""
-    if frames.ndim == 1:
-        return np.ascontiguousarray(frames)
-    # Added channel by channel, so that the order of additions does not depend on the memory layout of the array.
-    total = frames[:, 0].copy()
-    for channel in range(1, frames.shape[1]):
-        total += frames[:, channel]
-    return total / np.float32(frames.shape[1])
-
-
 # ---- sources ---------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +169,10 @@ class Source(abc.ABC):
         duration: seconds; None when unknown.
         live: whether the sound may still be coming in, so that `read` may have to wait.
         overruns: how often samples of a live source were lost.
-        warning: a sentence about damage that did not prevent reading; None without damage. Final once the sound has ended.
+        warning: sentences about what may have been missed: damage, parts that were left out, a level that is too low or too
+            high; None if there is nothing to say. Final once the sound has ended.
+        assumption: a sentence about the format, where samples without a header were taken for 16 kHz mono because nobody
+            stated their format; None otherwise. Known once the first samples were read.
     """
 
     name: str = "sound"
@@ -165,6 +180,7 @@ class Source(abc.ABC):
     live: bool = False
     overruns: int = 0
     warning: str | None = None
+    assumption: str | None = None
 
     def __init__(self) -> None:
         """Makes an empty buffer. Subclasses call this first."""
@@ -294,23 +310,40 @@ class _Recording(Source):
         super().__init__()
         self.name = name
         self._decoder, self._file, self._code = decoder, file, code
-        self._converter: Converter | None = Converter(decoder.rate, name, code)
+        self._converter: Converter | None = self._new_converter()
+        self._level: Level | None = Level()  # None where the recording was not read from its beginning on
+        self._broken = 0
         if decoder.frames is not None:
             self.duration = decoder.frames / decoder.rate
+        if isinstance(decoder, AssumedDecoder):
+            self.assumption = f"{name} has no header that is known: 16-bit mono samples at 16 kHz are assumed."
+
+    def _new_converter(self) -> Converter:
+        return Converter(self._decoder.rate, self.name, self._code, lenient=self._code == "format")
 
     @property
     def warning(self) -> str | None:  # type: ignore[override]
-        """The decoder's warning."""
-        return self._decoder.warning
+        """The decoder's warning, and those about the samples."""
+        sentences = [self._decoder.warning]
+        broken = self._broken / self._decoder.rate
+        if broken:
+            length = f"{broken:.1f} s" if broken >= TOLERANCE else f"{self._broken} samples"
+            sentences.append(f"{self.name} is damaged: {length} of it are no numbers, and were read as silence.")
+        if self._level is not None and self._converter is None:
+            sentences.append(self._level.warning(self.name, SAMPLE_RATE))
+        return " ".join(filter(None, sentences)) or None
 
     def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
-        while self._converter is not None:
+        while (converter := self._converter) is not None:
             frames = self._decoder.read(_BLOCK)
             if len(frames):
-                block = self._converter.push(frames)
+                block = converter.push(frames)
             else:
-                block, self._converter = self._converter.finish(), None
+                block, self._converter = converter.finish(), None
+                self._broken += converter.broken
             if block.size:
+                if self._level is not None:
+                    self._level.push(block)
                 return block
         return None
 
@@ -320,7 +353,8 @@ class _Recording(Source):
             raise EdgeGemmaValueError(f"{self.name} is closed.", "state")
         self._restart(seconds)
         self._decoder.seek(round(seconds * self._decoder.rate))
-        self._converter = Converter(self._decoder.rate, self.name, self._code)
+        self._converter, self._broken = self._new_converter(), 0
+        self._level = None if seconds else Level()
 
     def close(self) -> None:
         """Closes the decoder, and the file that was given with it."""
@@ -347,6 +381,7 @@ class _Pipe(Source):
     def _run(self, opening: Callable[[], _Recording]) -> None:
         try:
             with opening() as recording:
+                self.assumption = recording.assumption
                 while not self._closed and (block := recording.next_block(None)) is not None:
                     self._queue.put(block)
                 self.warning = recording.warning
@@ -405,6 +440,11 @@ class Paced(Source):
         """The warning of the source within."""
         return self._source.warning
 
+    @property
+    def assumption(self) -> str | None:  # type: ignore[override]
+        """The assumption of the source within."""
+        return self._source.assumption
+
     def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         if self._began is None:
             self._began = self._clock()
@@ -441,19 +481,22 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
     """Opens a file, a pipe, a file object or an array as a `Source`.
 
     Args:
-        source: a path (wav; flac, ogg, mp3 and more with the extra `voice`); "-" for standard input; a binary file
-            object, which stays open; an array as `to_mono` takes it, alone or as (array, rate); a `Source`, which is
-            returned as it is.
+        source: a path or a file:// URL (wav; flac, ogg, mp3, m4a, mp4, webm and more with the extra `voice`); "-" for
+            standard input; a binary file object, which stays open; an array as `to_mono` takes it, alone or as (array,
+            rate); a `Source`, which is returned as it is.
         rate: samples a second of an array (default 16000) or of raw samples. A pipe holds raw samples if it does not
-            begin with the header of a known file format. A file holds them if `rate` or `channels` is given, too.
+            begin with the header of a known file format. A file holds them if `rate`, `channels` or another `encoding` is
+            given, too.
         channels: channels of raw samples, default 1.
-        encoding: type of raw samples: u8, s8, s16le, s24le, s32le, f32le, f64le, or big-endian s16be, s32be, f32be, f64be.
+        encoding: type of raw samples: u8, s8, s16le, s24le, s32le, f32le, f64le, their big-endian forms such as s16be,
+            alaw or mulaw.
 
     Files are read while they are used, in constant memory. A recording without samples is no error: it ends at once. A
-    recording that is cut short gives the samples that are there and sets `warning`.
+    recording that is cut short gives the samples that are there and sets `warning`. Samples that are not finite are read as
+    silence, which is reported there, too.
 
     Raises:
-        EdgeGemmaOSError: "file" for what cannot be opened or read.
+        EdgeGemmaOSError: "file" for what cannot be opened or read, such as addresses of the web.
         EdgeGemmaValueError: "format" for an empty file, a damaged one, or one without sound; "unsupported" when an extra
             is missing; "argument" for unusable arguments.
         For a pipe, these errors come from `read`.
@@ -470,7 +513,7 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
         file, name = _standard_input(), "standard input"
         seekable = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     elif isinstance(source, (str, os.PathLike)):
-        name = str(source)
+        name = _path(source)
         seekable = (
             os.path.isfile(name) or os.path.isdir(name) or not os.path.exists(name)
         )  # False: a named pipe or a device
@@ -483,7 +526,7 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
             f"sound cannot come from a {type(source).__name__}: give a path, an array or a file object.", "argument"
         )
 
-    stated = rate is not None or channels is not None
+    stated = rate is not None or channels is not None or encoding != "s16le"
     raw = Raw(SAMPLE_RATE if rate is None else rate, 1 if channels is None else channels, encoding, stated)
     guess = not seekable or source == "-"  # raw samples may come without a header, but a named file must have one
 
@@ -513,6 +556,21 @@ def _standard_input() -> IO[bytes]:
     return open(number, "rb", buffering=0, closefd=False)
 
 
+def _path(source: str | os.PathLike[str]) -> str:
+    """The path that a path or a file:// URL means. Raises EdgeGemmaOSError, EdgeGemmaValueError."""
+    path = os.fsdecode(source)
+    if not path:
+        raise EdgeGemmaValueError("the name of the sound file is empty.", "argument")
+    url = re.match(r"([a-z][a-z0-9+.-]+):(//[^/]*)?/", path, re.IGNORECASE)
+    if url is None or os.path.exists(path):
+        return path
+    if url[1].lower() != "file":
+        raise EdgeGemmaOSError(f"{path} is an address of the web: download it first, and give the file.", "file")
+    if url[2] not in (None, "//", "//localhost"):
+        raise EdgeGemmaOSError(f"{path} names no file on this machine: a file URL begins with file:///.", "file")
+    return os.fsdecode(urllib.parse.unquote_to_bytes(path[url.end() - 1 :]))
+
+
 def _open_path(path: str) -> IO[bytes]:
     if os.path.isdir(path):
         raise EdgeGemmaOSError(f"{path} is a directory: give a sound file.", "file")
@@ -527,13 +585,13 @@ def load_audio(
 ) -> NDArray[np.float32]:
     """Reads a whole recording: (n,) float32, 16 kHz mono. Arguments and errors are those of `open_audio`.
 
-    Damage that does not prevent reading is reported by a Python warning.
+    What `Source.assumption` and `Source.warning` say is reported by Python warnings.
     """
     opened = open_audio(source, rate, channels, encoding)
     try:
         blocks = list(opened)
-        if opened.warning:
-            warnings.warn(opened.warning, stacklevel=2)
+        for sentence in filter(None, (opened.assumption, opened.warning)):
+            warnings.warn(sentence, stacklevel=2)
     finally:
         if opened is not source:
             opened.close()

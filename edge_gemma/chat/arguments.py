@@ -232,10 +232,10 @@ def _revive_class(value: Any, hint: type) -> Any:
     if issubclass(hint, pathlib.PurePath) and isinstance(value, str):
         return hint(value)
     if isinstance(value, Mapping) and (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
-        hints = class_hints(hint)
+        hints, _ = class_hints(hint)
         return hint(**{name: revive(item, hints.get(name)) for name, item in value.items()})
     if isinstance(value, Mapping) and typing.is_typeddict(hint):
-        hints = class_hints(hint)
+        hints, _ = class_hints(hint)
         return {name: revive(item, hints.get(name)) for name, item in value.items()}
     if hint in (tuple, set, frozenset) and isinstance(value, list):
         return hint(value)

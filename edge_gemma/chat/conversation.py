@@ -35,7 +35,8 @@ from .tools import Tool, Toolbox
 
 __all__ = ["Chat", "ChatEvent"]
 
-_FORMAT = "edge-gemma-chat"
+FORMAT = "edge-gemma-chat"
+"""What a saved conversation calls its format."""
 
 
 class _Answer:
@@ -439,7 +440,7 @@ class Chat:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes instructions and history, with all sounds and pictures, to a JSON file. Raises EdgeGemmaOSError."""
-        content = {"format": _FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
+        content = {"format": FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
         path = os.fspath(path)
         try:
             # Written beside its place first, so that a crash never replaces a complete file by an incomplete one.
@@ -467,7 +468,7 @@ class Chat:
         except (ValueError, RecursionError) as error:
             raise EdgeGemmaValueError(f"{os.fspath(path)}: not a saved conversation: {error}.", "format") from error
         try:
-            if content["format"] != _FORMAT or content["version"] != 1:
+            if content["format"] != FORMAT or content["version"] != 1:
                 raise ValueError("it is of another format or version")
             system, messages = content["system"], _unpacked(content["messages"])
             if not isinstance(system, (str, type(None))):

@@ -158,6 +158,8 @@ def resolved_schema(schema: Any, where: str) -> tuple[dict[str, Any], list[str]]
     """
     if not isinstance(schema, Mapping):
         raise _wrong(f"{where}: its parameters are no JSON schema, but {type(schema).__name__}.")
+    if schema and not (_UNDERSTOOD | {"$ref", "allOf", "oneOf", "anyOf", "$defs"}) & set(schema):
+        raise _wrong(f'{where}: its parameters have no "properties", in which the arguments belong.')
     resolver = _Resolver(schema, where)
     found = resolver.resolve(schema, where, ())
     if "anyOf" in found:
@@ -231,6 +233,7 @@ class _Resolver:
         extra = schema.get("additionalProperties")
         if isinstance(extra, Mapping):
             schema["additionalProperties"] = self.resolve(extra, f"{where}.*", refs, depth + 1) or True
+        schema.pop("title", None)
         self.ignored += [
             key for key in schema if key not in _UNDERSTOOD and key not in _REMARKS and not key.startswith("x-")
         ]

@@ -81,14 +81,16 @@ def _annotations(target: Any) -> Mapping[str, Any]:
         return found
 
 
-def class_hints(kind: type) -> dict[str, Any]:
-    """The type hints of a class with fields; those that cannot be resolved are `str`."""
+def class_hints(kind: type) -> tuple[dict[str, Any], list[str]]:
+    """The type hints of a class with fields, and the fields whose hints cannot be resolved: these are `str`."""
     hints: dict[str, Any] = {}
+    unresolved: list[str] = []
     for base in reversed(kind.__mro__):
         module = sys.modules.get(base.__module__)
         found, unknown = _resolved(_annotations(base), dict(vars(module)) if module else {}, dict(vars(base)))
         hints |= {**found, **dict.fromkeys(unknown, str)}
-    return hints
+        unresolved += unknown
+    return hints, unresolved
 
 
 def callable_hints(function: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
@@ -102,7 +104,7 @@ def callable_hints(function: Callable[..., Any]) -> tuple[dict[str, Any], list[s
     hints: dict[str, Any] = {}
     target: Any = function
     if inspect.isclass(function):
-        hints, target = class_hints(function), function.__init__
+        (hints, _), target = class_hints(function), function.__init__
     elif not inspect.isroutine(function):
         target = type(function).__call__
     target = inspect.unwrap(target)
@@ -151,7 +153,7 @@ def is_model(hint: Any) -> bool:
 
 
 class _Hints:
-    """Makes the schemas of hints. `unknown` has those that JSON has nothing for, which become strings."""
+    """Makes the schemas of hints. `unknown` tells of those that JSON has nothing for, which become strings."""
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
@@ -181,7 +183,7 @@ class _Hints:
             return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
         if (isinstance(base, type) and issubclass(base, _LISTS)) or base in _ABSTRACT_LISTS:
             return self._list(base, arguments)
-        self.unknown.append(getattr(hint, "__name__", None) or str(hint))
+        self.unknown.append(f"a model cannot write {getattr(hint, '__name__', None) or hint}")
         return {"type": "string"}
 
     def _of_class(self, hint: type) -> dict[str, Any] | None:
@@ -198,7 +200,7 @@ class _Hints:
             plain = all(value is None or type(value) in TYPE_NAMES for value in values)
             return schema_of_values(values if plain else [member.name for member in hint])
         if dataclasses.is_dataclass(hint):
-            hints, missing = class_hints(hint), dataclasses.MISSING
+            hints, missing = self._fields(hint), dataclasses.MISSING
             fields = [
                 (f.name, hints.get(f.name, str), f.default is missing and f.default_factory is missing)
                 for f in dataclasses.fields(hint)
@@ -207,14 +209,19 @@ class _Hints:
             return self._object(hint, fields)
         if typing.is_typeddict(hint):
             required: frozenset[str] = getattr(hint, "__required_keys__", frozenset())
-            return self._object(hint, [(name, kind, name in required) for name, kind in class_hints(hint).items()])
+            return self._object(hint, [(name, kind, name in required) for name, kind in self._fields(hint).items()])
         if issubclass(hint, tuple) and hasattr(hint, "_fields"):
-            hints, defaults = class_hints(hint), hint._field_defaults  # type: ignore[attr-defined]
+            hints, defaults = self._fields(hint), hint._field_defaults  # type: ignore[attr-defined]
             return self._object(hint, [(name, hints.get(name, Any), name not in defaults) for name in hint._fields])
         for base, name in TYPE_NAMES.items():
             if issubclass(hint, base):
                 return {"type": name}  # such as a subclass of str
         return {"type": "string"} if issubclass(hint, _TEXTS) else None
+
+    def _fields(self, kind: type) -> dict[str, Any]:
+        hints, unresolved = class_hints(kind)
+        self.unknown += [f"the type hint of {kind.__name__}.{name} cannot be resolved" for name in unresolved]
+        return hints
 
     def _annotated(self, hint: Any) -> dict[str, Any]:
         inner, *notes = typing.get_args(hint)
@@ -416,7 +423,7 @@ def describe(function: Callable[..., Any]) -> Described:
         made = _Hints()
         schema = made.schema(hint)
         if made.unknown and parameter.name in hints:
-            guessed[parameter.name] = f"a model cannot write {made.unknown[0]}"
+            guessed[parameter.name] = made.unknown[0]
         if parameter.name in notes:
             schema = {**schema, "description": notes[parameter.name]}
         properties[parameter.name] = schema

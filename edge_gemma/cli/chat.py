@@ -1,20 +1,22 @@
 """`edge-gemma chat`: a conversation at the terminal, or line by line from a pipe.
 
-Owns the input, the commands that begin with a slash, and the display of answers. The conversation itself is
-`edge_gemma.chat.conversation`.
+Owns the commands that begin with a slash, and the display of answers. chat_input.py reads the lines. The conversation itself
+is `edge_gemma.chat.conversation`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import json
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..engine.memory import format_bytes
+from .chat_input import LineReader, open_reader
 from .common import (
     DONE,
     FAILED,
@@ -24,47 +26,58 @@ from .common import (
     add_verb,
     error_text,
     format_stats,
+    home_of_toy,
     open_model,
     sampling,
     session_options,
+    warn_if_long,
 )
+from .outputs import check_output
+from .parsing import file_path, plain_text, suggestion
 from .terminal import Interrupt, Screen
 
-HISTORY_LENGTH = 1000
+LEAVING = ("/quit", "/exit", "/bye", "/q")
+LEAVING_ALONE = ("quit", "exit", "bye")
+WITH_FILE = ("/tools", "/audio", "/save", "/load")
 
 EXAMPLES = """
-edge-gemma chat -m gemma-4-E2B-it-Q4_0.gguf
+edge-gemma chat -m e2b
 edge-gemma chat --system "Answer in one sentence." --thinking --verbose
 edge-gemma chat --tools my_functions.py --context 16K
 printf 'My name is Ada.\\nWhat is my name?\\n' | edge-gemma chat
 """
 
 HELP = """\
-/help           this list
-/system [TEXT]  show the instructions, or set them for the next answers
-/tools [FILE]   list the tools, or use the functions of a Python file as tools; /tools off removes all tools
-/audio FILE [TEXT]  send a recording, after the text if there is one
-/reset          begin a new conversation
-/save FILE      write the conversation to a file
-/load FILE      go on with a saved conversation
-/stats          tokens, speed and memory
-/multi          several lines as one message, up to a line with only /end
-/quit           leave (so does Ctrl-D)
+/help               this list
+/system [TEXT]      show the instructions, or set them for the next answers
+/tools [FILE]       list the tools, or use the functions of a Python file; /tools off removes all tools
+/audio FILE [TEXT]  send a recording of up to 30 seconds, after the text if there is one
+/reset              begin a new conversation
+/save FILE          write the conversation to a file
+/load FILE          go on with a saved conversation
+/stats              tokens, speed and memory
+/multi              several lines as one message, up to a line with only /end
+/quit               leave; so do /bye, /exit, the word quit or exit alone, and Ctrl-D
 A line that ends with a backslash continues in the next line. //text sends a message that begins with a slash.
-Ctrl-C stops an answer."""
+Ctrl-C stops an answer, or clears the line. Tab completes commands and file names."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "chat", "hold a conversation", EXAMPLES)
-    parser.epilog = f"{parser.epilog}\n\ncommands in the conversation:\n{HELP}"
-    parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
-    parser.add_argument("--tools", metavar="FILE", help="Python file whose functions the model may call")
+    parser.epilog = f"{parser.epilog}\n\ncommands in the conversation:\n{textwrap.indent(HELP, '  ')}"
+    parser.add_argument(
+        "--system", "-s", type=plain_text, metavar="TEXT", help="instructions for the whole conversation"
+    )
+    parser.add_argument(
+        "--tools", type=file_path, metavar="FILE", help="Python file whose functions the model may call"
+    )
     parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print thoughts")
-    parser.add_argument("--load", metavar="FILE", help="continue a conversation that /save wrote")
+    parser.add_argument("--load", type=file_path, metavar="FILE", help="continue a conversation that /save wrote")
     parser.add_argument("--verbose", "-v", action="store_true", help="print the speed after each answer")
     add_sampling_options(parser, max_tokens=None)
+    parser.set_defaults(temperature=None)  # see sampling()
     add_session_options(parser)
     add_model_options(parser)
     return parser
@@ -76,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
     with open_model(args) as model:
         conversation = Conversation(model, args, tools)
         if args.load:
-            conversation.chat.load(args.load)
-        if sys.stdin.isatty():
-            conversation.screen.line(f"{model.config.name or model.path}. /help lists the commands.", "dim")
-        return conversation.hold(LineReader())
+            conversation.load(args.load)
+        reader = open_reader(conversation.commands, WITH_FILE)
+        if reader.is_terminal:
+            conversation.introduce()
+        return conversation.hold(reader)
 
 
 def load_tools(path: str) -> list[Callable[..., Any]]:
@@ -108,47 +122,6 @@ def load_tools(path: str) -> list[Callable[..., Any]]:
     return functions
 
 
-class LineReader:
-    """Reads lines of standard input. At a terminal they can be edited, and a file keeps their history.
-
-    Reading raises EOFError at the end of the input and KeyboardInterrupt for Ctrl-C at the prompt.
-    """
-
-    def __init__(self) -> None:
-        self.is_terminal = sys.stdin.isatty()
-        self._readline: Any = None
-        if self.is_terminal:
-            with contextlib.suppress(ImportError):  # absent on Windows
-                import readline
-
-                self._readline = readline
-                readline.set_history_length(HISTORY_LENGTH)
-                with contextlib.suppress(OSError):
-                    readline.read_history_file(self._history_file())
-
-    def read(self, prompt: str) -> str:
-        """One line without its newline; the prompt is shown at a terminal only."""
-        if self.is_terminal:
-            return input(prompt)
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError
-        return line.rstrip("\r\n")
-
-    def close(self) -> None:
-        """Writes the history to its file."""
-        if self._readline:
-            with contextlib.suppress(OSError):
-                file = self._history_file()
-                file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._readline.write_history_file(file)
-
-    @staticmethod
-    def _history_file() -> Path:
-        state = os.environ.get("XDG_STATE_HOME")
-        return (Path(state) if state else Path.home() / ".local" / "state") / "edge-gemma" / "chat_history"
-
-
 class Conversation:
     """The loop of a chat: reads messages and commands, and shows the answers."""
 
@@ -156,7 +129,11 @@ class Conversation:
         self.model, self.args, self.tools = model, args, tools
         self.screen, self.errors = Screen(sys.stdout), Screen(sys.stderr)
         self.failed = False
-        self.chat = self._open(args.system, tools)
+        # The toy was trained on single commands to a home: it gets the tools of one, and each message stands alone.
+        system, home = home_of_toy(args) if args.system is None and not tools and not args.load else (None, [])
+        self._single = bool(home)
+        self.tools = tools or home
+        self.chat = self._open(args.system if system is None else system, self.tools)
         self._commands = {
             "help": self._help,
             "system": self._system,
@@ -167,6 +144,25 @@ class Conversation:
             "load": self._load,
             "stats": self._stats,
         }
+
+    @property
+    def commands(self) -> list[str]:
+        """The words that are commands, for completion."""
+        return [*(f"/{name}" for name in self._commands), "/multi", *LEAVING[:3]]
+
+    def introduce(self) -> None:
+        """Says who talks and how to leave."""
+        name = self.model.config.name or Path(self.model.path).name
+        what = "the toy model, in a simulated home" if self._single else name
+        self.screen.line(
+            f"Chat with {what}. Type a message and press Enter. /help lists the commands, /quit or Ctrl-D leaves.",
+            "dim",
+        )
+
+    def load(self, path: str) -> None:
+        """Goes on with a saved conversation."""
+        self.chat.load(path)
+        self._single = False
 
     def hold(self, reader: LineReader) -> int:
         """Reads until the input ends or /quit. From a pipe, FAILED if a turn or a command failed."""
@@ -183,7 +179,7 @@ class Conversation:
                         raise
                     self.screen.line("\n(Ctrl-D or /quit to leave)", "dim")
                     continue
-                if message.split() in (["/quit"], ["/exit"]):
+                if leaves(message):
                     break
                 self._handle(message)
         finally:
@@ -223,7 +219,8 @@ class Conversation:
                 command = self._commands.get(name)
                 if command is None:
                     raise EdgeGemmaError(
-                        f"there is no command /{name}: /help lists the commands, //{name} sends the text as a message."
+                        f"there is no command /{name}{suggestion(f'/{name}', self.commands)} /help lists the commands, "
+                        f"//{name} sends the text as a message."
                     )
                 command(argument.strip())
             else:
@@ -233,7 +230,8 @@ class Conversation:
                 raise
             self.failed = True
             self.screen.end_line()
-            self.errors.line(f"edge-gemma: error: {error_text(error)}", "red")
+            hint = " /reset begins a new conversation." if getattr(error, "code", "") == "context" else ""
+            self.errors.line(f"edge-gemma: error: {error_text(error)}{hint}", "red")
 
     # ---- turns ------------------------------------------------------------------------------------------------
 
@@ -241,6 +239,8 @@ class Conversation:
         """Sends the text and the sound and shows the answer. Ctrl-C stops the answer."""
         from ..errors import EdgeGemmaError
 
+        if self._single:
+            self.chat.reset()
         before = dict(self.chat.session.stats)
         try:
             with Interrupt(self.chat.cancel) as interrupt:
@@ -272,10 +272,17 @@ class Conversation:
         elif event.kind == "tool_call":
             arguments = ", ".join(f"{name}={value!r}" for name, value in event.call.arguments.items())
             self.screen.line(f"[{event.call.name}({arguments})]", "cyan")
-        elif event.kind == "broken_call":
-            self.screen.line(f"[a call of {event.call.name or 'a tool'} was not run: {event.call.problem}]", "cyan")
         elif event.kind == "tool_result":
-            self.screen.line(f"[= {event.result}]", "cyan")
+            self.screen.line(f"[= {readable(event.result)}]", "cyan")
+        elif event.kind == "broken_call":
+            self._note("[the model wrote a call that cannot be read: nothing was run]")
+        elif event.kind == "done" and event.stop == "length":
+            self._note("[the answer is cut off: --max-tokens or --context allows no more]")
+
+    def _note(self, text: str) -> None:
+        """A line about an answer that is no part of it."""
+        self.screen.end_line()
+        self.errors.line(text, "dim")
 
     # ---- commands ---------------------------------------------------------------------------------------------
 
@@ -303,19 +310,22 @@ class Conversation:
             self.screen.line(self.chat.system or "(no instructions)")
             return
         self.chat.system = text
+        self._single = False
         self.screen.line("(instructions set)", "dim")
 
     def _tools(self, text: str) -> None:
         if text:
             tools = [] if text == "off" else load_tools(text)
-            old, self.chat = self.chat, self._open(self.chat.system, tools)
+            system = self.args.system if self._single else self.chat.system
+            self._single = False
+            old, self.chat = self.chat, self._open(system, tools)
             self.chat.history, self.tools = old.history, tools
             old.close()
         for tool in self.tools:
             summary = (tool.__doc__ or "").strip().split("\n")[0]
             self.screen.line(f"{tool.__name__}  {summary}".rstrip())
         if not self.tools:
-            self.screen.line("(no tools)")
+            self.screen.line("(no tools: /tools FILE uses the functions of a Python file)")
 
     def _audio(self, text: str) -> None:
         from ..audio.source import load_audio
@@ -325,16 +335,19 @@ class Conversation:
         ends = (end for end in range(len(words), 1, -1) if Path(" ".join(words[:end])).expanduser().is_file())
         end = next(ends, 1)
         path = self._path(" ".join(words[:end]), "/audio FILE [TEXT]")
-        self._turn(" ".join(words[end:]).strip() or None, audio=[load_audio(path)])
+        samples = load_audio(path)
+        warn_if_long(path, len(samples))
+        self._turn(" ".join(words[end:]).strip() or None, audio=[samples])
 
     def _save(self, text: str) -> None:
         path = self._path(text, "/save FILE")
+        check_output(Path(path), force=_is_conversation(Path(path)))
         self.chat.save(path)
         self.screen.line(f"(saved to {path})", "dim")
 
     def _load(self, text: str) -> None:
         path = self._path(text, "/load FILE")
-        self.chat.load(path)
+        self.load(path)
         turns = sum(message.get("role") == "user" for message in self.chat.history)
         self.screen.line(f"(loaded {path}: {turns} turn{'s' * (turns != 1)})", "dim")
 
@@ -350,5 +363,45 @@ class Conversation:
         session = self.chat.session
         self.screen.line(format_stats(session.stats))
         self.screen.line(f"context: {session.position} of {session.context} tokens")
-        memory = {**self.model.memory(), **session.memory()}
-        self.screen.line("memory: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.items()))
+        memory = session.memory()
+        parts = {
+            "model": memory["resident"] + memory["tables"],
+            "cache": memory["kv"],
+            "work space": memory["scratch"],
+        }
+        sizes = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+        self.screen.line(
+            f"memory: {format_bytes(sum(parts.values()))} ({sizes}); file: {format_bytes(memory['mapped'])}"
+        )
+
+
+def leaves(message: str) -> bool:
+    """Whether a message ends the chat: /quit, whatever follows it, or the word quit alone."""
+    words = message.lower().split()
+    return bool(words) and (words[0] in LEAVING or words in [[word] for word in LEAVING_ALONE])
+
+
+def readable(result: Any) -> str:
+    """The result of a tool on one line: values of a mapping by name, everything else as JSON writes it."""
+    if isinstance(result, str):
+        return " ".join(result.split())
+    if isinstance(result, dict) and result:
+        return ", ".join(f"{name}: {_value(value)}" for name, value in result.items())
+    return _value(result)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _is_conversation(path: Path) -> bool:
+    """Whether a file is a conversation that /save wrote, which it may replace."""
+    from ..chat.conversation import FORMAT
+
+    try:
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(200)
+    except OSError:
+        return False

@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 from ..engine.memory import MemoryLimit, parse_size
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
+from .parsing import Parser, file_path, plain_text
+from .terminal import Screen, format_clock, print_warning
 
 if TYPE_CHECKING:
     from .. import Model, Sampling
 
 # Exit statuses of the command. BROKEN_PIPE: the program that read the output has ended, as `head` does.
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+DONE, FAILED, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
 
+DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
+HEARD_SECONDS = 30  # of a recording at a time: Gemma 4 was trained on recordings up to this length
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-TOY = "[this is the embedded toy model, which knows only commands to a home; `edge-gemma pull e2b` gets the real one]"
+
+# Sentences of the library whose advice is for programs, by the code of the error: the command line has its own.
+_ADVICE_OF_LIBRARY = re.compile(r" (Open a session|Take a larger|Start a new) [^.]*\.$")
+_IN_PYTHON = re.compile(r" \(in Python: [^)]*\)", re.IGNORECASE)
+_ARGUMENTS = re.compile(r"\b(max_seconds|max_tokens|memory_limit|max_words|initial_prompt|translate_to)\b=?")
+_NO_ROOM = re.compile(r"(\d+) more tokens do not fit: (\d+) of the session's (\d+)")
+_ROOM_FOR_ANSWER = 512
+_SMALLER = {"--max-seconds": "shorter segments", "--max-tokens": "shorter answers"}
 
 
 class UsageError(Exception):
@@ -30,11 +45,65 @@ class UsageError(Exception):
 
 
 def error_text(error: Exception) -> str:
-    """The message of an expected failure, on one line."""
+    """The message of an expected failure, on one line and in the words of the command line."""
     text = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    return " ".join(text.split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    text = " ".join(text.split()) or type(error).__name__
+    return in_options(text, getattr(error, "code", ""))
+
+
+def in_options(text: str, code: str) -> str:
+    """A message of the library with options instead of its arguments, and with what a command can do in place of its advice.
+
+    `code` is the `EdgeGemmaError.code` of the error: "context" is about room for tokens.
+    """
+    text = _ARGUMENTS.sub(lambda found: "--" + found[1].replace("_", "-"), _IN_PYTHON.sub("", text))
+    if code != "context":
+        return text
+    if room := _NO_ROOM.search(text):
+        needed = int(room[1]) + int(room[2]) + _ROOM_FOR_ANSWER
+        fact = f"the context of {room[3]} tokens is full: {room[2]} are in use, and {room[1]} more do not fit."
+        return f"{fact} Give a longer one, such as --context {-(-needed // 1024)}K, or a shorter input."
+    fact = _ADVICE_OF_LIBRARY.sub("", text)
+    if fact == text:
+        return text
+    others = [f"{change} with {name}" for name, change in _SMALLER.items() if name in text]
+    return f"{fact} {' or '.join(['Give a longer context with --context N', *others])}."
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception: the message of an expected failure; for a bug of this program the class, too."""
+    from ..errors import EdgeGemmaError
+
+    if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError, UsageError)):
+        return error_text(error)
+    return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
+
+
+def typed_command() -> str:
+    """This command as it can be typed in the current folder: with its path where the shell would not find this one."""
+    program = sys.argv[0]
+    if os.path.basename(program) != "edge-gemma":  # python -m edge_gemma
+        return f"{typed_python()} -m edge_gemma"
+    found = shutil.which("edge-gemma")
+    return "edge-gemma" if found and os.path.samefile(found, program) else _short_path(program)
+
+
+def typed_python() -> str:
+    """The interpreter that runs this, as it can be typed in the current folder."""
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and os.path.abspath(found) == os.path.abspath(sys.executable):
+            return name
+    return _short_path(sys.executable)
+
+
+def _short_path(program: str) -> str:
+    """The path of a program, relative to the current folder if it lies below."""
+    path = os.path.abspath(program)
+    below = os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
+    return shlex.quote(below if os.sep in below else os.path.join(os.curdir, below))
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------
@@ -107,17 +176,34 @@ def seconds(text: str) -> float:
     return _number(2.0, 30.0, text)
 
 
+def language(text: str) -> str:
+    """A language to translate into: a name or a code."""
+    from ..errors import EdgeGemmaValueError
+    from ..speech.languages import language_name
+
+    try:
+        return language_name(text)
+    except EdgeGemmaValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def spoken_language(text: str) -> str | None:
+    """Like `language`; "auto" leaves the language to the model."""
+    from ..speech.languages import leaves_open
+
+    return None if leaves_open(text) else language(text)
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
-def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+def add_verb(subparsers: Any, name: str, summary: str, examples: str) -> Parser:
     """Adds the parser of a verb, with examples at the end of its help."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser: Parser = subparsers.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog="examples:\n" + "\n".join("  " + line for line in examples.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
 
@@ -128,12 +214,14 @@ def add_model_options(parser: argparse.ArgumentParser, several_threads: bool = F
     group.add_argument(
         "--model",
         "-m",
+        type=file_path,
         metavar="FILE",
         help="GGUF file of the model, or the name of a model that was downloaded with `edge-gemma pull`, such as e2b"
         f" (default: environment variable {MODEL_VARIABLE}, else the embedded toy model)",
     )
     group.add_argument(
         "--mmproj",
+        type=file_path,
         metavar="FILE",
         help=f"GGUF file of the model's audio and image encoders (default: environment variable {MMPROJ_VARIABLE})",
     )
@@ -158,6 +246,21 @@ def add_session_options(parser: argparse.ArgumentParser, default: str = str(DEFA
         metavar="SIZE",
         help="stay within this much memory in all, such as 1.5GB, with a q8 cache or a smaller context if necessary;"
         " without --context, the longest context that fits",
+    )
+
+
+def add_hint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --initial-prompt and --hotwords, which help a model that hears to find the right words."""
+    group = parser.add_argument_group("hints")
+    group.add_argument(
+        "--initial-prompt",
+        "--prompt",
+        type=plain_text,
+        metavar="TEXT",
+        help="what the speech is about, or what was said before it; it is not in the output",
+    )
+    group.add_argument(
+        "--hotwords", type=plain_text, metavar="WORDS", help='words and names to spell like this, such as "Kyiv, Ngozi"'
     )
 
 
@@ -212,15 +315,22 @@ def add_sampling_options(
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)"
     )
     group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given several times"
+        "--stop",
+        action="append",
+        type=plain_text,
+        metavar="TEXT",
+        help="end the answer before this text; may be given several times",
     )
 
 
 def sampling(args: argparse.Namespace) -> Sampling:
-    """How tokens are drawn, from the options."""
+    """How tokens are drawn, from the options. A temperature of None is the default of verbs that talk: 1, for the toy 0."""
     from .. import Sampling
 
-    return Sampling(**{name: getattr(args, name) for name in SAMPLING_OPTIONS})
+    chosen = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
+    if args.temperature is None:
+        chosen["temperature"] = 0.0 if is_toy(args) else 1.0
+    return Sampling(**chosen)
 
 
 # ---- model ------------------------------------------------------------------------------------------------------
@@ -232,17 +342,58 @@ def model_path(args: argparse.Namespace) -> str:
 
 
 def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
-    """Opens the model that the common options name. With `notice`, a terminal shows a line if it is the embedded toy."""
+    """Opens the model that the common options name. With `notice`, a line on standard error says when nobody named one, so
+    that the embedded toy answers: its sentences look like those of a model."""
     path, mmproj = model_paths(args)
+    if notice:
+        announce_toy(args)
     from .. import Model
 
-    model = Model.load(path, mmproj=mmproj, threads=args.threads)
-    silent = getattr(args, "quiet", False) or getattr(args, "json", False)
-    if notice and is_embedded(path) and not silent and sys.stderr.isatty():
-        from .terminal import Screen
+    return Model.load(path, mmproj=mmproj, threads=args.threads)
 
-        Screen(sys.stderr).line(TOY, "dim")
-    return model
+
+def announce_toy(args: argparse.Namespace) -> None:
+    """Says once on standard error that nobody named a model, so that it is the embedded toy; nothing for other models."""
+    if not unnamed_toy(args) or getattr(args, "toy_announced", False):
+        return
+    args.toy_announced = True
+    Screen(sys.stderr).line(f"[{' '.join([_TOY, *_toy_examples(args), _real_model()])}]", "dim")
+
+
+_TOY = (
+    "No model was named, so the embedded toy model answers. It knows commands to a home in English, Spanish and German, and "
+    "takes everything for one."
+)
+
+
+def _toy_examples(args: argparse.Namespace) -> list[str]:
+    """What to say to the toy, for the verbs that talk with a model."""
+    if getattr(args, "verb", None) not in ("run", "chat"):
+        return []
+    return ['Try "Turn on the kitchen lights.", "Play jazz in the office." or "What is the weather in Rome tomorrow?".']
+
+
+def _real_model() -> str:
+    return f"`{typed_command()} pull e2b` gets a real one, and `--model toy` silences this line."
+
+
+def unnamed_toy(args: argparse.Namespace) -> bool:
+    """Whether neither --model nor the environment names a model, so that it is the embedded toy."""
+    return not args.model and not os.environ.get(MODEL_VARIABLE) and is_embedded(model_paths(args)[0])
+
+
+def home_of_toy(args: argparse.Namespace) -> tuple[str | None, list[Any]]:
+    """The instructions and the tools that the embedded toy was trained on: those of a home. (None, []) for other models."""
+    if not is_toy(args):
+        return None, []
+    from ..demo.home import INSTRUCTIONS, Home
+
+    return INSTRUCTIONS, Home().tools
+
+
+def is_toy(args: argparse.Namespace) -> bool:
+    """Whether the model is the embedded toy, named or not."""
+    return is_embedded(model_paths(args)[0])
 
 
 def model_paths(args: argparse.Namespace) -> tuple[str, str | None]:
@@ -270,12 +421,26 @@ def session_options(args: argparse.Namespace, model: Model, audio: bool | None =
     return {"context": args.context, "kv": args.kv, "memory_limit": limit}
 
 
+def warn_if_long(file: str, samples: int) -> None:
+    """Warns when a recording of so many samples at 16 kHz is longer than what the model hears at a time."""
+    if (seconds := samples / 16000) > HEARD_SECONDS + 0.5:
+        print_warning(
+            f"{file} lasts {format_clock(seconds)}, and the model hears {HEARD_SECONDS} seconds at a time: it may miss the "
+            f"rest. {transcribe_instead(file)}"
+        )
+
+
+def transcribe_instead(file: str) -> str:
+    """What to do with a recording that is too long for one question."""
+    return f"`{typed_command()} transcribe {shlex.quote(file)}` writes down recordings of any length."
+
+
 # ---- output -----------------------------------------------------------------------------------------------------
 
 
-def print_json(value: Any) -> None:
-    """Prints one JSON document on standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+def print_json(value: Any, one_line: bool = False) -> None:
+    """Prints one JSON document on standard output: indented, or with `one_line` as one of several (JSON Lines)."""
+    json.dump(value, sys.stdout, indent=None if one_line else 2, ensure_ascii=False)
     print()
 
 
@@ -309,7 +474,16 @@ def timings(stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
         tokens[label], seconds = stats[f"{name}_tokens"], stats[f"{name}_seconds"]
         times[f"{label}_s"] = seconds
         times[f"{label}_tok_s"] = tokens[label] / seconds if seconds > 0 else None
-    return {"tokens": tokens, "timings": times}
+    return {"tokens": tokens, "timings": rounded(times)}
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with measured numbers as far as they mean something: five digits."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def format_stats(stats: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..engine.memory import format_bytes
 from .common import DONE, UsageError, add_verb
+from .parsing import file_path
 from .terminal import Bar
 
 EXAMPLES = """
@@ -31,7 +32,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "out", metavar="OUT", help="file of the text model, or a directory, in which it gets the checkpoint's name"
     )
     parser.add_argument(
-        "--mmproj", metavar="FILE", help="file of the encoders, if any (default: mmproj-OUT beside OUT)"
+        "--mmproj", type=file_path, metavar="FILE", help="file of the encoders, if any (default: mmproj-OUT beside OUT)"
     )
     parser.add_argument("--no-mmproj", action="store_true", help="do not write the encoders")
     parser.add_argument(

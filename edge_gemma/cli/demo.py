@@ -10,8 +10,11 @@ import argparse
 import contextlib
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from ..engine.memory import format_bytes
@@ -22,10 +25,15 @@ from .common import (
     add_model_options,
     add_verb,
     format_count,
+    language,
     model_paths,
     open_model,
+    spoken_language,
+    typed_command,
+    typed_python,
 )
-from .terminal import Interrupt
+from .parsing import file_path
+from .terminal import Interrupt, print_warning
 
 EXAMPLES = """
 edge-gemma demo
@@ -36,13 +44,6 @@ edge-gemma demo --fast --json | jq -r 'select(.event == "call")'
 edge-gemma demo --model e2b
 """
 
-REAL = """\
-The real Gemma 4 runs in the same engine:
-
-  edge-gemma pull e2b
-  edge-gemma listen --model e2b --partials
-  edge-gemma chat --model e2b"""
-
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
@@ -52,15 +53,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--language",
         "-l",
+        type=spoken_language,
         metavar="L",
         help="spoken language; without --audio and --microphone: only the bundled commands in this language (default: any)",
     )
-    parser.add_argument("--to", metavar="L", help="translate into this language (default: one that is not spoken)")
+    parser.add_argument(
+        "--to", type=language, metavar="L", help="translate into this language (default: one that is not spoken)"
+    )
     parser.add_argument("--fast", action="store_true", help="run as fast as possible instead of in real time")
     parser.add_argument("--play", action="store_true", help="play the commands through the loudspeaker")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event")
     group = parser.add_argument_group("sound (default: the bundled commands)")
-    group.add_argument("--audio", metavar="FILE", help="a recording of commands")
+    group.add_argument("--audio", type=file_path, metavar="FILE", help="a recording of commands")
     group.add_argument(
         "--microphone",
         nargs="?",
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, on_begin=play)
             for event in events:
                 screen.show(event)
-                if event.kind == "done":
+                if event.kind == "done" and event.exchange:
                     done.append(event.exchange)
         except Cancelled:
             if not interrupt.hit:
@@ -108,9 +112,10 @@ def run(args: argparse.Namespace) -> int:
             figures = summary(done, len(utterances) if bundled else None)
             screen.close(figures)
         if source and source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+            print_warning(source.warning)
         if not args.json:
-            print(_closing_words(figures, demo, _toy_notice(model, paths)))
+            notice = [] if interrupt.hit else _toy_notice(model, paths)
+            print(*_closing_words(figures, demo), *notice, sep="\n")
     return INTERRUPTED if interrupt.hit else DONE
 
 
@@ -150,12 +155,18 @@ def _loudspeaker() -> Iterator[Callable[[Any], None]]:
         import sounddevice
     except (ImportError, OSError) as error:
         raise EdgeGemmaOSError("--play needs the PortAudio library: apt install libportaudio2.", "file") from error
+    try:
+        sounddevice.query_devices(kind="output")
+    except (sounddevice.PortAudioError, ValueError) as error:  # ValueError where there are devices, but none to play
+        raise EdgeGemmaOSError(
+            "--play needs a loudspeaker, and no sound device of this machine can play. Leave out --play.", "file"
+        ) from error
 
     def play(samples: Any) -> None:
         try:
             sounddevice.play(samples, SAMPLE_RATE)
         except sounddevice.PortAudioError as error:
-            raise EdgeGemmaOSError(f"the loudspeaker cannot be used: {error}.", "file") from error
+            raise EdgeGemmaOSError(f"the loudspeaker cannot be used ({error}). Leave out --play.", "file") from error
 
     try:
         yield play
@@ -191,30 +202,57 @@ def _size(model: Any, paths: tuple[str, str | None]) -> str:
     return f"{format_count(parameters)} parameters in {format_bytes(sum(map(os.path.getsize, files)))}"
 
 
-def _toy_notice(model: Any, paths: tuple[str, str | None]) -> str:
-    """What the embedded toy model is and how to get the real one; "" for any other model."""
+def _toy_notice(model: Any, paths: tuple[str, str | None]) -> list[str]:
+    """What the embedded toy model is, and the commands that get and use the real one; [] for any other model."""
     from ..hub.resolve import is_embedded
 
-    return is_embedded(paths[0]) * (
-        f"This was a toy model: {_size(model, paths)}, trained on synthetic commands to a home in English, Spanish and "
-        f"German. It knows nothing else. {REAL}"
-    )
+    if not is_embedded(paths[0]):
+        return []
+    command = typed_command()
+    first = [] if find_spec("huggingface_hub") else [f"{typed_python()} -m pip install huggingface_hub"]
+    verbs = ["pull e2b", *["listen --model e2b --partials"] * _can_record(), "chat --model e2b"]
+    return [
+        "",
+        *_wrapped(
+            f"This was a toy model: {_size(model, paths)}, trained on synthetic commands to a home in English, Spanish and "
+            "German. It knows nothing else. The real Gemma 4 runs in the same engine:"
+        ),
+        "",
+        *("  " + line for line in [*first, *(f"{command} {verb}" for verb in verbs)]),
+    ]
 
 
-def _closing_words(figures: dict[str, Any], demo: Any, notice: str) -> str:
-    """The summary: the figures of all exchanges, and a notice about the model."""
+def _can_record() -> bool:
+    """Whether there is a microphone."""
+    from ..audio.microphone import devices
+    from ..errors import EdgeGemmaError
+
+    try:
+        return bool(devices())
+    except (EdgeGemmaError, OSError, ImportError):
+        return False
+
+
+def _closing_words(figures: dict[str, Any], demo: Any) -> list[str]:
+    """The summary: the figures of all exchanges."""
     lines = []
     exchanges, utterances = figures["exchanges"], figures["utterances"]
     if exchanges:
         count = exchanges if utterances is None else f"{exchanges} of {utterances}"
-        lines.append(f"{count} command{'s' * (exchanges != 1)} heard.")
+        lines.append(f"{count} command{'s' * ((utterances or exchanges) != 1)} heard.")
         if figures["right"]:
             right = ", ".join(f"{name} {correct} of {total}" for name, (correct, total) in figures["right"].items())
-            lines.append(f"Correct: {right}.")
-        if figures["first_token_s"] is not None:
-            first, acted = figures["first_token_s"], figures["acted_s"]
-            lines.append(
-                f"After the end of speech: first token {first:.2f} s, action {acted:.2f} s (medians). An answer is begun "
-                f"after {demo.pause:g} s of silence. It is carried out after {demo.silence:g} s, when the utterance has ended."
+            lines += _wrapped(f"Correct: {right}.")
+        if figures["acted_s"] is not None:
+            lines += _wrapped(
+                f"Action {figures['acted_s']:.2f} s after the end of speech (median), {demo.silence:g} s of it the silence "
+                "that ends a command."
             )
-    return "\n".join([*lines, *(["", notice] if notice else [])])
+    return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    """The lines of a text, broken at words, of the terminal's width but at most 80 columns."""
+    return textwrap.wrap(
+        text, min(80, shutil.get_terminal_size().columns), break_long_words=False, break_on_hyphens=False
+    )

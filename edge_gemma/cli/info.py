@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,25 @@ from ..engine.memory import file_parts, format_bytes
 from . import inspection
 from .common import (
     DONE,
+    UsageError,
     add_model_options,
     add_verb,
+    announce_toy,
     format_count,
     model_path,
     print_json,
     print_table,
 )
 from .inspection import TensorRow
+from .parsing import file_path, wrap
 
 CONTEXTS = (4096, 8192, 32768)
 _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 EXAMPLES = """
 edge-gemma info gemma-4-E2B-it-Q4_0.gguf
+edge-gemma info e2b
+edge-gemma info --json *.gguf | jq -c '[.file, .type]'
 edge-gemma info mmproj.gguf --tensors
 edge-gemma info -m model.gguf --template > template.jinja
 edge-gemma info model.gguf --json | jq .decode_bytes
@@ -39,25 +46,50 @@ edge-gemma info model.gguf --json | jq .decode_bytes
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "info", "show what a GGUF file contains and the memory it needs", EXAMPLES)
-    parser.add_argument("file", nargs="?", metavar="FILE", help="any GGUF file (default: the model of --model)")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=file_path,
+        metavar="FILE",
+        help="any GGUF file, or the name of a model that was downloaded (default: the model of --model)",
+    )
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--metadata", action="store_true", help="list every key with its value")
     parser.add_argument("--template", action="store_true", help="print the chat template and nothing else")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object instead of text; for several files one on each line"
+    )
     add_model_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what the file contains."""
-    args.model = args.file or args.model
+    """Prints what the files contain."""
+    files = args.files or [args.model]
+    if args.template and len(files) > 1:
+        raise UsageError("--template prints the template of one file.")
+    for number, args.model in enumerate(files):
+        report = _report(args)
+        if args.json:
+            print_json(report, one_line=len(files) > 1)
+        elif args.template:
+            print(report["template"])
+        else:
+            print("\n" * (number > 0), end="")
+            _print_report(report)
+    return DONE
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    """What is to be said of the file of `args.model`, as plain data."""
+    announce_toy(args)
     path = model_path(args)
     from ..engine.gguf import GGUFFile
 
     with GGUFFile(path) as file:
         metadata, rows = file.metadata, tensor_rows(file)
         if args.template:
-            return _print_template(metadata, args.json)
+            return _template(metadata, args.json)
         report = describe(path, metadata, rows, args.threads)
         if args.tensors:
             report["tensors"] = [
@@ -65,11 +97,7 @@ def run(args: argparse.Namespace) -> int:
             ]
         if args.metadata:
             report["metadata"] = {key: _plain(metadata[key]) for key in metadata}
-    if args.json:
-        print_json(report)
-    else:
-        _print_report(report)
-    return DONE
+    return report
 
 
 def tensor_rows(file: Any) -> list[TensorRow]:
@@ -158,17 +186,14 @@ def _open(path: str, threads: int | None) -> Any:
         return None
 
 
-def _print_template(metadata: Any, as_json: bool) -> int:
+def _template(metadata: Any, as_json: bool) -> dict[str, Any]:
+    """The chat template. A file without one is an error, but for JSON, which has null."""
     from ..errors import EdgeGemmaError
 
     template = _text(metadata, "tokenizer.chat_template")
-    if as_json:
-        print_json({"template": template})
-    elif template:
-        print(template)
-    else:
+    if not template and not as_json:
         raise EdgeGemmaError("the file has no chat template.")
-    return DONE
+    return {"template": template}
 
 
 def _plain(value: Any) -> Any:
@@ -198,8 +223,10 @@ def _print_report(report: dict[str, Any]) -> None:
         text = f"{template['characters']} characters: {', '.join(template['features'])}" if template else "none"
         facts.append(("chat template", text))
     width = max(len(label) for label, _ in facts)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     for label, text in facts:
-        print(f"  {label.ljust(width)}  {text}")
+        lines = wrap(text, columns - width - 4) or [""]
+        print(f"  {label.ljust(width)}  " + f"\n{' ' * (width + 4)}".join(lines))
     for group in ("part", "type"):
         if entries := report.get(group + "s"):
             _print_totals(group, entries)

@@ -6,7 +6,7 @@ module opens no files and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ ENCODER_KEYS = (
     "num_mel_bins",
 )
 TURN_TOKENS = ("<|turn>", "<turn|>", "<|tool_response>", "<|channel>", "<|think|>", "<|image>", "<|audio>")
+ENCODERS = ("audio encoder", "image encoder")  # parts of a model
 TEMPLATE_FEATURES = {  # feature -> a word in every template that has it
     "system": "system",
     "tools": "tools",
@@ -58,9 +59,9 @@ class TensorRow:
 def part_of_model(name: str) -> str:
     """The part of the model that a tensor belongs to, such as "attention"."""
     if name.startswith(("a.", "mm.a.")):
-        return "audio encoder"
+        return ENCODERS[0]
     if name.startswith(("v.", "mm.")):
-        return "image encoder"
+        return ENCODERS[1]
     if name.startswith("per_layer_token_embd"):
         return "per-layer embeddings"
     if name.startswith(("token_embd.", "output.")):
@@ -92,9 +93,10 @@ def totals(rows: Iterable[TensorRow], group: str) -> list[dict[str, Any]]:
     ]
 
 
-def main_type(rows: Iterable[TensorRow]) -> str | None:
-    """The type of most of the layers' parameters, after which people name the file."""
-    layers = [row for row in rows if row.name.startswith(("blk.", "v.", "a."))]
+def main_type(rows: Sequence[TensorRow]) -> str | None:
+    """The type of most of the layers' parameters, after which people name the file; of encoders alone theirs."""
+    layers = [row for row in rows if row.name.startswith("blk.")]
+    layers = layers or [row for row in rows if row.name.startswith(("v.", "a."))]
     by_type = totals(layers, "type")
     return max(by_type, key=lambda entry: entry["parameters"])["type"] if by_type else None
 
@@ -220,7 +222,7 @@ def decode_bytes(metadata: Metadata, rows: Iterable[TensorRow]) -> int:
 
     Counted are the matrices of all layers, the output head (the embedding table if they are tied), and one row of each
     embedding table. Of the experts, only those in use count. K/V matrices of layers that share a cache do not count, nor
-    do vectors.
+    do vectors, nor encoders that are in the same file.
     """
     rows = list(rows)
     layers = layers_of(metadata)
@@ -233,7 +235,7 @@ def decode_bytes(metadata: Metadata, rows: Iterable[TensorRow]) -> int:
     for row in rows:
         fields = row.name.split(".")
         size: float = row.bytes
-        if len(row.dims) < 2:
+        if len(row.dims) < 2 or part_of_model(row.name) in ENCODERS:
             continue
         if row.name.startswith(("per_layer_token_embd.", "token_embd.")):
             is_head = row.name.startswith("token_embd.") and "output.weight" not in names

@@ -16,15 +16,19 @@ from .common import (
     DONE,
     INTERRUPTED,
     UsageError,
+    add_hint_options,
     add_model_options,
     add_session_options,
     add_verb,
     amount,
     count,
+    language,
     open_model,
     print_json,
+    spoken_language,
 )
-from .terminal import Interrupt, Screen, TransientLine
+from .parsing import file_path
+from .terminal import Interrupt, Screen, TransientLine, print_warning
 
 STDIN = "-"
 PAUSE = 0.25  # seconds of silence after which the transcript is begun, in case the utterance has ended
@@ -43,19 +47,23 @@ arecord -f S16_LE -r 16000 -t raw | edge-gemma listen --input -
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "listen", "write down what is being said", EXAMPLES)
-    parser.add_argument("--language", "-l", metavar="L", help="spoken language, a name or a code (default: any)")
-    parser.add_argument("--translate-to", metavar="L", help="print a translation into this language")
+    parser.add_argument(
+        "--language", "-l", type=spoken_language, metavar="L", help="spoken language, a name or a code (default: any)"
+    )
+    parser.add_argument("--translate-to", type=language, metavar="L", help="print a translation into this language")
     parser.add_argument(
         "--partials",
         nargs="?",
         type=count,
-        const=500,
+        const=400,
         metavar="MS",
-        help="show text before it is final, and update it after every MS milliseconds of speech"
-        " (default: 500; more on a slow machine)",
+        help="show text before it is final, updated after every MS milliseconds of speech (default: 400; more on a slow"
+        " machine), from when several guesses agree on the first words. Those words are bright, the others dim; all of"
+        " them may still change",
     )
     parser.add_argument("--once", action="store_true", help="end after the first utterance")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event, with times and latencies")
+    parser.add_argument("--format", choices=("txt", "json"), help="json is the same as --json (default: txt)")
     parser.add_argument("--verbose", "-v", action="store_true", help="print latencies on standard error")
     group = parser.add_argument_group("sound")
     group.add_argument(
@@ -64,6 +72,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
     group.add_argument(
         "--input",
+        type=file_path,
         metavar="FILE",
         help="a recording instead of a microphone, played in real time; - is standard input",
     )
@@ -83,6 +92,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default="auto",
         help="voice activity detector (default: auto, the best one installed)",
     )
+    add_hint_options(parser)
     add_session_options(parser, default="what the longest utterance needs")
     add_model_options(parser)
     return parser
@@ -90,6 +100,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Listens until the sound ends, or Ctrl-C."""
+    args.json = args.json or args.format == "json"
     if args.input is not None and (args.device is not None or args.list_devices):
         raise UsageError("--input takes the place of a microphone: it cannot be used with --device or --list-devices.")
     if args.list_devices:
@@ -106,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
             model,
             args.language,
             args.translate_to,
+            initial_prompt=args.initial_prompt,
+            hotwords=args.hotwords,
             partials=args.partials and args.partials / 1000,
             silence=args.silence,
             pause=min(PAUSE, args.silence),
@@ -126,8 +139,10 @@ def run(args: argparse.Namespace) -> int:
                 raise
         finally:
             output.close()
+        if source.assumption:
+            print(f"edge-gemma: {source.assumption}", file=sys.stderr)
         if source.warning:
-            print(f"edge-gemma: warning: {source.warning}", file=sys.stderr)
+            print_warning(source.warning)
     return INTERRUPTED if interrupt.hit else DONE
 
 
@@ -165,36 +180,63 @@ class _Lines:
     def __init__(self, args: argparse.Namespace) -> None:
         self._verbose = args.verbose
         self._out, self._notes, self._transient = Screen(sys.stdout), Screen(sys.stderr), TransientLine()
+        self._agreed = ""  # of the last partial
+        self._overruns, self._lost = 0, 0.0  # so far
+        self._warned: tuple[int, float] | None = None  # overruns and lost seconds of the last warning
 
     def show(self, event: Any) -> None:
         """Prints an event."""
         if event.kind == "partial":
-            self._transient.show((event.stable, ""), (event.text[len(event.stable) :], "dim"))
+            self._show_partial(event)
             return
         self._transient.clear()
         if event.kind == "overrun":
-            self._notes.line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy.")
+            self._overruns, self._lost = self._overruns + 1, self._lost + event.lost
+            # The losses of a machine that is too slow go on: each warning comes after twice as many as the one before.
+            if self._warned is None or (self._overruns >= 2 * self._warned[0] and self._lost >= 2 * self._warned[1]):
+                self._warn("so far")
         elif event.kind == "final" and event.text:
             self._print(event.segment)
             if self._verbose:
                 self._notes.line(f"[{_describe(event.latency)}]", "dim")
+
+    def _show_partial(self, event: Any) -> None:
+        """Shows what was guessed. Guesses at an utterance that has only begun may say anything, so they are not shown.
+
+        Where dim text cannot be told from other text, only what is agreed is shown.
+        """
+        if not self._notes.is_terminal:
+            if event.agreed and event.agreed != self._agreed:
+                self._transient.show((f"{event.agreed} ...", ""))
+            self._agreed = event.agreed
+        elif event.agreed:
+            self._transient.show((event.agreed, "bold"), (event.text[len(event.agreed) :], "dim"))
+        else:
+            self._transient.show(("...", "dim"))
 
     def _print(self, segment: Any) -> None:
         if segment.translation:
             self._notes.line(segment.text, "dim")
         self._out.line(segment.translation or segment.text)
 
+    def _warn(self, when: str) -> None:
+        self._warned = self._overruns, self._lost
+        amount = f"{self._lost:.1f} s of sound" if self._lost >= 0.05 else "some sound"
+        self._notes.line(f"edge-gemma: warning: {amount} lost {when}: it came faster than this machine could hear it.")
+
     def close(self) -> None:
-        """Removes text that is not final from the terminal."""
+        """Removes text that is not final from the terminal, and tells how much sound was lost in all."""
         self._transient.clear()
+        if self._warned not in (None, (self._overruns, self._lost)):
+            self._warn("in all")
 
 
 def _describe(latency: Any) -> str:
     """The latencies of an utterance in words."""
     first, last = latency.speech_to_first_token, latency.speech_to_last_token
     return (
-        f"after the end of speech: end detected at {latency.decision:.2f} s, first token at {first:.2f} s, last token at "
-        f"{last:.2f} s; {latency.ready} of {latency.tokens} tokens were ready when the end was detected"
+        f"after the last word: end noticed at {latency.decision:.2f} s, text begun at {first:.2f} s, text complete at "
+        f"{last:.2f} s"
     )
 
 
@@ -205,7 +247,7 @@ class _JSONLines:
         """Prints an event."""
         values: dict[str, Any] = {"event": event.kind, "time": round(event.time, 3)}
         if event.kind == "partial":
-            values |= {"text": event.text, "stable": event.stable}
+            values |= {"text": event.text, "agreed": event.agreed}
         elif event.kind == "overrun":
             values |= {"lost_s": round(event.lost, 3)}
         elif event.kind == "final":

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from ..engine.memory import format_bytes
-from .common import DONE, INTERRUPTED, add_verb, print_json
+from .common import DONE, INTERRUPTED, add_verb, print_json, typed_command
 from .terminal import Bar, Screen
 
 EXAMPLES = """
@@ -28,7 +28,11 @@ edge-gemma run -m e4b:Q8_0 "Hello"
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "pull", "download a model from the Hugging Face Hub", EXAMPLES)
-    parser.add_argument("name", metavar="NAME", help="e2b, e4b, 26b, 31b, or a repository of GGUF files as OWNER/REPO")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="e2b, e4b, 26b, 31b, or a repository of GGUF files: OWNER/REPO, or its address",
+    )
     parser.add_argument(
         "--quant", "-q", metavar="TYPE", help="quantization (default: Q4_0, or the next best in the repository)"
     )
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # errors are printed once, by this program
     from ..hub import pull
     from ..hub.download import CHECKING
+    from ..hub.names import parse
 
     shown = _Shown(CHECKING)
     try:
@@ -53,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         return INTERRUPTED
     finally:
         shown.close()
-    name = args.name.partition(":")[0]
+    wanted = parse(args.name)
+    name = wanted.name if wanted else args.name
+    if done.quant and (args.quant or (wanted and (wanted.quant or wanted.file))):
+        name = f"{name}:{done.quant}"
     if args.json:
         print_json(
             {
@@ -65,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
                 "mmproj": done.mmproj and str(done.mmproj),
                 "bytes": done.size,
                 "downloaded_bytes": done.downloaded,
+                "unchecked": done.unchecked,
             }
         )
         return DONE
@@ -74,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"  mmproj  {done.mmproj}")
     elif not args.no_mmproj:
         print("  mmproj  the repository has no encoders")
-    print(f'Now: edge-gemma run -m {name} "Hello"')
+    if done.unchecked:
+        print(f"edge-gemma: warning: nothing newer was looked for: {done.unchecked}.", file=sys.stderr)
+    print(f'Now: {typed_command()} run -m {name} "Hello"')
     return DONE
 
 

@@ -7,16 +7,14 @@ work itself is in `edge_gemma.speech.transcriber`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .common import (
     DONE,
@@ -24,18 +22,20 @@ from .common import (
     INTERRUPTED,
     SAMPLING_OPTIONS,
     UsageError,
+    add_hint_options,
     add_model_options,
     add_sampling_options,
     add_session_options,
     count,
-    error_text,
+    explain,
     open_model,
     sampling,
     seconds,
 )
-from .terminal import Bar, Interrupt, Screen, format_clock
+from .outputs import STDOUT, check_output, is_stream, naming, open_text, replacing
+from .terminal import Bar, Interrupt, Screen, format_clock, print_error, print_warning
 
-FORMATS = ("txt", "srt", "vtt", "json")
+FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
 STDIN = "-"
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
@@ -44,7 +44,10 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options about sound, output and model."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--format", choices=FORMATS, help="format of the output (default: by the output file's name, else txt)"
+        "--format",
+        choices=FORMATS,
+        help="format of the output; jsonl has one line a recording, and so has json on standard output for several"
+        " recordings (default: by the output file's name, else txt)",
     )
     group.add_argument(
         "--output",
@@ -52,6 +55,9 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="file, or directory for one file a recording; unfinished output is in FILE.part"
         " (default: standard output)",
+    )
+    group.add_argument(
+        "--force", "-f", action="store_true", help="with --output: replace text files that exist already"
     )
     group.add_argument(
         "--resume",
@@ -84,6 +90,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         default="instruction-first",
         help="what the model reads first; instruction-first answers sooner (default)",
     )
+    add_hint_options(parser)
     add_sampling_options(parser, max_tokens=None, temperature=0.0, unlimited="by the length of the input")
     add_session_options(parser, default="what the longest segment needs")
     add_model_options(parser)
@@ -99,72 +106,123 @@ def write_down(
     """
     format, outputs = plan(args, files)
     from .. import Transcriber
-    from ..errors import EdgeGemmaError
 
-    options = {name: getattr(args, name) for name in ("order", "max_seconds", "whole", "max_tokens", "stop")}
+    options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
+    options |= {name: getattr(args, name) for name in ("max_tokens", "stop")}
     options |= {"detector": args.vad}
+    detect_language = language is None and (format in ("json", "jsonl") or args.verbose)
     drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, sampling=sampling(args), **limits, **options) as transcriber,
+        Transcriber(
+            model, language, to, detect_language=detect_language, sampling=sampling(args), **limits, **options
+        ) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
         work = _Work(args, transcriber, format, names, {**names, **options, **drawing, **raw}, stdin)
-        failed = False
+        done = failed = skipped = 0
         with Interrupt(transcriber.cancel) as interrupt:
             for file, output in zip(files, outputs, strict=True):
                 try:
-                    work.do(file, output, heading=len(files) > 1)
-                except (EdgeGemmaError, OSError) as error:
-                    if isinstance(error, BrokenPipeError):
-                        raise
+                    if work.do(file, output, heading=len(files) > 1):
+                        done += 1
+                    else:
+                        skipped += 1
+                except BrokenPipeError:
+                    raise
+                except Exception as error:  # whatever it is, it is the trouble of this file alone
                     if not interrupt.hit:
-                        failed = True
-                        print(f"edge-gemma: error: {_named(file, error_text(error))}", file=sys.stderr)
+                        failed += 1
+                        print_error(_named(file, explain(error)))
+                        if output is None and isinstance(error, OSError) and STDOUT in str(error):
+                            break  # nothing more can be written there
                 if interrupt.hit:
                     return INTERRUPTED
+    if failed and len(files) > 1:
+        left = len(files) - done - failed - skipped
+        counts = {"failed": failed, "skipped": skipped, "not begun": left}
+        rest = "".join(f", {number} {what}" for what, number in counts.items() if number)
+        print(f"edge-gemma: {done} of {len(files)} recordings done{rest}.", file=sys.stderr)
     return FAILED if failed else DONE
 
 
 def _named(file: str, message: str) -> str:
-    """The message, preceded by the name of the file if the message does not contain it."""
+    """The message, preceded by the name of the file unless it names that file or an output."""
     name = "standard input" if file == STDIN else file
-    return message if name in message else f"{name}: {message}"
+    return message if name in message or "cannot be written" in message else f"{name}: {message}"
 
 
 def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | None]]:
     """The format, and the output file of each input (None for standard output).
 
-    Raises UsageError for options that contradict each other, and where an output file would be overwritten.
+    Raises UsageError for options that contradict each other, and where a file would be replaced that may not be.
     """
     if files.count(STDIN) > 1:
         raise UsageError("- is standard input, which can be read only once.")
     if args.resume and (args.output is None or STDIN in files):
         raise UsageError("--resume needs --output, and recordings that are files.")
-    format = args.format or (Path(args.output or "").suffix[1:].lower())
-    if format not in FORMATS:
-        format = "txt"
     if args.output is None:
-        if len(files) > 1 and format in ("srt", "vtt"):
-            raise UsageError(
-                f"a file of format {format} holds one recording: give a directory with --output DIRECTORY."
-            )
-        return format, [None] * len(files)
+        return _stdout_format(args.format or "txt", len(files)), [None] * len(files)
+    if not args.output:
+        raise UsageError("--output is empty.")
     output = Path(args.output).expanduser()
-    outputs = [output]
-    if len(files) > 1 or output.is_dir() or args.output.endswith(("/", os.sep)):
+    into = output.is_dir() or args.output.endswith(("/", os.sep)) or (len(files) > 1 and not output.suffix)
+    if into and not is_stream(output):
         if output.exists() and not output.is_dir():
             raise UsageError(f"--output {args.output} is not a directory, which several recordings need.")
-        output.mkdir(parents=True, exist_ok=True)
+        format = args.format or "txt"
         outputs = [output / f"{'stdin' if file == STDIN else Path(file).stem}.{format}" for file in files]
+    elif len(files) > 1 and not is_stream(output):
+        raise UsageError(
+            f"--output {args.output} is one file, and there are {len(files)} recordings: give a directory, such as "
+            f"{output.with_suffix('')}/."
+        )
+    else:
+        outputs = [output] * len(files)
+        format = args.format or _format_of(output)
     for number, path in enumerate(outputs):
-        if path in outputs[:number]:
+        if path in outputs[:number] and not is_stream(path):
             raise UsageError(f"{files[outputs.index(path)]} and {files[number]} would both be written to {path}.")
-        if path.exists() and os.path.exists(files[number]) and path.samefile(files[number]):
-            raise UsageError(f"{path} is both input and output.")
+    if into:
+        with naming(output):
+            output.mkdir(parents=True, exist_ok=True)
+    for path in outputs:
+        _check(path, files, args)
     return format, list(outputs)
+
+
+def _stdout_format(format: str, files: int) -> str:
+    """The format of what goes to standard output. Several documents of JSON are lines, as tools for JSON read them."""
+    if files > 1 and format in ("srt", "vtt", "tsv"):
+        raise UsageError(f"a file of format {format} holds one recording: give a directory with --output DIRECTORY.")
+    return "jsonl" if files > 1 and format == "json" else format
+
+
+def _format_of(output: Path) -> str:
+    """The format that the name of an output file asks for; "txt" for a name without an ending."""
+    ending = output.suffix[1:].lower()
+    if not ending or is_stream(output):
+        return "txt"
+    if ending not in FORMATS:
+        raise UsageError(f".{ending} is none of {', '.join(FORMATS)}: --format says which of them goes into {output}.")
+    return ending
+
+
+def _check(path: Path, files: list[str], args: argparse.Namespace) -> None:
+    """Raises UsageError if this output, or its side file, would take the place of something that is to be kept."""
+    inputs = [file for file in files if file != STDIN]
+    if args.resume and path.is_file() and not part_of(path).exists():
+        return  # it is complete, and skipped
+    check_output(path, inputs, force=args.force)
+    part = part_of(path)
+    if is_stream(path) or args.resume or not part.exists():
+        return
+    if args.force:
+        check_output(part, inputs, force=True)
+        return
+    raise UsageError(f"{part} has what an interrupted run has found: --resume continues it, --force begins anew.")
 
 
 class _Work:
@@ -182,37 +240,50 @@ class _Work:
         self.args, self.transcriber, self.format, self.info, self.options = args, transcriber, format, info, options
         self.stdin = stdin
 
-    def do(self, file: str, output: Path | None, heading: bool) -> None:
-        """Transcribes one file."""
+    def do(self, file: str, output: Path | None, heading: bool) -> bool:
+        """Transcribes one file. Returns False if there was nothing to do."""
         from .. import TranscriptWriter, open_audio
 
         if self.args.resume and output and output.is_file() and not part_of(output).exists():
             print(f"edge-gemma: {output} exists already: {file} is skipped.", file=sys.stderr)
-            return
+            return False
         sound = self.stdin if file == STDIN else file
         with open_audio(sound, self.args.rate, self.args.channels, self.args.encoding) as source:
-            info = {"file": file, "duration": source.duration, **self.info}
+            duration = None if source.duration is None else round(source.duration, 3)
+            info = {"file": file, "duration": duration, **self.info}
             info = {name: value for name, value in info.items() if value is not None}
             writer = TranscriptWriter(self.format, getattr(self.args, "bilingual", False), **info)
             target: _Stream | _File
-            if output is None or (output.exists() and not output.is_file()):  # a pipe or a device cannot be replaced
+            if output is None or is_stream(output):  # which cannot be replaced
                 target = _Stream(writer, output, f"==> {file} <==" if heading and self.format == "txt" else "")
             else:
                 target = _File(writer, output, {"recording": _fingerprint(file), **self.options}, self.args.resume)
             began, start = time.perf_counter(), target.start
             with Bar(Path(file).name, start, source.duration) as bar, target:
                 for segment in self.transcriber.segments(source, start=start, progress=bar.update):
-                    target.add(segment)
+                    with naming(output or STDOUT):
+                        target.add(segment)
                     start = segment.end
-                target.complete()
+                with naming(output or STDOUT):
+                    target.complete(self._detected())
+            if source.assumption:
+                print(f"edge-gemma: {_named(file, source.assumption)}", file=sys.stderr)
             if source.warning:
-                print(f"edge-gemma: warning: {_named(file, source.warning)}", file=sys.stderr)
+                print_warning(_named(file, source.warning))
             if self.args.verbose:
+                if language := self.transcriber.detected_language:
+                    print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)
                 done, took = (source.duration or start) - target.start, time.perf_counter() - began
                 print(
                     f"[{file}: {done:.1f} s of sound in {took:.2f} s, {done / took:.1f} times real time]",
                     file=sys.stderr,
                 )
+        return True
+
+    def _detected(self) -> dict[str, Any]:
+        """What the JSON format tells of the language when none was given."""
+        language = self.transcriber.detected_language
+        return {} if self.transcriber.language else {"language": language, "language_detected": language is not None}
 
 
 def _fingerprint(file: str) -> dict[str, Any] | None:
@@ -233,28 +304,32 @@ class _Stream:
     start = 0.0
 
     def __init__(self, writer: Any, path: Path | None, heading: str) -> None:
-        self._writer, self._path, self._heading, self._done = writer, path, heading, False
+        self._writer, self._path, self._heading = writer, path, heading
+        self._done, self._info = False, dict[str, Any]()
 
     def __enter__(self) -> _Stream:
-        file = self._path.open("w", encoding="utf-8") if self._path else None
-        self._file = file
-        self._screen = Screen(file or sys.stdout)
-        if self._heading:
-            self._screen.line(self._heading, "bold")
-        self._screen.write(self._writer.head())
+        with naming(self._path or STDOUT):
+            file = open_text(self._path) if self._path else None
+            self._file = file
+            self._screen = Screen(file or sys.stdout)
+            if self._heading:
+                self._screen.line(self._heading, "bold")
+            self._screen.write(self._writer.head())
         return self
 
     def add(self, segment: Any) -> None:
         self._screen.write(self._writer.segment(segment))
 
-    def complete(self) -> None:
-        self._done = True
+    def complete(self, info: dict[str, Any]) -> None:
+        self._done, self._info = True, info
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is not BrokenPipeError:
-            self._screen.write(self._writer.tail(complete=self._done))
+        if kind is None or not issubclass(kind, OSError):  # after which nothing more can be written
+            with naming(self._path or STDOUT):
+                self._screen.write(self._writer.tail(complete=self._done, **self._info))
         if self._file:
-            self._file.close()
+            with naming(self._path or STDOUT):
+                self._file.close()
 
 
 def part_of(output: Path) -> Path:
@@ -271,7 +346,7 @@ class _File:
     def __init__(self, writer: Any, output: Path, identity: dict[str, Any], resume: bool) -> None:
         from .. import Segment
 
-        self._writer, self._output, self._part = writer, output.resolve(), part_of(output.resolve())
+        self._writer, self._output, self._part = writer, output, part_of(output)
         self._segments: list[Any] = []
         self._lines = [{**_FORM, **identity}]
         if resume and self._part.exists():
@@ -302,7 +377,7 @@ class _File:
         # A line that was cut off is dropped: the complete lines are written to a new file, which replaces the old one.
         with replacing(self._part) as file:
             file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in self._lines)
-        self._file = self._part.open("a", encoding="utf-8")
+        self._file = open_text(self._part, "a")
         return self
 
     def add(self, segment: Any) -> None:
@@ -310,9 +385,10 @@ class _File:
         self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
         self._file.flush()
 
-    def complete(self) -> None:
+    def complete(self, info: dict[str, Any]) -> None:
+        content = [self._writer.head(), *map(self._writer.segment, self._segments), self._writer.tail(**info)]
         with replacing(self._output) as file:
-            file.write(self._writer.head() + "".join(map(self._writer.segment, self._segments)) + self._writer.tail())
+            file.writelines(content)
         self._file.close()
         self._part.unlink()
 
@@ -329,16 +405,3 @@ class _File:
             f"are kept in {self._part}; --resume continues from there.",
             file=sys.stderr,
         )
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write. It replaces `path` when the `with` block ends, and is removed after an exception."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

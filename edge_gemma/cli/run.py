@@ -8,33 +8,41 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .common import (
     DONE,
+    HEARD_SECONDS,
     INTERRUPTED,
     UsageError,
     add_model_options,
     add_sampling_options,
     add_session_options,
     add_verb,
+    error_text,
     format_stats,
+    home_of_toy,
     open_model,
     print_json,
     sampling,
     session_options,
     timings,
+    transcribe_instead,
+    warn_if_long,
 )
+from .parsing import file_path, plain_text
 from .terminal import Interrupt, Screen
 
+STDIN = "-"
+
 EXAMPLES = """
-edge-gemma run -m gemma-4-E2B-it-Q4_0.gguf "Why is the sky blue?"
+edge-gemma run -m e2b "Why is the sky blue?"
+edge-gemma run Why is the sky blue
 edge-gemma run "Summarize this text:" --file notes.txt
 git diff | edge-gemma run "Write a commit message for this diff:" --file -
 edge-gemma run --audio question.wav
-edge-gemma run --audio meeting.flac "Who speaks, and about what?"
+edge-gemma run --audio question.wav "Who speaks, and about what?"
 edge-gemma run --thinking --temperature 0 "What is 17 * 23?"
 edge-gemma run --raw --max-tokens 40 "Once upon a time"
 edge-gemma run --json "Name three colours." | jq -r .text
@@ -45,26 +53,41 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "run", "answer one prompt", EXAMPLES)
     parser.add_argument(
-        "prompt", nargs="?", help="the prompt (default, and -: standard input); with --file, the text before the file's"
+        "prompt",
+        nargs="*",
+        type=plain_text,
+        metavar="PROMPT",
+        help="the prompt, in quotes or as several words (default, and -: standard input); with --file, the text before the"
+        " file's",
     )
     parser.add_argument(
-        "--file", "-f", metavar="FILE", help="file with the prompt, or with its end; - is standard input"
+        "--file",
+        "-f",
+        type=file_path,
+        metavar="FILE",
+        help="file with the prompt, or with its end; - is standard input",
     )
     parser.add_argument(
         "--audio",
+        "-a",
         action="append",
+        type=file_path,
         metavar="FILE",
-        help="a recording, which the model hears after the prompt; may be given several times, and without a prompt",
+        help=f"a recording of up to {HEARD_SECONDS} seconds, which the model hears after the prompt; may be given several"
+        " times, and without a prompt",
     )
-    parser.add_argument("--system", "-s", metavar="TEXT", help="instructions for the whole conversation")
+    parser.add_argument(
+        "--system", "-s", type=plain_text, metavar="TEXT", help="instructions for the whole conversation"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="continue the text instead of answering it as a chat turn; markers count"
     )
     parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print the thought on standard error")
-    parser.add_argument("--json", action="store_true", help="one JSON object at the end instead of text")
+    parser.add_argument("--json", action="store_true", help="one JSON object, when the answer is complete")
     parser.add_argument("--verbose", "-v", action="store_true", help="print speed on standard error")
     add_sampling_options(parser, max_tokens=1024)
+    parser.set_defaults(temperature=None)  # see sampling()
     add_session_options(parser)
     add_model_options(parser)
     return parser
@@ -74,9 +97,10 @@ def run(args: argparse.Namespace) -> int:
     """Answers the prompt."""
     if args.raw and (args.system is not None or args.thinking or args.audio):
         raise UsageError("--raw continues the text itself: it cannot be used with --system, --thinking or --audio.")
+    args.prompt = " ".join(args.prompt) if args.prompt else None
     prompt = _prompt(args)
     with open_model(args) as model:
-        answer = _raw(model, args, prompt) if args.raw else _turn(model, args, prompt)
+        answer = _raw(model, args, prompt or "") if args.raw else _turn(model, args, prompt)
         stats = answer.pop("stats")
         if args.json:
             print_json({**answer, **timings(stats)})
@@ -90,24 +114,30 @@ def _prompt(args: argparse.Namespace) -> str | None:
     parts = []
     if args.audio and args.prompt is None and args.file is None:
         return None
-    if args.prompt not in (None, "-"):
+    if args.prompt not in (None, STDIN):
         parts.append(args.prompt)
-    elif args.prompt == "-" or args.file is None:
+    elif args.prompt == STDIN or args.file is None:
         if args.prompt is None and sys.stdin.isatty():
             raise UsageError("there is no prompt: give it as an argument, with --file, or on standard input.")
-        parts.append(_read("-"))
+        if args.file == STDIN:
+            raise UsageError("standard input can be read only once: give - as the prompt or with --file.")
+        parts.append(_read(STDIN))
     if args.file is not None:
         parts.append(_read(args.file))
     text = "\n\n".join(parts)
     if not text.strip():
+        if args.prompt is None and args.file is None:
+            raise UsageError("there is no prompt: standard input is empty. Give it as an argument or with --file.")
         raise UsageError("the prompt is empty.")
     return text
 
 
 def _read(name: str) -> str:
     """The text of a file; "-" is standard input."""
-    data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
-    return data.decode("utf-8", "replace")
+    if name == STDIN:
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
+    with open(name, "rb") as file:
+        return file.read().decode("utf-8", "replace")
 
 
 class _Output:
@@ -131,10 +161,14 @@ class _Output:
         if self._err:
             self._err.write(piece, "dim")
 
+    def close(self) -> None:
+        """Ends the line of text and of thoughts. Further calls do nothing."""
+        for screen in filter(None, (self._err, self._out)):
+            screen.end_line()
+
     def result(self, stop: str, stats: dict[str, Any]) -> dict[str, Any]:
         """Ends the output. `stop`: why the answer ended; `stats`: those of the session."""
-        if self._out:
-            self._out.end_line()
+        self.close()
         return {
             "text": "".join(self.text),
             "thinking": "".join(self.thinking) or None,
@@ -148,7 +182,10 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
     from ..errors import EdgeGemmaError
 
     output = _Output(args)
-    with contextlib.closing(model.session(**session_options(args, model, audio=False))) as session:
+    with (
+        contextlib.closing(model.session(**session_options(args, model, audio=False))) as session,
+        contextlib.closing(output),
+    ):
         stop = ""
         with Interrupt(session.cancel) as interrupt:
             try:
@@ -166,20 +203,25 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
 
 def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str, Any]:
     """Answers the text and the sound as a turn of the user."""
-    from ..audio.source import load_audio
     from ..errors import EdgeGemmaError
 
     output = _Output(args)
-    audio = [load_audio(file) for file in args.audio or ()] or None
+    audio = _recordings(args.audio or ())
+    system, tools = home_of_toy(args) if args.system is None else (args.system, [])
     stop = ""
-    with model.chat(
-        system=args.system,
-        thinking=args.thinking,
-        sampling=sampling(args),
-        max_tokens=args.max_tokens,
-        stop=args.stop,
-        **session_options(args, model, audio=audio is not None),
-    ) as chat:
+    with (
+        _explained(args.audio or ()),
+        model.chat(
+            system=system,
+            tools=tools or None,
+            thinking=args.thinking,
+            sampling=sampling(args),
+            max_tokens=args.max_tokens,
+            stop=args.stop,
+            **session_options(args, model, audio=audio is not None),
+        ) as chat,
+        contextlib.closing(output),
+    ):
         with Interrupt(chat.cancel) as interrupt:
             try:
                 for event in _until(interrupt, chat.send(prompt, audio=audio)):
@@ -193,6 +235,31 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
                 if not interrupt.hit:
                     raise
         return output.result("interrupted" if interrupt.hit else stop, chat.session.stats)
+
+
+def _recordings(files: Iterable[str]) -> list[Any] | None:
+    """The samples of the files; None without any."""
+    from ..audio.source import load_audio
+
+    loaded = []
+    for file in files:
+        samples = load_audio(file)
+        warn_if_long(file, len(samples))
+        loaded.append(samples)
+    return loaded or None
+
+
+@contextlib.contextmanager
+def _explained(files: Iterable[str]) -> Iterator[None]:
+    """Adds to an error about the context what else can be done with long recordings."""
+    from ..errors import EdgeGemmaError
+
+    try:
+        yield
+    except EdgeGemmaError as error:
+        if error.code != "context" or not files:
+            raise
+        raise EdgeGemmaError(f"{error_text(error)} {' '.join(map(transcribe_instead, files))}", "argument") from error
 
 
 def _until(interrupt: Interrupt, items: Iterable[Any]) -> Iterable[Any]:

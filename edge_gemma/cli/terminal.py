@@ -1,12 +1,13 @@
 """Terminal output, and Ctrl-C.
 
-`Screen` writes text as it comes, with styles if the stream is a terminal. `Bar` is a progress bar. `TransientLine` shows
-text that later text replaces. `Interrupt` makes Ctrl-C cancel the current work instead of ending the program. This module
-knows nothing of models.
+`Screen` writes text as it comes, with styles and unbroken words if the stream is a terminal. `Bar` is a progress bar.
+`TransientLine` shows text that later text replaces. `Interrupt` makes Ctrl-C cancel the current work instead of ending the
+program. This module knows nothing of models.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import sys
@@ -15,28 +16,49 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TextIO, final
 
+from .wrapping import WordWrap
+
+TERMINATED = 143  # the exit status of a program that SIGTERM has ended
+
 # A model's text must not control the terminal, so control characters other than newline and tab are removed from it.
 _WITHOUT_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 class Screen:
-    """Writes pieces of text to a stream without delay. At a terminal it applies styles (if `rich` is installed) and removes
-    control characters."""
+    """Writes pieces of text to a stream without delay.
+
+    At a terminal it applies styles (if `rich` is installed), removes control characters, and breaks long lines between
+    words. There the last word is written when it is complete.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.is_terminal = stream.isatty()
         self._at_line_start = True
         self._console: Any = None
+        self._wrap = WordWrap(lambda: shutil.get_terminal_size().columns) if self.is_terminal else None
+        self._style = ""  # of what the wrap holds back
 
     def write(self, text: str, style: str = "") -> None:
         """Writes text without adding a newline. `style` is a name that rich knows, such as "dim" or "bold cyan"."""
         if not text:
             return
         self._at_line_start = text.endswith("\n")
-        if self.is_terminal:
-            text = text.translate(_WITHOUT_CONTROLS)
-        if style and self.is_terminal and self._rich():
+        if self._wrap is None:
+            self._put(text)
+            return
+        if style != self._style:
+            self._flush()
+            self._style = style
+        self._put(self._wrap.feed(text.translate(_WITHOUT_CONTROLS)), style)
+
+    def _flush(self) -> None:
+        """Writes what was held back to see whether it fits the line."""
+        if self._wrap:
+            self._put(self._wrap.flush(), self._style)
+
+    def _put(self, text: str, style: str = "") -> None:
+        if style and text and self._rich():
             from rich.text import Text
 
             self._console.print(Text(text, style=style), end="", soft_wrap=True)
@@ -47,13 +69,13 @@ class Screen:
     def line(self, text: str = "", style: str = "") -> None:
         """Writes a line of its own."""
         self.end_line()
-        self.write(text, style)
-        self.write("\n")
+        self.write(text + "\n", style)
 
     def end_line(self) -> None:
         """Begins a new line unless the stream is at the start of one."""
+        self._flush()
         if not self._at_line_start:
-            self.write("\n")
+            self.write("\n", self._style)
 
     def _rich(self) -> bool:
         """Whether rich is installed. Makes its console at the first call."""
@@ -65,6 +87,16 @@ class Screen:
             else:
                 self._console = Console(file=self.stream, highlight=False)
         return bool(self._console)
+
+
+def print_error(message: str, program: str = "edge-gemma") -> None:
+    """Prints an error on standard error: one line, which a terminal shows broken between words."""
+    Screen(sys.stderr).line(f"{program}: error: {message}")
+
+
+def print_warning(message: str) -> None:
+    """Prints a warning on standard error, as `print_error` does."""
+    Screen(sys.stderr).line(f"edge-gemma: warning: {message}")
 
 
 class Bar:
@@ -158,6 +190,8 @@ def format_clock(seconds: float) -> str:
 class Interrupt:
     """Inside the `with` block, Ctrl-C calls `cancel` and sets `hit`; a second Ctrl-C raises KeyboardInterrupt.
 
+    SIGTERM does the same, and ends the program behind the block, with SystemExit.
+
     Python runs signal handlers only between bytecodes of the main thread, and that thread may be in a prefill of many
     seconds. So the signal also writes a byte to a socket, which wakes a helper thread that calls `cancel` once: a session
     that is between two calls keeps the request for the next one.
@@ -168,6 +202,8 @@ class Interrupt:
         self._cancel = cancel
         self._cancelled = False
         self._active = False
+        self._terminated = False
+        self._old_terminate: Any = None
 
     def __enter__(self) -> Interrupt:
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a background job of a shell
@@ -179,6 +215,8 @@ class Interrupt:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         self._old_handler = signal.signal(signal.SIGINT, self._handle)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            self._old_terminate = signal.signal(signal.SIGTERM, self._handle)
         self._old_fd = signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         return self
 
@@ -187,17 +225,22 @@ class Interrupt:
             return
         signal.set_wakeup_fd(self._old_fd)
         signal.signal(signal.SIGINT, self._old_handler)
+        if self._old_terminate is not None:
+            signal.signal(signal.SIGTERM, self._old_terminate)
         self._wake_write.close()
         self._thread.join()
         self._wake_read.close()
+        if self._terminated:
+            raise SystemExit(TERMINATED)
 
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._terminated |= number == signal.SIGTERM
         if self.hit:
             raise KeyboardInterrupt
         self.hit = True
 
     def _watch(self) -> None:
         while received := self._wake_read.recv(1):
-            if received[0] == signal.SIGINT and not self._cancelled:
+            if received[0] in (signal.SIGINT, signal.SIGTERM) and not self._cancelled:
                 self._cancelled = True
                 self._cancel()

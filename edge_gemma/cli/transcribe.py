@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import Any
 
-from .common import UsageError, add_verb
+from .common import UsageError, add_verb, spoken_language
 from .recordings import add_recording_options, write_down
 
 EXAMPLES = """
@@ -27,7 +27,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="sound file; - is standard input: a sound file or raw samples"
     )
-    parser.add_argument("--language", "-l", metavar="L", help="spoken language, a name or a code (default: any)")
+    parser.add_argument(
+        "--language", "-l", type=spoken_language, metavar="L", help="spoken language, a name or a code (default: any)"
+    )
     add_recording_options(parser)
     return parser
 

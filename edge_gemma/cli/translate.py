@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import DONE, INTERRUPTED, UsageError, add_verb, open_model, sampling
-from .recordings import add_recording_options, plan, replacing, write_down
+from .common import DONE, INTERRUPTED, UsageError, add_verb, language, open_model, sampling, spoken_language
+from .outputs import STDOUT, is_stream, naming, open_text, replacing
+from .parsing import plain_text
+from .recordings import add_recording_options, plan, write_down
 from .terminal import Interrupt, Screen
 
 EXAMPLES = """
@@ -42,9 +44,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="recordings, or one text or text file (default, and -: standard input)",
     )
     parser.add_argument(
-        "--from", dest="source", metavar="L", help="language of the input, a name or a code (default: any)"
+        "--from",
+        dest="source",
+        type=spoken_language,
+        metavar="L",
+        help="language of the input, a name or a code (default: any)",
     )
-    parser.add_argument("--to", required=True, metavar="L", help="language to translate into")
+    parser.add_argument("--to", required=True, type=language, metavar="L", help="language to translate into")
     parser.add_argument(
         "--as", dest="kind", choices=("speech", "text"), help="treat the inputs as recordings, or as texts"
     )
@@ -62,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     kinds = [_kind(args.kind, value, stdin) for value in inputs]
     if set(kinds) == {"speech"}:
         return write_down(args, inputs, args.source, args.to, stdin)
+    if set(kinds) == {"text"}:
+        inputs, kinds = [plain_text(" ".join(inputs))], kinds[:1]  # words of one text
     if len(inputs) > 1:
         raise UsageError("several arguments must all be recordings: put a text in quotation marks.")
     return _text(args, inputs[0], kinds[0], stdin)
@@ -128,6 +136,8 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
             model,
             args.to,
             args.source,
+            initial_prompt=args.initial_prompt,
+            hotwords=args.hotwords,
             context=args.context,
             kv=args.kv,
             memory_limit=args.memory_limit,
@@ -163,9 +173,12 @@ def _written(format: str, text: str, translation: str, bilingual: bool, names: d
 def _deliver(content: str, output: Path | None) -> None:
     """Writes the content to a file, or to standard output for None."""
     if output is None:
-        sys.stdout.write(content)
-    elif output.exists() and not output.is_file():  # a pipe or a device
-        output.write_text(content, encoding="utf-8")
+        with naming(STDOUT):
+            sys.stdout.write(content)
+            sys.stdout.flush()
+    elif is_stream(output):
+        with naming(output), open_text(output) as file:
+            file.write(content)
     else:
-        with replacing(output.resolve()) as file:
+        with replacing(output) as file:
             file.write(content)

@@ -63,9 +63,13 @@ class Home:
     """
 
     def __init__(self, now: Callable[[], datetime.datetime] = datetime.datetime.now) -> None:
-        """Everything is switched off, and the front door is not locked. `now` tells the time."""
+        """It is evening: the lights in the garden are on. Everything else is off, and the front door is not locked.
+
+        `now` tells the time.
+        """
         self._now = now
         self.rooms = {name: Room() for name in ROOMS}
+        self.rooms["garden"].on["light"] = True
         self.timers: list[tuple[int, str]] = []
         self.alarms: list[str] = []
         self.shopping: list[str] = []

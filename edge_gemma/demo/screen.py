@@ -5,8 +5,12 @@ Each of the three classes has `show`, which is called with every event of `Demo`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +23,7 @@ from .home import DONE, ROOMS, THINGS, Home
 
 HOME_COLUMNS = 77  # of the home when things that are off are shown too
 WIDE = HOME_COLUMNS + 50  # columns from which the home is shown beside the words
-TALL = 24  # rows from which all rooms are shown; on fewer rows, only those where something is on
+_KEPT = 500  # exchanges that are printed at the end, at most
 
 
 def call_text(call: Any) -> str:
@@ -78,8 +82,6 @@ def timing_text(exchange: DemoExchange) -> str:
     parts = []
     if timing.first_token is not None:
         parts.append(f"first token {timing.first_token:.2f} s, act {timing.acted:.2f} s after speech")
-    if timing.tokens_per_second:
-        parts.append(f"{timing.tokens_per_second:,.0f} tok/s")
     if timing.resident:
         parts.append(format_bytes(timing.resident))
     return " · ".join(parts)
@@ -109,7 +111,7 @@ class JSONLines:
             values |= {"number": event.number, "language": utterance.language if utterance else None}
         elif event.kind in ("partial", "transcript", "translation", "reply"):
             values["text"] = event.text
-            values |= {"stable": event.stable} if event.kind == "partial" else {}
+            values |= {"agreed": event.agreed} if event.kind == "partial" else {}
             values |= {"language": exchange.target} if exchange and event.kind == "translation" else {}
             values |= {"final": event.final} if event.kind == "reply" else {}
         elif event.call:
@@ -132,35 +134,54 @@ class JSONLines:
 
 
 class Lines:
-    """A line of text for each event, for pipes and for terminals without `rich`."""
+    """A line of text for each event, for pipes and for terminals without `rich`.
+
+    The lines of an exchange come in the order words, calls, reply, translation, in whatever order that became known.
+    """
 
     def __init__(self, total: int | None) -> None:
         self._total = total
+        self._waiting: dict[DemoExchange, list[str]] = {}  # lines of exchanges without a transcript
+        self._partial = ""
 
     def show(self, event: DemoEvent) -> None:
         """Prints a line, unless the event is not worth one."""
         exchange = event.exchange
+        if event.kind == "overrun":
+            self._line(f"edge-gemma: warning: {_lost_text(event.lost)}")
+        if exchange is None:
+            return
         if event.kind == "start":
             self._line(f"[{_heading(event, self._total)}]")
+            self._waiting[exchange], self._partial = [], ""
         elif event.kind == "partial":
-            if exchange and not exchange.end:  # after the end, the transcript follows soon
-                self._line(f"  ... {event.text}")
+            if event.agreed != self._partial and not exchange.end:  # after the end, the transcript follows soon
+                self._line(f"  ... {event.agreed}")
+                self._partial = event.agreed
         elif event.kind == "transcript":
             self._line(f"  heard: {event.text or '(no words)'}")
+            for line in self._waiting.pop(exchange, ()):
+                self._line(line)
         elif event.kind == "call":
-            self._line(f"  call:  {call_text(event.call)}")
+            self._follow(exchange, f"  call:  {call_text(event.call)}")
         elif event.kind == "result":
-            self._line(f"  home:  {result_text(event)}")
+            self._follow(exchange, f"  home:  {result_text(event)}")
         elif event.kind == "reply" and event.final:
-            self._line(f"  reply: {event.text or '(none)'}")
-        elif event.kind == "translation" and exchange:
-            self._line(f"  in {exchange.target}: {event.text}")
-        elif event.kind == "done" and exchange:
+            self._follow(exchange, f"  reply: {event.text or '(none)'}")
+        elif event.kind == "translation":
+            self._follow(exchange, f"  in {exchange.target}: {event.text}")
+        elif event.kind == "done":
             for note in (exchange.problem, verdict_text(exchange), timing_text(exchange)):
                 if note:
                     self._line(f"  {one_line(note)}")
-        elif event.kind == "overrun":
-            self._line(f"edge-gemma: warning: {event.lost:.2f} s of sound were lost: the machine is too busy")
+
+    def _follow(self, exchange: DemoExchange, line: str) -> None:
+        """Prints a line when the transcript of the exchange has been printed."""
+        waiting = self._waiting.get(exchange)
+        if waiting is None:
+            self._line(line)
+        else:
+            waiting.append(line)
 
     def close(self, summary: dict[str, Any]) -> None:
         """There is nothing to do."""
@@ -168,6 +189,10 @@ class Lines:
     @staticmethod
     def _line(text: str) -> None:
         print(text, flush=True)
+
+
+def _lost_text(seconds: float) -> str:
+    return f"{seconds:.2f} s of sound were lost: the machine is too busy."
 
 
 def _heading(event: DemoEvent, total: int | None) -> str:
@@ -215,7 +240,11 @@ _ASCII = {
 
 
 class LiveScreen:
-    """The current exchange and the home, redrawn in place, below the exchanges that are over. Needs `rich`."""
+    """The current exchange and the home on the alternate screen of a terminal, below the exchanges that are over.
+
+    `close` returns to the normal screen and prints the exchanges and the home there. So neither a key that is pressed
+    nor a new size of the window leaves parts of frames behind. Needs `rich`.
+    """
 
     def __init__(self, home: Home, total: int | None, title: str, console: Any = None) -> None:
         """Raises ImportError without `rich`."""
@@ -226,93 +255,153 @@ class LiveScreen:
         self._console = console or Console(highlight=False)
         self._signs = _FANCY if self._console.encoding.lower().startswith("utf") else _ASCII
         self._levels: deque[float] = deque(maxlen=24)
+        self._over: deque[Any] = deque(maxlen=_KEPT)  # of rich: the exchanges that are over
         self._changed: set[str] = set()
+        self._lost = 0.0  # seconds of sound
         self._clear()
-        # Other output, such as warnings, appears above what is redrawn.
-        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=True)
+        self._warnings = io.StringIO()  # they would disturb the frames, so they are shown at the end
+        self._redirection = contextlib.redirect_stderr(self._warnings)
+        self._redirection.__enter__()
+        # Sizes are watched in a thread of its own: while nobody speaks, nothing else draws.
+        self._lock, self._closed = threading.RLock(), threading.Event()
+        self._live = Live(
+            console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
         self._live.start()
+        self._size = self._console.size
         self._draw()
+        self._watcher = threading.Thread(target=self._watch_size, daemon=True)
+        self._watcher.start()
 
     def _clear(self) -> None:
         self._exchange: DemoExchange | None = None
         self._heading, self._speaking = "", False
-        self._text = self._stable = self._reply = ""
+        self._text = self._reply = ""
         self._calls: list[tuple[str, str]] = []
+
+    def _watch_size(self) -> None:
+        while not self._closed.wait(0.2):
+            with self._lock:
+                if self._console.size != self._size and not self._closed.is_set():
+                    self._draw()
 
     def show(self, event: DemoEvent) -> None:
         """Shows the event."""
+        with self._lock:
+            self._take(event)
+            self._draw()
+
+    def _take(self, event: DemoEvent) -> None:
+        """Notes what the event changes on the screen."""
         if event.kind == "overrun":
-            self._console.print(f"{event.lost:.2f} s of sound were lost: the machine is too busy", style="yellow")
+            self._lost += event.lost
             return
         if event.kind == "start":
-            self._print_exchange()
+            self._put_aside()
             self._exchange, self._heading, self._speaking = event.exchange, _heading(event, self._total), True
             self._changed = set()
         if event.exchange is not self._exchange:
             if event.kind == "result":  # of the exchange before: somebody spoke while it was answered
                 self._changed = set(event.changes)
-                self._draw()
             return
         if event.kind == "sound":
             self._levels.append(event.level)
         elif event.kind == "partial":
-            self._text, self._stable = event.text, event.stable
+            self._text = event.agreed  # the rest is a guess that may change
         elif event.kind == "transcript":
-            self._text = self._stable = event.text
-            self._speaking = False
+            self._text = event.text
         elif event.kind == "call":
             self._calls.append((call_text(event.call), ""))
         elif event.kind == "result":
             self._calls[-1] = (self._calls[-1][0], result_text(event))
             self._changed = set(event.changes)
         elif event.kind == "reply":
-            self._reply, self._speaking = event.text, False
-        if event.kind in ("call", "done"):
+            self._reply = event.text
+        if event.kind in ("transcript", "call", "reply", "done"):
             self._speaking = False
-        self._draw()
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Leaves the exchanges, and the home as it is now, on the screen."""
-        self._print_exchange()
+        """Leaves the exchanges, and the home as it is now, on the normal screen."""
+        from rich.control import Control
+
+        self._closed.set()
+        self._watcher.join()
+        self._put_aside()
+        self._changed = set()
+        # Terminals without an alternate screen would keep the last frame.
+        self._console.control(Control.clear(), Control.home())
         self._live.stop()
-        if summary["exchanges"]:
-            self._console.print(self._home_panel(self._console.width))
+        self._redirection.__exit__(None, None, None)
+        self._console.print(*self._over, sep="\n", end="\n" * bool(self._over))
+        if self._over:
+            self._console.print(self._home_panel(min(self._console.width, HOME_COLUMNS + 3), len(ROOMS) + 8))
+        if self._lost:
+            self._console.print(_lost_text(self._lost), style="yellow")
+        sys.stderr.write(self._warnings.getvalue())
 
     def _draw(self) -> None:
         from rich.console import Group
+        from rich.control import Control
         from rich.table import Table
 
-        width = self._console.width
+        width, height = self._size = self._console.size
         if width < WIDE:
-            self._live.update(Group(self._exchange_panel(), self._home_panel(width)), refresh=True)
-            return
-        both = Table.grid(expand=True)
-        both.add_column(ratio=1)
-        both.add_column(width=HOME_COLUMNS)
-        both.add_row(self._exchange_panel(self._rows() + 2), self._home_panel(HOME_COLUMNS))
-        self._live.update(both, refresh=True)
+            exchange = self._exchange_panel()
+            used = self._rows(exchange, width)
+            home = self._home_panel(width, height - used)
+            used += self._rows(home, width)
+            frame = [exchange, home]
+        else:
+            left = width - HOME_COLUMNS
+            used = max(
+                self._rows(self._exchange_panel(), left),
+                self._rows(self._home_panel(HOME_COLUMNS, height), HOME_COLUMNS),
+            )
+            both = Table.grid(expand=True)
+            both.add_column(ratio=1)
+            both.add_column(width=HOME_COLUMNS)
+            both.add_row(self._exchange_panel(used), self._home_panel(HOME_COLUMNS, height, used))
+            frame = [both]
+        self._live.update(Group(*self._last_over(width, height - used), *frame), refresh=True)
+        self._console.control(
+            Control.home()
+        )  # a key that the terminal echoes in the last column would scroll the frame
 
-    def _print_exchange(self) -> None:
-        """Prints the current exchange above what is redrawn, if it is over, and clears it."""
+    def _rows(self, shown: Any, width: int) -> int:
+        """How many rows something takes."""
+        return len(self._console.render_lines(shown, self._console.options.update(width=width, height=None), pad=False))
+
+    def _last_over(self, width: int, rows: int) -> list[Any]:
+        """The last exchanges that are over, as many as fit into the rows."""
+        fitting: list[Any] = []
+        for exchange in reversed(self._over):
+            rows -= self._rows(exchange, width)
+            if rows < 0:
+                break
+            fitting.insert(0, exchange)
+        return fitting
+
+    def _put_aside(self) -> None:
+        """Moves the current exchange, if anything was understood, to those that are over."""
         exchange = self._exchange
-        if exchange is None or exchange.timing is None:
+        if exchange is None or exchange.text is None:
             self._clear()
             return
         from rich.text import Text
 
-        signs, wrong = self._signs, verdict_text(exchange)
+        signs, wrong = self._signs, verdict_text(exchange) if exchange.timing else ""
         mark = (signs["wrong"] if wrong else signs["right"]) if exchange.utterance else signs["on"]
         style = "bold red" if wrong else "bold green"
-        lines = [Text.assemble((f"{mark} ", style), (exchange.text or "(no words)", "bold"))]
-        if exchange.translation:
-            lines.append(Text.assemble((f"  {exchange.target}: ", "dim"), one_line(exchange.translation)))
+        lines = [Text.assemble((f"{mark} ", style), (one_line(exchange.text) or "(no words)", "bold"))]
         lines += [Text.assemble(("  " + call, "cyan"), (f" {signs['to']} {did}", "dim")) for call, did in self._calls]
         if exchange.reply:
             lines.append(Text.assemble(f"  {signs['reply']} ", exchange.reply))
+        if exchange.translation:
+            lines.append(Text.assemble((f"  {exchange.target}: ", "dim"), one_line(exchange.translation)))
         lines += [Text(f"  {one_line(note)}", "red") for note in (exchange.problem, wrong) if note]
-        if exchange.timing.first_token is not None:
-            lines[0].append(f"  {exchange.timing.first_token:.2f} s", "dim")
-        self._console.print(*lines, sep="\n")
+        if exchange.timing and exchange.timing.acted is not None:
+            lines[0].append(f"  {exchange.timing.acted:.2f} s", "dim")
+        self._over.append(Text("\n").join(lines))
         self._clear()
 
     # ---- what is being said ----------------------------------------------------------------------------------------------
@@ -323,20 +412,23 @@ class LiveScreen:
         from rich.text import Text
 
         signs, exchange = self._signs, self._exchange
-        text = Text.assemble((self._stable, "bold"), (self._text[len(self._stable) :], "dim"))
+        text = Text(self._text, "bold")
         if self._speaking:
             text.append(signs["talk"], "dim")
         lines = [self._meter(), text]
-        if exchange and exchange.translation:
-            lines.append(Text.assemble((f"{exchange.target}: ", "dim"), one_line(exchange.translation)))
-        else:
-            lines.append(Text())
         lines += [
             Text.assemble((f"{signs['call']} {call}", "bold cyan"), (f" {signs['to']} {did}" if did else "", "cyan"))
             for call, did in self._calls
         ] or [Text()]
         lines.append(Text.assemble((f"{signs['reply']} ", "bold green"), self._reply) if self._reply else Text())
-        lines.append(Text(timing_text(exchange) if exchange else "", "dim"))
+        if exchange and exchange.translation:
+            lines.append(Text.assemble((f"{exchange.target}: ", "dim"), one_line(exchange.translation)))
+        else:
+            lines.append(Text())
+        if self._lost:
+            lines.append(Text(_lost_text(self._lost), "yellow"))
+        else:
+            lines.append(Text(timing_text(exchange) if exchange else "", "dim"))
         return Panel(
             Group(*lines),
             title=Text(self._title, "bold"),
@@ -356,27 +448,36 @@ class LiveScreen:
 
     # ---- the home --------------------------------------------------------------------------------------------------------
 
-    def _rows(self) -> int:
-        return len(ROOMS) + 2 if self._console.height >= TALL else 6
+    def _home_panel(self, width: int, rows: int, height: int | None = None) -> Any:
+        """The home in at most so many rows, or in a panel of that height.
 
-    def _home_panel(self, width: int) -> Any:
+        Where there is no room for all rooms, those are shown where something has changed, then those where something is
+        on. What belongs to no room is always shown.
+        """
         from rich.console import Group
         from rich.panel import Panel
         from rich.table import Table
         from rich.text import Text
 
-        state = self._home.state()
+        state, in_use = self._home.state(), {}
+        for name, room in state["rooms"].items():
+            in_use[name] = any(room[thing] for thing in THINGS) or room["music"]
+        rest = self._rest(state, width - 4)
+        left = max(0, rows - 2 - self._rows(Group(*rest), width - 4))
+        shown = sorted(in_use, key=lambda name: (not self._has_changed(f"rooms.{name}."), not in_use[name]))[:left]
         table = Table.grid(padding=(0, 2, 0, 0))
         for name, room in state["rooms"].items():
-            lit = any(room[thing] for thing in THINGS) or room["music"] or self._has_changed(f"rooms.{name}.")
-            if self._console.height >= TALL or lit:
+            if name in shown:
+                lit = in_use[name] or self._has_changed(f"rooms.{name}.")
                 table.add_row(Text(name, "" if lit else "dim"), *self._room(name, room, width))
         return Panel(
-            Group(table, *self._rest(state)),
+            Group(*([table] if shown else []), *rest),
             title=Text("home", "bold"),
             title_align="left",
             border_style="dim",
             padding=(0, 1),
+            height=height,
+            width=width,
         )
 
     def _has_changed(self, start: str) -> bool:
@@ -396,7 +497,7 @@ class LiveScreen:
         else:
             shown, style = signs["off"], "dim"
         yield Text.assemble(self._cell(shown, style, *(place + key for key in ("light", "color", "percent"))))
-        things, all_of_them = Text(), width >= HOME_COLUMNS and not self._console.no_color
+        things, all_of_them = Text(no_wrap=True), width >= HOME_COLUMNS and not self._console.no_color
         for thing in THINGS[1:]:
             on, label = room[thing], _NAMES.get(thing, thing)
             if on or all_of_them or place + thing in self._changed:
@@ -409,27 +510,35 @@ class LiveScreen:
         )
         yield Text.assemble(self._cell(music, "magenta", place + "music"))
 
-    def _rest(self, state: dict[str, Any]) -> list[Any]:
-        """The lines about what belongs to no room."""
+    def _rest(self, state: dict[str, Any], width: int) -> list[Any]:
+        """The lines about what belongs to no room. A line ends between two of its parts where there are several."""
         from rich.text import Text
 
-        def line(*cells: tuple[str, str, str]) -> Text:
-            text = Text()
+        lines = []
+        for cells in self._rest_cells(state):
+            line = Text()
             for label, value, path in cells:
-                text.append(f"{label} ", "dim").append(*self._cell(value, "", path)).append("  ")
-            return text
+                part = Text.assemble((f"{label} ", "dim"), self._cell(value, "", path))
+                if line and line.cell_len + 2 + part.cell_len > width:
+                    lines.append(line)
+                    line = Text()
+                line.append("  " if line else "").append(part)
+            lines.append(line)
+        return lines
 
+    def _rest_cells(self, state: dict[str, Any]) -> list[list[tuple[str, str, str]]]:
+        """For each line (label, value, path of the value)."""
         timers = ", ".join(f"{amount} {unit}" for amount, unit in state["timers"])
         return [
-            line(
+            [
                 ("thermostat", f"{state['degrees']}°", "degrees"),
                 ("volume", str(state["volume"]), "volume"),
                 ("front door", "locked" if state["locked"] else "unlocked", "locked"),
                 ("garage", "open" if state["garage_open"] else "closed", "garage_open"),
-            ),
-            line(
+            ],
+            [
                 ("timers", timers or "none", "timers"),
                 ("alarms", one_line(", ".join(state["alarms"])) or "none", "alarms"),
                 ("list", ", ".join(state["shopping"]) or "empty", "shopping"),
-            ),
+            ],
         ]

@@ -38,7 +38,7 @@ class TensorInfo(NamedTuple):
     """A row of the tensor directory."""
 
     name: str
-    type_name: str | None  #: "Q4_0"; None for a type that this version does not know
+    type_name: str | None  #: "Q4_0", also a type that this version cannot read; None for an unknown number
     shape: tuple[int, ...]  #: as GGUF orders it: fastest axis first
     bytes: int  #: in the file; 0 for an unknown type
 
@@ -163,8 +163,9 @@ class GGUFFile(Handle):
         return np.fromiter(values, _DTYPES[kind], count)
 
     def _string(self, index: int, element: int) -> str:
-        self._call(lib.eg_file_get_string, index, element, self._text_out, self._length_out)
-        return _text(self._text_out[0], self._length_out[0])
+        with self.exclusive() as file:
+            check(lib.eg_file_get_string(file, index, element, self._text_out, self._length_out, self._err), self._err)
+            return _text(self._text_out[0], self._length_out[0])
 
 
 def _text(data: Any, length: int) -> str:

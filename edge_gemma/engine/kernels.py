@@ -8,6 +8,7 @@ All sets give the same bits, so these functions are as good for checking an idea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "quantize",
     "sliding_window_attention",
     "targets",
+    "types",
     "writable_type",
 ]
 
@@ -39,6 +41,17 @@ def type_info(name: str | int) -> Any:
             return row
         index += 1
     raise EdgeGemmaValueError(f"{name!r} is not a known tensor type.", "argument")
+
+
+def _types() -> Iterator[str]:
+    index = 0
+    while (row := lib.eg_type_at(index)) != ffi.NULL:
+        yield ffi.string(row.name).decode()
+        index += 1
+
+
+types: tuple[str, ...] = tuple(_types())
+"""The names of the tensor types that can be read, such as "Q4_0"."""
 
 
 def dequantize(raw: ArrayLike, type: str | int) -> Float:

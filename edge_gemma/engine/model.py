@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..chat.conversation import Chat
     from ..chat.tools import Tool
 
-_PIECE = 40960  # samples: 2.56 s, EG_AUDIO_BLOCK tokens, which the engine encodes together
-
 
 class Model(Handle):
     """An open model. Immutable, and safe to share between threads; sessions are what holds state.
@@ -47,7 +45,7 @@ class Model(Handle):
         self.path, self.mmproj = path, mmproj
         self._parts: dict[str, int] = {}
         # It keeps the engine's model alive, not this object: a cycle would leave gigabytes mapped until it is collected.
-        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self.pointer), self.pointer)
+        self.tokenizer = Tokenizer(lib.eg_model_tokenizer(self.pointer), owner=self.pointer)
         info, err = new_struct("eg_model_info"), new_struct("eg_error")
         check(lib.eg_model_get_info(self.pointer, info, err), err)
         self.threads: int = info.threads
@@ -182,7 +180,7 @@ class Model(Handle):
 
     def adopt(self, pointer: Any) -> Session:
         """Internal: a Session around an `eg_session *`, closed with the model at the latest."""
-        session = Session(self, self.config, pointer, self.adopt)
+        session = Session(self, self.config, pointer, self.adopt, self.pointer)
         self._children.add(session)
         return session
 
@@ -203,9 +201,7 @@ class Model(Handle):
                 raise EdgeGemmaValueError(
                     f"the recording has {sound.size} samples: it takes 161 (10 ms) at least.", "argument"
                 )
-            # In pieces, so that Python sees Ctrl-C in between.
-            rows = [stream.push(sound[start : start + _PIECE]) for start in range(0, sound.size, _PIECE)]
-            return np.concatenate([*rows, stream.finish()])
+            return np.concatenate([stream.push(sound), stream.finish()])
 
     def audio_encoder(self, left_context: int = 12) -> AudioEncoder:
         """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""

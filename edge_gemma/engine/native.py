@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import weakref
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._engine import ffi, lib
 from .._version import __version__
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
 from .descriptor import FileDescriptor, FileSource
+
+try:
+    from .._engine import ffi, lib
+except ModuleNotFoundError as error:
+    if error.name != "edge_gemma._engine":
+        raise
+    _package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    raise ImportError(
+        f"edge_gemma was imported from {_package}, where its engine is not built. If this is the folder of the source, "
+        "leave it (Python looks into the current folder first), or build there: pip install -e .",
+        name=error.name,
+    ) from None
 
 __all__ = [
     "KV_TYPES",
@@ -24,6 +38,7 @@ __all__ = [
     "file_params",
     "float_array",
     "int_array",
+    "isa",
     "lib",
     "new_struct",
     "pointer",
@@ -36,6 +51,9 @@ if _built != __version__:
         f"edge_gemma {__version__} found an engine of version {_built}: "
         "remove the old build and install the package again (pip install --force-reinstall edge-gemma)."
     )
+
+#: The instruction set whose kernels were chosen for this machine.
+isa: str = ffi.string(lib.eg_isa()).decode()
 
 _ERRORS: dict[int, tuple[type[EdgeGemmaError], str]] = {
     lib.EG_ERROR_ARGUMENT: (EdgeGemmaValueError, "argument"),
@@ -87,19 +105,49 @@ class Uncopyable:
 class Handle(Uncopyable):
     """Owns one object of the engine; the base of what can be closed.
 
-    Closed by `close()`, at the end of a `with` block, or by the garbage collector.
+    Closed by `close()`, at the end of a `with` block, or by the garbage collector. Any thread may close it at any time: a
+    call that is inside holds a reference to the pointer, and the object is freed when the last reference is gone.
     """
 
-    def __init__(self, raw: Any, close: Any) -> None:
-        """Takes over the pointer `raw`, which the function `close` frees."""
-        self._pointer: Any = ffi.gc(raw, close)
+    def __init__(
+        self,
+        raw: Any,
+        close: Callable[[Any], object],
+        *,
+        owner: Any = None,
+        cancel: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Takes over the pointer `raw`, which `close` frees. `owner`: the pointer of an object that must live longer.
+        `cancel`: stops a call that is running in another thread when the object is closed."""
+
+        def free(raw: Any, owner: Any = owner) -> None:
+            close(raw)
+
+        self._pointer: Any = ffi.gc(raw, free)
+        self._cancel = cancel
+        self._lock = threading.Lock()
 
     @property
     def pointer(self) -> Any:
-        """The engine's pointer. Raises ValueError after `close()`."""
-        if self._pointer is None:
+        """The engine's pointer. Raises EdgeGemmaError "state" after `close()`."""
+        found = self._pointer
+        if found is None:
             raise EdgeGemmaValueError(f"The {self.kind} is closed.", "state")
-        return self._pointer
+        return found
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """The pointer, for calls that one thread at a time may make. Raises EdgeGemmaError "state" while another makes one.
+
+        What the engine has written stays valid up to the end of the block, also if the object is closed meanwhile.
+        """
+        pointer = self.pointer
+        if not self._lock.acquire(blocking=False):
+            raise EdgeGemmaError(f"The {self.kind} is in use by another thread: {self.instead}.", "state")
+        try:
+            yield pointer
+        finally:
+            self._lock.release()
 
     @property
     def closed(self) -> bool:
@@ -107,10 +155,13 @@ class Handle(Uncopyable):
         return self._pointer is None
 
     def close(self) -> None:
-        """Frees the object. Further calls do nothing."""
-        if self._pointer is not None:
-            ffi.release(self._pointer)
-            self._pointer = None
+        """Frees the object, as soon as no thread is in a call on it. Further calls do nothing.
+
+        A call that is running in another thread is stopped where that is possible: it raises `Cancelled`.
+        """
+        found, self._pointer = self._pointer, None
+        if found is not None and self._cancel:
+            self._cancel(found)
 
     def __enter__(self: Self) -> Self:
         """The object itself."""

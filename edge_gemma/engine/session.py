@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
-from .audio import AudioFeed, audio_params, sound_array
+from .audio import AUDIO_PIECE, AudioFeed, audio_params, audio_tokens, sound_array
 from .config import ModelConfig
 from .generation import Generation, Token, stop_texts
 from .interface import ModelLike
@@ -41,9 +41,12 @@ class Session(Handle):
     kind = "session"
     instead = "fork() makes a second one"
 
-    def __init__(self, model: ModelLike, config: ModelConfig, session: Any, adopt: Callable[[Any], Session]) -> None:
-        """Takes over an `eg_session *`; `adopt` makes a session of a fork's. Internal: use `Model.session`."""
-        super().__init__(session, lib.eg_session_close)
+    def __init__(
+        self, model: ModelLike, config: ModelConfig, session: Any, adopt: Callable[[Any], Session], owner: Any = None
+    ) -> None:
+        """Takes over an `eg_session *`; `adopt` makes a session of a fork's, `owner` is the model's pointer. Internal: use
+        `Model.session`."""
+        super().__init__(session, lib.eg_session_close, owner=owner, cancel=lib.eg_session_cancel)
         self.model = model
         self._config, self._adopt = config, adopt
         self._err = new_struct("eg_error")
@@ -76,7 +79,8 @@ class Session(Handle):
             self._feed(tokens[start : start + _PIECE])
 
     def _feed(self, tokens: NDArray[np.int32]) -> None:
-        check(lib.eg_session_feed_tokens(self.pointer, pointer(tokens, "int32_t *"), tokens.size, self._err), self._err)
+        with self.exclusive() as session:
+            check(lib.eg_session_feed_tokens(session, pointer(tokens, "int32_t *"), tokens.size, self._err), self._err)
 
     def feed_text(self, text: str, special: bool = False, bos: bool = False) -> None:
         """Appends text. `special` and `bos` as in `Tokenizer.encode`; errors as in `feed_tokens`."""
@@ -85,16 +89,30 @@ class Session(Handle):
     def feed_embeddings(self, embeddings: ArrayLike) -> None:
         """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
         rows = float_array(embeddings, (None, self._config.hidden_size), "embeddings")
-        check(lib.eg_session_feed_embeddings(self.pointer, pointer(rows, "float *"), len(rows), self._err), self._err)
+        room = self.context - self.position
+        step = _PIECE if len(rows) <= room else max(len(rows), 1)  # what does not fit is refused as a whole
+        for start in range(0, len(rows), step) or (0,):
+            part = rows[start : start + step]
+            with self.exclusive() as session:
+                check(
+                    lib.eg_session_feed_embeddings(session, pointer(part, "float *"), len(part), self._err), self._err
+                )
 
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
         """Appends a whole recording: 16 kHz mono samples (n,) in [-1, 1], between <|audio> and <audio|> unless `markers` is
         False. Raises EdgeGemmaError: "unsupported" without an audio encoder; "argument" for less than 161 samples or one
         that is not finite, "context" when it does not fit (then nothing was added); "cancelled"."""
         sound, params = sound_array(samples), audio_params(left_context, markers)
-        check(
-            lib.eg_session_feed_audio(self.pointer, pointer(sound, "float *"), sound.size, params, self._err), self._err
-        )
+        room = self.context - self.position
+        if sound.size <= AUDIO_PIECE or audio_tokens(sound.size) + 2 > room or not np.isfinite(sound).all():
+            with self.exclusive() as session:  # refuses what cannot be fed, as a whole
+                check(
+                    lib.eg_session_feed_audio(session, pointer(sound, "float *"), sound.size, params, self._err),
+                    self._err,
+                )
+            return
+        with self.stream_audio(markers, left_context) as audio:
+            audio.push(sound)
 
     def stream_audio(self, markers: bool = True, left_context: int = 12) -> AudioFeed:
         """Begins audio that is encoded and fed while it comes:
@@ -105,7 +123,8 @@ class Session(Handle):
 
         Options and errors as in `feed_audio`. Until it is finished nothing else can be fed; `fork` copies it too.
         """
-        check(lib.eg_session_audio_begin(self.pointer, audio_params(left_context, markers), self._err), self._err)
+        with self.exclusive() as session:
+            check(lib.eg_session_audio_begin(session, audio_params(left_context, markers), self._err), self._err)
         return AudioFeed(self)
 
     @property
@@ -118,7 +137,8 @@ class Session(Handle):
     def logits(self) -> NDArray[np.float32]:
         """(vocab,) float32: the logits that follow the last token. Raises EdgeGemmaError "state" when nothing was fed."""
         out = np.empty(self._config.vocab_size, np.float32)
-        check(lib.eg_session_logits(self.pointer, pointer(out, "float *"), self._err), self._err)
+        with self.exclusive() as session:
+            check(lib.eg_session_logits(session, pointer(out, "float *"), self._err), self._err)
         return out
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
@@ -135,15 +155,24 @@ class Session(Handle):
         n = tokens.size
         out = np.empty((n if logits else 0, config.vocab_size), np.float32)
         states = np.empty((config.layers + 1, n if hidden else 0, config.hidden_size), np.float32)
-        status = lib.eg_session_forward(
-            self.pointer,
-            pointer(tokens, "int32_t *"),
-            n,
-            pointer(out, "float *") if logits else ffi.NULL,
-            pointer(states, "float *") if hidden else ffi.NULL,
-            self._err,
-        )
-        check(status, self._err)
+        # In pieces as `feed_tokens`; what cannot be fed is refused as a whole.
+        fits = n <= self.context - self.position and (not n or (tokens.min() >= 0 and tokens.max() < config.vocab_size))
+        step = _PIECE if fits else n
+        for start in range(0, n, step) if n else (0,):
+            part = tokens[start : start + step]
+            rows = np.empty((config.layers + 1, part.size if hidden else 0, config.hidden_size), np.float32)
+            with self.exclusive() as session:
+                status = lib.eg_session_forward(
+                    session,
+                    pointer(part, "int32_t *"),
+                    part.size,
+                    pointer(out[start:], "float *") if logits else ffi.NULL,
+                    pointer(rows, "float *") if hidden else ffi.NULL,
+                    self._err,
+                )
+                check(status, self._err)
+            if hidden:
+                states[:, start : start + step] = rows
         return out, states
 
     def next(self, sampling: Sampling | None = None, *, special: bool = False) -> Token:
@@ -154,8 +183,9 @@ class Session(Handle):
         if self._native is None or self._native.key[0] is not options or self._native.key[1] != special:
             self._native = NativeSampling(options, special)
         token = new_struct("eg_token")
-        check(lib.eg_session_next(self.pointer, self._native.struct, token, self._err), self._err)
-        return Token(token.id, text_of(token.text, token.text_length), _STOPS.get(token.stop, ""))
+        with self.exclusive() as session:
+            check(lib.eg_session_next(session, self._native.struct, token, self._err), self._err)
+            return Token(token.id, text_of(token.text, token.text_length), _STOPS.get(token.stop, ""))
 
     def seed(self, seed: int) -> None:
         """Begins the random sequence anew: the same seed, tokens and options give the same text on every machine."""
@@ -249,17 +279,20 @@ class Session(Handle):
         "state" when soft tokens would have to be evaluated again or audio is open (then nothing changes)."""
         if position < 0:
             raise EdgeGemmaValueError("position must not be negative.", "argument")
-        check(lib.eg_session_rewind_to(self.pointer, position, self._err), self._err)
+        with self.exclusive() as session:
+            check(lib.eg_session_rewind_to(session, position, self._err), self._err)
 
     def fork(self) -> Session:
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
         out = ffi.new("eg_session **")
-        check(lib.eg_session_fork(self.pointer, out, self._err), self._err)
+        with self.exclusive() as session:
+            check(lib.eg_session_fork(session, out, self._err), self._err)
         return self._adopt(out[0])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError."""
-        check(lib.eg_session_save(self.pointer, os.fsencode(path), self._err), self._err)
+        with self.exclusive() as session:
+            check(lib.eg_session_save(session, os.fsencode(path), self._err), self._err)
 
     def cancel(self) -> None:
         """Stops the call that runs in another thread within one layer, or else the next one that computes: it raises

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import EdgeGemmaValueError
@@ -25,19 +25,25 @@ class Tokenizer(Uncopyable):
     kind = "tokenizer"
     instead = "threads may share it; other processes call Tokenizer.load()"
 
-    def __init__(self, pointer: Any, owner: object) -> None:
-        """Wraps an `eg_tokenizer *` that lives as long as `owner` does. Internal: use `load`."""
-        self._pointer = pointer
-        self._owner = owner
+    def __init__(self, pointer: Any, close: Callable[[Any], object] | None = None, owner: Any = None) -> None:
+        """Wraps an `eg_tokenizer *` that `close` frees, or that lives as long as the pointer `owner`. Internal: use `load`."""
+
+        def free(pointer: Any, owner: Any = owner) -> None:
+            if close:
+                close(pointer)
+
+        # A call that is inside holds a reference to this pointer, and so keeps the owner alive.
+        self._pointer: Any = ffi.gc(pointer, free)
         self._special_tokens: dict[str, int] | None = None
         self._control_tokens: tuple[str, ...] | None = None
 
     @property
     def pointer(self) -> Any:
         """The `const eg_tokenizer *`. Raises ValueError once its model is closed."""
-        if self._pointer is None:
+        found = self._pointer
+        if found is None:
             raise EdgeGemmaValueError("The tokenizer's model is closed.", "state")
-        return self._pointer
+        return found
 
     def detach(self) -> None:
         """Forgets the engine's tokenizer, whose owner is about to free it."""
@@ -52,7 +58,7 @@ class Tokenizer(Uncopyable):
         """
         out, err = ffi.new("eg_tokenizer **"), new_struct("eg_error")
         check(lib.eg_tokenizer_open(file_params(path), out, err), err)
-        return cls(ffi.gc(out[0], lib.eg_tokenizer_close), None)
+        return cls(out[0], lib.eg_tokenizer_close)
 
     def encode(self, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """The token ids of `text`.
@@ -138,7 +144,8 @@ class Tokenizer(Uncopyable):
     def chat_template(self) -> str | None:
         """The file's Jinja chat template, if it has one."""
         length = ffi.new("size_t *")
-        text = lib.eg_tokenizer_chat_template(self.pointer, length)
+        tokenizer = self.pointer  # what the text is a part of
+        text = lib.eg_tokenizer_chat_template(tokenizer, length)
         return None if text == ffi.NULL else text_of(text, length[0])
 
     @property

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine import kernels
 from ..engine.gguf import GGUFFile
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 
@@ -65,9 +66,11 @@ class GGUFSource:
                 self.metadata = {key: value for key, value in metadata.items() if not key.startswith(_LAYOUT)}
             for name, offset in offsets.items():
                 tensor = known[name]
-                if tensor.type_name is None:
+                if tensor.type_name not in kernels.types:
                     raise EdgeGemmaValueError(
-                        f"{part}: tensor {name} has a type that this version does not know.", "unsupported"
+                        f"{part}: the tensor {name} has type {tensor.type_name or 'unknown'}, which this version cannot "
+                        "read; take the model in another quantization, such as BF16 or Q8_0.",
+                        "unsupported",
                     )
                 self.tensors.append(SourceTensor(name, tensor.type_name, tensor.shape, tensor.bytes, part, offset))
 

@@ -91,12 +91,16 @@ class OutputTensor(NamedTuple):
 
 
 def refuse_existing(paths: Iterable[Path], force: bool) -> None:
-    """Raises an error for an output file that exists already, unless `force` allows to replace it."""
+    """Raises an error for an output file that exists already. With `force`, GGUF files and empty ones may be replaced."""
     for path in paths:
         if path.is_dir():
             raise EdgeGemmaOSError(f"{path} is a directory: give the name of a file.", "file")
         if path.exists() and not force:
             raise EdgeGemmaOSError(f"{path} exists already: --force (in Python: force=True) replaces it.", "file")
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                if file.read(4) != b"GGUF":
+                    raise EdgeGemmaOSError(f"{path} is no GGUF file, so it is not replaced: give another name.", "file")
 
 
 class GGUFWriter:

@@ -17,48 +17,40 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import EdgeGemmaOSError
+from .names import NAMES, parse
 
 __all__ = [
     "ENCODER_ORDER",
-    "NAMES",
     "Weights",
     "cache_folder",
+    "encoders_of",
+    "is_readable",
+    "is_revision",
     "locate",
+    "newest_first",
     "pick",
-    "repositories",
     "repository_folder",
     "sort_out",
 ]
 
 Path = str | os.PathLike[str]
 
-# In the order of preference. ggml-org has the smallest files, also of the encoders. Google has only Q4_0. The others have
-# every quantization.
-_SOURCES = (
-    "ggml-org/gemma-4-{}-it-GGUF",
-    "google/gemma-4-{}-it-qat-q4_0-gguf",
-    "unsloth/gemma-4-{}-it-GGUF",
-    "bartowski/google_gemma-4-{}-it-GGUF",
-)
-_REPOSITORIES = {
-    name: tuple(source.format(size) for source in _SOURCES)
-    for name, size in (("e2b", "E2B"), ("e4b", "E4B"), ("26b", "26B-A4B"), ("31b", "31B"))
-}
-NAMES = ", ".join(_REPOSITORIES)
-
 MODEL_ORDER = ("Q4_0", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
 """Quantizations in the order of preference, for a name without quantization."""
 ENCODER_ORDER = ("Q8_0", "BF16", "F16", "F32")
+# Types that the engine cannot read, as the names of files have them. Q4_0_4_4 is an old order of Q4_0 for Arm. IQ4_K, IQ4_KS,
+# Q6_0 and Q4_K_R4 are types of ik_llama.cpp.
+_UNREADABLE = re.compile(r"IQ1_.*|NVFP4|FP8|Q[126]_0|I?Q\d_(0|NL)_\d_\d|IQ\d_K.*|Q8_[1K]|.*_R\d")
 
-# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf. Q4_0_4_4 and similar are other types.
+# Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf.
 _QUANT = re.compile(
-    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s))?|nl|xxs|xs|m|s)|mxfp4|bf16|f16|f32)(?![0-9a-z]|_\d)",
+    r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s)|ss?|t|l)?|nl|xxs|xs|m|s)(?:_\d_\d|_r\d)?"
+    r"|mxfp4|nvfp4|fp8|bf16|f16|f32)(?![0-9a-z]|_\d)",
     re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # Words in the names of files that are not models: drafters, adapters and calibration data. They name a quantization, too.
 _NOT_MODELS = {"mtp", "dflash", "eagle", "eagle3", "draft", "assistant", "lora", "imatrix"}
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _WORD = re.compile(r"[\w-]+(:[\w-]+)?")
 
 
@@ -67,11 +59,6 @@ class Weights(NamedTuple):
 
     parts: tuple[str, ...]  #: names; a split file has several, in order
     quant: str | None  #: the quantization in the name, in capitals: "Q4_0", "UD-Q4_K_XL"
-
-
-def repositories(name: str) -> tuple[str, ...]:
-    """The repositories of a name: those of a known name, or the repository OWNER/REPO itself; () for any other name."""
-    return _REPOSITORIES.get(name.lower()) or ((name,) if _REPOSITORY.fullmatch(name) else ())
 
 
 def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
@@ -93,9 +80,14 @@ def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
     return models, encoders
 
 
+def is_readable(quant: str | None) -> bool:
+    """Whether the engine can read files whose names have this quantization, in upper or lower case."""
+    return not _UNREADABLE.fullmatch((quant or "").upper().removeprefix("UD-"))
+
+
 def pick(found: Iterable[Weights], quant: str | None = None, order: tuple[str, ...] = MODEL_ORDER) -> Weights | None:
     """The file with the quantization `quant`, or without `quant` the first by `order`. Of equal ones, the shortest name."""
-    found = list(found)
+    found = [weights for weights in found if is_readable(weights.quant)]
     if quant:
         order = (quant.upper(), f"UD-{quant.upper()}")
         found = [weights for weights in found if weights.quant in order]
@@ -128,24 +120,32 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
     """
     if not isinstance(model, str) or os.path.isfile(model):
         return model, mmproj
-    name, _, quant = model.partition(":")
-    places = repositories(name)
-    if not places and _WORD.fullmatch(model) and not os.path.exists(model):
-        raise EdgeGemmaOSError(f"there is no file {model}, and no model of that name: the names are {NAMES}.", "file")
-    folders = list(_downloaded(places))
-    if not folders and name.lower() not in _REPOSITORIES:
+    wanted = parse(model)
+    if wanted is None:
+        if (_WORD.fullmatch(model) or "://" in model) and not os.path.exists(model):
+            raise EdgeGemmaOSError(
+                f"there is no file {model}, and no model of that name: the names are {NAMES}.", "file"
+            )
         return model, mmproj
-    found = _newest_first(folders)
+    folders = list(_downloaded(wanted.repositories))
+    if not folders and "/" in model and model in (wanted.name, f"{wanted.name}/{wanted.file}"):
+        return model, mmproj  # a path that looks like OWNER/REPO or OWNER/REPO/FILE.gguf
+    found = newest_first(folders)
     for snapshot, weights in found:
-        if not quant or pick([weights], quant):
-            return os.path.join(snapshot, weights.parts[0]), mmproj or _encoders(snapshot)
-    if found:
+        if not is_revision(snapshot, wanted.revision):
+            continue
+        if wanted.file in (None, *weights.parts) and (not wanted.quant or pick([weights], wanted.quant)):
+            return os.path.join(snapshot, weights.parts[0]), mmproj or encoders_of(snapshot)
+    name, quant = wanted.name, wanted.quant
+    if found and quant:
         have = ", ".join(sorted({weights.quant or "?" for _, weights in found}))
         raise EdgeGemmaOSError(
             f"{name} was downloaded as {have}, not as {quant}: run `edge-gemma pull {name} --quant {quant}`.", "file"
         )
-    wanted = f"{name} --quant {quant}" if quant else name
-    raise EdgeGemmaOSError(f"{name} is not in {cache_folder()} yet: run `edge-gemma pull {wanted}`.", "file")
+    command = f"{name}/{wanted.file}" if wanted.file else f"{name} --quant {quant}" if quant else name
+    if wanted.revision not in (None, "main"):
+        command += f" --revision {wanted.revision}"
+    raise EdgeGemmaOSError(f"{name} is not in {cache_folder()} yet: run `edge-gemma pull {command}`.", "file")
 
 
 def _downloaded(places: tuple[str, ...]) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _downloaded(places: tuple[str, ...]) -> Iterator[str]:
             yield entry
 
 
-def _newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
+def newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
     """The models in these folders with their snapshots, the one that was downloaded last first."""
     found = [
         (max(os.lstat(os.path.join(snapshot, part)).st_mtime_ns for part in weights.parts), snapshot, weights)
@@ -168,7 +168,19 @@ def _newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
     return [(snapshot, weights) for _, snapshot, weights in found]
 
 
-def _encoders(snapshot: str) -> str | None:
+def is_revision(snapshot: str, revision: str | None) -> bool:
+    """Whether a snapshot is that of a branch, tag or commit. Every snapshot will do for "main", which is the default."""
+    commit = os.path.basename(snapshot)
+    if revision in (None, "main", commit):
+        return True
+    try:
+        with open(os.path.join(os.path.dirname(os.path.dirname(snapshot)), "refs", *revision.split("/"))) as reference:
+            return reference.read().strip() == commit
+    except (OSError, ValueError):
+        return False
+
+
+def encoders_of(snapshot: str) -> str | None:
     """The encoders in the snapshot of a model, or in another snapshot of its repository."""
     for place in (snapshot, *_entries(os.path.dirname(snapshot))):
         if weights := pick(sort_out(_files(place))[1], order=ENCODER_ORDER):

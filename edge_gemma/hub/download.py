@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from typing import Any
 from urllib.parse import quote as url_quote
 
 from .._version import __version__
-from ..errors import EdgeGemmaOSError
+from ..errors import EdgeGemmaOSError, pip_line
 from .cache import cache_folder, repository_folder
 
-__all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "fetch"]
+__all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "UnreachableError", "fetch"]
 
 Progress = Callable[[str, int, int], None]
 CHECKING = "checking "
@@ -32,6 +33,7 @@ CHECKING = "checking "
 
 LARGEST_OVER_HTTP = 50_000_000_000
 ATTEMPTS = 5  # failed attempts in a row, none of which has brought a byte
+PATIENCE = 300.0  # seconds for which another process may get no further; a checksum takes less
 PAUSE = 1.0  # seconds after the first failed attempt; it doubles with each further one
 _METADATA_TIMEOUT = 20.0
 _HEX = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -51,33 +53,49 @@ class AbsentError(EdgeGemmaOSError):
     """A repository or revision does not exist. The caller may try the next one."""
 
 
-def fetch(hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress) -> int:
+class UnreachableError(EdgeGemmaOSError):
+    """The Hub cannot be asked: no connection, or not allowed. What the cache has may do."""
+
+
+def fetch(
+    hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress
+) -> tuple[str, int]:
     """Downloads the wanted files of a commit unless the cache has them, and makes `revision` point at the commit.
 
-    Returns the number of bytes that were downloaded.
+    Returns the folder that has the files, and the number of bytes that were downloaded. The folder is the snapshot of an older
+    commit with the same files if nothing is missing in a cache that cannot be written.
     """
     folder = repository_folder(repository)
     snapshot = os.path.join(folder, "snapshots", commit)
     missing = [file for file in wanted if not _cached(folder, snapshot, file)]
-    to_come = sum(file.size - min(file.size, _size(_partial(folder, file))) for file in missing)
-    _check_room(to_come)
+    _check_room(sum(max(file.size - _size(_partial(folder, file)), 0) for file in missing))
+    done = 0
     for file in missing:
         url = f"{hub.endpoint}/{repository}/resolve/{commit}/{url_quote(file.name)}"
         if file.size > LARGEST_OVER_HTTP:
-            path = hub.download(repository, file, commit)
+            with _read_only_explained(folder):
+                path = hub.download(repository, file, commit)
             _verify(path, file, repository, progress)
+            done += file.size
         else:
-            with _one_at_a_time(hub, folder, file):
+            with _read_only_explained(folder), _one_at_a_time(hub, folder, file, progress):
+                if _cached(folder, snapshot, file):  # another process has downloaded it
+                    continue
+                done += max(file.size - _size(_partial(folder, file)), 0)
                 _fetch(hub, url, repository, _partial(folder, file), file, progress)
                 _verify(_partial(folder, file), file, repository, progress)
                 os.replace(_partial(folder, file), _blob(folder, file))
-    for file in wanted:
-        _link(folder, snapshot, file)
-    if revision != commit:
-        reference = os.path.join(folder, "refs", *revision.split("/"))
-        os.makedirs(os.path.dirname(reference), exist_ok=True)
-        Path(reference).write_text(commit)
-    return to_come
+    try:
+        with _read_only_explained(folder):
+            for file in wanted:
+                _link(folder, snapshot, file)
+            if revision != commit:
+                _refer(os.path.join(folder, "refs", *revision.split("/")), commit)
+    except EdgeGemmaOSError:
+        if not missing and (found := _snapshot_with(folder, wanted)):
+            return found, 0
+        raise
+    return snapshot, done
 
 
 # ---- the Hub -----------------------------------------------------------------------------------------------------
@@ -92,17 +110,27 @@ class Hub:
             from huggingface_hub import constants, errors, utils
             from huggingface_hub.utils import http_stream_backoff
         except ImportError as error:
-            raise EdgeGemmaOSError(
-                "downloading needs the package huggingface_hub, version 1 or later: pip install 'edge-gemma[hub]'.",
+            raise UnreachableError(
+                f"downloading needs the package huggingface_hub, version 1 or later: `{pip_line('huggingface_hub')}`.",
                 "file",
             ) from error
         self._library, self._errors, self.utils, self._stream = huggingface_hub, errors, utils, http_stream_backoff
         self.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        self.headers = utils.build_hf_headers(library_name="edge-gemma", library_version=__version__)
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise EdgeGemmaOSError(f"HF_ENDPOINT is {self.endpoint}, but an address begins with https://.", "file")
+        try:  # the headers have the token, which is in a file
+            self.headers = utils.build_hf_headers(library_name="edge-gemma", library_version=__version__)
+        except OSError as error:
+            raise EdgeGemmaOSError(
+                f"{error.filename} cannot be read: {error.strerror}. Check HF_HOME.", "file"
+            ) from error
 
-    def listing(self, repository: str, revision: str | None) -> tuple[str, dict[str, HubFile]]:
-        """The commit of a revision, and its GGUF files by name. Raises AbsentError for an unknown repository or revision."""
+    def listing(self, repository: str, revision: str | None) -> tuple[str, dict[str, HubFile], str | None]:
+        """The commit of a revision, its GGUF files by name, and the architecture of one of them if the Hub tells it.
+
+        Raises AbsentError for an unknown repository or revision.
+        """
         api = self._library.HfApi(self.endpoint, library_name="edge-gemma", library_version=__version__)
         try:
             with self.explained(repository, revision):
@@ -110,11 +138,18 @@ class Hub:
             entries = [entry for entry in info.siblings if entry.rfilename.endswith(".gguf")]
             files = [HubFile(e.rfilename, e.size, e.lfs.sha256 if e.lfs else e.blob_id, not e.lfs) for e in entries]
             hexadecimal = all(_HEX.fullmatch(text) for text in (info.sha, *(file.checksum for file in files)))
-            if not hexadecimal or any({"", ".", ".."} & set(file.name.split("/")) for file in files):
+            sized = all(isinstance(file.size, int) for file in files)
+            if not (hexadecimal and sized) or any({"", ".", ".."} & set(file.name.split("/")) for file in files):
                 raise ValueError("commits, checksums and names become parts of paths, so they must be harmless")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EdgeGemmaOSError(f"{self.endpoint} does not answer as the Hugging Face Hub does.", "file") from error
-        return info.sha, {file.name: file for file in files}
+            if isinstance(error, ValueError) and "proxy" in str(error).lower():
+                raise UnreachableError(f"the proxy{_proxies()} cannot be used: {error}.", "file") from error
+            raise UnreachableError(f"{self.endpoint} does not answer as the Hugging Face Hub does.", "file") from error
+        except ImportError as error:  # of a library that only some proxies need
+            needs = f"`{pip_line('socksio')}`" if "socks" in str(error).lower() else str(error).rstrip(".")
+            raise UnreachableError(f"the proxy{_proxies()} needs another package: {needs}.", "file") from error
+        architecture = (getattr(info, "gguf", None) or {}).get("architecture")
+        return info.sha, {file.name: file for file in files}, architecture
 
     def download(self, repository: str, file: HubFile, commit: str) -> str:
         """Downloads a file with huggingface_hub. Returns its path in the cache."""
@@ -166,16 +201,43 @@ class Hub:
                 404: "the file does not exist any more: try again",
                 429: "there were too many requests: try again in some minutes",
             }.get(status, "try again later")
-            raise EdgeGemmaOSError(f"{page} answered with status {status}; {advice}.", "file") from error
+            kind = UnreachableError if status == 429 or status >= 500 else EdgeGemmaOSError
+            raise kind(f"{page} answered with status {status}; {advice}.", "file") from error
         except self._errors.OfflineModeIsEnabled as error:
-            raise EdgeGemmaOSError("HF_HUB_OFFLINE is set: unset it to download.", "file") from error
+            raise UnreachableError("HF_HUB_OFFLINE is set: unset it to download.", "file") from error
         except self._errors.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise EdgeGemmaOSError(
-                f"cannot reach {self.endpoint}: {reason}. Check the connection and run the command again: the download "
-                "is continued.",
+            reason = str(error).rstrip(".") or type(error).__name__
+            proxy = _proxies()
+            check = f"the connection and the proxy{proxy}" if proxy else "the connection"
+            raise UnreachableError(
+                f"cannot reach {self.endpoint}: {reason}. Check {check}, and run the command again: the download is continued.",
                 "file",
             ) from error
+        except OSError as error:
+            if message := _certificates(error):
+                raise EdgeGemmaOSError(message, "file") from error
+            raise
+
+
+def _proxies() -> str:
+    """The variables of the environment that name a proxy, for a message; "" without."""
+    names = [
+        name
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+        if os.environ.get(name, os.environ.get(name.lower()))
+    ]
+    return f" of {' and '.join(names)}" if names else ""
+
+
+def _certificates(error: OSError) -> str | None:
+    """What is wrong with the certificates that the environment names; None if the error is another one."""
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            return f"{variable} is {path}, which does not exist: correct it, or unset it."
+        if path and isinstance(error, ssl.SSLError):
+            return f"{variable} is {path}, which has no certificates that can be read: correct it, or unset it."
+    return None
 
 
 # ---- one file ----------------------------------------------------------------------------------------------------
@@ -233,13 +295,13 @@ def _verify(path: str, file: HubFile, repository: str, progress: Progress) -> No
 def _check_room(size: int) -> None:
     """Raises an error if the disk of the cache has less than `size` bytes left."""
     folder = cache_folder()
-    place = folder
+    place = os.path.abspath(folder)
     while not os.path.isdir(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
-    free = shutil.disk_usage(place).free
-    if size > free:
+    disk = shutil.disk_usage(place)
+    if size > disk.free and disk.total:  # some network file systems tell nothing
         raise EdgeGemmaOSError(
-            f"the download has {size / 1e9:.3g} GB, but {folder} has room for {free / 1e9:.3g} GB: make room, or set "
+            f"the download has {size / 1e9:.3g} GB, but {folder} has room for {disk.free / 1e9:.3g} GB: make room, or set "
             "HF_HOME to a folder on another disk.",
             "file",
         )
@@ -261,8 +323,8 @@ def _full_disk_explained(part: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(hub: Hub, folder: str, file: HubFile) -> Iterator[None]:
-    """Holds the lock of a blob: the lock that huggingface_hub uses, too."""
+def _one_at_a_time(hub: Hub, folder: str, file: HubFile, progress: Progress) -> Iterator[None]:
+    """Holds the lock of a blob: the lock that huggingface_hub uses, too. Waits for another process as long as it gets on."""
     from filelock import Timeout
 
     cache, name = os.path.split(folder)
@@ -270,12 +332,22 @@ def _one_at_a_time(hub: Hub, folder: str, file: HubFile) -> Iterator[None]:
     for path in (lock, _blob(folder, file)):
         os.makedirs(os.path.dirname(path), exist_ok=True)
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(hub.utils.WeakFileLock(lock, timeout=0.1))
-        except Timeout as error:
-            raise EdgeGemmaOSError(
-                f"{file.name} is being downloaded by another process: wait until it has finished.", "file"
-            ) from error
+        have, since = -1, time.monotonic()
+        while True:
+            try:
+                stack.enter_context(hub.utils.WeakFileLock(lock, timeout=0.5))
+                break
+            except Timeout as error:
+                now = _progress_of_others(folder, file)
+                if now != have:
+                    have, since = now, time.monotonic()
+                elif time.monotonic() - since >= PATIENCE:
+                    raise EdgeGemmaOSError(
+                        f"{file.name} is being downloaded by another process, which does not get on: wait until it has ended. "
+                        f"If there is none, remove {lock}.",
+                        "file",
+                    ) from error
+                progress(file.name, min(have, file.size), file.size)
         yield
 
 
@@ -292,6 +364,22 @@ def _partial(folder: str, file: HubFile) -> str:
     return f"{_blob(folder, file)}.edge-gemma.incomplete"
 
 
+def _progress_of_others(folder: str, file: HubFile) -> int:
+    """How many bytes another process has of a file, which may be a program of Hugging Face's with a name of its own."""
+    return max(_size(_partial(folder, file)), _size(f"{_blob(folder, file)}.incomplete"))
+
+
+def _snapshot_with(folder: str, files: list[HubFile]) -> str | None:
+    """A snapshot that has all these files, of any commit; None without."""
+    place = os.path.join(folder, "snapshots")
+    for commit in sorted(os.listdir(place)) if os.path.isdir(place) else []:
+        snapshot = os.path.join(place, commit)
+        paths = [(os.path.realpath(os.path.join(snapshot, file.name)), _blob(folder, file)) for file in files]
+        if all(os.path.isfile(path) and path == os.path.realpath(blob) for path, blob in paths):
+            return snapshot
+    return None
+
+
 def _cached(folder: str, snapshot: str, file: HubFile) -> bool:
     """Whether the cache has a file: as a blob, or, on a system without symbolic links, in the snapshot."""
     return file.size in (_size(_blob(folder, file)), _size(os.path.join(snapshot, file.name)))
@@ -303,6 +391,31 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except OSError:
         return 0
+
+
+def _refer(reference: str, commit: str) -> None:
+    """Makes a branch or tag point at a commit. A reference that does already is left alone."""
+    with contextlib.suppress(OSError, ValueError):
+        if Path(reference).read_text().strip() == commit:
+            return
+    os.makedirs(os.path.dirname(reference), exist_ok=True)
+    Path(reference).write_text(commit)
+
+
+@contextlib.contextmanager
+def _read_only_explained(folder: str) -> Iterator[None]:
+    """Turns the system's error for a folder that cannot be written into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        no_folder = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and error.filename is not None
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) and not no_folder:
+            raise
+        raise EdgeGemmaOSError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. Set HF_HOME to a folder of your own, or ask who "
+            "keeps this cache.",
+            "file",
+        ) from error
 
 
 def _link(folder: str, snapshot: str, file: HubFile) -> None:

@@ -52,8 +52,11 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
     """The files of a model that is given by name: "toy" is the embedded model, others such as "e2b" are downloaded ones.
 
     The encoders of a name are found if `mmproj` is None. A path is returned as it is, and so is a name if a file of that
-    name exists. Raises EdgeGemmaOSError with code "file" for a name whose model was not downloaded.
+    name exists. Raises EdgeGemmaOSError with code "file" for a name whose model was not downloaded. A leading `~` is expanded:
+    in --model=~/x.gguf, in unit files of systemd and in Python no shell does it.
     """
+    model = _expanded(model)
+    mmproj = None if mmproj is None else _expanded(mmproj)
     if model == TOY and not os.path.isfile(model) and os.path.isfile(EMBEDDED):
         return EMBEDDED, mmproj or _embedded_mmproj()
     return locate_download(model, mmproj)
@@ -67,15 +70,20 @@ def model_files(model: Path | None = None, mmproj: Path | None = None) -> tuple[
     EdgeGemmaValueError with code "argument" when there is no model, EdgeGemmaOSError with code "file" when the model is
     named but not downloaded.
     """
-    default = os.environ.get(MODEL_VARIABLE) or None
+    default = os.path.expanduser(os.environ.get(MODEL_VARIABLE, "")) or None
     chosen = model or default
     if not chosen and os.path.isfile(EMBEDDED):
         return EMBEDDED, mmproj or _embedded_mmproj()
     if not chosen:
         raise EdgeGemmaValueError(_NO_MODEL, "argument")
-    if mmproj is None and (default is None or os.fspath(chosen) == default):
-        mmproj = os.environ.get(MMPROJ_VARIABLE) or None
+    if mmproj is None and (default is None or os.path.expanduser(chosen) == default):
+        mmproj = os.path.expanduser(os.environ.get(MMPROJ_VARIABLE, "")) or None
     return locate(chosen, mmproj)
+
+
+def _expanded(path: Path) -> Path:
+    """The path with a leading `~` expanded, unless a file has this very name."""
+    return os.path.expanduser(path) if os.fspath(path).startswith("~") and not os.path.exists(path) else path
 
 
 def _embedded_mmproj() -> Path | None:
@@ -104,8 +112,20 @@ def is_embedded(model: Path) -> bool:
 
 def no_encoder(model: Any, sense: str) -> EdgeGemmaValueError:
     """The error for sound or pictures given to a model that has no encoder for them; `sense`: "audio" or "image"."""
-    return EdgeGemmaValueError(
-        f"{os.path.basename(model.path)} was opened without {sense} encoder. The encoder is in a second file, an mmproj: "
-        f"give it with --mmproj FILE (in Python: mmproj=) or in {MMPROJ_VARIABLE}.",
-        "unsupported",
-    )
+    name, mmproj = os.path.basename(model.path), model.mmproj
+    if sense == "audio" and not model.config.per_layer_input:  # which E2B and E4B have
+        message = (
+            f"{name} cannot hear: of Gemma 4, E2B and E4B have an audio encoder, the 26B and 31B models have none."
+        )
+    elif mmproj is None:
+        message = (
+            f"{name} was opened without {sense} encoder. The encoder is in a second file, an mmproj: give it with --mmproj "
+            f"FILE (in Python: mmproj=) or in {MMPROJ_VARIABLE}."
+        )
+    else:
+        other = "images" if sense == "audio" else "audio"
+        message = (
+            f"{os.path.basename(mmproj)} has no {sense} encoder: it is for {other} only. Give the mmproj that came with the "
+            "model, with --mmproj FILE (in Python: mmproj=)."
+        )
+    return EdgeGemmaValueError(message, "unsupported")

@@ -46,6 +46,8 @@ class Answer:
         stop: why the answer ended; "" until then. "eos", "turn", "tool_response": the model ended it. "length": it has
             `max_tokens`. "stop": a stop text follows. "loop": it repeats itself; `loop_start` tells where to cut it. "line":
             a line is complete.
+        logprobs: of a measured answer, the natural logarithms of the probabilities of its tokens so far, with the one that
+            stopped it and without trusted ones.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Answer:
         draft: Sequence[int] = (),
         trusted: int = 0,
         line: bool = False,
+        measured: bool = False,
     ) -> None:
         """Prepares the answer; the first `step` begins to work.
 
@@ -73,11 +76,14 @@ class Answer:
             draft: a guess at the tokens of the answer.
             trusted: so many tokens at the beginning of the draft are taken over without verification.
             line: the answer ends with the first line that has words.
+            measured: the probabilities of the tokens are noted, which takes a few milliseconds a token.
         """
         self.session, self.sampling = session, sampling
         self.ids: list[int] = []
         self.text = self.stop = ""
         self._closing, self._max_tokens, self._stops, self._line = list(closing), max_tokens, tuple(stop), line
+        self._measured = measured
+        self.logprobs: list[float] = []
         self._held = ""  # text that may be the beginning of a stop text
         self._draft = list(draft) if sampling.greedy and not sampling.changes_logits else []
         # One detokenizer for drafted and drawn tokens: a character may begin in the draft and end behind it.
@@ -88,6 +94,11 @@ class Answer:
             ReplyParser(in_thought=self.in_thought, markers=tokenizer.control_tokens),
         )
         self._steps = self._work(sound, trusted)
+
+    @property
+    def avg_logprob(self) -> float | None:
+        """The mean of `logprobs`; None when nothing was measured."""
+        return sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
 
     def step(self) -> bool:
         """Works for about as long as one token takes. Returns False when the answer is complete.
@@ -146,25 +157,33 @@ class Answer:
         """Keeps the beginning of the draft that a greedy answer has too."""
         if not self._draft or self.stop:
             return
-        best = int(self.session.logits().argmax())
+        following = self.session.logits()
+        best = int(following.argmax())
         yield True
         while self._draft and not self.stop:
             batch, self._draft = self._draft[:_BATCH], self._draft[_BATCH:]
             if batch[0] != best:
                 return
-            bests = [best, *self.session.forward(batch).argmax(axis=1).tolist()]
+            rows = self.session.forward(batch)
+            bests = [best, *rows.argmax(axis=1).tolist()]
             kept = 0
             while kept < len(batch) and batch[kept] == bests[kept] and not self.stop:
                 self._append(batch[kept])
                 kept += 1
-            best = bests[kept]
+            if self._measured:
+                known = np.concatenate([following[None], rows[: kept - 1]])
+                self.logprobs += _log_probabilities(known, batch[:kept]).tolist()
+            following, best = rows[kept - 1], bests[kept]
             if kept < len(batch):
                 self.session.rewind(len(batch) - kept)
                 return
             yield True
 
     def _draw(self) -> None:
+        following = self.session.logits() if self._measured else None
         token = self.session.next(self.sampling)
+        if following is not None:
+            self.logprobs += _log_probabilities(following[None], [token.id]).tolist()
         if token.stop:
             self._add_text(self._detokenizer.finish())
             self._end(self.stop or token.stop)
@@ -201,3 +220,11 @@ class Answer:
     def _add_words(self, events: Sequence[ChatEvent]) -> None:
         if events:
             self.text = self._parser.reply.content
+
+
+def _log_probabilities(logits: NDArray[np.float32], ids: Sequence[int]) -> NDArray[np.float32]:
+    """(n,): the natural logarithms of the probabilities of n tokens, each by its row of logits (n, vocab)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(ids)), list(ids)]
+    result: NDArray[np.float32] = chosen - np.log(np.exp(shifted).sum(axis=1))
+    return result

@@ -10,6 +10,8 @@ end.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import math
 import os
 import time
@@ -29,7 +31,7 @@ from ..engine.memory import MemoryLimit
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaValueError
 from .answer import Answer
-from .languages import language_name
+from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
 from .transcriber import ModelOrPath, opened_model, yield_and_close
@@ -42,6 +44,7 @@ _SESSIONS = 4  # that are open at the same time: the request, what is heard, the
 _BLOCK = 0.5  # seconds that are read at most; a read that returns so much means that hearing has fallen behind
 _WAIT = 0.1  # seconds to wait for sound before looking whether the work was cancelled
 _LONGEST_INTERVAL = 8.0  # seconds of speech between guesses on the slowest machine
+_AGREEMENT, _AGREEING = 1.2, 3  # seconds of speech, and least number of guesses, that words must have stayed in
 _DRIFT = 1e-4  # relative difference between the clocks of a sound device and the computer, at most
 
 
@@ -53,19 +56,24 @@ class ListenerEvent:
         kind: "start": somebody begins to speak. "partial": what the utterance seems to be so far. "final": the utterance is
             over and `segment` is its transcript, with an empty text if there were no words. "overrun": sound was lost.
         time: seconds since the source began: of the sound that led to the event.
-        text: of a partial or final: the words.
-        stable: of a partial: the beginning of `text` that the last two guesses agree on, in whole words.
+        text: of a partial or final: the words. Those of a partial are a guess. Before the speaker has said much, it may be
+            any sentence, so programs that show or use it should wait until something is agreed.
+        agreed: of a partial: the beginning of `text`, in whole words, that has been in all guesses of the last 1.2 seconds of
+            speech, and in three of them at least. It hardly changes, but it may still change: only a final is certain.
         segment: of a final.
         latency: of a final.
+        avg_logprob: of a final, if the listener measures confidence: the mean natural logarithm of the probabilities of its
+            tokens, 0 at most. The lower it is, the less sure the model is.
         lost: of an overrun: seconds of sound that were lost since the one before, as far as that is known.
     """
 
     kind: Literal["start", "partial", "final", "overrun"]
     time: float
     text: str = ""
-    stable: str = ""
+    agreed: str = ""
     segment: Segment | None = None
     latency: Latency | None = None
+    avg_logprob: float | None = None
     lost: float = 0.0
 
 
@@ -105,6 +113,9 @@ class Listener(Cancellable):
         partials: float | bool | None = None,
         step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
+        confidence: bool = False,
+        initial_prompt: str | None = None,
+        hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
         max_seconds: float = 28.0,
         detector: str | Detector = "auto",
@@ -121,13 +132,15 @@ class Listener(Cancellable):
 
         Args:
             model, language, to: as in `Transcriber`.
-            partials: seconds of speech between guesses at the words, more on a slow machine; True for 0.5, None for no
+            partials: seconds of speech between guesses at the words, more on a slow machine; True for 0.4, None for no
                 guesses. Guesses never change the result.
             step_task: other work that hears the same utterances and shares the time between reads.
             clock: seconds, for the latencies and for how long guesses take.
+            confidence: whether final events tell `avg_logprob`, which takes a few milliseconds a token.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
-            order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
+            initial_prompt, hotwords, order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as
+                in `Transcriber`.
 
         Raises:
             EdgeGemmaError: as `Transcriber`.
@@ -135,15 +148,16 @@ class Listener(Cancellable):
         super().__init__()
         if partials is not None and not isinstance(partials, bool) and not partials > 0:
             raise EdgeGemmaValueError(f"partials is {partials}; it is seconds of speech, such as 0.5.", "argument")
-        self.language = language_name(language) if language else None
-        self.to = language_name(to) if to else None
-        self._interval = 0.5 if partials is True else float(partials or 0.0)
+        self.language, self.to = language_names(model, language, to)
+        self._interval = 0.4 if partials is True else float(partials or 0.0)
         self._step_task, self._clock = step_task, clock
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self.request: SpeechRequest = open_request(
             model,
             self.language,
             self.to,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             order=order,
             max_seconds=max_seconds,
             context=context,
@@ -154,6 +168,8 @@ class Listener(Cancellable):
             stop=stop,
             sessions=_SESSIONS,
         )
+        if confidence:
+            self.request = dataclasses.replace(self.request, measured=True)
 
     def close(self) -> None:
         """Frees the session. Further calls do nothing."""
@@ -214,6 +230,8 @@ def listen(
     partials: float | bool | None = None,
     step_task: StepTask | None = None,
     clock: Callable[[], float] = time.monotonic,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -241,8 +259,8 @@ def listen(
         to: a language to translate into as well.
         once: end after the first utterance with words.
         mmproj, threads: as in `transcribe`.
-        partials, step_task, clock, order, max_seconds, detector, silence, pause, context, kv, memory_limit, max_tokens,
-            sampling, stop: as in `Listener`.
+        partials, step_task, clock, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, context, kv,
+            memory_limit, max_tokens, sampling, stop: as in `Listener`.
 
     Raises:
         EdgeGemmaError: as `Listener` does. To be able to cancel, use a `Listener`.
@@ -256,6 +274,8 @@ def listen(
                 partials=partials,
                 step_task=step_task,
                 clock=clock,
+                initial_prompt=initial_prompt,
+                hotwords=hotwords,
                 order=order,
                 max_seconds=max_seconds,
                 detector=detector,
@@ -286,11 +306,12 @@ class _Utterance:
         self.turn, self.timing = turn, TurnTiming(clock)
         self.answer: Answer | None = None  # once the utterance is over
         self.start = 0.0  # seconds in the source, of the first sample
-        # The last guess: its tokens, its words, which of the words are stable, and how many samples it has heard.
+        # The last guess: its tokens, its words, which of the words are agreed, and how many samples it has heard.
         self.ids: list[int] = []
-        self.words = self.stable = ""
+        self.words = self.agreed = ""
         self.guessed = 0
-        self.shown = "", ""  # text and stable text of the last partial
+        self.guesses: deque[tuple[int, str]] = deque()  # samples and words of the guesses that have to agree
+        self.shown = "", ""  # text and agreed text of the last partial
 
     def close(self) -> None:
         self.turn.close()
@@ -447,7 +468,7 @@ class _Loop:
         text, translation = self._request.read(answer.text)
         end = (round(utterance.start * SAMPLE_RATE) + utterance.turn.kept) / SAMPLE_RATE
         segment = Segment(utterance.start, end, text, translation, self._language)
-        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)))
+        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)), answer.avg_logprob)
 
     def _work_ahead(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
         """While somebody speaks: one step of the answer that a pause has begun, or of a guess."""
@@ -455,7 +476,7 @@ class _Loop:
         if early:
             if not early.stop:
                 utterance.timing.step(early)
-                yield from self._show(utterance, early.text, utterance.stable, whole=bool(early.stop))
+                yield from self._show(utterance, early.text, utterance.agreed, whole=bool(early.stop))
             return
         if self._guess_is_due():
             utterance.guessed, self._guess_began = utterance.turn.heard, self._clock()
@@ -466,7 +487,7 @@ class _Loop:
                 self._take_guess(utterance, self._guess)
                 self._drop_guess()
                 self._set_guess_interval(2 * (self._clock() - self._guess_began))  # guesses may take half of the time
-                yield from self._show(utterance, utterance.words, utterance.stable, whole=True)
+                yield from self._show(utterance, utterance.words, utterance.agreed, whole=True)
 
     # ---- guessing ----------------------------------------------------------------------------------------------------
 
@@ -477,18 +498,22 @@ class _Loop:
         return turn.heard - self._current.guessed >= self._interval * SAMPLE_RATE
 
     def _take_guess(self, utterance: _Utterance, guess: Answer) -> None:
-        """Notes the words of a complete guess, and which words the one before had too."""
-        words = _first_line(guess.text)
-        agreed = agreement(utterance.words, words)
-        if words.startswith(utterance.stable):
-            agreed = max(agreed, utterance.stable, key=len)
-        utterance.ids, utterance.words, utterance.stable = guess.ids, words, agreed
+        """Notes the words of a complete guess, and which of them have been in enough guesses for long enough."""
+        words, guesses = _first_line(guess.text), utterance.guesses
+        agreed = utterance.agreed if words.startswith(utterance.agreed) else ""
+        guesses.append((utterance.turn.heard, words))
+        oldest = utterance.turn.heard - round(_AGREEMENT * SAMPLE_RATE)
+        while len(guesses) > _AGREEING and guesses[1][0] <= oldest:
+            guesses.popleft()
+        if len(guesses) >= _AGREEING and guesses[0][0] <= oldest:
+            agreed = max(agreed, agreement([other for _, other in guesses]), key=len)
+        utterance.ids, utterance.words, utterance.agreed = guess.ids, words, agreed
 
     def _trusted(self, utterance: _Utterance) -> int:
-        """How many tokens of the last guess are its stable words. The next guess does not verify them again."""
+        """How many tokens of the last guess are its agreed words. The next guess does not verify them again."""
         decode, ids = self._request.session.model.tokenizer.decode, utterance.ids
         inside = (
-            n for n in range(len(ids), 0, -1) if utterance.stable.startswith(_first_line(decode(ids[:n], special=True)))
+            n for n in range(len(ids), 0, -1) if utterance.agreed.startswith(_first_line(decode(ids[:n], special=True)))
         )
         return next(inside, 0)
 
@@ -507,10 +532,10 @@ class _Loop:
     def _set_guess_interval(self, interval: float) -> None:
         self._interval = max(self._shortest_interval, min(interval, _LONGEST_INTERVAL))
 
-    def _show(self, utterance: _Utterance, text: str, stable: str, whole: bool = False) -> Iterator[ListenerEvent]:
+    def _show(self, utterance: _Utterance, text: str, agreed: str, whole: bool = False) -> Iterator[ListenerEvent]:
         """A partial, if it differs from the last one and is longer or a complete guess (`whole`)."""
-        text, stable = _first_line(text), _first_line(stable)
-        now = text, stable if text.startswith(stable) else ""
+        text, agreed = _first_line(text), _first_line(agreed)
+        now = text, agreed if text.startswith(agreed) else ""
         if self._interval and now != utterance.shown and (whole or len(text) > len(utterance.shown[0])):
             utterance.shown = now
             yield ListenerEvent("partial", utterance.start + utterance.turn.heard / SAMPLE_RATE, *now)
@@ -521,17 +546,20 @@ def _first_line(text: str) -> str:
     return text.lstrip().split("\n")[0]
 
 
-def agreement(before: str, now: str) -> str:
-    """The words that both texts begin with, without the last word of `now`, which may still grow."""
-    shorter = min(len(before), len(now))
-    n = next((at for at in range(shorter) if before[at] != now[at]), shorter)
-    while n and not (n < len(now) and _at_word_edge(now, n) and (n == len(before) or _at_word_edge(before, n))):
+def agreement(guesses: Sequence[str]) -> str:
+    """The words that all guesses begin with, without the last word of the last guess, which may still grow."""
+    now = guesses[-1]
+    same = (len(set(letters)) == 1 for letters in zip(*guesses, strict=False))
+    n = sum(itertools.takewhile(bool, same))
+    while n and not (n < len(now) and all(_at_word_edge(guess, n) for guess in guesses)):
         n -= 1
     return now[:n].rstrip()
 
 
 def _at_word_edge(text: str, at: int) -> bool:
     """Whether a word ends or begins at that index. East Asian scripts (from U+2E80 on) write no spaces between words."""
+    if at == len(text):
+        return True
     a, b = text[at - 1], text[at]
     return not (_in_word(a) and _in_word(b)) or b >= "\u2e80"
 

@@ -7,6 +7,7 @@ that repeat one phrase. Knows neither sessions nor sound.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +15,13 @@ import numpy as np
 from ..chat.prompt import Prompt, Unit, around_media
 from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
-from .languages import language_name
+from .languages import base_language, language_name
 
 __all__ = [
     "Order",
     "asr_prompt",
+    "context_hints",
+    "language_question",
     "loop_start",
     "one_line",
     "speech_turn",
@@ -58,13 +61,32 @@ def translation_prompt(source_language: str | None, target_language: str) -> str
     )
 
 
-def text_translation_prompt(text: str, source_language: str | None, target_language: str) -> str:
-    """The request to translate `text`; `source_language` is None as in `asr_prompt`."""
+def context_hints(initial_prompt: str | None, hotwords: str | Sequence[str] | None) -> str:
+    """What a request says, behind its instruction, of the context and of the spelling of words; "" without both.
+
+    Args:
+        initial_prompt: what the speech is about, or what was said before it.
+        hotwords: words and names that may be spoken: a text with commas, or a list.
+    """
+    words = one_line(hotwords if isinstance(hotwords, str) else ", ".join(hotwords or ())).strip(" ,")
+    context = one_line(initial_prompt or "")
+    spelling = f"\n\nThese words and names may occur. Spell them exactly like this: {words}." if words else ""
+    before = f"\n\nThis is context, and no part of the answer: {context}" if context else ""
+    return spelling + before
+
+
+def text_translation_prompt(text: str, source_language: str | None, target_language: str, hints: str = "") -> str:
+    """The request to translate `text`; `source_language` is None as in `asr_prompt`, `hints` is from `context_hints`."""
     from_source = f" from {language_name(source_language)}" if source_language else ""
     return (
         f"Translate the following text{from_source} into {language_name(target_language)}. "
-        f"Only output the translation, with no explanations.\n\n{text}"
+        f"Only output the translation, with no explanations.{hints}\n\n{text}"
     )
+
+
+def language_question(text: str) -> str:
+    """The request to name the language of `text`."""
+    return f"In which language is the following text? Only output the English name of the language.\n\n{text}"
 
 
 def speech_turn(
@@ -108,21 +130,22 @@ def _ids(units: list[Unit]) -> list[int]:
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # control characters, except white space
+_SPACE = re.compile(r"[^\S\u00a0\u202f]+")  # French has spaces that do not break, before its question mark for one
 
 
 def one_line(text: str) -> str:
     """The text on one line, with single spaces between its words and without control characters."""
-    return " ".join(_CONTROL.sub("", text).split())
+    return _SPACE.sub(" ", _CONTROL.sub("", text)).strip()
 
 
 def split_translation(answer: str, target_language: str, source_language: str | None = None) -> tuple[str, str | None]:
     """Splits an answer to `translation_prompt` into transcription and translation, each on one line.
 
     The form that was asked for is the transcription, a newline, and "German: " with the translation. Small models deviate
-    from it: the label may be bold, stand on the line of the transcription, have a full-width colon, or be missing. The
-    translation is None where none is found.
+    from it: the label may be bold, stand on the line of the transcription, have a full-width colon, name the language
+    without its variant, or be missing. The translation is None where none is found.
     """
-    label = rf"[*_]*{re.escape(language_name(target_language))}[*_]*\s*[:：][*_]*"
+    label = _label(target_language)
     found = re.search(rf"^\s*{label}", answer, re.MULTILINE | re.IGNORECASE)
     if found is None:
         found = next(iter([*re.finditer(rf"(?<=\s){label}", answer, re.IGNORECASE)][::-1]), None)
@@ -131,9 +154,15 @@ def split_translation(answer: str, target_language: str, source_language: str | 
     else:
         text, _, translation = answer.strip().partition("\n")
     if source_language:
-        name = re.escape(language_name(source_language))
-        text = re.sub(rf"^\s*[*_]*{name}[*_]*\s*[:：][*_]*", "", text, flags=re.IGNORECASE)
+        text = re.sub(rf"^\s*{_label(source_language)}", "", text, flags=re.IGNORECASE)
     return one_line(text), one_line(translation) or None
+
+
+def _label(language: str) -> str:
+    """A pattern of the language's name before a text: "Brazilian Portuguese:", "**Portuguese:** "."""
+    name = language_name(language)
+    names = "|".join(re.escape(each) for each in (name, base_language(name)))
+    return rf"[*_]*(?:{names})[*_]*\s*[:：][*_]*"
 
 
 # A model of few bits may repeat one phrase up to the last token that it is allowed. Speech has repetitions too ("no, no, no"),

@@ -23,9 +23,18 @@ from ..engine.interface import ModelLike, SessionLike
 from ..engine.memory import MemoryLimit, fit
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import Cancelled, EdgeGemmaValueError
-from ..hub.resolve import no_encoder
+from ..hub.resolve import is_embedded, no_encoder
 from .answer import Answer, Samples
-from .prompts import Order, asr_prompt, loop_start, one_line, speech_turn, split_translation, translation_prompt
+from .prompts import (
+    Order,
+    asr_prompt,
+    context_hints,
+    loop_start,
+    one_line,
+    speech_turn,
+    split_translation,
+    translation_prompt,
+)
 
 __all__ = [
     "MAX_CLIP",
@@ -34,6 +43,7 @@ __all__ = [
     "Cancellable",
     "SpeechRequest",
     "answer_limit",
+    "hints",
     "open_endpointer",
     "open_request",
     "second_attempt",
@@ -77,6 +87,7 @@ class SpeechRequest:
         sampling: how answers are drawn.
         parse: text of an answer -> (what was said, its translation or None).
         stop: texts that end an answer.
+        measured: whether the probabilities of answers are noted, except for guesses, which end with their line.
     """
 
     session: SessionLike
@@ -85,6 +96,7 @@ class SpeechRequest:
     sampling: Sampling = GREEDY
     parse: Callable[[str], tuple[str, str | None]] = _plain
     stop: Sequence[str] = ()
+    measured: bool = False
 
     def answer(
         self,
@@ -111,6 +123,7 @@ class SpeechRequest:
             draft=draft,
             trusted=trusted,
             line=line,
+            measured=self.measured and not line,
         )
 
     def read(self, text: str) -> tuple[str, str | None]:
@@ -118,11 +131,28 @@ class SpeechRequest:
         return self.parse(text[: loop_start(text)])
 
 
+def hints(model: ModelLike, initial_prompt: str | None, hotwords: str | Sequence[str] | None) -> str:
+    """What a request says of context and spelling, to stand behind its instruction; "" without. Arguments as in `Transcriber`.
+
+    Raises EdgeGemmaValueError "unsupported" for the embedded toy model, which knows its own requests alone.
+    """
+    text = context_hints(initial_prompt, hotwords)
+    if text and is_embedded(model.path):
+        raise EdgeGemmaValueError(
+            "The embedded toy model understands no initial prompt and no hotwords: it knows only the requests that it was "
+            "trained on. Take a real model, such as the one that `edge-gemma pull e2b` downloads.",
+            "unsupported",
+        )
+    return text
+
+
 def open_request(
     model: ModelLike,
     language: str | None,
     to: str | None,
     *,
+    initial_prompt: str | None,
+    hotwords: str | Sequence[str] | None,
     order: Order,
     max_seconds: float,
     context: int | None,
@@ -136,7 +166,7 @@ def open_request(
     """The request to transcribe speech, and to translate it if there is `to`. Whoever calls this closes its session.
 
     Args:
-        model, order, max_seconds, context, kv, memory_limit, max_tokens, sampling, stop: as in
+        model, initial_prompt, hotwords, order, max_seconds, context, kv, memory_limit, max_tokens, sampling, stop: as in
             `Transcriber`.
         language, to: English names, or None.
         sessions: how many sessions are open at the same time, the request's included; a memory limit is for all of them.
@@ -146,6 +176,7 @@ def open_request(
     """
     stops = stop_texts(stop)
     instruction = translation_prompt(language, to) if to else asr_prompt(language)
+    instruction += hints(model, initial_prompt, hotwords)
     before, closing = speech_turn(model.tokenizer, instruction, order)
 
     def limit(seconds: float) -> int:

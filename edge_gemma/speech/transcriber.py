@@ -24,7 +24,8 @@ from ..engine.model import Model
 from ..engine.sampling import Sampling
 from ..hub.resolve import model_files, warn_if_toy
 from .answer import Samples
-from .languages import language_name
+from .language_detection import LanguageDetection
+from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
 from .transcript import Segment, Transcript
@@ -56,6 +57,8 @@ class Transcriber(Cancellable):
 
     Attributes:
         language, to: English names, or None.
+        detected_language: with `detect_language`, the English name of the language of the recording that `segments` was called
+            for last. None before it is known, and if the model gave no usable answer.
         request: what the model is asked; its session belongs to the transcriber.
     """
 
@@ -65,6 +68,9 @@ class Transcriber(Cancellable):
         language: str | None = None,
         to: str | None = None,
         *,
+        detect_language: bool = False,
+        initial_prompt: str | None = None,
+        hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
         max_seconds: float = 28.0,
         detector: str | Detector = "auto",
@@ -82,8 +88,15 @@ class Transcriber(Cancellable):
 
         Args:
             model: an open model with an audio encoder. It must stay open.
-            language: what is spoken, a name or a code ("German", "de"); None leaves it to the model.
+            language: what is spoken, a name or a code ("German", "de"; see `language_name`); None or "auto" leaves it to the
+                model.
             to: the language to translate into.
+            detect_language: if no language is given, asks the model once in each recording in which language its first words
+                are, for `detected_language`. This is a short question in a session of its own. The embedded toy model cannot
+                answer it, so nothing is detected with it.
+            initial_prompt: text that tells the model what the recording is about, or what was said before it, so that it
+                chooses the right words and spelling. It is part of the request, and not of any answer.
+            hotwords: words and names that may be spoken, as they are to be spelled: a text such as "Kyiv, Ngozi", or a list.
             order: what the model reads first, "instruction-first" or "audio-first"; see `speech_turn`.
             max_seconds: the longest segment, 2 to 30. Longer speech is cut at its quietest place.
             detector: what tells speech from silence: "silero", "energy", "auto" (the best one installed), "none" (all
@@ -100,19 +113,24 @@ class Transcriber(Cancellable):
             stop: a text, or several, that ends an answer and is left out of it.
 
         Raises:
-            EdgeGemmaValueError: "unsupported" for a model without audio encoder, "context" when the longest segment does
-                not fit, "argument" for an option out of range.
+            EdgeGemmaValueError: "unsupported" for a model without audio encoder, and for languages, an initial prompt or
+                hotwords that the embedded toy model was not trained on; "context" when the longest segment does not fit;
+                "argument" for an option out of range or an unknown language.
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
-        self.language = language_name(language) if language else None
-        self.to = language_name(to) if to else None
+        self.language, self.to = language_names(model, language, to)
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self._whole = whole
+        self._model, self._kv = model, kv
+        self._detect_language = detect_language and self.language is None
+        self._detection: LanguageDetection | None = None
         self.request: SpeechRequest = open_request(
             model,
             self.language,
             self.to,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             order=order,
             max_seconds=max_seconds,
             context=context,
@@ -127,6 +145,11 @@ class Transcriber(Cancellable):
     def close(self) -> None:
         """Frees the session. Further calls do nothing."""
         self.request.session.close()
+
+    @property
+    def detected_language(self) -> str | None:
+        """See the attribute."""
+        return self._detection.language if self._detection else None
 
     def __enter__(self) -> Transcriber:
         """The transcriber itself."""
@@ -149,20 +172,30 @@ class Transcriber(Cancellable):
             Cancelled: after `cancel()`; what came before is valid.
             EdgeGemmaError: for unusable sound.
         """
+        detection = self._detection = LanguageDetection(self._model, self._kv) if self._detect_language else None
         source = open_audio(audio)
         try:
             if start > 0:
                 source.seek(start)
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 text, translation = self.recognize(clip.samples)
+                self._detect(detection, text)
                 if progress:
                     progress(clip.end, source.duration)
                 yield Segment(clip.start, clip.end, text, translation, self.language)
+            self._detect(detection, "", last=True)
             if progress and source.duration is not None:
                 progress(source.duration, source.duration)
         finally:
             if source is not audio:
                 source.close()
+
+    def _detect(self, detection: LanguageDetection | None, text: str, last: bool = False) -> None:
+        """Asks for the language of the recording when its words are enough, or are all that there are."""
+        if detection and (asked := detection.hear(text, last)):
+            session, question = asked
+            with self.working(session):
+                detection.ask(session, question)
 
     def recognize(self, samples: Samples) -> tuple[str, str | None]:
         """What is said in (n,) samples at 16 kHz, at most `max_seconds` of them, and the translation if there is `to`.
@@ -232,6 +265,8 @@ def transcribe_segments(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -259,6 +294,8 @@ def transcribe_segments(
                 stack.enter_context(opened_model(model, mmproj, threads)),
                 language,
                 to,
+                initial_prompt=initial_prompt,
+                hotwords=hotwords,
                 order=order,
                 max_seconds=max_seconds,
                 detector=detector,
@@ -293,6 +330,9 @@ def transcribe(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    detect_language: bool = False,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -317,8 +357,10 @@ def transcribe(
         threads: of the model, if `model` is a path; None for the fast cores.
         start: seconds to skip.
         progress: called after each segment with the seconds done and in all.
-        order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens, sampling, stop: as in
-            `Transcriber`.
+        detect_language: if no language is given, asks the model which language it is, once. The transcript's `language` is
+            the answer then, and its info has `language_detected`.
+        initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens,
+            sampling, stop: as in `Transcriber`.
 
     Returns:
         A Transcript: a sequence of segments with start, end and text.
@@ -326,28 +368,33 @@ def transcribe(
     Raises:
         EdgeGemmaError: as `Transcriber`, `open_audio` and `Model.load` do. To be able to cancel, use `Transcriber`.
     """
-    found = transcribe_segments(
-        audio,
-        model,
-        language,
-        to=to,
-        mmproj=mmproj,
-        threads=threads,
-        start=start,
-        progress=progress,
-        order=order,
-        max_seconds=max_seconds,
-        detector=detector,
-        silence=silence,
-        pause=pause,
-        whole=whole,
-        context=context,
-        kv=kv,
-        memory_limit=memory_limit,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        stop=stop,
-    )
-    return Transcript(
-        found, **{name: language_name(given) for name, given in (("language", language), ("to", to)) if given}
-    )
+    with (
+        opened_model(model, mmproj, threads) as opened,
+        Transcriber(
+            opened,
+            language,
+            to,
+            detect_language=detect_language,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
+            order=order,
+            max_seconds=max_seconds,
+            detector=detector,
+            silence=silence,
+            pause=pause,
+            whole=whole,
+            context=context,
+            kv=kv,
+            memory_limit=memory_limit,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+        ) as transcriber,
+    ):
+        found = list(transcriber.segments(audio, start=start, progress=progress))
+        detected = transcriber.detected_language
+        named = {"language": transcriber.language or detected, "to": transcriber.to}
+    info: dict[str, Any] = {key: name for key, name in named.items() if name is not None}
+    if detect_language:
+        info["language_detected"] = detected is not None
+    return Transcript(found, **info)

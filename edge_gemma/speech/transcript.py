@@ -1,4 +1,4 @@
-"""What was said, and when: `Segment`, `Transcript`, and their formats: text, subtitles and JSON.
+"""What was said, and when: `Segment`, `Transcript`, and their formats: text, subtitles, tables and JSON.
 
 Owns how the formats are written, as a whole or segment by segment. Knows neither models nor sound.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from ..errors import EdgeGemmaValueError
+from .line_breaking import wrap
 
 __all__ = ["FORMATS", "Segment", "Transcript", "TranscriptWriter"]
 
@@ -66,6 +67,12 @@ class Transcript(Sequence[Segment]):
         return " ".join(segment.text for segment in self.segments if segment.text)
 
     @property
+    def language(self) -> str | None:
+        """English name of the language: the one that was given, or else detected; None when it is not known."""
+        language = self.info.get("language")
+        return None if language is None else str(language)
+
+    @property
     def translation(self) -> str | None:
         """The translation of all segments; None when no segment has one."""
         return " ".join(s.translation for s in self.segments if s.translation) or None
@@ -79,11 +86,15 @@ class Transcript(Sequence[Segment]):
         return f"<Transcript of {len(self)} segments: {textwrap.shorten(self.text, 60, placeholder='...')!r}>"
 
     def render(self, format: str, bilingual: bool = False) -> str:
-        """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles) or "json".
+        """The transcript as "txt" (a line for each segment), "srt", "vtt" (subtitles), "tsv", "json" or
+        "jsonl".
 
-        Text and subtitles show the translation instead of the original where there is one; `bilingual` shows the original
-        above it. Subtitles are cut into pieces of two lines; times within a segment are estimated from the length of the
-        text.
+        "tsv" is a table with tabs, and a line of names at the top: start and end in milliseconds, and the text. "jsonl" is the
+        document of "json" on one line.
+
+        Text, tables and subtitles show the translation instead of the original where there is one; `bilingual` shows both.
+        Subtitles are cut into pieces of two lines of 42 columns (an East Asian character takes two); times within a segment
+        are estimated from the length of the text.
 
         Raises EdgeGemmaValueError "argument" for another format.
         """
@@ -136,7 +147,7 @@ class _Text:
         return [segment.text, segment.translation] if self.bilingual and segment.text else [segment.translation]
 
 
-# Viewers can read two lines of this many characters while they watch.
+# Viewers can read two lines of this many columns while they watch.
 _LINE, _LINES = 42, 2
 
 
@@ -144,7 +155,7 @@ class _Subtitles(_Text):
     comma = ","
 
     def segment(self, segment: Segment) -> Iterator[str]:
-        wrapped = [textwrap.wrap(text, _LINE) for text in self.lines(segment)]
+        wrapped = [wrap(text, _LINE) for text in self.lines(segment)]
         # Two languages stay together in one piece: their words do not come in the same order.
         lines = [line for text in wrapped for line in text]
         step = _LINES if len(wrapped) == 1 else len(lines)
@@ -180,6 +191,18 @@ class _WebVTT(_Subtitles):
         return html.escape(super().escape(text), quote=False)
 
 
+class _Table(_Text):
+    """Tab-separated values, as the command of Whisper writes them."""
+
+    def head(self) -> str:
+        return "\t".join(["start", "end", "text", *["translation"] * self.bilingual]) + "\n"
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        texts = [segment.text, segment.translation or ""] if self.bilingual else [segment.translation or segment.text]
+        times = (str(round(seconds * 1000)) for seconds in (segment.start, segment.end))
+        yield "\t".join([*times, *(" ".join(text.split()) for text in texts)]) + "\n"
+
+
 class _JSON(_Text):
     """One document. It is written while the segments come, and is valid JSON also when they end early."""
 
@@ -212,8 +235,35 @@ class _JSON(_Text):
 
     @staticmethod
     def pair(item: tuple[str, Any]) -> str:
-        return f"{json.dumps(item[0])}: {json.dumps(item[1], ensure_ascii=False)}"
+        name, value = item
+        value = round(value, 3) if isinstance(value, float) else value
+        return f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
 
 
-FORMATS: dict[str, type[_Text]] = {"txt": _Text, "srt": _Subtitles, "vtt": _WebVTT, "json": _JSON}
+class _JSONLine(_JSON):
+    """The same document on one line, as JSON Lines has it: one document for each recording."""
+
+    def head(self) -> str:
+        return _on_one_line(super().head())
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        yield from map(_on_one_line, super().segment(segment))
+
+    def tail(self, info: dict[str, Any]) -> str:
+        return _on_one_line(super().tail(info)) + "\n"
+
+
+def _on_one_line(text: str) -> str:
+    """A piece of a document without its line breaks and indents; there are none inside the strings of JSON."""
+    return "".join(line.strip() + (" " if line.endswith(",") else "") for line in text.split("\n"))
+
+
+FORMATS: dict[str, type[_Text]] = {
+    "txt": _Text,
+    "srt": _Subtitles,
+    "vtt": _WebVTT,
+    "tsv": _Table,
+    "json": _JSON,
+    "jsonl": _JSONLine,
+}
 """The formats of a transcript, and what writes them."""

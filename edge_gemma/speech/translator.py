@@ -19,9 +19,9 @@ from ..engine.memory import MemoryLimit, fit
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .answer import Answer
-from .languages import language_name
+from .languages import language_names
 from .prompts import Order, text_translation_prompt, text_turn
-from .request import SPARE_TOKENS, Cancellable
+from .request import SPARE_TOKENS, Cancellable, hints
 from .transcriber import ModelOrPath, Progress, opened_model, transcribe
 from .transcript import Transcript
 
@@ -47,6 +47,8 @@ class Translator(Cancellable):
         to: str,
         source_language: str | None = None,
         *,
+        initial_prompt: str | None = None,
+        hotwords: str | Sequence[str] | None = None,
         context: int | None = None,
         kv: str | None = None,
         memory_limit: int | str | MemoryLimit | None = None,
@@ -60,6 +62,7 @@ class Translator(Cancellable):
             model: an open model. It must stay open.
             to: the language to translate into, a name or a code.
             source_language: that of the text; None leaves it to the model.
+            initial_prompt, hotwords: context, and words with their spelling, as in `Transcriber`.
             context: tokens of the session; None for 4096, less if the model or `memory_limit` has room for less.
             kv: type of the KV cache, f32, f16 or q8; None for f16, or for what fits `memory_limit`.
             memory_limit: bytes, or a size such as "1.5GB", that the process stays within, weights included.
@@ -68,18 +71,20 @@ class Translator(Cancellable):
             stop: a text, or several, that ends the translation of a part and is left out of it.
 
         Raises:
-            EdgeGemmaValueError: "context" when the context has no room for a sentence, "argument" for an option out of
-                range.
+            EdgeGemmaValueError: "context" when the context has no room for a sentence; "argument" for an option out of
+                range or an unknown language; "unsupported" as `Transcriber`.
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
-        self.model, self.to = model, language_name(to)
-        self.source_language = language_name(source_language) if source_language else None
+        source, target = language_names(model, source_language, to)
+        assert target
+        self.model, self.source_language, self.to = model, source, target
         self._context, self._kv = context or min(4096, model.config.context_length), kv
         if memory_limit is not None:
             plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
             self._context, self._kv = plan.context, plan.kv
         self._max_tokens, self._sampling, self._stop = max_tokens, sampling or GREEDY, stop_texts(stop)
+        self._hints = hints(model, initial_prompt, hotwords)
         self._closed = False
         request = len(self._tokens(self._request("")))
         self._part = min(_PART, (self._context - request - SPARE_TOKENS) // (1 + _GROWTH))
@@ -126,7 +131,7 @@ class Translator(Cancellable):
                 self.check_cancelled()
 
     def _request(self, text: str) -> str:
-        return text_translation_prompt(text, self.source_language, self.to)
+        return text_translation_prompt(text, self.source_language, self.to, self._hints)
 
     def _tokens(self, text: str) -> list[int]:
         return text_turn(self.model.tokenizer, text)
@@ -171,6 +176,9 @@ def translate(
     stop: str | Sequence[str] | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    detect_language: bool = False,
+    initial_prompt: str | None = None,
+    hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
     max_seconds: float = 28.0,
     detector: str | Detector = "auto",
@@ -186,9 +194,10 @@ def translate(
         to: the language to translate into, a name or a code.
         model, mmproj, threads: as in `transcribe`; a text needs no audio encoder.
         source_language: the language of the speech or text; None leaves it to the model.
-        context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in `Translator` for text.
-        start, progress, order, max_seconds, detector, silence, pause, whole: as in `transcribe`, for speech. They have no
-            effect on a text.
+        initial_prompt, hotwords, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in
+            `Translator` for text.
+        start, progress, detect_language, order, max_seconds, detector, silence, pause, whole: as in `transcribe`, for speech.
+            They have no effect on a text.
 
     Returns:
         For a text its translation, a str; for speech a Transcript whose segments have `text` and `translation`.
@@ -208,6 +217,9 @@ def translate(
             threads=threads,
             start=start,
             progress=progress,
+            detect_language=detect_language,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             order=order,
             max_seconds=max_seconds,
             detector=detector,
@@ -228,6 +240,8 @@ def translate(
             opened,
             to,
             source_language,
+            initial_prompt=initial_prompt,
+            hotwords=hotwords,
             context=context,
             kv=kv,
             memory_limit=memory_limit,

@@ -9,8 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_gemma.assistant.exchange import AssistantEvent, Exchange
-from edge_gemma.assistant.spoken import SpokenAssistant
+from edge_gemma.assistant.spoken import UNSURE, SpokenAssistant
+from edge_gemma.assistant.steadiness import is_steady
 from edge_gemma.assistant.target_language import TargetLanguage
+from edge_gemma.audio.source import SAMPLE_RATE as RATE
 from edge_gemma.audio.source import open_audio
 from edge_gemma.chat.calls import format_call
 from edge_gemma.chat.tools import Tool, tool_schema
@@ -42,7 +44,7 @@ def model_of(*answers: str) -> ScriptedModel:
 
     def script(session: ScriptedSession) -> str:
         if "declaration:count" not in session.text:
-            return "eins\nGerman: one" if "translat" in session.text else "one"
+            return "one\nGerman: eins" if "translat" in session.text else "one"
         return answers[session.text.count("<tool_response|>")]
 
     return ScriptedModel(script, context_length=4096)
@@ -114,10 +116,133 @@ def test_sampling_reaches_every_answer() -> None:
     assert len(drawn) == 2 and all(option is sampling for option in drawn)
 
 
+def modulated(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same sound with a loudness that varies, as that of speech does."""
+    return samples * np.where(np.arange(len(samples)) // 1600 % 2, np.float32(0.3), np.float32(1))
+
+
+def reading(transcript: str, to_sound: str, to_both: str) -> ScriptedModel:
+    """A model that answers an utterance differently when it has read the transcript as well."""
+
+    def script(session: ScriptedSession) -> str:
+        if "declaration:count" not in session.text:
+            return f"{transcript}\nGerman: eins" if "translat" in session.text else transcript
+        if "<tool_response|>" in session.text:
+            return "Done."
+        return to_both if f"<audio|>{transcript}" in session.text and transcript else to_sound
+
+    return ScriptedModel(script, context_length=4096)
+
+
+SEVEN = format_call("count", {"by": 7}) + "<|tool_response>"
+
+
+@pytest.mark.parametrize("to_both", [CALL, SEVEN, "I cannot."])
+@pytest.mark.parametrize("live", [False, True])
+def test_what_is_done_agrees_with_the_transcript(to_both: str, live: bool) -> None:
+    model, counter = reading("Count on by seven.", CALL, to_both), Counter()
+    samples = modulated(SPOKEN)
+    source = ScriptedSource(samples, moments=12) if live else open_audio(samples)
+    clock = {"clock": source.clock} if isinstance(source, ScriptedSource) else {}
+    with (
+        SpokenAssistant(model, "Count.", [counter.count], reads_transcript=True, **clock) as assistant,
+        Listener(model, step_task=assistant, detector=LoudnessDetector(), max_seconds=15, **clock) as listener,
+    ):
+        events = list(assistant.listen(listener, source))
+    (exchange,) = exchanges(events)
+    by = {CALL: [2], SEVEN: [7]}.get(to_both, [])
+    assert [call.arguments["by"] for call in exchange.calls] == by and counter.value == sum(by)
+    assert exchange.reply == ("Done." if by else "I cannot.") and exchange.problem == ""
+    kinds = [event.kind for event in events if event.kind not in ("sound", "reply", "partial")]
+    assert kinds == ["start", "transcript", *["call", "result"] * len(by), "done"]
+    shown = [event.text for event in events if event.kind == "reply"]
+    assert all(exchange.reply.startswith(text) for text in shown)  # nothing of the answer to the sound alone
+    assert all(session.closed for session in model.sessions)
+
+
+def test_a_draft_that_agrees_is_not_drawn_again() -> None:
+    model = reading("Count.", CALL, CALL)
+    hear(model, modulated(SPOKEN), reads_transcript=True)
+    once, twice = len(model.tokenizer.encode(CALL, special=True)), len(model.requests)
+    assert model.checked >= once - 1 and twice >= 2
+    drawn = model.drawn
+    other = reading("Count.", CALL, SEVEN)
+    hear(other, modulated(SPOKEN), reads_transcript=True)
+    assert other.drawn > drawn + 2
+
+
+def test_the_sound_is_heard_again_where_the_session_cannot_go_back() -> None:
+    model = reading("Count.", CALL, SEVEN)
+
+    def stiff(session: ScriptedSession, name: str, _: Any) -> None:
+        session.rewind_limit = 5
+
+    model.on_call = stiff
+    _, counter = hear(model, modulated(SPOKEN), reads_transcript=True)
+    assert counter.value == 7
+
+
+@pytest.mark.parametrize("samples, transcript", [(SPOKEN, "Count."), (modulated(SPOKEN), "")])
+def test_nothing_is_done_without_words_or_without_speech(samples: NDArray[np.float32], transcript: str) -> None:
+    """Steady sound is no speech, whatever the model makes of it."""
+    events, counter = hear(
+        reading(transcript, CALL, CALL), samples, reads_transcript=True, translation=TargetLanguage("de")
+    )
+    (exchange,) = exchanges(events)
+    assert exchange.text == "" and exchange.calls == [] and counter.value == 0 and exchange.translation is None
+    assert [event.text for event in events if event.kind == "transcript"] == [""]
+    assert exchange.problem == exchange.reply == "" and exchange.timing
+
+
+@pytest.mark.parametrize("least, least_probability, done", [(-12.0, 0.0, True), (-9.0, 0.0, False), (None, 0.5, False)])
+def test_nothing_is_done_where_the_model_is_unsure(least: float | None, least_probability: float, done: bool) -> None:
+    """In the logits of a scripted model the next token is only e times as probable as each other one."""
+    model, counter = reading("Count.", CALL, CALL), Counter()
+    with (
+        SpokenAssistant(
+            model,
+            "Count.",
+            [counter.count],
+            reads_transcript=True,
+            translation=TargetLanguage("de"),
+            least_logprob=least,
+            least_probability=least_probability,
+        ) as assistant,
+        Listener(model, step_task=assistant, confidence=True, detector=LoudnessDetector(), max_seconds=15) as listener,
+    ):
+        (exchange,) = exchanges(list(assistant.listen(listener, open_audio(modulated(SPOKEN)))))
+    assert (counter.value == 2) == done == bool(exchange.calls)
+    assert exchange.problem == ("" if done else UNSURE) and exchange.text == "Count."
+    assert (exchange.translation is None) == (not done) and bool(exchange.reply) == done
+
+
+def test_confidence() -> None:
+    model = ScriptedModel("Hello.")
+    with Listener(model, detector=LoudnessDetector(), confidence=True) as listener:
+        (final,) = [event for event in listener.listen(open_audio(SPOKEN)) if event.kind == "final"]
+    expected = 1 - np.log(model.config.vocab_size - 1 + np.e)  # of each token, for logits of 1 and 0
+    assert final.avg_logprob == pytest.approx(expected, abs=1e-3)
+    with Listener(model, detector=LoudnessDetector()) as listener:
+        assert [event.avg_logprob for event in listener.listen(open_audio(SPOKEN)) if event.kind == "final"] == [None]
+
+
+def test_steady_sound() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal(RATE * 2).astype(np.float32)
+    tone = np.sin(np.arange(RATE * 2) * 0.2).astype(np.float32)
+    silence = np.zeros(RATE // 2, np.float32)
+    for samples in (noise, tone, 0.001 * noise, np.concatenate([silence, noise, silence]), tone + 0.01 * noise):
+        assert is_steady(samples) and not is_steady(modulated(samples))
+        assert not is_steady(
+            modulated(samples) + 0.1 * rng.standard_normal(len(samples)).astype(np.float32) * samples.std()
+        )
+    assert not is_steady(noise[:100])
+
+
 def test_a_transcript_is_translated() -> None:
     events, _ = hear(model_of("Hm."), SPOKEN, translation=TargetLanguage("de"))
     (exchange,) = exchanges(events)
-    assert (exchange.target, exchange.translation) == ("German", "one")
+    assert (exchange.target, exchange.translation) == ("German", "eins")
     events, _ = hear(model_of("Hm."), SPOKEN, language="German", translation=TargetLanguage("de"))
     assert exchanges(events)[0].target is None
 

@@ -116,7 +116,7 @@ class Stream:
 
     def start(self) -> None:
         if self.card.busy:
-            raise PortAudioError("Device unavailable")
+            raise PortAudioError("Error starting stream: Device unavailable [PaErrorCode -9985]")
         self.calls.append("start")
 
     def abort(self, ignore_errors: bool) -> None:
@@ -125,10 +125,11 @@ class Stream:
     def close(self, ignore_errors: bool) -> None:
         self.calls.append("close")
 
-    def give(self, samples, overflow: bool = False) -> None:
-        """What PortAudio would call."""
+    def give(self, samples, overflow: bool = False, recorded: float = 0.0) -> None:
+        """What PortAudio would call. `recorded`: when the first sample was recorded."""
         samples = np.asarray(samples, np.int16)
-        self.callback(samples.tobytes(), len(samples), None, types.SimpleNamespace(input_overflow=overflow))
+        times = types.SimpleNamespace(inputBufferAdcTime=recorded)
+        self.callback(samples.tobytes(), len(samples), times, types.SimpleNamespace(input_overflow=overflow))
 
 
 class Card(types.ModuleType):
@@ -139,7 +140,7 @@ class Card(types.ModuleType):
     def __init__(self) -> None:
         super().__init__("sounddevice")
         self.formats = {(16000, 1)}
-        self.busy = False
+        self.busy = self.broken = False
         self.asked: list[tuple] = []
         self.stream: Stream | None = None
         self.default = types.SimpleNamespace(device=[-1, -1])
@@ -153,6 +154,8 @@ class Card(types.ModuleType):
 
     def query_devices(self, kind=None):
         if kind is None:
+            if self.broken:
+                raise PortAudioError("Error querying device -1")
             return self.there
         if self.main is None:
             raise PortAudioError("Error querying device -1")
@@ -236,7 +239,7 @@ def test_devices_that_cannot_be_opened(card) -> None:
     assert card.asked == [(2, 16000, 1), (2, 44100, 1)]
     card.formats, card.busy = {(16000, 1)}, True
     code, message = code_of(Microphone)
-    assert code == "file" and "Device unavailable" in message
+    assert code == "file" and "cannot be opened: Device unavailable. Check" in message
     assert card.stream.calls == ["close"]
 
 
@@ -276,6 +279,37 @@ def test_the_ring_does_not_grow(card) -> None:
         card.stream.give(np.full(100, 4), overflow=True)  # PortAudio itself had lost some
         assert (microphone.overruns, microphone.lost) == (3, 0.075)
         assert np.array_equal(microphone.read(1) * 32768, [4] * 100)
+
+
+def test_what_portaudio_has_lost_is_counted_by_its_clock(card) -> None:
+    with Microphone(buffer=1) as microphone:
+        card.stream.give(np.full(160, 1), recorded=100.0)
+        card.stream.give(np.full(160, 1), recorded=100.01)
+        card.stream.give(np.full(160, 1), recorded=100.27, overflow=True)
+        assert (microphone.overruns, microphone.lost) == (1, 0.25)
+        card.stream.give(np.full(160, 1), recorded=0.0, overflow=True)  # a device without a clock
+        card.stream.give(np.full(160, 1), recorded=200.0)
+        card.stream.give(np.full(160, 1), recorded=9999.0, overflow=True)  # the machine was asleep
+        assert (microphone.overruns, microphone.lost) == (3, 0.25)
+
+
+def test_a_microphone_that_gives_only_silence(card) -> None:
+    """So do systems where a program may not record."""
+    with Microphone(buffer=2) as microphone:
+        card.stream.give(np.zeros(15000))
+        assert microphone.read(1).size == 15000 and microphone.warning is None
+        card.stream.give(np.zeros(1000))
+        assert microphone.read(1).size == 1000
+        assert "nothing but silence" in microphone.warning and "may record" in microphone.warning
+        card.stream.give([0, 1, 0])
+        assert microphone.read(1).size == 3 and microphone.warning is None
+
+
+def test_a_sound_system_that_fails(card) -> None:
+    card.broken = True
+    for action in (devices, Microphone):
+        code, message = code_of(action)
+        assert code == "file" and message == "the sound devices cannot be listed: there is no such device."
 
 
 def test_a_device_that_vanishes(card) -> None:

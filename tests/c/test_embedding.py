@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,29 @@ def test_found_by_cmake(installed, tmp_path):
     )
     run(tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
     run(tool("cmake"), "--build", tmp_path / "build")
+
+
+@pytest.mark.parametrize("kind", ["shared", "static"])
+def test_found_by_pkg_config(installed, dense_model, tmp_path, kind):
+    """Also after the installed folder was moved."""
+    prefix = tmp_path / "moved to here"
+    shutil.copytree(installed, prefix, symlinks=True)
+    env = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
+    options = ["--static"] if kind == "static" else []
+    flags = shlex.split(run(tool("pkg-config"), *options, "--cflags", "--libs", "edge_gemma", env=env))
+    if kind == "static":
+        flags = [flag if flag != "-ledge_gemma" else str(prefix / "lib" / "libedge_gemma.a") for flag in flags]
+    run(
+        tool("cc"),
+        "-std=c11",
+        ROOT / "tests" / "c" / "use_c.c",
+        *flags,
+        f"-Wl,-rpath,{prefix}/lib",
+        "-o",
+        tmp_path / "a",
+    )
+    assert run(tmp_path / "a", dense_model)
+    assert run(tool("pkg-config"), "--modversion", "edge_gemma", env=env).strip() == edge_gemma.__version__
 
 
 def test_shared_library_carries_major_and_minor(installed):

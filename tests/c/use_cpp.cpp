@@ -24,11 +24,9 @@ void check(eg_status status, const eg_error &err)
 
 Model open_model(const char *path)
 {
-    eg_error err{};
-    err.struct_size = sizeof err;
+    EG_STRUCT(eg_error, err);
     eg_model *model = nullptr;
-    eg_model_params params{};
-    params.struct_size = sizeof params;
+    EG_STRUCT(eg_model_params, params);
     params.threads = 2;
     params.path = path;
     check(eg_model_open(&params, &model, &err), err);
@@ -37,11 +35,9 @@ Model open_model(const char *path)
 
 Session open_session(eg_model *model)
 {
-    eg_error err{};
-    err.struct_size = sizeof err;
+    EG_STRUCT(eg_error, err);
     eg_session *session = nullptr;
-    eg_session_params params{};
-    params.struct_size = sizeof params;
+    EG_STRUCT(eg_session_params, params);
     params.context = 256;
     params.kv = EG_KV_F32;
     check(eg_session_open(model, &params, &session, &err), err);
@@ -69,8 +65,7 @@ void run(const char *path)
 
     Model model = open_model(path);
     Session session = open_session(model.get());
-    eg_error err{};
-    err.struct_size = sizeof err;
+    EG_STRUCT(eg_error, err);
 
     const eg_chat_message messages[] = {{sizeof *messages, "system", "Be brief."},
                                         {sizeof *messages, "user", "Hello there"}};
@@ -93,8 +88,7 @@ void run(const char *path)
     for (int32_t id : ids)
         std::printf(" %d", static_cast<int>(id));
 
-    eg_sampling greedy{};
-    greedy.struct_size = sizeof greedy;
+    EG_STRUCT(eg_sampling, greedy);
     std::string answer;
     std::printf("\nanswer");
     for (int i = 0; i < 8; i++) {

@@ -79,6 +79,8 @@ def test_tools_of_mcp() -> None:
         ({"functionDeclarations": [{"name": "f"}]}, "several tools"),
         ({"type": "web_search_20250305", "name": "web_search"}, "only the service"),
         ({"name": "f", "parameters": [STRING]}, "no JSON schema"),
+        ({"name": "f", "inputSchema": "string"}, "no JSON schema"),
+        ({"name": "f", "parameters": {"city": {"description": "x"}}}, 'no "properties"'),
         ({"name": "f", "parameters": {"type": "array"}}, "must be an object"),
         ({"name": "f", "parameters": {"type": "object", "properties": [STRING]}}, "no mapping"),
         ({"name": "f", "parameters": {"properties": {"a": "string"}}}, "a is no JSON schema"),

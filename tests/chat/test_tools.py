@@ -335,6 +335,22 @@ def test_types_inside_a_function_are_found() -> None:
     assert Toolbox([cup]).call("cup", {"size": "1"}) is Size.SMALL
 
 
+@dataclasses.dataclass
+class Order:
+    count: int
+    link: Connection
+
+
+def test_a_field_for_the_type_checker_costs_no_other_field() -> None:
+    def send(order: Order) -> str:
+        """Sends."""
+        return f"{order.count + 1} {order.link}"
+
+    with pytest.warns(UserWarning, match=r"the type hint of Order\.link cannot be resolved"):
+        box = Toolbox([send])
+    assert box.call("send", {"order": {"count": "2", "link": 3}}) == "3 3"
+
+
 def test_what_no_model_can_write_is_told() -> None:
     class Engine:
         pass

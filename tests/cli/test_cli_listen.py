@@ -17,6 +17,7 @@ import pytest
 from test_cli_speech import MMPROJ, MODEL, PROGRAM, RATE, bad, cli, environment, good, start, voices, write_wav
 
 import edge_gemma as eg
+from edge_gemma.cli import main
 from support.processes import read_output
 
 TALK = (voices(3, seed=2) * 32767).astype(np.int16)
@@ -44,11 +45,13 @@ def test_lines_for_pipes(spoken: eg.Transcript) -> None:
     done = cli(*STREAM, data=TALK.tobytes())
     assert done.returncode == 0
     assert done.stdout.decode() == spoken.render("txt")
-    assert done.stderr.decode() == "[listening to standard input; Ctrl-C ends]\n"
+    listening, assumed = done.stderr.decode().splitlines()
+    assert listening == "[listening to standard input; Ctrl-C ends]"
+    assert "16 kHz are assumed" in assumed
     done = cli(*STREAM, "--verbose", "--once", data=TALK.tobytes())
     assert done.stdout.decode().splitlines() == [spoken[0].text]
     (latency,) = re.findall(
-        r"end detected at ([\d.]+) s, first token at ([\d.]+) s, last token at ([\d.]+) s", done.stderr.decode()
+        r"end noticed at ([\d.]+) s, text begun at ([\d.]+) s, text complete at ([\d.]+) s", done.stderr.decode()
     )
     assert sorted(latency, key=float) == list(latency)
 
@@ -90,13 +93,12 @@ def test_translations(spoken: eg.Transcript) -> None:
 
 @pytest.mark.slow
 def test_a_file_at_the_speed_of_speech(tmp_path: Path) -> None:
-    """A short one, for it takes its time; what is being said appears line by line where there is no terminal."""
+    """A short one, for it takes its time."""
     file = write_wav(tmp_path / "talk.wav", voices(1)[RATE : RATE * 9 // 2])
     done = cli("listen", "--input", file, "--vad", "energy", "--partials", "100", "-l", "en")
     expected = eg.transcribe(file, MODEL, "en", mmproj=MMPROJ, detector="energy")
     assert done.returncode == 0 and done.stdout.decode() == expected.render("txt")
-    notes = done.stderr.decode().splitlines()
-    assert notes[0] == f"[listening to {file}; Ctrl-C ends]" and len(notes) > 2
+    assert done.stderr.decode().startswith(f"[listening to {file}; Ctrl-C ends]\n")
 
 
 @pytest.mark.slow
@@ -136,7 +138,55 @@ def test_at_a_terminal_what_is_not_final_is_replaced(tmp_path: Path) -> None:
     process.stdout.close()
     assert text == eg.transcribe(file, MODEL, "en", mmproj=MMPROJ, detector="energy").render("txt")
     after = shown.split(b"Ctrl-C ends]", 1)[1]
-    assert b"\x1b[2K" in after and b"\x1b[2m" in after  # lines are erased, and what is not stable is dim
+    assert b"\x1b[2K" in after and b"\x1b[2m" in after  # lines are erased, and what is not agreed is dim
+
+
+def shown(events: list[eg.ListenerEvent], monkeypatch: pytest.MonkeyPatch, capsys: Any, *options: str) -> Any:
+    """What `listen` prints of these events."""
+
+    class Scripted(eg.Listener):
+        def listen(self, source: Any = None, *, once: bool = False) -> Any:
+            yield from events
+
+    monkeypatch.setattr(eg, "Listener", Scripted)
+    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 -- monkeypatch puts the old one back
+    for name, file in (("EDGE_GEMMA_MODEL", MODEL), ("EDGE_GEMMA_MMPROJ", MMPROJ)):
+        monkeypatch.setenv(name, str(file))
+    assert main(["listen", "--input", "-", "-l", "en", *options]) == 0
+    return capsys.readouterr()
+
+
+def test_only_what_is_agreed_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Guesses at the first syllable say whole sentences. Programs get them, marked as what they are."""
+    events = [
+        eg.ListenerEvent("start", 0.5),
+        eg.ListenerEvent("partial", 0.9, "Stop the music."),
+        eg.ListenerEvent("partial", 2.2, "Stow the boat here.", "Stow the boat"),
+        eg.ListenerEvent("partial", 2.6, "Stow the boat in there.", "Stow the boat"),
+        eg.ListenerEvent("partial", 2.9, "Stow the boats on deck.", "Stow the"),
+    ]
+    notes = shown(events, monkeypatch, capsys, "--partials").err.splitlines()
+    assert notes[1:] == ["Stow the boat ...", "Stow the ..."]
+    lines = [json.loads(line) for line in shown(events, monkeypatch, capsys, "--json").out.splitlines()]
+    assert [(line.get("text"), line.get("agreed")) for line in lines[:3]] == [
+        (None, None),
+        ("Stop the music.", ""),
+        ("Stow the boat here.", "Stow the boat"),
+    ]
+    assert shown(events, monkeypatch, capsys, "--format", "json").out.count("\n") == 5
+
+
+def test_lost_sound_is_counted_calmly(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    events = [eg.ListenerEvent("overrun", float(at), lost=9.25) for at in range(100)]
+    notes = shown(events, monkeypatch, capsys).err.splitlines()[1:]
+    assert len(notes) < 10 and all("faster than this machine could hear" in note for note in notes)
+    amounts = [float(re.findall(r"([\d.]+) s of sound", note)[0]) for note in notes]
+    assert amounts[0] == 9.2 and amounts == sorted(amounts) and amounts[-1] == 925.0
+    assert "in all" in notes[-1] and "so far" in notes[0]
+    once = shown(events[:1], monkeypatch, capsys).err.splitlines()[1:]
+    assert len(once) == 1
+    unknown = shown([eg.ListenerEvent("overrun", 1.0)], monkeypatch, capsys).err
+    assert "some sound lost so far" in unknown
 
 
 def test_control_c_ends_it() -> None:
@@ -147,7 +197,7 @@ def test_control_c_ends_it() -> None:
     assert b"listening" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read() == b"" and process.stdout.read() == b""
+    assert b"are assumed.\n" in process.stderr.read() and process.stdout.read() == b""
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
 

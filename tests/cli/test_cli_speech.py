@@ -233,7 +233,7 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
     text = spoken.render("txt")
     assert done.stdout.decode() == f"==> {talk} <==\n{text}==> {other} <==\n{text}"
     errors = done.stderr.decode().splitlines()
-    assert len(errors) == 4
+    assert errors.pop() == "edge-gemma: 2 of 6 recordings done, 4 failed."
     for line, file in zip(errors, (broken, tmp_path / "missing.wav", empty, tmp_path), strict=True):
         assert line.startswith("edge-gemma: error: ") and str(file) in line
     done = cli(*command, "--format", "srt", "--output", tmp_path / "new" / "texts")
@@ -246,12 +246,12 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
 def test_where_output_can_not_go(talk: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.txt"
     file.write_text("precious")
-    assert "is not a directory" in bad(2, "transcribe", talk, talk, "--output", file)
+    assert "give a directory" in bad(2, "transcribe", talk, talk, "--output", file)
     assert "both be written" in bad(2, "transcribe", talk, talk, "--output", tmp_path / "texts")
     assert "one recording" in bad(2, "transcribe", talk, "x.wav", "--format", "srt")
     assert "--output" in bad(2, "transcribe", talk, "--resume")
-    assert "input and output" in bad(2, "transcribe", talk, "--output", talk)
-    assert "nowhere" in bad(1, "transcribe", talk, "--output", tmp_path / "nowhere" / "x.txt", *OPTIONS)
+    assert "input and output" in bad(2, "transcribe", talk, "--output", talk, "--format", "txt")
+    assert "there is no directory" in bad(2, "transcribe", talk, "--output", tmp_path / "nowhere" / "x.txt")
     assert file.read_text() == "precious"
     if os.path.exists("/dev/stdout"):
         assert good("transcribe", talk, "--output", "/dev/stdout", *OPTIONS)
@@ -261,7 +261,8 @@ def test_a_model_that_can_not_hear_or_has_no_room(talk: Path) -> None:
     message = bad(1, "transcribe", talk, *OPTIONS, EDGE_GEMMA_MMPROJ="")
     assert "--mmproj" in message and "EDGE_GEMMA_MMPROJ" in message
     message = bad(1, "transcribe", talk, "--context", "700")
-    assert "700 tokens is too small" in message and "max_seconds" in message
+    assert "700 tokens is too small" in message
+    assert "--context N" in message and "--max-seconds" in message and "max_seconds" not in message
     assert good("transcribe", talk, "--context", "700", *OPTIONS)
     assert "between 2 and 30" in bad(2, "transcribe", talk, "--max-seconds", "45")
 
@@ -310,12 +311,13 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     for ours, theirs in zip(content["segments"], whole["segments"], strict=True):
         assert ours["start"] == pytest.approx(theirs["start"], abs=0.15)
         assert ours["end"] == pytest.approx(theirs["end"], abs=0.15)
-    # Once more: there is nothing to do. Without --resume: from the beginning, whatever is there.
+    # Once more: there is nothing to do. With --force: from the beginning, whatever is there.
     before = output.stat().st_mtime_ns
     assert "exists already" in cli(*command, "--output", output, "--resume").stderr.decode()
     assert output.stat().st_mtime_ns == before
     part.write_bytes(kept)
-    good(*command, "--output", output)
+    assert "exists already" in bad(2, *command, "--output", output)
+    good(*command, "--output", output, "--force")
     assert json.loads(output.read_text(encoding="utf-8"))["segments"] == whole["segments"] and not part.exists()
 
 
@@ -359,7 +361,6 @@ def test_translate_text(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_translate_knows_what_it_can_not_do(talk: Path, tmp_path: Path) -> None:
     assert "missing.wav" in bad(1, "translate", "missing.wav", "--to", "de")
-    assert "quotation marks" in bad(2, "translate", "Where", "is", "it", "--to", "de")
     assert "quotation marks" in bad(2, "translate", talk, "Hello", "--to", "de")
     assert "no times" in bad(2, "translate", "Hello", "--to", "de", "--format", "srt")
     assert "empty" in bad(2, "translate", "--to", "de")

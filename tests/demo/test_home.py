@@ -56,7 +56,8 @@ def test_declarations_are_those_of_the_training(home: Home) -> None:
     [
         ("switch", {"room": "kitchen", "thing": "fan", "on": True}, {"rooms.kitchen.fan": True}),
         ("switch", {"room": "kitchen", "thing": "fan", "on": False}, {}),
-        ("set_color", {"room": "garden", "color": "red"}, {"rooms.garden.light": True, "rooms.garden.color": "red"}),
+        ("set_color", {"room": "hallway", "color": "red"}, {"rooms.hallway.light": True, "rooms.hallway.color": "red"}),
+        ("set_color", {"room": "garden", "color": "red"}, {"rooms.garden.color": "red"}),  # it is on from the beginning
         ("set_brightness", {"room": "office", "percent": 40}, {"rooms.office.light": True, "rooms.office.percent": 40}),
         ("set_brightness", {"room": "office", "percent": 0}, {"rooms.office.percent": 0}),
         ("set_timer", {"amount": 5, "unit": "minutes"}, {"timers": [[5, "minutes"]]}),
@@ -69,7 +70,7 @@ def test_declarations_are_those_of_the_training(home: Home) -> None:
         ("garage_door", {"open": True}, {"garage_open": True}),
         ("lock_door", {}, {"locked": True}),
         ("scene", {"name": "morning"}, {f"rooms.{room}.blinds": True for room in ROOMS}),
-        ("scene", {"name": "night"}, {"locked": True}),
+        ("scene", {"name": "night"}, {"locked": True, "rooms.garden.light": False}),
     ],
 )
 def test_what_tools_change(home: Home, name: str, arguments: dict[str, Any], different: dict[str, Any]) -> None:

@@ -55,8 +55,10 @@ def test_every_tensor_is_needed(tmp_path: Path) -> None:
         assert f"'{name}' has shape" in refused(w, tmp_path) or name == "token_embd.weight"
         w.tensors[i] = (raw_name, dims, 77, raw, offset)
         message = refused(w, tmp_path)
-        assert f"'{name}'" in message
-        assert "77" in message
+        assert f"'{name}' has type number 77" in message
+    w.tensors[3] = (w.tensors[3][0], [256, 16], 40, bytes(144 * 16), w.tensors[3][4])
+    message = refused(w, tmp_path)
+    assert "has type NVFP4" in message and "another quantization" in message
 
 
 @pytest.mark.parametrize(

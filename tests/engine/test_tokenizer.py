@@ -502,6 +502,17 @@ def test_merges_with_spaces_and_duplicates(tmp_path):
     assert tokenizer.decode(tokenizer.encode(" abab ba", special=True)) == " abab ba"
 
 
+def test_vocabularies_that_another_converter_calls_llama(tmp_path):
+    """The kind of splitting tells whose vocabulary it is, if the merges are there."""
+    tokens = [*BYTES, b"a", b"b", b"ab"]
+    values = {"model": b"llama", "pre": b"gemma4", "merges": [b"a b"]}
+    tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, **values))
+    assert tokenizer.encode("ab", special=True) == [258]
+    for wrong in ({"pre": b"llama-bpe"}, {"merges": None}, {"pre": 4}, {"pre": None}):
+        with pytest.raises(ValueError, match='"llama"; only "gemma4" is supported'):
+            Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, **(values | wrong)))
+
+
 HOSTILE = {
     "no model": ({"model": None}, "tokenizer.ggml.model"),
     "other model": ({"model": b"llama"}, 'tokenizer.ggml.model is "llama"'),

@@ -389,7 +389,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     before = out.read_bytes()
     with pytest.raises(OSError, match="exists already"):
         convert(folder, out)
-    out.write_bytes(b"old")
+    out.write_bytes(b"GGUF old")
     convert(folder, out, force=True)
     assert out.read_bytes() == before and left(tmp_path) == ["hf", "m.gguf", "mmproj-m.gguf"]
     if hasattr(os, "geteuid") and os.geteuid():

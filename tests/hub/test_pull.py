@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -99,7 +100,7 @@ def partial(cache: Path) -> Path:
         ("BF16/gemma-4-31B-it-BF16-00001-of-00001.gguf", "BF16"),
         ("Q8_0/gemma-4-31B-it.gguf", "Q8_0"),
         ("gemma-4-E2B-it.f16.gguf", "F16"),
-        ("gemma-4-E2B-it-Q4_0_4_4.gguf", None),
+        ("gemma-4-E2B-it-Q4_0_4_4.gguf", "Q4_0_4_4"),
         ("gemma-4-26B-A4B-it.gguf", None),
     ],
 )
@@ -314,7 +315,7 @@ def test_a_wrong_checksum(e2b, cache):
 
 def test_no_room_is_seen_before_it_starts(e2b, monkeypatch):
     free = len(MODEL) + len(ENCODERS) - 1
-    usage = SimpleNamespace(free=free)
+    usage = SimpleNamespace(free=free, total=1 << 40)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
         eg.EdgeGemmaError, match=r"^the download has 0\.00458 GB, but .* has room for 0\.00458 GB.*HF_HOME"
@@ -407,17 +408,18 @@ def test_no_connection(monkeypatch, hub):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(OSError, match=r"pip install 'edge-gemma\[hub\]'"):
+    with pytest.raises(OSError, match="-m pip install huggingface_hub"):
         pull("e2b")
 
 
-def test_one_download_at_a_time(e2b, cache):
+def test_one_download_at_a_time(e2b, cache, monkeypatch):
     from filelock import FileLock
 
     checksum = e2b.repositories[E2B].checksum(Q4)
     lock = cache / ".locks" / "models--ggml-org--gemma-4-E2B-it-GGUF" / f"{checksum}.lock"
     lock.parent.mkdir(parents=True)
-    with FileLock(lock), pytest.raises(OSError, match=f"{Q4} is being downloaded by another process"):
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    with FileLock(lock), pytest.raises(OSError, match=f"{Q4} is being downloaded by another process.*remove .*lock"):
         pull("e2b")
 
 
@@ -560,7 +562,7 @@ def test_pull_and_run(e2b, monkeypatch, capsys):
         assert json.loads(capsys.readouterr().out)["tokens"]["answer"] == 2
     requests = len(e2b.requests)
     assert main(["run", "-m", "e4b", "hello"]) == 1
-    assert "run `edge-gemma pull e4b`" in capsys.readouterr().err and len(e2b.requests) == requests
+    assert re.search("run `.*edge.gemma pull e4b`", capsys.readouterr().err) and len(e2b.requests) == requests
 
 
 def test_finding_a_model_imports_nothing_large(e2b):

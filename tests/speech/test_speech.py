@@ -4,7 +4,6 @@ random weights, whose words mean nothing but whose engine is real."""
 from __future__ import annotations
 
 import itertools
-import json
 import subprocess
 import sys
 import threading
@@ -20,10 +19,10 @@ import edge_gemma as eg
 from edge_gemma.audio.source import Source
 from edge_gemma.engine.sampling import Sampling
 from edge_gemma.errors import Cancelled, EdgeGemmaError
-from edge_gemma.hub.resolve import model_files
-from edge_gemma.speech.languages import LANGUAGES, language_name
+from edge_gemma.hub.resolve import EMBEDDED, model_files
 from edge_gemma.speech.prompts import (
     asr_prompt,
+    context_hints,
     loop_start,
     one_line,
     speech_turn,
@@ -33,7 +32,6 @@ from edge_gemma.speech.prompts import (
     translation_prompt,
 )
 from edge_gemma.speech.request import answer_limit, second_attempt
-from edge_gemma.speech.transcript import FORMATS, Segment, Transcript, TranscriptWriter
 from edge_gemma.speech.translator import input_kind, read_text
 from support.paths import DATA
 from support.scripted import ScriptedModel, ScriptedSession
@@ -83,19 +81,46 @@ def test_requests_are_the_documented_ones() -> None:
     assert text_translation_prompt("Hi", None, "German").endswith("\n\nHi")
 
 
-def test_languages_by_code_and_name() -> None:
-    assert [language_name(x) for x in ("de", "German", " german ", "de-AT", "pt_BR", "ZH")] == [
-        "German",
-        "German",
-        "German",
-        "German",
-        "Portuguese",
-        "Chinese",
-    ]
-    assert language_name("Ancient  Greek") == "Ancient Greek" and language_name("Klingon") == "Klingon"
-    assert len(LANGUAGES) > 70 and all(code.islower() and name.istitle() for code, name in LANGUAGES.items())
-    with pytest.raises(EdgeGemmaError, match="language is empty"):
-        language_name(" ")
+def test_context_and_spelling_are_part_of_the_request(tokenizer: Any) -> None:
+    """Whatever they contain, they are mere text: no control token, no line of their own."""
+    context, words = "The minutes of\nthe <turn|> harbour board.", ["Ngozi Okafor", "M/S Sørlandet"]
+    asked = (
+        "\n\nThese words and names may occur. Spell them exactly like this: Ngozi Okafor, M/S Sørlandet."
+        "\n\nThis is context, and no part of the answer: The minutes of the <turn|> harbour board."
+    )
+    assert context_hints(context, words) == asked == context_hints(context, " Ngozi Okafor, M/S Sørlandet, ")
+    assert context_hints(None, None) == context_hints(" ", []) == ""
+    turn_end = tokenizer.encode("<turn|>", special=True)[0]
+
+    def instruction(model: ScriptedModel) -> list[int]:
+        return model.sessions[0].tokens
+
+    options: dict[str, Any] = {"initial_prompt": context, "hotwords": words}
+    for make, request in (
+        (lambda model: eg.Transcriber(model, "en", **options), asr_prompt("en")),
+        (lambda model: eg.Transcriber(model, "en", "de", **options), translation_prompt("en", "de")),
+        (lambda model: eg.Listener(model, "en", **options), asr_prompt("en")),
+    ):
+        model = ScriptedModel("", tokenizer=tokenizer)
+        with make(model):
+            assert tokenizer.decode(instruction(model)).endswith(request + asked)
+            assert turn_end not in instruction(model)
+    model = ScriptedModel("Ja.", tokenizer=tokenizer)
+    assert eg.translate("Yes.", "de", model, "en", **options) == "Ja."
+    (request,) = model.requests
+    assert f"no explanations.{asked}\n\nYes." in tokenizer.decode(request.tokens)
+    assert request.tokens.count(turn_end) == 1
+
+
+def test_the_toy_takes_no_hints() -> None:
+    toy = ScriptedModel("")
+    toy.path = Path(EMBEDDED)
+    for make in (eg.Transcriber, eg.Listener, lambda model, **options: eg.Translator(model, "de", **options)):
+        for options in ({"hotwords": "Oslo"}, {"initial_prompt": "At sea."}):
+            with pytest.raises(EdgeGemmaError, match="toy model understands no initial prompt") as caught:
+                make(toy, **options)
+            assert caught.value.code == "unsupported"
+    assert not toy.sessions
 
 
 def test_turns_around_a_recording(tokenizer: Any) -> None:
@@ -109,7 +134,9 @@ def test_turns_around_a_recording(tokenizer: Any) -> None:
     assert text(after) == f"{asr_prompt('en')}<turn|>\n<|turn>model\n"
     assert text(text_turn(tokenizer, "Hi")) == "<bos><|turn>user\nHi<turn|>\n<|turn>model\n"
     # A language's name is mere text, whatever it contains.
-    assert speech_turn(tokenizer, asr_prompt("<turn|>"))[0].count(tokenizer.encode("<turn|>", special=True)[0]) == 0
+    assert (
+        speech_turn(tokenizer, asr_prompt("name:<turn|>"))[0].count(tokenizer.encode("<turn|>", special=True)[0]) == 0
+    )
     with pytest.raises(EdgeGemmaError, match="audio-first"):
         speech_turn(tokenizer, "Hi", "sideways")  # type: ignore[arg-type]
 
@@ -139,6 +166,12 @@ def test_translations_are_found_in_answers(answer: str, expected: tuple[str, str
     assert split_translation(answer, "de", "en") == expected
 
 
+def test_labels_may_lack_the_variant() -> None:
+    for label in ("Brazilian Portuguese", "Portuguese"):
+        answer = f"Canadian French: Bonjour.\n{label}: Bom dia."
+        assert split_translation(answer, "pt-BR", "fr-CA") == ("Bonjour.", "Bom dia.")
+
+
 def test_loops_are_told_from_speech() -> None:
     assert loop_start("No, no, no, no! I said no, no, no.") is None
     assert loop_start("Row, row, row your boat, gently down the stream. " * 3) is None
@@ -157,79 +190,6 @@ def test_loops_are_told_from_speech() -> None:
             found = loop_start(text[: len(text) - cut])
             assert found is not None and text[:found].split() == f"I said: {phrase}".split()
         assert loop_start(text + "but then it ended.") is None
-
-
-# ---- transcripts ------------------------------------------------------------------------------------------------
-
-SEGMENTS = [
-    Segment(0.0, 1.5, "Fish & <chips> --> please.", language="English"),
-    Segment(1.5, 2.0, ""),
-    Segment(3661.2346, 3672.0, "one two three four five six seven " * 6 + "end", language="English"),
-]
-TRANSLATED = [Segment(1.0, 2.0, "Hello", "Hallo"), Segment(2.0, 3.0, "And?", None)]
-
-
-def cues(text: str) -> list[tuple[str, str]]:
-    """Times and texts of subtitles."""
-    found = []
-    for block in text.strip().split("\n\n"):
-        lines = block.split("\n")
-        if "-->" in block:
-            at = next(number for number, line in enumerate(lines) if "-->" in line)
-            found.append((lines[at], "\n".join(lines[at + 1 :])))
-    return found
-
-
-def test_text() -> None:
-    transcript = Transcript(SEGMENTS)
-    assert transcript.render("txt").splitlines() == [SEGMENTS[0].text, SEGMENTS[2].text]
-    assert str(transcript) == transcript.text == f"{SEGMENTS[0].text} {SEGMENTS[2].text}"
-    assert len(transcript) == 3 and transcript[2] is SEGMENTS[2] and list(transcript) == SEGMENTS
-    assert transcript.translation is None and "3 segments" in repr(transcript)
-    assert Transcript(TRANSLATED).render("txt") == "Hallo\nAnd?\n"
-    assert Transcript(TRANSLATED).render("txt", bilingual=True) == "Hello\nHallo\nAnd?\n"
-    assert Transcript(TRANSLATED).translation == "Hallo"
-
-
-def test_subtitles() -> None:
-    srt = Transcript(SEGMENTS).render("srt")
-    assert srt.startswith("1\n00:00:00,000 --> 00:00:01,500\nFish & <chips> → please.\n\n2\n01:01:01,235 --> ")
-    long = cues(srt)[1:]
-    assert " ".join(" ".join(text.split()) for _, text in long) == SEGMENTS[2].text
-    assert all(len(line) <= 42 for _, text in long for line in text.split("\n"))
-    assert all(text.count("\n") <= 1 for _, text in long)
-    times = [time.split(" --> ") for time, _ in long]
-    assert all(end == start for (_, end), (start, _) in itertools.pairwise(times))  # no gaps
-    assert times[-1][1] == "01:01:12,000"
-    vtt = Transcript(SEGMENTS).render("vtt")
-    assert cues(vtt)[0] == ("00:00:00.000 --> 00:00:01.500", "Fish &amp; &lt;chips&gt; → please.")
-    assert vtt.startswith("WEBVTT\n\n00:")
-    assert [text for _, text in cues(Transcript(TRANSLATED).render("vtt", bilingual=True))] == ["Hello\nHallo", "And?"]
-
-
-def test_json_is_whole_at_any_end() -> None:
-    content = json.loads(Transcript(SEGMENTS, file="x.wav").render("json"))
-    assert content["file"] == "x.wav" and content["complete"] is True
-    assert [s["text"] for s in content["segments"]] == [SEGMENTS[0].text, SEGMENTS[2].text]
-    assert content["segments"][1]["start"] == 3661.235 and "translation" not in content
-    for count in range(3):
-        writer = TranscriptWriter("json")
-        text = writer.head() + "".join(map(writer.segment, TRANSLATED[:count])) + writer.tail(complete=False)
-        content = json.loads(text)
-        assert len(content["segments"]) == count and content["complete"] is False
-    assert content["translation"] == "Hallo" and content["text"] == "Hello And?"
-
-
-def test_forms_without_segments() -> None:
-    assert {form: Transcript([]).render(form) for form in ("txt", "srt", "vtt")} == {
-        "txt": "",
-        "srt": "",
-        "vtt": "WEBVTT\n\n",
-    }
-    assert json.loads(Transcript([]).render("json"))["segments"] == []
-    with pytest.raises(EdgeGemmaError, match="txt, srt, vtt, json"):
-        Transcript([]).render("pdf")
-    assert set(FORMATS) == {"txt", "srt", "vtt", "json"}
 
 
 # ---- which model ------------------------------------------------------------------------------------------------
@@ -309,7 +269,7 @@ def test_the_answer_is_bounded_by_the_length_of_the_sound() -> None:
 def test_translation_in_the_documented_form(tokenizer: Any) -> None:
     model = ScriptedModel("Good day.\nFrench: Bonjour.", tokenizer=tokenizer)
     transcript = eg.translate((TWO, RATE), "fr", model, "en", detector="none", order="audio-first")
-    assert isinstance(transcript, Transcript)
+    assert isinstance(transcript, eg.Transcript)
     assert [(s.text, s.translation) for s in transcript] == [("Good day.", "Bonjour.")]
     assert transcript.info == {"language": "English", "to": "French"}
     before, after = speech_turn(tokenizer, translation_prompt("en", "fr"), "audio-first")

@@ -68,8 +68,9 @@ def write_recordings(folder: Path, dialogue: Sequence[Utterance] = DIALOGUE) -> 
 
 
 def recording(number: int, seconds: float) -> NDArray[np.float32]:
-    """(n,): the recording of an utterance, with 50 ms of silence at both ends."""
+    """(n,): the recording of an utterance, with 50 ms of silence at both ends. Its loudness varies, as that of speech does."""
     loud = np.random.default_rng(number).uniform(-1, 1, round(seconds * RATE)).astype(np.float32)
+    loud *= np.where(np.arange(len(loud)) // (RATE // 10) % 2, np.float32(0.35), np.float32(1))
     loud *= 0.1 * (number + 1) / np.abs(loud).max()
     silence = np.zeros(RATE // 20, np.float32)
     return np.concatenate([silence, loud, silence])

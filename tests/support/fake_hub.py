@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +26,16 @@ TOKEN = "hf_tests"
 
 @dataclass
 class Repository:
-    """Files by name; `gated` ones give them to who has TOKEN, `private` ones do not even exist for others."""
+    """Files by name; `gated` ones give them to who has TOKEN, `private` ones do not even exist for others.
+
+    `architecture` is what the Hub has read in one of the files.
+    """
 
     files: dict[str, bytes]
     in_git: set[str]
     gated: bool = False
     private: bool = False
+    architecture: str | None = None
     branches: set[str] = field(default_factory=lambda: {"main"})
 
     @property
@@ -69,6 +74,7 @@ class FakeHub:
         whole: files that always come as a whole, whatever Range is asked for.
         down: a status that all answers have.
         babble: whether everything is answered with a page of HTML, as a hotel's network does.
+        unsized: whether the listing leaves out the sizes of files, as a mirror may.
     """
 
     def __init__(self) -> None:
@@ -81,8 +87,8 @@ class FakeHub:
         self.whole: set[str] = set()
         self.down = 0
         self.babble = False
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
+        self.unsized = False
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -107,6 +113,14 @@ class FakeHub:
         """The Range of every request for a file's bytes, None where it had none."""
         paths = {f"/storage/{r.checksum(name)}" for r in self.repositories.values() if name in r.files}
         return [r.headers.get("range") for r in self.requests if r.method == "GET" and urlsplit(r.path).path in paths]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *arguments: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that has gone is part of the tests
+            super().handle_error(*arguments)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -161,11 +175,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _listing(self, name: str, repository: Repository) -> None:
         siblings = []
         for file, data in repository.files.items():
-            entry: dict[str, Any] = {"rfilename": file, "size": len(data), "blobId": repository.checksum(file)[:40]}
+            size = None if self._hub.unsized else len(data)
+            entry: dict[str, Any] = {"rfilename": file, "size": size, "blobId": repository.checksum(file)[:40]}
             if file not in repository.in_git:
                 entry["lfs"] = {"sha256": repository.checksum(file), "size": len(data), "pointerSize": 135}
             siblings.append(entry)
         value = {"id": name, "modelId": name, "sha": repository.commit, "private": repository.private, "tags": []}
+        if repository.architecture:
+            value["gguf"] = {"total": 1, "architecture": repository.architecture, "context_length": 1024}
         self._send(200, json.dumps({**value, "siblings": siblings}).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repository: Repository, file: str) -> None:

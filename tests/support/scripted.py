@@ -123,6 +123,7 @@ class ScriptedConfig:
     audio: bool = True
     name: str = "Scripted"
     parameters: int = 1000
+    per_layer_input: int = 256
 
 
 @dataclass(frozen=True)

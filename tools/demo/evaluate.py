@@ -4,7 +4,8 @@
 
 Speech is fed in blocks of 20 ms, with silence around it, and answers are greedy. For each language and speech synthesizer
 the program prints the word error rate of transcripts (without case and punctuation), and the percentages of transcripts,
-translations and tool calls that are exactly right. Then it prints the same for typed words, which need no transcript.
+translations and tool calls that are exactly right. Calls are made as the demo makes them, from the sound and the transcript;
+"sound" are those from the sound alone. Then it prints the same for typed words, which need no transcript.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Speaker:
         self._bases: dict[Request, eg.Session] = {}
 
     def ask(self, request: Request, sound: NDArray[np.float32] | None, words: str = "") -> eg.Session:
-        """The session after a request with its speech or words, before the answer."""
+        """The session after a request with its speech, its words, or its speech and then its words, before the answer."""
         if request not in self._bases:
             before = list(
                 request.before if request.typed else request.before[:-1]
@@ -87,7 +88,7 @@ class Speaker:
             with session.stream_audio() as audio:
                 for at in range(0, len(sound), BLOCK):
                     audio.push(sound[at : at + BLOCK])
-            session.feed_tokens(request.after[1:])
+            session.feed_tokens([*self.pieces.encode(words, special=False), *request.after[1:]])
         return session
 
     def answer(self, session: eg.Session) -> str:
@@ -120,7 +121,11 @@ def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None,
         found["unnamed"] = distance(normal(unnamed), normal(what.text))
         translated = speaker.answer(speaker.ask(tasks.translation(what.language, target), sound))
         translated = split_translation(translated, target, what.language)[1] or ""
-        session = speaker.ask(tasks.command(), sound)
+        alone = parse_reply(speaker.answer(speaker.ask(tasks.command(), sound)))
+        found["sound"] = [(call.name, call.arguments) for call in alone.tool_calls] == (
+            [what.call] if what.call else []
+        )
+        session = speaker.ask(tasks.command(), sound, heard)
     found["translation"] = translated == what.translations[target]
     found["translated"] = translated
     said = parse_reply(speaker.answer(session))
@@ -135,7 +140,7 @@ def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None,
         session.feed_tokens(response)
         found["reply"] = speaker.answer(session) == what.reply(result)
     elif not what.call:
-        found["reply"] = said.text == what.reply(None)
+        found["reply"] = said.content == what.reply(None)
     return found
 
 
@@ -148,7 +153,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         for name, key in (("WER", "edits"), ("WER, language not named", "unnamed")):
             if words:
                 parts.append(f"{name} {100 * sum(one[key] for one in found) / words:.2f}")
-        for key in ("transcript", "translation", "call", "reply"):
+        for key in ("transcript", "translation", "sound", "call", "reply"):
             values = [one[key] for one in found if key in one]
             if values:
                 parts.append(f"{key} {100 * sum(values) / len(values):.1f}")

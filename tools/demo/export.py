@@ -3,7 +3,7 @@
     python export.py HF [--out FOLDER]
 
 Both GGUF files are made with the package's functions `convert` and `quantize`. The utterances are sentences that training
-does not contain, in voices that it contains.
+does not contain, as far as there are natural ones, in voices that it contains.
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ UTTERANCES: list[tuple[str, Command, voices.Voice]] = [
 ]
 
 
+# Ways to say a command whose translations are more natural than those of its first way.
+PREFERRED = ("What is the weather like",)
+
+
 def _sentence(language: str, command: Command) -> Sentence:
-    """A way to say a command that training does not contain; the first way if there is none."""
+    """A preferred way to say a command, else one that training does not contain, else the first."""
     ways = command.sentences(language)
+    for way in ways:
+        if way.text.startswith(PREFERRED):
+            return way
     return next((way for way in ways if way.held_out), ways[0])
 
 

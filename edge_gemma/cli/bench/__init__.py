@@ -43,8 +43,10 @@ from ..common import (
     model_paths,
     open_model,
     print_json,
+    rounded,
     wholes,
 )
+from ..parsing import file_path
 from . import audio, compare, plot, sweep
 from .process import MemoryGroup, run_json
 
@@ -74,6 +76,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--repeats", "-r", type=count, default=3, metavar="N", help="the median counts (default: 3)")
     parser.add_argument(
         "--audio",
+        type=file_path,
         metavar="FILE",
         help="also measure the latency of answers to speech, with this recording in real time",
     )
@@ -84,13 +87,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--compare", action="store_true", help="alternate with llama-cpp-python on the same file and tokens"
     )
     group.add_argument("--rounds", type=count, default=3, metavar="N", help="runs of each program (default: 3)")
-    group.add_argument("--peer-python", metavar="PYTHON", help="a Python that has llama-cpp-python (default: this one)")
+    group.add_argument(
+        "--peer-python", type=file_path, metavar="PYTHON", help="a Python that has llama-cpp-python (default: this one)"
+    )
     group = parser.add_argument_group("many sizes")
     group.add_argument(
         "--sweep", action="store_true", help="every combination of --threads, --prompt and --depth, in one table"
     )
     group.add_argument("--depth", type=wholes, metavar="N,...", help="tokens in the cache beforehand (default: 0)")
-    group.add_argument("--plot", metavar="FILE", help="also draw a chart of the sweep: .png, .svg, .pdf")
+    group.add_argument(
+        "--plot", type=file_path, metavar="FILE", help="also draw a chart of the sweep: .png, .svg, .pdf"
+    )
+    group.add_argument("--force", "-f", action="store_true", help="with --plot: replace a file that exists already")
     add_session_options(parser, default="what is needed")
     add_model_options(parser, several_threads=True)
     return parser
@@ -114,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         report, show = measure(args), _print_report
     if args.json:
-        print_json(report)
+        print_json(rounded(report))
     else:
         show(report)
     return DONE
@@ -124,10 +132,10 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.compare or args.audio or args.memory_limit:
         raise UsageError("--sweep cannot be used with --compare, --audio or --memory-limit.")
     if args.plot:
-        plot.check_plot(args.plot)
+        plot.check_plot(args.plot, args.force)
     report = sweep.sweep(args, prompt_ids)
     if args.json:
-        print_json(report)
+        print_json(rounded(report))
     elif report["decode"]:
         sweep.print_sweep(report)
     if args.plot and report["decode"]:

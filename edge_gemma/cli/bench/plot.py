@@ -6,20 +6,22 @@ The horizontal axis is the depth if several were measured, else the number of th
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+from ...errors import pip_line
 from ..common import UsageError, format_threads
+from ..outputs import check_output
 
 
-def check_plot(path: str) -> None:
-    """Raises UsageError if the chart cannot be written. Called before the measurement, which may take hours."""
+def check_plot(path: str, force: bool) -> None:
+    """Raises UsageError if the chart cannot be written, or may not replace what is there. Called before the measurement,
+    which may take hours."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'edge-gemma[plot]'.") from None
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise UsageError(f"--plot {path}: there is no directory {folder}.")
+        raise UsageError(f"--plot needs matplotlib: `{pip_line('edge-gemma[plot]')}`.") from None
+    check_output(Path(path), force=force, text=False)
     types = FigureCanvasAgg.get_supported_filetypes()
     if os.path.splitext(path)[1][1:].lower() not in types:
         raise UsageError(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_OUR_ERROR = "edge-gemma: error: "
+_OUR_ERROR = re.compile(r"edge-gemma(?: \w+)?: error: ")
 
 
 def run_json(command: Sequence[str], text: str = "") -> dict[str, Any]:
@@ -33,8 +34,8 @@ def run_json(command: Sequence[str], text: str = "") -> dict[str, Any]:
     except ValueError:
         pass
     words = done.stderr.strip().splitlines()[-1:] or lines[-1:] or ["it printed no result."]
-    if words[0].startswith(_OUR_ERROR):
-        raise EdgeGemmaError(words[0][len(_OUR_ERROR) :])
+    if ours := _OUR_ERROR.match(words[0]):
+        raise EdgeGemmaError(words[0][ours.end() :])
     how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
     raise EdgeGemmaError(f"the run of {os.path.basename(command[0])} {how}: {words[0]}", "invalid")
 

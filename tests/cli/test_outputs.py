@@ -1,0 +1,174 @@
+"""What commands may write: no file of anybody else is replaced, errors name the output, and one file's trouble is its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edge_gemma as eg
+from edge_gemma.cli import main
+from edge_gemma.cli.outputs import check_output, replacing
+from support.paths import ROOT
+
+UTTERANCES = ROOT / "edge_gemma" / "demo" / "data" / "utterances"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two recordings, in which the command is run."""
+    for name, source in (("a.wav", "1-en.wav"), ("b.wav", "5-en.wav")):
+        shutil.copy(UTTERANCES / source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def transcribe(*args: str) -> int:
+    return main(["transcribe", "--model", "toy", *args])
+
+
+def unchanged(folder: Path) -> bool:
+    return all(
+        (folder / name).read_bytes() == (UTTERANCES / source).read_bytes()
+        for name, source in (("a.wav", "1-en.wav"), ("b.wav", "5-en.wav"))
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-o", "a.wav", "b.wav"),  # what the shell makes of `-o *.wav`
+        ("-o", "a.wav", "b.wav", "--format", "txt"),
+        ("-o", "a.wav", "b.wav", "--format", "txt", "--force"),
+        ("-o", "a.wav", "b.wav", "--format", "txt", "--resume"),
+        ("-o", "a.wav", "a.wav", "--format", "txt", "--force"),
+        ("-o", "hard.txt", "b.wav", "--force"),
+        ("-o", "soft.txt", "b.wav", "--force"),
+        ("-o", "a.wav", "a.wav", "b.wav", "--force"),
+    ],
+)
+def test_recordings_are_never_replaced(folder, args):
+    os.link(folder / "a.wav", folder / "hard.txt")
+    os.symlink("a.wav", folder / "soft.txt")
+    before = sorted(os.listdir(folder))
+    status = transcribe(*args)
+    assert unchanged(folder) and sorted(os.listdir(folder)) == before
+    assert status == (0 if "--resume" in args else 2)  # --resume skips what is there
+
+
+def test_force_replaces_text_only(folder, capsys):
+    (folder / "out.txt").write_text("precious")
+    assert transcribe("a.wav", "-o", "out.txt") == 2
+    assert (folder / "out.txt").read_text() == "precious" and "--force" in capsys.readouterr().err
+    assert transcribe("a.wav", "-o", "out.txt", "--force") == 0
+    assert "kitchen" in (folder / "out.txt").read_text()
+    (folder / "empty.txt").touch()  # as mktemp leaves it
+    assert transcribe("a.wav", "-o", "empty.txt") == 0
+
+
+def test_an_interrupted_run_is_not_begun_anew_by_accident(folder, capsys):
+    part = folder / "out.txt.part"
+    part.write_text('{"edge-gemma": "unfinished transcript", "version": 1}\n')
+    assert transcribe("a.wav", "-o", "out.txt") == 2
+    assert "--resume" in capsys.readouterr().err and part.exists()
+    part.write_bytes(b"RIFF\0\0\0\0WAVE")
+    assert transcribe("a.wav", "-o", "out.txt", "--force") == 2 and part.read_bytes().startswith(b"RIFF")
+
+
+def test_names_that_say_no_format(folder, capsys):
+    assert transcribe("a.wav", "-o", "long.docx") == 2
+    assert "txt, srt, vtt" in capsys.readouterr().err and not (folder / "long.docx").exists()
+    assert transcribe("a.wav", "-o", "long.docx", "--format", "txt") == 0
+    assert transcribe("a.wav", "-o", "OUT.SRT") == 0 and "-->" in (folder / "OUT.SRT").read_text()
+
+
+def test_several_recordings_want_a_directory(folder, capsys):
+    assert transcribe("a.wav", "b.wav", "-o", "r.srt") == 2
+    assert "give a directory" in capsys.readouterr().err and not (folder / "r.srt").exists()
+    assert transcribe("a.wav", "b.wav", "-o", "texts") == 0
+    assert sorted(os.listdir(folder / "texts")) == ["a.txt", "b.txt"]
+    assert transcribe("a.wav", "b.wav", "-o", "texts/") == 2  # they exist already
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_errors_name_the_output(folder, capsys):
+    assert transcribe("a.wav", "-o", "/dev/full") == 1
+    assert "/dev/full cannot be written: No space left" in capsys.readouterr().err
+    command = [sys.executable, "-m", "edge_gemma", "transcribe", "--model", "toy", "a.wav", "b.wav"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}, text=True)
+    assert done.returncode == 1 and "standard output cannot be written: No space left" in done.stderr
+    assert "a.wav" not in done.stderr and "1 failed, 1 not begun" in done.stderr
+    assert transcribe("a.wav", "-o", "nowhere/x.txt") == 2
+    assert "nowhere/x.txt cannot be written: there is no directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+def test_names_that_are_not_utf8(folder, capfd):
+    name = os.fsdecode(b"caf\xe9.wav")
+    shutil.copy("a.wav", name)
+    for format in ("txt", "srt", "json", "jsonl"):
+        assert transcribe(name, "b.wav", "--format", format, "-o", f"out-{format}") == 0
+        assert len(os.listdir(f"out-{format}")) == 2
+    assert json.loads((folder / "out-json" / os.fsdecode(b"caf\xe9.json")).read_text())["file"] == name
+    assert transcribe(name, "b.wav", "--format", "json", "-o", "out-json", "--resume") == 0
+    assert transcribe(name, "missing.wav", "b.wav", "--format", "json") == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert [json.loads(line)["complete"] for line in lines] == [True, True]
+
+
+def test_an_internal_error_is_the_trouble_of_one_file(folder, capsys, monkeypatch):
+    from edge_gemma.cli import recordings
+
+    do = recordings._Work.do
+
+    def fails_for_a(self, file, output, heading):
+        if file == "a.wav":
+            raise UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed")
+        return do(self, file, output, heading)
+
+    monkeypatch.setattr(recordings._Work, "do", fails_for_a)
+    assert transcribe("a.wav", "b.wav") == 1
+    done = capsys.readouterr()
+    assert (
+        "a.wav: internal error" in done.err
+        and "1 of 2 recordings done, 1 failed." in done.err
+        and "==> b.wav" in done.out
+    )
+
+
+def test_replacing_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write("new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
+    with replacing(path) as file:
+        file.write("new")
+    assert path.read_text() == "new"
+    check_output(tmp_path / "another.txt", force=False)
+
+
+def test_what_other_verbs_replace(folder, capsys):
+    """A saved conversation is replaced by another, a model file by another with --force; nothing else is."""
+    with eg.Model.load("toy") as model, model.chat() as chat:
+        chat.save("old.json")
+    for name, replaced in (("old.json", True), ("a.wav", False), ("note.json", False)):
+        if name == "note.json":
+            (folder / name).write_text("{}")
+        before = (folder / name).read_bytes()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(f"Hello\n/save {name}\n"))
+            main(["chat", "--model", "toy", "--temperature", "0"])
+        assert ((folder / name).read_bytes() != before) == replaced
+        assert replaced or "exists already" in capsys.readouterr().err
+    model_file = str(ROOT / "tests" / "data" / "dense-Q4_0.gguf")
+    assert main(["quantize", model_file, "a.wav", "--type", "Q8_0", "--force"]) == 1
+    assert "no GGUF file" in capsys.readouterr().err and unchanged(folder)
