@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -49,6 +48,7 @@ def pip_line(*packages: str) -> str:
     if os.path.join("pipx", "venvs") in sys.prefix:
         return f"pipx runpip {os.path.basename(sys.prefix)} install {wanted}"
     python = shlex.quote(sys.executable or "python3")
-    if importlib.util.find_spec("pip") is None:
+    # Not by importlib.util.find_spec("pip"): setuptools takes that for pip itself, and fails when it is imported later.
+    if not any(os.path.isdir(os.path.join(folder, "pip")) for folder in sys.path if folder):
         return f"uv pip install --python {python} {wanted}"
     return f"{python} -m pip install {wanted}"

@@ -94,3 +94,10 @@ def test_a_source_folder_without_the_engine_says_so(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and "pip install -e ." in done.stderr and str(tmp_path) in done.stderr
+
+
+def test_setuptools_can_be_imported_afterwards():
+    """Looking for pip by its module made setuptools, imported later, fail."""
+    code = "from edge_gemma.errors import pip_line; import edge_gemma.audio.source; pip_line('x'); import setuptools"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

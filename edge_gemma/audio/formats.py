@@ -29,12 +29,15 @@ from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder, Tolerant
 from .wav import open_au, open_wav
 
 _UNKNOWN = Kind("no sound file that is known", "sndfile")
-_INSTALL = f"`{pip_line('edge-gemma[voice]')}`"
 # Formats whose length libsndfile takes from a header or from the last page, even where that is wrong. It then leaves out
 # the rest, so the media library goes on where libsndfile stops before the end of the file.
 _CHECKED = ("an MP3 file", "an Ogg file")
 _CHUNKED = ("an AIFF file", "a CAF file", "a Wave64 file")  # here other data may follow the sound
 _UNREAD = 300  # bytes at the end of such a file that need not be read: an ID3v1 tag, and a part of a frame
+
+
+def _install() -> str:
+    return f"`{pip_line('edge-gemma[voice]')}`"
 
 
 class ArrayDecoder:
@@ -154,7 +157,7 @@ class SoundfileDecoder:
                 f"{self._name} has a wrong length in its header: {unread / self._size:.0%} of the file was not read."
             )
             if not self._tried:
-                self.warning += f" PyAV ({_INSTALL}) or the program ffmpeg can read all of it."
+                self.warning += f" PyAV ({_install()}) or the program ffmpeg can read all of it."
         elif self.frames is not None and self._at < self.frames - self.rate * self._tolerance:
             self.warning = f"{self._name} is damaged or cut short: {seconds:.1f} s could be read."
         elif seconds * self.cut >= TOLERANCE:
@@ -347,8 +350,10 @@ def _open_compressed(file: IO[bytes], name: str, kind: Kind, owned: bool = False
             "format",
         ) from failure
     if not soundfile:
-        raise EdgeGemmaValueError(f"{name} is {kind.name}, and reading it needs soundfile: {_INSTALL}.", "unsupported")
+        raise EdgeGemmaValueError(
+            f"{name} is {kind.name}, and reading it needs soundfile: {_install()}.", "unsupported"
+        )
     raise EdgeGemmaValueError(
-        f"{name} is {kind.name}, and reading it needs PyAV ({_INSTALL}) or the program ffmpeg (apt install ffmpeg).",
+        f"{name} is {kind.name}, and reading it needs PyAV ({_install()}) or the program ffmpeg (apt install ffmpeg).",
         "unsupported",
     ) from failure

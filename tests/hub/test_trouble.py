@@ -228,12 +228,13 @@ def test_an_endpoint_that_is_no_address(hub, monkeypatch):
         ("/opt/me/.local/pipx/venvs/edge-gemma", True, "pipx runpip edge-gemma install 'edge-gemma[voice]' soxr"),
     ],
 )
-def test_how_packages_are_added(monkeypatch, prefix, has_pip, line):
-    import importlib.util
+def test_how_packages_are_added(monkeypatch, prefix, has_pip, line, tmp_path):
 
     monkeypatch.setattr(sys, "prefix", prefix)
     monkeypatch.setattr(sys, "executable", f"{prefix}/bin/python")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if has_pip else None)
+    if has_pip:
+        (tmp_path / "pip").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert pip_line("edge-gemma[voice]", "soxr") == line
 
 
