@@ -464,6 +464,8 @@ def test_what_is_refused(
     assert run_demo("--microphone", "--fast") == 2 and "--microphone" in capsys.readouterr().err
     assert run_demo("--play", "--audio", "-") == 2 and "--play" in capsys.readouterr().err
     assert run_demo("--language", "fr") == 2 and "No utterance is in French" in capsys.readouterr().err
+    for options in (("--to", "klingon"), ("--language", "Englisch")):
+        assert run_demo(*options) == 2 and options[1] in capsys.readouterr().err
     assert run_demo("--audio", str(tmp_path / "none.wav")) == 1 and "none.wav" in capsys.readouterr().err
     monkeypatch.setattr(utterances, "FOLDER", tmp_path)
     assert run_demo() == 2 and "--microphone" in capsys.readouterr().err

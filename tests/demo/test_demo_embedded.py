@@ -228,3 +228,11 @@ def test_the_embedded_model_reads_what_it_hears(nothing_named: None) -> None:
         with model.chat(system=INSTRUCTIONS, tools=home.tools, sampling=Sampling(temperature=0)) as chat:
             list(chat.send("Turn on the kitchen light."))
     assert home.rooms["kitchen"].on["light"]
+
+
+@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
+@pytest.mark.parametrize("options", [("--to", "fr"), ("--to", "Italian"), ("--microphone", "-l", "pl")])
+def test_the_embedded_model_is_not_asked_for_other_languages(options: Any, nothing_named: None, capsys: Any) -> None:
+    assert main(["demo", "--fast", *options] if "--microphone" not in options else ["demo", *options]) != 0
+    shown = capsys.readouterr()
+    assert "English, Spanish and German" in shown.err and "[1 of" not in shown.out
