@@ -25,7 +25,9 @@ def open_text(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a pipe or a device, into which everything may be written."""
+    """Whether a path is a pipe, a device, or an open stream of this process, into which everything may be written."""
+    if str(path).startswith(("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")):
+        return True  # also where the shell has sent the stream to a file
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -105,6 +105,10 @@ def test_errors_name_the_output(folder, capsys):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}, text=True)
     assert done.returncode == 1 and "standard output cannot be written: No space left" in done.stderr
     assert "a.wav" not in done.stderr and "1 failed, 1 not begun" in done.stderr
+    command = [sys.executable, "-m", "edge_gemma", "transcribe", "--model", "toy", "a.wav", "-o", "/dev/stdout"]
+    with open("redirected", "w") as file:
+        subprocess.run(command, stdout=file, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert "kitchen" in (folder / "redirected").read_text()
     assert transcribe("a.wav", "-o", "nowhere/x.txt") == 2
     assert "nowhere/x.txt cannot be written: there is no directory" in capsys.readouterr().err
 
