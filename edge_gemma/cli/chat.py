@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -18,13 +19,14 @@ from typing import Any
 from ..engine.memory import format_bytes
 from .chat_input import LineReader, open_reader
 from .common import (
+    DEBUG_VARIABLE,
     DONE,
     FAILED,
     add_model_options,
     add_sampling_options,
     add_session_options,
     add_verb,
-    error_text,
+    explain,
     format_stats,
     home_of_toy,
     open_model,
@@ -205,7 +207,7 @@ class Conversation:
         return message + line
 
     def _handle(self, message: str) -> None:
-        """Runs a command or sends a message. Shows an error instead of raising it."""
+        """Runs a command or sends a message. Shows an error instead of raising it: no error costs the conversation."""
         from ..errors import EdgeGemmaError
 
         text = message.strip()
@@ -225,13 +227,15 @@ class Conversation:
                 command(argument.strip())
             else:
                 self._turn(text)
-        except (EdgeGemmaError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
                 raise
             self.failed = True
             self.screen.end_line()
             hint = " /reset begins a new conversation." if getattr(error, "code", "") == "context" else ""
-            self.errors.line(f"edge-gemma: error: {error_text(error)}{hint}", "red")
+            self.errors.line(f"edge-gemma: error: {explain(error)}{hint}", "red")
 
     # ---- turns ------------------------------------------------------------------------------------------------
 
@@ -341,7 +345,7 @@ class Conversation:
 
     def _save(self, text: str) -> None:
         path = self._path(text, "/save FILE")
-        check_output(Path(path), force=_is_conversation(Path(path)))
+        check_output(Path(path), force=_is_conversation(Path(path)) or None)
         self.chat.save(path)
         self.screen.line(f"(saved to {path})", "dim")
 

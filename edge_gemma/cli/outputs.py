@@ -7,8 +7,13 @@ file. So a pattern of the shell that puts a recording behind --output never cost
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import secrets
+import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TextIO
@@ -17,16 +22,33 @@ from ..errors import EdgeGemmaOSError
 from .common import UsageError
 
 STDOUT = "standard output"
+_OPEN_STREAM = re.compile(r"/dev/(stdout|stderr)|(?:/dev/fd|/proc/self/fd)/(\d+)")
 
 
-def open_text(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
-    """Opens a file for UTF-8. A name of a file may have lone surrogates, which are written as JSON escapes them."""
-    return path.open(mode, encoding="utf-8", errors="backslashreplace")
+def open_text(path: Path, mode: Literal["w", "a", "x"] = "w") -> TextIO:
+    """Opens a file for UTF-8. A name of a file may have lone surrogates, which are written as JSON escapes them.
+
+    An open stream of this process, such as /dev/stdout, is not opened anew: that would empty the file to which the shell
+    appends, and would write to a file that the shell has opened for reading.
+    """
+    number = _open_stream(path)
+    if number is None:
+        return path.open(mode, encoding="utf-8", errors="backslashreplace")
+    sys.stdout.flush()
+    return os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _open_stream(path: Path) -> int | None:
+    """The number of the open file of this process that a path such as /dev/stdout or /dev/fd/3 means; None for others."""
+    found = _OPEN_STREAM.fullmatch(str(path))
+    if not found:
+        return None
+    return int(found[2]) if found[2] else ("stdout", "stderr").index(found[1]) + 1
 
 
 def is_stream(path: Path) -> bool:
     """Whether a path is a pipe, a device, or an open stream of this process, into which everything may be written."""
-    if str(path).startswith(("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")):
+    if _open_stream(path) is not None:
         return True  # also where the shell has sent the stream to a file
     try:
         mode = path.stat().st_mode
@@ -35,34 +57,42 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def check_output(path: Path, inputs: Iterable[str] = (), *, force: bool, text: bool = True) -> None:
+def check_output(path: Path, inputs: Iterable[str] = (), *, force: bool | None, text: bool = True) -> None:
     """Raises UsageError unless a command may write this file. Nothing is changed.
 
     Args:
         path: the file, as the user named it.
         inputs: files that the command reads: none of them is replaced, not even with `force`.
-        force: whether a file that exists may be replaced.
+        force: whether a file that exists may be replaced; None for a command without --force: it may not.
         text: whether the command writes text: then only text is replaced.
     """
     if is_stream(path):
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"{path} is a directory, and the output is one file.")
     for name in inputs:
         with contextlib.suppress(OSError, ValueError):
             if path.samefile(name):
                 raise UsageError(f"{path} is both input and output.")
-    parent = path.resolve().parent
-    if not parent.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no directory {parent}.")
+    parent = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(parent):
+        kind = "is not a directory" if os.path.exists(parent) else "does not exist"
+        raise UsageError(f"{path} cannot be written: {parent} {kind}.")
     if not os.access(parent, os.W_OK):
         raise UsageError(f"{path} cannot be written: the directory {parent} is read-only.")
-    if not path.exists() or not path.stat().st_size:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
         return
-    if not force:
-        raise UsageError(f"{path} exists already: give another name, or --force to replace it.")
+    except OSError as error:  # such as a name that is too long, or symbolic links in a circle
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+    if not size:
+        return
     if text and not _is_text(path):
-        raise UsageError(f"{path} is no text file: --force does not replace it. Give another name.")
+        raise UsageError(f"{path} exists already and is no text file, so it is not replaced: give another name.")
+    if not force:
+        advice = "give another name" + (", or --force to replace it" if force is not None else "")
+        raise UsageError(f"{path} exists already: {advice}.")
 
 
 def _is_text(path: Path) -> bool:
@@ -94,14 +124,31 @@ def naming(name: str | Path) -> Iterator[None]:
         raise EdgeGemmaOSError(f"{name} cannot be written: {error.strerror or error}.", "file") from error
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write. It replaces `path` when the `with` block ends, and is removed after an exception."""
-    target = path.resolve()
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.new")
+def stdout_is_broken() -> bool:
+    """Whether nothing more can be written to standard output, as when the disk is full."""
     try:
-        with naming(path):
-            with open_text(temporary) as file:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return error.errno != errno.EAGAIN
+    return False
+
+
+@contextlib.contextmanager
+def replacing(path: Path, name: str | Path | None = None) -> Iterator[TextIO]:
+    """A text file to write. It replaces `path` when the `with` block ends, and is removed after an exception.
+
+    `name`: what errors call it, if not `path`. The file that is replaced hands down its permissions.
+    """
+    target = Path(os.path.realpath(path))
+    # The name is short and new: with that of the target in it, it could be too long, or that of a file of somebody else.
+    temporary = target.with_name(f"edge-gemma-{secrets.token_hex(6)}.new")
+    try:
+        with naming(name or path):
+            with open_text(temporary, "x") as file:
+                with contextlib.suppress(OSError):
+                    shutil.copymode(target, temporary)
                 yield file
             os.replace(temporary, target)
     except BaseException:

@@ -251,7 +251,7 @@ def test_where_output_can_not_go(talk: Path, tmp_path: Path) -> None:
     assert "one recording" in bad(2, "transcribe", talk, "x.wav", "--format", "srt")
     assert "--output" in bad(2, "transcribe", talk, "--resume")
     assert "input and output" in bad(2, "transcribe", talk, "--output", talk, "--format", "txt")
-    assert "there is no directory" in bad(2, "transcribe", talk, "--output", tmp_path / "nowhere" / "x.txt")
+    assert "nowhere does not exist" in bad(2, "transcribe", talk, "--output", tmp_path / "nowhere" / "x.txt")
     assert file.read_text() == "precious"
     if os.path.exists("/dev/stdout"):
         assert good("transcribe", talk, "--output", "/dev/stdout", *OPTIONS)

@@ -109,8 +109,11 @@ def test_errors_name_the_output(folder, capsys):
     with open("redirected", "w") as file:
         subprocess.run(command, stdout=file, env={"PYTHONPATH": str(ROOT)}, check=True)
     assert "kitchen" in (folder / "redirected").read_text()
+    with open("redirected", "a") as file:  # what the shell appends to keeps what it has
+        subprocess.run(command, stdout=file, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert (folder / "redirected").read_text().count("kitchen") == 2
     assert transcribe("a.wav", "-o", "nowhere/x.txt") == 2
-    assert "nowhere/x.txt cannot be written: there is no directory" in capsys.readouterr().err
+    assert "nowhere does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
@@ -169,8 +172,10 @@ def test_what_other_verbs_replace(folder, capsys):
             (folder / name).write_text("{}")
         before = (folder / name).read_bytes()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "stdin", io.StringIO(f"Hello\n/save {name}\n"))
+            patch.setattr(sys, "stdin", io.StringIO(f"Hello\n/save {name}\nHello\n/save kept-{name}.json\n"))
             main(["chat", "--model", "toy", "--temperature", "0"])
+        # What was refused has not ended the conversation.
+        assert len(json.loads((folder / f"kept-{name}.json").read_text())["messages"]) == 4
         assert ((folder / name).read_bytes() != before) == replaced
         assert replaced or "exists already" in capsys.readouterr().err
     model_file = str(ROOT / "tests" / "data" / "dense-Q4_0.gguf")
