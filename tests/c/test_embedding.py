@@ -125,6 +125,14 @@ def test_example_transcribes(installed, tmp_path):
     assert b"161 samples" in done.stderr
 
 
+@pytest.mark.parametrize("standard", ["c++11", "c++20"])
+@pytest.mark.parametrize("name", ["simple.c", "transcribe.c"])
+def test_examples_are_cpp(installed, name, standard):
+    source = ROOT / "examples" / name
+    flags = [f"-std={standard}", *STRICT, "-Wshadow", "-Wconversion", f"-I{installed / 'include'}"]
+    run(tool("c++"), *flags, "-fsyntax-only", "-x", "c++", source)
+
+
 def test_python_example_chats(dense_model):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}  # so that it also runs where the package was built in place only
     out = run(sys.executable, ROOT / "examples" / "chat.py", dense_model, input="Hello\nAnd now?\n", env=env)
