@@ -58,8 +58,8 @@ target_link_libraries(app PRIVATE edge_gemma::static)
 The library is optimized also in a project that is built for debugging, since it would be too slow otherwise.
 `-DEDGE_GEMMA_UNOPTIMIZED=ON` is for debugging the library itself.
 
-[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription. Both are
-C++ as well: `EG_STRUCT` declares structs without warnings in both languages.
+[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription.
+Both are C++ as well: `EG_STRUCT` declares structs without warnings in both languages.
 
 ### Android
 
@@ -83,7 +83,8 @@ cmake -S csrc -B build-ios -G Xcode -DCMAKE_SYSTEM_NAME=iOS
 cmake --build build-ios --config Release --target edge_gemma_static
 ```
 
-Swift sees the interface through a bridging header with `#include "edge_gemma.h"`. A macro such as `EG_STRUCT` is not visible there:
+Swift sees the interface through a bridging header with `#include "edge_gemma.h"`. Macros such as `EG_STRUCT` are not
+visible there:
 
 ```text
 var params = eg_model_params()
