@@ -86,11 +86,16 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """Imports the names of `_LAZY` when they are first used."""
-    if name == "kernels":
-        return importlib.import_module(".engine.kernels", __name__)
-    if name not in _LAZY:
+    if name not in _LAZY and name != "kernels":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    try:
+        if name == "kernels":
+            return importlib.import_module(".engine.kernels", __name__)
+        value = globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        from .installation import missing_package
+
+        raise missing_package(error) from error.__cause__
     return value
 
 

@@ -22,6 +22,7 @@ C_RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 
 PYTHON_RANKS = {
     "_version": 0,
     "errors": 1,
+    "installation": 1,
     "audio": 2,
     "hub": 2,
     "engine": 3,
