@@ -150,7 +150,7 @@ def test_an_engine_of_another_version_says_so(source):
 
 
 @pytest.mark.parametrize(
-    "use", [*USES[:3], "from edge_gemma.cli import main; exit(main(['run', '-m', __file__, 'x']))"]
+    "use", [*USES[:3], "from edge_gemma.cli import main; sys.exit(main(['run', '-m', __file__, 'x']))"]
 )
 def test_a_python_without_the_packages_says_so(source, use):
     """As where the environment that edge_gemma was installed into is not active."""
