@@ -2,13 +2,13 @@
  *
  * The one installed header. C11 and C++; nothing but the C library is needed.
  *
- *     eg_error err = {.struct_size = sizeof err};
  *     eg_model *model;  eg_session *session;
- *     eg_model_params mp = {.struct_size = sizeof mp, .path = "gemma-4-E2B-it-Q4_0.gguf"};
- *     eg_session_params sp = {.struct_size = sizeof sp, .context = 4096};
+ *     EG_STRUCT(eg_error, err);
+ *     EG_STRUCT(eg_model_params, mp);  mp.path = "gemma-4-E2B-it-Q4_0.gguf";
+ *     EG_STRUCT(eg_session_params, sp);  sp.context = 4096;
  *     if (eg_model_open(&mp, &model, &err) || eg_session_open(model, &sp, &session, &err)) return report(err.message);
  *     eg_session_feed_text(session, "<bos><|turn>user\nHello<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);
- *     eg_token token = {.struct_size = sizeof token};
+ *     EG_STRUCT(eg_token, token);
  *     while (!eg_session_next(session, NULL, &token, &err) && !token.stop)
  *         fwrite(token.text, 1, token.text_length, stdout);
  *     eg_session_close(session);  eg_model_close(model);
@@ -76,11 +76,15 @@ typedef struct eg_error {
 } eg_error;
 
 /* Declares a variable of a struct of this header: zeros, and its struct_size. C may as well write
- * `eg_error err = {.struct_size = sizeof err}`; compilers of C++ warn of the fields that are left out there. */
+ * `eg_error err = {.struct_size = sizeof err}`; compilers of C++ warn of the fields that are left out there. Both work
+ * inside and outside of functions; C++ from C++11 on. */
 #ifdef __cplusplus
 #define EG_STRUCT(type, name) \
-    type name{}; \
-    name.struct_size = sizeof name
+    type name = [] { \
+        type eg_zeros{}; \
+        eg_zeros.struct_size = sizeof eg_zeros; \
+        return eg_zeros; \
+    }()
 #else
 #define EG_STRUCT(type, name) type name = {.struct_size = sizeof name}
 #endif

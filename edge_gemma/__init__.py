@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import hub, kernels
     from .audio.source import Source, open_audio
     from .chat.calls import ToolCall
     from .chat.conversation import Chat
     from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
     from .chat.template import render_chat
     from .chat.tools import Tool, tool_schema
-    from .engine import kernels
     from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
     from .engine.config import ModelConfig
     from .engine.descriptor import FileDescriptor
@@ -82,15 +82,21 @@ _LAZY = {
     "transcribe_segments": "speech.transcriber",
     "translate": "speech.translator",
 }
+_MODULES = ("hub", "kernels")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the names of `_LAZY` when they are first used."""
-    if name == "kernels":
-        return importlib.import_module(".engine.kernels", __name__)
-    if name not in _LAZY:
+    """Imports the names of `_LAZY` and `_MODULES` when they are first used."""
+    if name not in _LAZY and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    try:
+        if name in _MODULES:
+            return importlib.import_module(f".{name}", __name__)
+        value = globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        from .installation import missing_package
+
+        raise missing_package(error) from error.__cause__
     return value
 
 
@@ -130,6 +136,7 @@ __all__ = [
     "Translator",
     "__version__",
     "audio_tokens",
+    "hub",
     "isa",
     "kernels",
     "language_name",

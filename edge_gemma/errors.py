@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-
 
 class EdgeGemmaError(Exception):
     """Base of all errors of this package.
@@ -37,18 +33,3 @@ class Cancelled(EdgeGemmaError):
     def __init__(self, message: str = "cancelled", code: str = "cancelled") -> None:
         """The message is "cancelled"."""
         super().__init__(message, code)
-
-
-def pip_line(*packages: str) -> str:
-    """The command that installs packages where this program runs: into its virtual environment, or that of pipx or uv.
-
-    "edge-gemma[voice]" stands for the packages of that extra.
-    """
-    wanted = " ".join(map(shlex.quote, packages))
-    if os.path.join("pipx", "venvs") in sys.prefix:
-        return f"pipx runpip {os.path.basename(sys.prefix)} install {wanted}"
-    python = shlex.quote(sys.executable or "python3")
-    # Not by importlib.util.find_spec("pip"): setuptools takes that for pip itself, and fails when it is imported later.
-    if not any(os.path.isdir(os.path.join(folder, "pip")) for folder in sys.path if folder):
-        return f"uv pip install --python {python} {wanted}"
-    return f"{python} -m pip install {wanted}"

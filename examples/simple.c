@@ -27,7 +27,7 @@ static eg_status turn(const char *opening, const char *text, eg_error *err)
 {
     if (feed(opening, EG_TEXT_SPECIAL, err) || feed(text, 0, err) || feed("<turn|>\n<|turn>model\n", EG_TEXT_SPECIAL, err))
         return err->status;
-    eg_token token = {.struct_size = sizeof token};
+    EG_STRUCT(eg_token, token);
     do {
         if (eg_session_next(session, NULL, &token, err)) return err->status;
         fwrite(token.text, 1, token.text_length, stdout);
@@ -42,14 +42,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s MODEL.gguf\n", argv[0]);
         return 2;
     }
-    eg_error err = {.struct_size = sizeof err};
+    EG_STRUCT(eg_error, err);
     eg_model *model;
-    eg_model_params model_params = {.struct_size = sizeof model_params, .path = argv[1]};
+    EG_STRUCT(eg_model_params, model_params);
+    model_params.path = argv[1];
     if (eg_model_open(&model_params, &model, &err)) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
-    eg_session_params session_params = {.struct_size = sizeof session_params};
+    EG_STRUCT(eg_session_params, session_params);
     eg_status status = eg_session_open(model, &session_params, &session, &err);
     if (!status) signal(SIGINT, interrupt);
 

@@ -37,20 +37,23 @@ static eg_status listen(eg_session *session, eg_error *err)
 
 int main(int argc, char **argv)
 {
-    eg_error err = {.struct_size = sizeof err};
+    EG_STRUCT(eg_error, err);
     eg_model *model;
     eg_session *session;
     if (argc != 3) return report("usage: transcribe MODEL.gguf MMPROJ.gguf < SAMPLES");
-    eg_model_params model_params = {.struct_size = sizeof model_params, .path = argv[1], .mmproj = argv[2]};
-    eg_session_params session_params = {.struct_size = sizeof session_params, .context = 1024};
+    EG_STRUCT(eg_model_params, model_params);
+    model_params.path = argv[1];
+    model_params.mmproj = argv[2];
+    EG_STRUCT(eg_session_params, session_params);
+    session_params.context = 1024;
     if (eg_model_open(&model_params, &model, &err)) return report(err.message);
     if (eg_session_open(model, &session_params, &session, &err)) {
         eg_model_close(model);
         return report(err.message);
     }
 
-    eg_sampling greedy = {.struct_size = sizeof greedy};
-    eg_token token = {.struct_size = sizeof token};
+    EG_STRUCT(eg_sampling, greedy);
+    EG_STRUCT(eg_token, token);
     eg_status status = eg_session_feed_text(session, PROMPT, SIZE_MAX, EG_TEXT_SPECIAL, &err);
     if (!status) status = listen(session, &err);
     if (!status) status = eg_session_feed_text(session, "<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);

@@ -81,23 +81,96 @@ def test_runs_alone(wheel, tmp_path, dense_model):
     assert (scripts / "edge-gemma").exists() or (scripts / "edge-gemma.exe").exists()
 
 
-def test_a_source_folder_without_the_engine_says_so(tmp_path):
+class Source:
+    """A copy of the source, whose engine was never built, in the current folder of a Python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("_engine*.so", "data", "__pycache__")
+        shutil.copytree(ROOT / "edge_gemma", folder / "edge_gemma", ignore=ignored)
+        (folder / "setup.py").touch()
+        (folder / "csrc").mkdir()
+
+    def error(self, code: str, *options: str, further: str = "") -> str:
+        """The last line of what Python says to a program that fails; `further` is one more folder to import from."""
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        # An editable installation would find the engine in the project.
+        paths = f"import sys; sys.path = [p for p in sys.path if p != {str(ROOT)!r}] + [{further!r}]; "
+        done = subprocess.run(
+            [sys.executable, *options, "-c", paths + code], cwd=self.folder, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        return done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    folder = tmp_path / "the source"
+    folder.mkdir()
+    return Source(folder)
+
+
+USES = ["edge_gemma.Model", "edge_gemma.kernels", "edge_gemma.isa", "from edge_gemma.files import convert"]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_source_folder_without_the_engine_says_so(source, tmp_path, use):
     """As after `pip install .`, when Python runs in the folder of the source."""
-    shutil.copytree(ROOT / "edge_gemma", tmp_path / "edge_gemma", ignore=shutil.ignore_patterns("_engine*.so", "data"))
-    # An editable installation would find the engine elsewhere.
-    code = (
-        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
-        f"sys.path = [p for p in sys.path if p != {str(ROOT)!r}]; import edge_gemma; edge_gemma.Model"
+    code = f"import edge_gemma; {use}"
+    message = source.error(code)
+    assert message.startswith(f"ImportError: edge_gemma was imported from {source.folder}")
+    assert message.endswith(f"{sys.executable} -m pip install -e '{source.folder}'`.") and "leave it" not in message
+    installed = tmp_path / "site" / "edge_gemma"
+    installed.mkdir(parents=True)
+    (installed / "_engine.pyi").touch()
+    assert "leave it" not in source.error(code, further=str(installed.parent))
+    (installed / "_engine.abi3.so").touch()
+    assert f"leave it, and the package in {installed.parent} is used" in source.error(
+        code, further=str(installed.parent)
     )
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1 and "pip install -e ." in done.stderr and str(tmp_path) in done.stderr
+
+
+def test_an_engine_of_another_system_says_so(source):
+    """As where one folder of source serves a computer and a container."""
+    (source.folder / "edge_gemma" / "_engine.abi3.so").write_bytes(b"\xcf\xfa\xed\xfe" + bytes(5000))
+    message = source.error("import edge_gemma; edge_gemma.Model")
+    assert "does not fit this system" in message and "_engine.abi3.so" in message
+    assert f"-m pip install -e '{source.folder}'" in message
+    (source.folder / "setup.py").unlink()  # an installed package
+    assert "Install the package again" in source.error("import edge_gemma; edge_gemma.Model")
+
+
+def test_an_engine_of_another_version_says_so(source):
+    package = ROOT / "edge_gemma"
+    (engine,) = [path for path in package.glob("_engine.*") if path.suffix != ".pyi"]
+    shutil.copy(engine, source.folder / "edge_gemma")
+    (source.folder / "edge_gemma" / "_version.py").write_text('__version__ = "99.0.0"\n')
+    message = source.error("import edge_gemma; edge_gemma.Model")
+    assert "edge_gemma 99.0.0 found an engine of version" in message and "Build it again" in message
+
+
+@pytest.mark.parametrize(
+    "use", [*USES[:3], "from edge_gemma.cli import main; sys.exit(main(['run', '-m', __file__, 'x']))"]
+)
+def test_a_python_without_the_packages_says_so(source, use):
+    """As where the environment that edge_gemma was installed into is not active."""
+    code = f"__file__ = 'setup.py'; import edge_gemma; {use}"
+    message = source.error(code, "-I", "-S", further=str(source.folder))
+    assert f"edge_gemma needs the package numpy, which {sys.executable} does not have" in message
+    assert f"-m venv venv && venv/bin/python -m pip install '{source.folder}'`." in message
+    python = source.folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert f"Use {python}, which `make` has set up." in source.error(code, "-I", "-S", further=str(source.folder))
+    (source.folder / "setup.py").unlink()
+    if "main" not in use:
+        assert source.error(code, "-I", "-S", further=str(source.folder)).endswith(" numpy`.")
 
 
 def test_setuptools_can_be_imported_afterwards():
     """Looking for pip by its module made setuptools, imported later, fail."""
-    code = "from edge_gemma.errors import pip_line; import edge_gemma.audio.source; pip_line('x'); import setuptools"
+    code = (
+        "from edge_gemma.installation import pip_line; import edge_gemma.audio.source; pip_line('x'); import setuptools"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -70,6 +71,15 @@ def test_everything_public_is_listed() -> None:
         assert all(hasattr(owner, name) for name in owner.__all__), module
 
 
+@pytest.mark.parametrize("module", [owner.__name__ for owner in MODULES.values()])
+@pytest.mark.parametrize("statement", ["import {}", "from {} import *", "import edge_gemma; {}"])
+def test_every_way_to_import(module: str, statement: str) -> None:
+    if module.startswith("edge_gemma.files.") and ";" in statement:
+        pytest.skip("a module below another is imported by its name, as everywhere in Python")
+    done = subprocess.run([sys.executable, "-c", statement.format(module)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program that reveals the type of each public name and of each use."""
@@ -105,6 +115,19 @@ def run_mypy(program: Path, *options: str) -> str:
 
 def test_mypy_sees_every_public_name(consumer: Path) -> None:
     check(re.findall(r'Revealed type is "(.*)"', run_mypy(consumer)))
+
+
+def test_mypy_sees_an_editable_installation(tmp_path: Path) -> None:
+    """From any folder, without a path: type checkers do not follow the import hooks that setuptools makes by default."""
+    direct = importlib.metadata.distribution("edge-gemma").read_text("direct_url.json")
+    if not json.loads(direct or "{}").get("dir_info", {}).get("editable"):
+        pytest.skip("this installation is not editable")
+    pytest.importorskip("mypy", reason="needs mypy")
+    (tmp_path / "program.py").write_text("import edge_gemma\nreveal_type(edge_gemma.isa)\n")
+    env = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
+    command = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={ROOT / '.mypy_cache'}", "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert 'Revealed type is "str"' in done.stdout.replace("builtins.", ""), done.stdout
 
 
 def test_pyright_sees_every_public_name(consumer: Path) -> None:

@@ -14,7 +14,7 @@ Made by `tools/c_api_doc.py` from `csrc/edge_gemma.h`; change it there.
 
 ## Build and link
 
-The library needs a C11 compiler, the C library and threads. CMake (3.16 or later) builds it static and shared:
+The library needs a C11 compiler, the C library and threads. CMake (3.16 or later) builds and installs it, static and shared:
 
 ```sh
 cmake -S csrc -B build
@@ -22,23 +22,76 @@ cmake --build build --parallel
 cmake --install build --prefix $HOME/.local
 ```
 
-A program finds it through pkg-config, through CMake, or by its path. The static library also wants `-lm -pthread`.
+pkg-config links the shared library. `-rpath` is for a folder that the system does not search when a program starts.
 
 ```sh
-export PKG_CONFIG_PATH=$HOME/.local/lib/pkgconfig
-cc chat.c $(pkg-config --cflags --libs edge_gemma) -o chat
-cc chat.c -I$HOME/.local/include $HOME/.local/lib/libedge_gemma.a -lm -pthread -o chat
+export PKG_CONFIG_PATH=$HOME/.local/lib/pkgconfig     # lib64 on Fedora and openSUSE
+cc examples/simple.c $(pkg-config --cflags --libs edge_gemma) -Wl,-rpath,$HOME/.local/lib -o simple
 ```
+
+The static library is named by its path, and needs `-lm -pthread`:
+
+```sh
+cc examples/simple.c -I$HOME/.local/include $HOME/.local/lib/libedge_gemma.a -lm -pthread -o simple
+```
+
+Without CMake, one command compiles a program and the library together:
+
+```sh
+cc examples/simple.c -Icsrc $(sed s,^,csrc/, csrc/sources.txt) -std=c11 -O3 -ffp-contract=off -pthread -lm -o simple
+```
+
+A CMake project finds the installed library, with `-DCMAKE_PREFIX_PATH=$HOME/.local` where it is not in the system's folders:
 
 ```cmake
 find_package(edge_gemma REQUIRED)
 target_link_libraries(app PRIVATE edge_gemma::static)     # or edge_gemma::shared
 ```
 
-- **Without installing:** `add_subdirectory(csrc)` in a CMake project, an NDK or Xcode project too; link `edge_gemma::static`.
-- **Without CMake:** compile the files that `csrc/sources.txt` lists with `-std=c11 -O3 -ffp-contract=off -pthread`.
-- **C++:** the header is C++ too; `EG_STRUCT` declares its structs without a warning.
-- [examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription.
+Or it builds the library as a part of itself:
+
+```cmake
+add_subdirectory(edge_gemma/csrc)
+target_link_libraries(app PRIVATE edge_gemma::static)
+```
+
+The library is optimized also in a project that is built for debugging, since it would be too slow otherwise.
+`-DEDGE_GEMMA_UNOPTIMIZED=ON` is for debugging the library itself.
+
+[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription.
+Both are C++ as well: `EG_STRUCT` declares structs without warnings in both languages.
+
+### Android
+
+A Gradle project names its `CMakeLists.txt` under `externalNativeBuild`; there, `add_subdirectory` is as above. On its own, the
+library is built by the NDK like this, for Android 10 (API 29) or later:
+
+```sh
+cmake -S csrc -B build-android -DCMAKE_TOOLCHAIN_FILE=$ANDROID_NDK/build/cmake/android.toolchain.cmake \\
+    -DANDROID_ABI=arm64-v8a -DANDROID_PLATFORM=android-29
+cmake --build build-android --parallel --target edge_gemma_static
+```
+
+A model in an asset or behind a content URI is opened by its descriptor (`fd` of `eg_model_params`).
+
+### iOS and macOS
+
+On macOS the commands above are the same. For iOS 13 or later, Xcode's generator makes a library to add to an application:
+
+```sh
+cmake -S csrc -B build-ios -G Xcode -DCMAKE_SYSTEM_NAME=iOS
+cmake --build build-ios --config Release --target edge_gemma_static
+```
+
+Swift sees the interface through a bridging header with `#include "edge_gemma.h"`. Macros such as `EG_STRUCT` are not
+visible there:
+
+```text
+var params = eg_model_params()
+params.struct_size = UInt32(MemoryLayout<eg_model_params>.stride)
+```
+
+The commands for Android and iOS have not been run where the project is tested: neither NDK nor Xcode was at hand.
 
 ## The interface
 """

@@ -22,7 +22,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaValueError, pip_line
+from ..errors import EdgeGemmaValueError
+from ..installation import pip_line
 from .kinds import Kind, identify, mp3_length, tag_length
 from .media import FfmpegDecoder, PyAvDecoder, open_media
 from .pcm import TOLERANCE, AssumedDecoder, Lookahead, PcmDecoder, Tolerant

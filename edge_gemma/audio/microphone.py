@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaOSError, EdgeGemmaValueError, pip_line
+from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from ..installation import pip_line
 from .source import SAMPLE_RATE, Converter, Source
 
 _NOTHING = np.zeros(0, np.float32)

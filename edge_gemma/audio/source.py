@@ -25,7 +25,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError, pip_line
+from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from ..installation import pip_line
 from .formats import ArrayDecoder, Decoder, Raw, open_decoder
 from .level import Level
 from .mono import Mixer

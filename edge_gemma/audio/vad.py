@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaValueError, pip_line
+from ..errors import EdgeGemmaValueError
+from ..installation import pip_line
 from .source import SAMPLE_RATE, to_mono
 
 #: Samples in a block, for which a detector gives one probability.

@@ -75,7 +75,10 @@ def in_options(text: str, code: str) -> str:
 def explain(error: Exception) -> str:
     """One line for an exception: the message of an expected failure; for a bug of this program the class, too."""
     from ..errors import EdgeGemmaError
+    from ..installation import missing_package
 
+    if isinstance(error, ImportError):
+        error = missing_package(error)
     if isinstance(error, (EdgeGemmaError, OSError, ImportError, MemoryError, UsageError)):
         return error_text(error)
     return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."

@@ -15,19 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._version import __version__
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaMemoryError, EdgeGemmaOSError, EdgeGemmaValueError
+from ..installation import build_again, missing_engine
 from .descriptor import FileDescriptor, FileSource
 
 try:
     from .._engine import ffi, lib
-except ModuleNotFoundError as error:
-    if error.name != "edge_gemma._engine":
-        raise
-    _package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    raise ImportError(
-        f"edge_gemma was imported from {_package}, where its engine is not built. If this is the folder of the source, "
-        "leave it (Python looks into the current folder first), or build there: pip install -e .",
-        name=error.name,
-    ) from None
+except ImportError as error:
+    raise missing_engine(error) from None
 
 __all__ = [
     "KV_TYPES",
@@ -47,10 +41,7 @@ __all__ = [
 
 _built = ffi.string(lib.eg_version()).decode()
 if _built != __version__:
-    raise ImportError(
-        f"edge_gemma {__version__} found an engine of version {_built}: "
-        "remove the old build and install the package again (pip install --force-reinstall edge-gemma)."
-    )
+    raise ImportError(f"edge_gemma {__version__} found an engine of version {_built}. {build_again()}")
 
 #: The instruction set whose kernels were chosen for this machine.
 isa: str = ffi.string(lib.eg_isa()).decode()

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.kernels import type_info
 from ..errors import EdgeGemmaValueError
+from ..kernels import type_info
 from . import checkpoint_names as names
 from .checkpoint_names import Row
 from .gguf_writer import GGUFWriter, OutputTensor, boolean, f32, numbers, refuse_existing, text, u32

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import kernels
+from .. import kernels
 from ..engine.gguf import GGUFFile
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 

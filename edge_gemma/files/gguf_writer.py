@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..engine.kernels import type_info
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
+from ..kernels import type_info
 
 __all__ = ["GGUFWriter", "OutputTensor", "boolean", "f32", "numbers", "refuse_existing", "text", "texts", "u32"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ..engine.kernels import type_info
 from ..errors import EdgeGemmaValueError
+from ..kernels import type_info
 from .gguf_source import SourceTensor
 
 __all__ = ["MIXES", "choose_types", "is_float"]

@@ -22,7 +22,8 @@ from typing import Any
 from urllib.parse import quote as url_quote
 
 from .._version import __version__
-from ..errors import EdgeGemmaOSError, pip_line
+from ..errors import EdgeGemmaOSError
+from ..installation import pip_line
 from .cache import cache_folder, repository_folder
 
 __all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "UnreachableError", "fetch"]

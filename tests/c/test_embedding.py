@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import edge_gemma
+from support.pages import blocks
 from support.paths import ROOT
 
 HEADER = ROOT / "csrc" / "edge_gemma.h"
@@ -24,6 +26,8 @@ UNWANTED = set(
     "abort exit _exit _Exit quick_exit raise longjmp system __assert_fail __assert printf vprintf puts putchar putc fputs "
     "fputc fprintf vfprintf perror __printf_chk __vprintf_chk __fprintf_chk __vfprintf_chk stdout stderr".split()
 )
+# Where CMake installs to within the prefix.
+WHERE = {"LIBDIR": "lib", "INCLUDEDIR": "include"}
 # Put into every shared object by the tool chain.
 TOOL_CHAIN = {"__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
 
@@ -125,6 +129,38 @@ def test_example_transcribes(installed, tmp_path):
     assert b"161 samples" in done.stderr
 
 
+@pytest.mark.parametrize("standard", ["c++11", "c++20"])
+@pytest.mark.parametrize("name", ["simple.c", "transcribe.c"])
+def test_examples_are_cpp(installed, name, standard):
+    source = ROOT / "examples" / name
+    flags = [f"-std={standard}", *STRICT, "-Wshadow", "-Wconversion", f"-I{installed / 'include'}"]
+    run(tool("c++"), *flags, "-fsyntax-only", "-x", "c++", source)
+
+
+@pytest.mark.slow
+def test_commands_of_the_page(tmp_path):
+    """What docs/c-api.md says to type, as it is written; every program that it makes starts."""
+    for name in ("cc", "cmake", "pkg-config"):
+        tool(name)
+    for name in ("csrc", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    # The commands for Android and iOS need the NDK and Xcode.
+    before = (ROOT / "docs" / "c-api.md").read_text(encoding="utf-8").split("### Android")[0].count("\n")
+    commands = [block for block in blocks("docs/c-api.md") if block.language == "sh" and block.line < before]
+    assert sum("cc examples/simple.c" in block.text for block in commands) == 3
+    script = "set -e\n"
+    for block in commands:
+        script += f"rm -f simple\n{block.text}\n"
+        if "-o simple" in block.text:
+            script += "{ ./simple absent.gguf 2>&1 || test $? = 1; } | grep absent.gguf\n"
+    local = tmp_path / "home" / ".local"
+    (local / "lib").mkdir(parents=True)
+    (local / "lib64").symlink_to("lib")  # the page names the folder that most distributions have
+    env = {**os.environ, "HOME": str(tmp_path / "home")}
+    path = os.pathsep.join([env["PATH"], str(Path(sys.executable).parent)])
+    run("bash", "-o", "pipefail", "-c", script, cwd=tmp_path, env={**env, "PATH": path})
+
+
 def test_python_example_chats(dense_model):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}  # so that it also runs where the package was built in place only
     out = run(sys.executable, ROOT / "examples" / "chat.py", dense_model, input="Hello\nAnd now?\n", env=env)
@@ -139,6 +175,65 @@ def test_found_by_cmake(installed, tmp_path):
     )
     run(tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
     run(tool("cmake"), "--build", tmp_path / "build")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("static", True), ("static shared", True), ("vision", False), ("static OPTIONAL_COMPONENTS x", True)],
+)
+def test_cmake_knows_its_components(installed, tmp_path, wanted, found):
+    """Also where the project itself is C++ alone."""
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\nproject(app CXX)\n"
+        f"find_package(edge_gemma COMPONENTS {wanted})\n"
+        'message(STATUS "found=${edge_gemma_FOUND}")\n'
+    )
+    tool("c++")
+    command = [tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", timeout=300)
+    assert f"found={int(found)}" in done.stdout
+    assert ("has the components static and shared, and no vision" in " ".join(done.stderr.split())) != found
+
+
+@pytest.mark.parametrize(("options", "optimized"), [([], True), (["-DEDGE_GEMMA_UNOPTIMIZED=ON"], False)])
+def test_part_of_a_project_that_is_debugged(tmp_path, options, optimized):
+    """The library is fast in such a project too, unless the library is what is debugged."""
+    (tmp_path / "CMakeLists.txt").write_text(
+        f'cmake_minimum_required(VERSION 3.16)\nproject(app CXX)\nadd_subdirectory("{ROOT}/csrc" engine)\n'
+        "add_executable(app app.cpp)\ntarget_link_libraries(app PRIVATE edge_gemma::static)\n"
+    )
+    (tmp_path / "app.cpp").write_text('#include "edge_gemma.h"\nint main() { return eg_version() == nullptr; }\n')
+    tool("c++")
+    build = tmp_path / "build"
+    wanted = ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options]
+    run(tool("cmake"), "-S", tmp_path, "-B", build, *wanted)
+    commands = {entry["file"]: entry["command"] for entry in json.loads((build / "compile_commands.json").read_text())}
+    engine = [command for file, command in commands.items() if Path(file).is_relative_to(ROOT / "csrc")]
+    assert engine and all((" -O3 " in command) == optimized for command in engine)
+    assert " -O3 " not in commands[str(tmp_path / "app.cpp")]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"PREFIX": "usr"},
+        {"PREFIX": "x", "LIBDIR": "lib64"},
+        {"PREFIX": "out", "LIBDIR": "{tmp}/lib/x", "INCLUDEDIR": "{tmp}/dev/include"},
+    ],
+)
+def test_pkg_config_of_unusual_folders(tmp_path, folders):
+    """Distributions split a package into folders of their own, and CMake takes absolute paths for that."""
+    places = {name: value.format(tmp=tmp_path) for name, value in folders.items()}
+    places["PREFIX"] = str(tmp_path / places["PREFIX"])
+    build = tmp_path / "build"
+    run(tool("cmake"), "-S", ROOT / "csrc", "-B", build, *(f"-DCMAKE_INSTALL_{n}={v}" for n, v in places.items()))
+    cache = dict(re.findall(r"^CMAKE_INSTALL_(\w+):\w+=(.*)$", (build / "CMakeCache.txt").read_text(), re.M))
+    library, include = (Path(places["PREFIX"], cache[name] or default) for name, default in WHERE.items())
+    (library / "pkgconfig").mkdir(parents=True)
+    shutil.copy(build / "edge_gemma.pc", library / "pkgconfig")
+    env = {**os.environ, "PKG_CONFIG_PATH": str(library / "pkgconfig")}
+    flags = shlex.split(run(tool("pkg-config"), "--cflags", "--libs", "edge_gemma", env=env))
+    assert [os.path.normpath(flag[2:]) for flag in flags[:2]] == [str(include), str(library)]
 
 
 @pytest.mark.parametrize("kind", ["shared", "static"])

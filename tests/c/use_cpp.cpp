@@ -16,6 +16,8 @@ struct Close {
 using Model = std::unique_ptr<eg_model, Close>;
 using Session = std::unique_ptr<eg_session, Close>;
 
+EG_STRUCT(eg_sampling, greedy);   // outside of a function
+
 void check(eg_status status, const eg_error &err)
 {
     if (status != EG_OK)
@@ -88,12 +90,10 @@ void run(const char *path)
     for (int32_t id : ids)
         std::printf(" %d", static_cast<int>(id));
 
-    EG_STRUCT(eg_sampling, greedy);
     std::string answer;
     std::printf("\nanswer");
     for (int i = 0; i < 8; i++) {
-        eg_token token{};
-        token.struct_size = sizeof token;
+        EG_STRUCT(eg_token, token);
         check(eg_session_next(session.get(), &greedy, &token, &err), err);
         std::printf(" %d", static_cast<int>(token.id));
         if (token.stop != EG_STOP_NONE)

@@ -13,9 +13,9 @@ import pytest
 
 import edge_gemma as eg
 from edge_gemma.cli import main
-from edge_gemma.errors import pip_line
 from edge_gemma.hub import download, downloaded, interrupted, pull, remove
 from edge_gemma.hub.cache import locate
+from edge_gemma.installation import pip_line
 from support.fake_hub import FakeHub
 from support.paths import DATA
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...errors import pip_line
+from ...installation import pip_line
 from ..common import UsageError, format_threads
 from ..outputs import check_output
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaValueError
-from .native import KV_TYPES, ffi, float_array, lib, pointer
+from .engine.native import KV_TYPES, ffi, float_array, lib, pointer
+from .errors import EdgeGemmaValueError
 
 __all__ = [
     "Target",
