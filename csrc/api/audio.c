@@ -175,6 +175,7 @@ bool eg_audio_stream_run(eg_audio_stream *s, const float *samples, size_t n, boo
     enum { ROOM = EG_AUDIO_BLOCK * EG_AUDIO_FRAMES };
     int64_t left = (int64_t)n;
     *written = 0;
+    eg_pool_renew(s->model->pool);
     do {
         s->n_frames += eg_mel_push(&s->mel, &samples, &left, s->frames + s->n_frames * s->mel.features, ROOM - s->n_frames);
         bool end = last && !left;

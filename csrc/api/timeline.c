@@ -11,6 +11,7 @@ static eg_status cancelled(eg_error *err) { return eg_fail(err, EG_CANCELLED, "c
 
 eg_status eg_timeline_begin(eg_session *s, eg_error *err)
 {
+    eg_pool_renew(s->model->pool);
     return atomic_exchange(&s->cancel, false) ? cancelled(err) : EG_OK;
 }
 

@@ -5,8 +5,8 @@
  * after a run and then sleep.
  *
  * A process that fork() has made has no workers: only the thread that called fork() lives on in it, and the mutexes are as
- * some other thread held them. So the pool knows the process of its workers. The first run in another process starts workers
- * of its own, and destroying the pool there waits for nobody. */
+ * some other thread held them. So the pool knows the process of its workers: eg_pool_renew starts new ones in another process,
+ * and destroying the pool there waits for nobody. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool.h"
 
@@ -155,19 +155,16 @@ static bool start_workers(eg_pool *pool)
     return true;
 }
 
-/* Whether the workers are of this process. After fork() the first caller starts new ones; those that come meanwhile, and all
- * where no thread can be started, work alone. */
-static bool has_workers(eg_pool *pool)
+/* The first caller after fork() starts new workers. Those that come meanwhile go on, and eg_pool_run lets them work alone. */
+void eg_pool_renew(eg_pool *pool)
 {
     long here = (long)getpid(), owner = atomic_load(&pool->process);
-    if (owner == here) return true;
-    if (!owner || !atomic_compare_exchange_strong(&pool->process, &owner, 0)) return false;
+    if (owner == here || !owner || !atomic_compare_exchange_strong(&pool->process, &owner, 0)) return;
     atomic_store(&pool->sleepers, 0);
     atomic_store(&pool->active, 0);
     atomic_store(&pool->epoch, 0);
     start_workers(pool);   /* a missing worker's share is stolen by the others */
     atomic_store(&pool->process, here);
-    return true;
 }
 
 eg_pool *eg_pool_create(unsigned threads)
@@ -215,7 +212,8 @@ unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk)
 {
     if (n <= 0) return;
-    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX || !has_workers(pool) || pthread_mutex_trylock(&pool->caller)) {
+    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX || !atomic_load(&pool->process) ||
+        pthread_mutex_trylock(&pool->caller)) {
         task(context, 0, n, 0);
         return;
     }

@@ -11,9 +11,13 @@ typedef struct eg_pool eg_pool;
 typedef void eg_task(void *context, int64_t begin, int64_t end, unsigned worker);
 
 /* `threads` counts the caller of eg_pool_run, so threads - 1 are started. NULL if memory or threads run out. A process that
- * fork() makes may use and destroy the pool: it starts workers of its own. */
+ * fork() makes may use the pool after eg_pool_renew, and destroy it. */
 eg_pool *eg_pool_create(unsigned threads);
 void eg_pool_destroy(eg_pool *pool);
+
+/* Starts workers of this process's own if it was made by fork() after the pool. Called once by whatever computes for a caller
+ * of the library, before its first eg_pool_run; not by eg_pool_run, since it asks the system for the number of the process. */
+void eg_pool_renew(eg_pool *pool);
 unsigned eg_pool_threads(const eg_pool *pool);
 
 /* Calls task for pieces of [0, n) of at least `chunk` indices (the last piece of a share may be smaller) and returns when all

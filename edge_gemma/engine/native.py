@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -93,6 +92,25 @@ class Uncopyable:
         raise TypeError(f"a {self.kind} cannot be pickled: {self.instead}, in the process that uses it.")
 
 
+class Exclusive:
+    """See `Handle.exclusive`. A class of its own, since a generator would add a microsecond to every token."""
+
+    __slots__ = ("_handle", "_lock")
+
+    def __init__(self, handle: Handle, lock: threading.Lock) -> None:
+        self._handle, self._lock = handle, lock
+
+    def __enter__(self) -> Any:
+        pointer = self._handle.pointer
+        if not self._lock.acquire(blocking=False):
+            kind, instead = self._handle.kind, self._handle.instead
+            raise EdgeGemmaError(f"The {kind} is in use by another thread: {instead}.", "state")
+        return pointer
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class Handle(Uncopyable):
     """Owns one object of the engine; the base of what can be closed.
 
@@ -126,19 +144,13 @@ class Handle(Uncopyable):
             raise EdgeGemmaValueError(f"The {self.kind} is closed.", "state")
         return found
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[Any]:
-        """The pointer, for calls that one thread at a time may make. Raises EdgeGemmaError "state" while another makes one.
+    def exclusive(self) -> Exclusive:
+        """A `with` block for calls that one thread at a time may make; it gives the pointer. Raises EdgeGemmaError "state"
+        while another thread is in such a block.
 
         What the engine has written stays valid up to the end of the block, also if the object is closed meanwhile.
         """
-        pointer = self.pointer
-        if not self._lock.acquire(blocking=False):
-            raise EdgeGemmaError(f"The {self.kind} is in use by another thread: {self.instead}.", "state")
-        try:
-            yield pointer
-        finally:
-            self._lock.release()
+        return Exclusive(self, self._lock)
 
     @property
     def closed(self) -> bool:

@@ -18,6 +18,7 @@ from support.paths import ROOT
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 MODEL = DATA / "dense-Q4_0.gguf"
+HEARING = DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +116,15 @@ FORK = """
 import os, sys
 import edge_gemma as eg
 
-model = eg.Model.load(sys.argv[1], threads=3)
+import numpy as np
+
+model = eg.Model.load(sys.argv[1], mmproj=sys.argv[2], threads=3)
+sound = np.random.default_rng(0).normal(0, 0.1, 20000)
+rows = model.encode_audio(sound)
 session = model.session()
 session.feed_text("hello world")
 here = session.generate(max_tokens=8, temperature=0, special=True).text
-if sys.argv[2] == "fork":
+if sys.argv[3] != "grandchild":
     child = os.fork()
 else:  # the grandchild of a process that has used the model itself
     child = os.fork()
@@ -129,6 +134,8 @@ else:  # the grandchild of a process that has used the model itself
         if child:
             os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 if not child:
+    if sys.argv[3] == "sound":
+        assert np.array_equal(model.encode_audio(sound), rows) and len(os.listdir("/proc/self/task")) == 3
     with model.session() as mine:
         mine.feed_text("hello world")
         same = mine.generate(max_tokens=8, temperature=0, special=True).text == here
@@ -141,11 +148,11 @@ session.feed_text("hello")
 """
 
 
-@pytest.mark.parametrize("how", ["fork", "grandchild"])
+@pytest.mark.parametrize("how", ["fork", "grandchild", "sound"])
 def test_a_forked_process_uses_and_closes_the_model(how):
     """It has workers of its own, the same results, and it ends."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", FORK, str(MODEL), how],
+        [sys.executable, "-W", "ignore", "-c", FORK, *map(str, HEARING), how],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
         stdout=subprocess.PIPE,
