@@ -439,16 +439,24 @@ class Chat:
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes instructions and history, with all sounds and pictures, to a JSON file. Raises EdgeGemmaOSError."""
+        """Writes instructions and history, with all sounds and pictures, to a JSON file, a pipe or a device.
+
+        Raises EdgeGemmaOSError; then an older file is as it was.
+        """
         content = {"format": FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
         path = os.fspath(path)
+        target = os.path.realpath(path)  # a symbolic link stays one
         try:
+            if os.path.exists(path) and not os.path.isfile(path):  # a device must not be replaced by a file
+                with open(path, "w", encoding="utf-8") as file:
+                    json.dump(content, file, ensure_ascii=False, indent=1)
+                return
             # Written beside its place first, so that a crash never replaces a complete file by an incomplete one.
-            handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", suffix=".part")
+            handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), suffix=".part")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(content, file, ensure_ascii=False, indent=1)
-                os.replace(temporary, path)
+                os.replace(temporary, target)
             except BaseException:
                 os.unlink(temporary)
                 raise

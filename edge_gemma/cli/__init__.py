@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from .common import BROKEN_PIPE, DEBUG_VARIABLE, DONE, FAILED, INTERRUPTED, UsageError, explain, typed_command
 from .encoding import tolerate_encoding
+from .outputs import STDOUT, stdout_is_broken
 from .parsing import WRONG_USAGE, Parser, suggestion
 from .terminal import TERMINATED, print_error
 
@@ -112,7 +113,7 @@ def _main(argv: list[str]) -> int:
         raise
     except OSError as error:  # the last of the output cannot be written
         _silence_stdout()
-        return status if status else _fail(f"standard output cannot be written: {error.strerror}.", FAILED)
+        return status if status else _fail(f"{STDOUT} cannot be written: {error.strerror}.", FAILED)
     return status
 
 
@@ -128,7 +129,15 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        return _fail(explain(error), FAILED)
+        return _fail(_explained(error), FAILED)
+
+
+def _explained(error: Exception) -> str:
+    """One line for an exception. An error of the system that names no file is mostly about the output."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror and stdout_is_broken():
+        _silence_stdout()
+        return f"{STDOUT} cannot be written: {error.strerror}."
+    return explain(error)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace | None:

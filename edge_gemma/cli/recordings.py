@@ -7,10 +7,12 @@ work itself is in `edge_gemma.speech.transcriber`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -37,6 +39,7 @@ from .terminal import Bar, Interrupt, Screen, format_clock, print_error, print_w
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
 STDIN = "-"
+_LONGEST_NAME = 255  # bytes, in the usual file systems
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
 
 
@@ -45,6 +48,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
+        type=str.lower,
         choices=FORMATS,
         help="format of the output; jsonl has one line a recording, and so has json on standard output for several"
         " recordings (default: by the output file's name, else txt)",
@@ -54,7 +58,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         "-o",
         metavar="PATH",
         help="file, or directory for one file a recording; unfinished output is in FILE.part"
-        " (default: standard output)",
+        " (default, and -: standard output)",
     )
     group.add_argument(
         "--force", "-f", action="store_true", help="with --output: replace text files that exist already"
@@ -121,7 +125,8 @@ def write_down(
         ) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
-        work = _Work(args, transcriber, format, names, {**names, **options, **drawing, **raw}, stdin)
+        identity = {**names, **options, **drawing, **raw, "detector": _detector_kind(args.vad)}
+        work = _Work(args, transcriber, format, names, identity, stdin)
         done = failed = skipped = 0
         with Interrupt(transcriber.cancel) as interrupt:
             for file, output in zip(files, outputs, strict=True):
@@ -139,19 +144,27 @@ def write_down(
                         if output is None and isinstance(error, OSError) and STDOUT in str(error):
                             break  # nothing more can be written there
                 if interrupt.hit:
-                    return INTERRUPTED
-    if failed and len(files) > 1:
+                    break
+    if done < len(files) > 1:
         left = len(files) - done - failed - skipped
-        counts = {"failed": failed, "skipped": skipped, "not begun": left}
+        counts = {"failed": failed, "skipped": skipped, "not finished" if interrupt.hit else "not begun": left}
         rest = "".join(f", {number} {what}" for what, number in counts.items() if number)
         print(f"edge-gemma: {done} of {len(files)} recordings done{rest}.", file=sys.stderr)
-    return FAILED if failed else DONE
+    return INTERRUPTED if interrupt.hit else FAILED if failed else DONE
+
+
+def _detector_kind(vad: str) -> str:
+    """Which detector "auto" stands for: with another one, an interrupted run would not go on as it began."""
+    from ..audio.vad import detector
+
+    return detector(vad).kind if vad == "auto" else vad
 
 
 def _named(file: str, message: str) -> str:
     """The message, preceded by the name of the file unless it names that file or an output."""
     name = "standard input" if file == STDIN else file
-    return message if name in message or "cannot be written" in message else f"{name}: {message}"
+    names = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) or "cannot be written" in message
+    return message if names else f"{name}: {message}"
 
 
 def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | None]]:
@@ -161,20 +174,23 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     """
     if files.count(STDIN) > 1:
         raise UsageError("- is standard input, which can be read only once.")
-    if args.resume and (args.output is None or STDIN in files):
+    to_stdout = args.output in (None, STDIN)
+    if args.resume and (to_stdout or STDIN in files):
         raise UsageError("--resume needs --output, and recordings that are files.")
-    if args.output is None:
+    if to_stdout:
         return _stdout_format(args.format or "txt", len(files)), [None] * len(files)
     if not args.output:
         raise UsageError("--output is empty.")
     output = Path(args.output).expanduser()
-    into = output.is_dir() or args.output.endswith(("/", os.sep)) or (len(files) > 1 and not output.suffix)
-    if into and not is_stream(output):
-        if output.exists() and not output.is_dir():
-            raise UsageError(f"--output {args.output} is not a directory, which several recordings need.")
+    several = len(files) > 1
+    into = os.path.isdir(output) or args.output.endswith(("/", os.sep)) or (several and not output.suffix)
+    into = into and not is_stream(output)
+    if into:
+        if os.path.exists(output) and not os.path.isdir(output):
+            raise UsageError(f"--output {args.output} is a file, not a directory.")
         format = args.format or "txt"
         outputs = [output / f"{'stdin' if file == STDIN else Path(file).stem}.{format}" for file in files]
-    elif len(files) > 1 and not is_stream(output):
+    elif several and not is_stream(output):
         raise UsageError(
             f"--output {args.output} is one file, and there are {len(files)} recordings: give a directory, such as "
             f"{output.with_suffix('')}/."
@@ -182,9 +198,8 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     else:
         outputs = [output] * len(files)
         format = args.format or _format_of(output)
-    for number, path in enumerate(outputs):
-        if path in outputs[:number] and not is_stream(path):
-            raise UsageError(f"{files[outputs.index(path)]} and {files[number]} would both be written to {path}.")
+        format = _stdout_format(format, len(files)) if several else format
+    _check_different(files, outputs)
     if into:
         with naming(output):
             output.mkdir(parents=True, exist_ok=True)
@@ -193,8 +208,23 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     return format, list(outputs)
 
 
+def _check_different(files: list[str], outputs: list[Path]) -> None:
+    """Raises UsageError if two recordings would be written to the same file."""
+    found: dict[str, str] = {}
+    for file, path in zip(files, outputs, strict=True):
+        target = os.path.realpath(path)
+        if is_stream(path) or target not in found:
+            found[target] = file
+        elif found[target] == file:
+            raise UsageError(f"{file} is given twice.")
+        else:
+            raise UsageError(
+                f"{found[target]} and {file} would both be written to {path}: transcribe them into two directories."
+            )
+
+
 def _stdout_format(format: str, files: int) -> str:
-    """The format of what goes to standard output. Several documents of JSON are lines, as tools for JSON read them."""
+    """The format of what goes to one stream. Several documents of JSON are lines, as tools for JSON read them."""
     if files > 1 and format in ("srt", "vtt", "tsv"):
         raise UsageError(f"a file of format {format} holds one recording: give a directory with --output DIRECTORY.")
     return "jsonl" if files > 1 and format == "json" else format
@@ -213,16 +243,34 @@ def _format_of(output: Path) -> str:
 def _check(path: Path, files: list[str], args: argparse.Namespace) -> None:
     """Raises UsageError if this output, or its side file, would take the place of something that is to be kept."""
     inputs = [file for file in files if file != STDIN]
-    if args.resume and path.is_file() and not part_of(path).exists():
-        return  # it is complete, and skipped
+    if args.resume and _is_complete(path):
+        return  # it is skipped
     check_output(path, inputs, force=args.force)
     part = part_of(path)
-    if is_stream(path) or args.resume or not part.exists():
+    if is_stream(path) or not os.path.lexists(part):
         return
-    if args.force:
-        check_output(part, inputs, force=True)
-        return
-    raise UsageError(f"{part} has what an interrupted run has found: --resume continues it, --force begins anew.")
+    if not _is_unfinished(part):
+        raise UsageError(f"{part} is in the way, and not from an interrupted run: move it, or give another name.")
+    if not (args.resume or args.force):
+        raise UsageError(f"{part} has what an interrupted run has found: --resume continues it, --force begins anew.")
+
+
+def _is_complete(output: Path) -> bool:
+    """Whether an output file is there, and no interrupted run waits to replace it."""
+    return os.path.isfile(output) and not _is_unfinished(part_of(output))
+
+
+def _is_unfinished(part: Path) -> bool:
+    """Whether a file is a side file of ours. One without content is, as a full disk or a power failure leaves it."""
+    if not os.path.isfile(part):
+        return False
+    with part.open("rb") as file:
+        beginning = file.readline(1 << 16)
+    try:
+        form = json.loads(beginning) if beginning.strip() else _FORM
+    except ValueError:
+        return False
+    return isinstance(form, dict) and form.get("edge-gemma") == _FORM["edge-gemma"]
 
 
 class _Work:
@@ -244,7 +292,7 @@ class _Work:
         """Transcribes one file. Returns False if there was nothing to do."""
         from .. import TranscriptWriter, open_audio
 
-        if self.args.resume and output and output.is_file() and not part_of(output).exists():
+        if self.args.resume and output and _is_complete(output):
             print(f"edge-gemma: {output} exists already: {file} is skipped.", file=sys.stderr)
             return False
         sound = self.stdin if file == STDIN else file
@@ -260,7 +308,7 @@ class _Work:
                 target = _File(writer, output, {"recording": _fingerprint(file), **self.options}, self.args.resume)
             began, start = time.perf_counter(), target.start
             with Bar(Path(file).name, start, source.duration) as bar, target:
-                for segment in self.transcriber.segments(source, start=start, progress=bar.update):
+                for segment in self.transcriber.segments(source, done=target.done, progress=bar.update):
                     with naming(output or STDOUT):
                         target.add(segment)
                     start = segment.end
@@ -301,7 +349,7 @@ def _fingerprint(file: str) -> dict[str, Any] | None:
 class _Stream:
     """Writes segments to standard output or a pipe as they come."""
 
-    start = 0.0
+    start, done = 0.0, ()
 
     def __init__(self, writer: Any, path: Path | None, heading: str) -> None:
         self._writer, self._path, self._heading = writer, path, heading
@@ -334,7 +382,10 @@ class _Stream:
 
 def part_of(output: Path) -> Path:
     """The side file of an output, which holds the finished segments until the output is complete."""
-    return output.with_name(output.name + ".part")
+    name = output.name
+    if len(os.fsencode(name)) > _LONGEST_NAME - len(".part"):
+        name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    return output.with_name(name + ".part")
 
 
 class _File:
@@ -352,7 +403,8 @@ class _File:
         if resume and self._part.exists():
             self._lines = self._read(self._lines[0])
             self._segments = [Segment(**line) for line in self._lines[1:]]
-        self.start: float = self._segments[-1].end if self._segments else 0.0
+        self.done = list(self._segments)
+        self.start: float = self.done[-1].end if self.done else 0.0
 
     def _read(self, identity: dict[str, Any]) -> list[dict[str, Any]]:
         """The complete lines of the side file; the last line may be cut off. Raises when its first is not `identity`."""
@@ -364,26 +416,29 @@ class _File:
                 lines.append(json.loads(line))
             except ValueError:
                 break
-        theirs = lines[0] if lines else {}
+        if not lines:
+            return [identity]
+        theirs = lines[0]
         different = [key for key in {**identity, **theirs} if identity.get(key) != theirs.get(key)]
         if different:
             raise EdgeGemmaError(
-                f"{self._part} is of a run with another {', '.join(different)}: give the same, or leave out --resume "
-                "to begin anew."
+                f"{self._part} is of a run with another {', '.join(different)}: give the same, or --force "
+                "without --resume to begin anew."
             )
         return lines
 
     def __enter__(self) -> _File:
         # A line that was cut off is dropped: the complete lines are written to a new file, which replaces the old one.
-        with replacing(self._part) as file:
+        with replacing(self._part, self._output) as file:
             file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in self._lines)
-        self._file = open_text(self._part, "a")
+        with naming(self._output):
+            self._file = open_text(self._part, "a")
         return self
 
     def add(self, segment: Any) -> None:
-        self._segments.append(segment)
         self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
         self._file.flush()
+        self._segments.append(segment)
 
     def complete(self, info: dict[str, Any]) -> None:
         content = [self._writer.head(), *map(self._writer.segment, self._segments), self._writer.tail(**info)]
@@ -393,15 +448,17 @@ class _File:
         self._part.unlink()
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written once, cannot be written now
+            self._file.close()
         if kind is None:
             return
         if not self._segments:
-            self._part.unlink()
+            self._part.unlink(missing_ok=True)
             return
         number, end = len(self._segments), format_clock(self._segments[-1].end)
+        again = "--resume --force" if self._output.exists() and self._output.stat().st_size else "--resume"
         print(
             f"edge-gemma: {number} segment{'s' * (number != 1)}, up to {end}, "
-            f"are kept in {self._part}; --resume continues from there.",
+            f"are kept in {self._part}; {again} continues from there.",
             file=sys.stderr,
         )

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,12 @@ def run(args: argparse.Namespace) -> int:
     kinds = [_kind(args.kind, value, stdin) for value in inputs]
     if set(kinds) == {"speech"}:
         return write_down(args, inputs, args.source, args.to, stdin)
-    if set(kinds) == {"text"}:
-        inputs, kinds = [plain_text(" ".join(inputs))], kinds[:1]  # words of one text
+    if "text" in kinds and not any(
+        kind == "speech" or Path(value).is_file() for kind, value in zip(kinds, inputs, strict=True)
+    ):
+        inputs, kinds = [plain_text(" ".join(inputs))], ["text"]  # words of one text
+    if len(inputs) > 1 and "speech" not in kinds:
+        raise UsageError("one text file can be translated at a time; put a text in quotation marks.")
     if len(inputs) > 1:
         raise UsageError("several arguments must all be recordings: put a text in quotation marks.")
     return _text(args, inputs[0], kinds[0], stdin)
@@ -119,8 +124,11 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
 
     if args.resume:
         raise UsageError("--resume is for recordings, not for texts.")
+    if kind == "document" and value != "-" and not Path(value).is_file():
+        what = "is a directory" if Path(value).is_dir() else "does not exist"
+        raise UsageError(f"the file {value} {what}. If that is the text itself, add --as text.")
     format, (output,) = plan(args, [value if kind == "document" else "translation"])
-    if format not in ("txt", "json"):
+    if format not in ("txt", "json", "jsonl"):
         raise UsageError(f"a text has no times, so its format cannot be {format}.")
     if value == "-" and stdin:
         text = stdin.read().decode("utf-8-sig", "replace")
@@ -163,10 +171,11 @@ def _text(args: argparse.Namespace, value: str, kind: str, stdin: _Stdin | None)
     return DONE
 
 
-def _written(format: str, text: str, translation: str, bilingual: bool, names: dict[str, str | None]) -> str:
-    """The translation in an output format, "txt" or "json"."""
-    if format == "json":
-        return json.dumps({**names, "text": text, "translation": translation}, indent=2, ensure_ascii=False) + "\n"
+def _written(format: str, text: str, translation: str, bilingual: bool, names: Mapping[str, str | None]) -> str:
+    """The translation in an output format, "txt", "json" or "jsonl"."""
+    if format in ("json", "jsonl"):
+        indent = 2 if format == "json" else None
+        return json.dumps({**names, "text": text, "translation": translation}, indent=indent, ensure_ascii=False) + "\n"
     return f"{text}\n\n{translation}\n" if bilingual else f"{translation}\n"
 
 

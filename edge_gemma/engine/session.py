@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EdgeGemmaValueError
+from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .audio import AUDIO_PIECE, AudioFeed, audio_params, audio_tokens, sound_array
 from .config import ModelConfig
 from .generation import Generation, Token, stop_texts
@@ -290,9 +290,12 @@ class Session(Handle):
         return self._adopt(out[0])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError."""
+        """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError, also for a pipe or a device."""
+        target = os.path.realpath(path) if os.path.islink(path) else path  # a symbolic link stays one
+        if os.path.exists(path) and not os.path.isfile(path):  # which the new file would replace
+            raise EdgeGemmaOSError(f"{os.fsdecode(path)} is no regular file: give the name of a file.", "file")
         with self.exclusive() as session:
-            check(lib.eg_session_save(session, os.fsencode(path), self._err), self._err)
+            check(lib.eg_session_save(session, os.fsencode(target), self._err), self._err)
 
     def cancel(self) -> None:
         """Stops the call that runs in another thread within one layer, or else the next one that computes: it raises

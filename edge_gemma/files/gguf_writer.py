@@ -95,12 +95,14 @@ def refuse_existing(paths: Iterable[Path], force: bool) -> None:
     for path in paths:
         if path.is_dir():
             raise EdgeGemmaOSError(f"{path} is a directory: give the name of a file.", "file")
-        if path.exists() and not force:
-            raise EdgeGemmaOSError(f"{path} exists already: --force (in Python: force=True) replaces it.", "file")
+        if path.exists() and not path.is_file():  # a pipe or a device, which the new file would replace
+            raise EdgeGemmaOSError(f"{path} is no regular file: give the name of a file.", "file")
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as file:
                 if file.read(4) != b"GGUF":
                     raise EdgeGemmaOSError(f"{path} is no GGUF file, so it is not replaced: give another name.", "file")
+        if path.exists() and not force:
+            raise EdgeGemmaOSError(f"{path} exists already: --force (in Python: force=True) replaces it.", "file")
 
 
 class GGUFWriter:

@@ -159,13 +159,17 @@ class Transcriber(Cancellable):
         """Closes it."""
         self.close()
 
-    def segments(self, audio: Any, *, start: float = 0.0, progress: Progress | None = None) -> Iterator[Segment]:
+    def segments(
+        self, audio: Any, *, start: float = 0.0, done: Sequence[Segment] = (), progress: Progress | None = None
+    ) -> Iterator[Segment]:
         """Yields the segments of a recording as soon as each is done. Memory does not grow with the recording.
 
         Args:
             audio: what `open_audio` takes: a path, samples, (samples, rate), an open `Source`, ... A source that was
                 given open stays open.
-            start: seconds to skip, where an earlier run has ended.
+            start: seconds to skip. Where the next segments begin and end depends a little on where the reading began.
+            done: the first segments, which an earlier run with the same settings has found. The others follow exactly as
+                they would have. The sound is searched for speech from its beginning, but what is done is not heard again.
             progress: called after each segment.
 
         Raises:
@@ -177,7 +181,11 @@ class Transcriber(Cancellable):
         try:
             if start > 0:
                 source.seek(start)
+            for segment in done:
+                self._detect(detection, segment.text)
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
+                if done and clip.end <= done[-1].end:
+                    continue
                 text, translation = self.recognize(clip.samples)
                 self._detect(detection, text)
                 if progress:

@@ -278,20 +278,29 @@ _SOUND_ENDINGS = (
 )
 
 
+#: The name of a text file, or a path: ./x ../x ~/x /x/y.
+_FILE_NAME = re.compile(
+    r"\.(txt|text|md|rst|srt|vtt|csv|tsv|jsonl?|ya?ml|xml|html?|tex|rtf|pdf|docx?|odt|epub|log)$|^(\.{1,2}|~)?/.*\w",
+    re.IGNORECASE,
+)
+
+
 def input_kind(value: Any) -> Literal["speech", "document", "text"]:
     """How `translate` takes its input.
 
     A path object, or a str that is the path of an existing file, is a file: "speech" if its name ends like that of a sound
     file or if its content is not UTF-8 text, otherwise "document". Any other str is a "text" itself, except for a single
-    word that ends like the name of a sound file: that is "speech", from a file that is missing. Every other object is
-    "speech".
+    word that ends like the name of a file, or begins like a path: that is a file that is missing, "speech" or "document".
+    Every other object is "speech".
     """
     if not isinstance(value, (str, os.PathLike)):
         return "speech"
     name = os.fspath(value)
     sounds = str(name).lower().endswith(_SOUND_ENDINGS)
     if isinstance(value, str) and not os.path.isfile(value):
-        return "speech" if sounds and not re.search(r"\s", value) else "text"
+        if re.search(r"\s", value):
+            return "text"
+        return "speech" if sounds else "document" if _FILE_NAME.search(value) else "text"
     if sounds or not os.path.isfile(name):
         return "speech" if sounds else "document"
     with open(name, "rb") as file:

@@ -247,7 +247,8 @@ def test_where_output_can_not_go(talk: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.txt"
     file.write_text("precious")
     assert "give a directory" in bad(2, "transcribe", talk, talk, "--output", file)
-    assert "both be written" in bad(2, "transcribe", talk, talk, "--output", tmp_path / "texts")
+    assert "is given twice" in bad(2, "transcribe", talk, talk, "--output", tmp_path / "texts")
+    assert "both be written" in bad(2, "transcribe", talk, "other/talk.mp3", "--output", tmp_path / "texts")
     assert "one recording" in bad(2, "transcribe", talk, "x.wav", "--format", "srt")
     assert "--output" in bad(2, "transcribe", talk, "--resume")
     assert "input and output" in bad(2, "transcribe", talk, "--output", talk, "--format", "txt")
@@ -308,9 +309,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     content = json.loads(output.read_text(encoding="utf-8"))
     assert [s["text"] for s in content["segments"][: done - 1]] == [s["text"] for s in whole["segments"][: done - 1]]
     assert len(content["segments"]) == 20 and content["complete"]
-    for ours, theirs in zip(content["segments"], whole["segments"], strict=True):
-        assert ours["start"] == pytest.approx(theirs["start"], abs=0.15)
-        assert ours["end"] == pytest.approx(theirs["end"], abs=0.15)
+    assert content == whole  # the rest is found exactly as it would have been
     # Once more: there is nothing to do. With --force: from the beginning, whatever is there.
     before = output.stat().st_mtime_ns
     assert "exists already" in cli(*command, "--output", output, "--resume").stderr.decode()

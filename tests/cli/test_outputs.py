@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import edge_gemma as eg
 from edge_gemma.cli import main
 from edge_gemma.cli.outputs import check_output, replacing
 from support.paths import ROOT
+from support.processes import read_output
 
 UTTERANCES = ROOT / "edge_gemma" / "demo" / "data" / "utterances"
 
@@ -77,8 +80,13 @@ def test_an_interrupted_run_is_not_begun_anew_by_accident(folder, capsys):
     part.write_text('{"edge-gemma": "unfinished transcript", "version": 1}\n')
     assert transcribe("a.wav", "-o", "out.txt") == 2
     assert "--resume" in capsys.readouterr().err and part.exists()
-    part.write_bytes(b"RIFF\0\0\0\0WAVE")
-    assert transcribe("a.wav", "-o", "out.txt", "--force") == 2 and part.read_bytes().startswith(b"RIFF")
+    for foreign in (b"RIFF\0\0\0\0WAVE", b"notes of somebody\n", b'{"mine": 1}\n'):
+        part.write_bytes(foreign)
+        for option in ("--force", "--resume", "--verbose"):
+            assert transcribe("a.wav", "-o", "out.txt", option) == 2 and part.read_bytes() == foreign
+        assert "in the way" in capsys.readouterr().err
+    part.write_bytes(b"")  # as a full disk leaves it
+    assert transcribe("a.wav", "-o", "out.txt", "--resume") == 0 and not part.exists()
 
 
 def test_names_that_say_no_format(folder, capsys):
@@ -181,3 +189,75 @@ def test_what_other_verbs_replace(folder, capsys):
     model_file = str(ROOT / "tests" / "data" / "dense-Q4_0.gguf")
     assert main(["quantize", model_file, "a.wav", "--type", "Q8_0", "--force"]) == 1
     assert "no GGUF file" in capsys.readouterr().err and unchanged(folder)
+
+
+def test_standard_output_by_its_usual_name(folder, capsys):
+    assert transcribe("a.wav", "b.wav", "--format", "json", "-o", "-") == 0
+    assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == ["a.wav", "b.wav"]
+    assert not (folder / "-").exists()
+
+
+def test_long_names(folder):
+    """As long as the file system takes; the side file must not be longer."""
+    name = "n" * 251 + ".txt"
+    assert transcribe("a.wav", "-o", name) == 0 and "kitchen" in (folder / name).read_text()
+    assert transcribe("a.wav", "-o", "n" * 300 + ".txt") == 2
+    assert not list(folder.glob("*.part")) and not list(folder.glob("*.new"))
+
+
+def test_two_recordings_for_one_output(folder, capsys):
+    (folder / "other").mkdir()
+    shutil.copy("a.wav", "other/a.wav")
+    assert transcribe("a.wav", "other/a.wav", "-o", "texts/") == 2
+    assert "both be written" in capsys.readouterr().err and not (folder / "texts").exists()
+    assert transcribe("a.wav", "a.wav", "-o", "texts/") == 2 and "given twice" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="makes symbolic links and pipes")
+def test_links_stay_links_and_devices_stay_devices(folder, capsys):
+    """A file that takes the place of what it is written to must not take the place of a link or of a device."""
+    model_file = str(ROOT / "tests" / "data" / "dense-Q4_0.gguf")
+    os.mkfifo("pipe")
+    os.symlink("pipe", "to-pipe")
+    with eg.Model.load("toy") as model, model.session() as session, model.chat() as chat:
+        session.feed_tokens([5])
+        for save in (session.save, chat.save):
+            target, link = folder / f"{save.__qualname__}.target", folder / f"{save.__qualname__}.link"
+            link.symlink_to(target.name)
+            for _ in range(2):
+                save(link)
+                assert link.is_symlink() and target.stat().st_size
+        for path in ("pipe", "to-pipe"):
+            with pytest.raises(OSError, match="no regular file"):
+                session.save(path)
+            assert main(["quantize", model_file, path, "--type", "Q8_0", "--force"]) == 1
+            assert "no regular file" in capsys.readouterr().err
+        chat.save("/dev/null")
+    assert (folder / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_text_files_that_are_not_there(folder, capsys):
+    """Their names are not translated."""
+    for name in ("letter.txt", "./letter", "/nowhere/notes.md"):
+        assert main(["translate", "--model", "toy", "--to", "es", name]) == 2
+        assert "does not exist" in capsys.readouterr().err
+    assert main(["translate", "--model", "toy", "--to", "es", "--as", "text", "letter.txt"]) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_an_interrupted_run_tells_what_it_has_done(folder):
+    """Standard input stays silent, so the run is interrupted in the second recording."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from edge_gemma.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "transcribe", "--model", "toy", "a.wav", "-", "b.wav"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout
+    read_output(process.stdout.fileno(), lambda output: b"kitchen" in output)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"1 of 3 recordings done, 2 not finished." in errors
