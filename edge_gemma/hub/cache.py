@@ -24,12 +24,15 @@ __all__ = [
     "Weights",
     "cache_folder",
     "encoders_of",
+    "entries",
+    "files_of",
     "is_readable",
     "is_revision",
     "locate",
     "newest_first",
     "pick",
     "repository_folder",
+    "snapshots_of",
     "sort_out",
 ]
 
@@ -151,7 +154,7 @@ def locate(model: Path, mmproj: Path | None = None) -> tuple[Path, Path | None]:
 def _downloaded(places: tuple[str, ...]) -> Iterator[str]:
     """The folders of those repositories that the cache has. Upper and lower case are the same, as on the Hub."""
     wanted = {os.path.basename(repository_folder(place)).lower() for place in places}
-    for entry in _entries(cache_folder()):
+    for entry in entries(cache_folder()):
         if os.path.basename(entry).lower() in wanted:
             yield entry
 
@@ -161,8 +164,8 @@ def newest_first(folders: list[str]) -> list[tuple[str, Weights]]:
     found = [
         (max(os.lstat(os.path.join(snapshot, part)).st_mtime_ns for part in weights.parts), snapshot, weights)
         for folder in folders
-        for snapshot in _entries(os.path.join(folder, "snapshots"))
-        for weights in sort_out(_files(snapshot))[0]
+        for snapshot in snapshots_of(folder)
+        for weights in sort_out(files_of(snapshot))[0]
     ]
     found.sort(key=lambda item: item[0], reverse=True)
     return [(snapshot, weights) for _, snapshot, weights in found]
@@ -182,22 +185,27 @@ def is_revision(snapshot: str, revision: str | None) -> bool:
 
 def encoders_of(snapshot: str) -> str | None:
     """The encoders in the snapshot of a model, or in another snapshot of its repository."""
-    for place in (snapshot, *_entries(os.path.dirname(snapshot))):
-        if weights := pick(sort_out(_files(place))[1], order=ENCODER_ORDER):
+    for place in (snapshot, *entries(os.path.dirname(snapshot))):
+        if weights := pick(sort_out(files_of(place))[1], order=ENCODER_ORDER):
             return os.path.join(place, weights.parts[0])
     return None
 
 
-def _files(snapshot: str) -> Iterator[str]:
-    """Relative paths of the files in a snapshot. A link whose blob was deleted is left out."""
+def files_of(snapshot: str, *, dangling: bool = False) -> Iterator[str]:
+    """Relative paths of the files in a snapshot. A link whose blob was deleted is left out unless `dangling`."""
     for folder, _, names in os.walk(snapshot):
         for name in names:
             path = os.path.join(folder, name)
-            if os.path.isfile(path):
+            if dangling or os.path.isfile(path):
                 yield os.path.relpath(path, snapshot).replace(os.sep, "/")
 
 
-def _entries(folder: str) -> list[str]:
+def snapshots_of(folder: str) -> list[str]:
+    """The folders of the commits that the cache has of a repository."""
+    return entries(os.path.join(folder, "snapshots"))
+
+
+def entries(folder: str) -> list[str]:
     """Paths of the entries of a folder; [] if it cannot be read."""
     try:
         return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import EdgeGemmaValueError
 
-__all__ = ["NAMES", "Reference", "parse"]
+__all__ = ["NAMES", "Reference", "parse", "short_name"]
 
 # In the order of preference. ggml-org has the smallest files, also of the encoders. Google has only Q4_0. The others have
 # every quantization.
@@ -81,6 +81,11 @@ def parse(text: str) -> Reference | None:
         revision, rest = revision or "".join(rest[1:2]), rest[2:]
     file = "/".join(rest) if rest and rest[-1].endswith(".gguf") else None
     return Reference(repository, (repository,), _quant(quant), revision or None, file)
+
+
+def short_name(repository: str) -> str:
+    """The short name that stands for a repository, or the repository itself."""
+    return next((name for name, places in _REPOSITORIES.items() if repository in places), repository)
 
 
 def _quant(text: str | None) -> str | None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
-from .cache import ENCODER_ORDER, cache_folder, is_revision, newest_first, pick, sort_out
-from .names import Reference, parse
+from .cache import cache_folder, encoders_of, entries, files_of, is_revision, newest_first, snapshots_of, sort_out
+from .names import Reference, parse, short_name
 
 __all__ = ["Downloaded", "downloaded", "find", "interrupted", "remove"]
 
@@ -123,11 +125,9 @@ def _free_name(entry: Downloaded, owners: dict[str, tuple[str, str]]) -> str:
     return next(name for name in names if owners.setdefault(name, model) == model)
 
 
-def _repositories() -> Iterator[str]:
-    with contextlib.suppress(OSError):
-        for entry in sorted(os.listdir(cache_folder())):
-            if entry.startswith("models--") and entry.count("--") >= 2:
-                yield os.path.join(cache_folder(), entry)
+def _repositories() -> list[str]:
+    """The folders of the cache's repositories."""
+    return [folder for folder in entries(cache_folder()) if re.match(r"models--.+--", os.path.basename(folder))]
 
 
 def _repository(folder: str) -> str:
@@ -148,14 +148,13 @@ def _interrupted_folders(wanted: Reference | None) -> list[str]:
 
 def _remove_partials(folder: str) -> int:
     freed = _unlink(_partials(folder))
-    if not any(_pointers(folder)):
-        _clean(folder)
+    _clean(folder)
     return freed
 
 
 def _models(folder: str) -> Iterator[Downloaded]:
     repository = _repository(folder)
-    short = next((name for name in ("e2b", "e4b", "26b", "31b") if repository in _places(name)), repository)
+    short = short_name(repository)
     seen: set[tuple[str, ...]] = set()
     for snapshot, weights in newest_first([folder]):
         parts = [os.path.join(snapshot, part) for part in weights.parts]
@@ -163,55 +162,38 @@ def _models(folder: str) -> Iterator[Downloaded]:
         if real in seen:  # the same blob in another snapshot
             continue
         seen.add(real)
-        encoders = _encoders(folder)
+        encoders = encoders_of(snapshot)
         yield Downloaded(
             f"{short}:{weights.quant}" if weights.quant else short,
             repository,
             weights.quant,
             Path(parts[0]),
-            Path(encoders[0]) if encoders else None,
+            Path(encoders) if encoders else None,
             sum(map(os.path.getsize, parts)),
             os.lstat(parts[0]).st_mtime,
         )
 
 
-def _places(name: str) -> tuple[str, ...]:
-    reference = parse(name)
-    return reference.repositories if reference else ()
-
-
-def _snapshots(folder: str) -> list[str]:
-    place = os.path.join(folder, "snapshots")
-    return [os.path.join(place, name) for name in sorted(os.listdir(place))] if os.path.isdir(place) else []
-
-
-def _pointers(folder: str) -> Iterator[str]:
-    """Every file of every snapshot of a repository."""
-    for snapshot in _snapshots(folder):
-        for place, _, names in os.walk(snapshot):
-            yield from (os.path.join(place, name) for name in names)
-
-
-def _encoders(folder: str) -> list[str]:
-    """The encoders of a repository, the best first."""
-    paths = {os.path.basename(path): path for path in _pointers(folder) if os.path.isfile(path)}
-    _, encoders = sort_out(paths)
-    best = pick(encoders, order=ENCODER_ORDER)
-    rest = [path for weights in encoders if weights is not best for path in weights.parts]
-    return [paths[name] for name in (*(best.parts if best else ()), *rest)]
+def _contents(folder: str) -> tuple[list[list[str]], list[list[str]]]:
+    """The models and the encoders in all snapshots of a repository, each as the paths of its parts; also what links to blobs
+    that are gone."""
+    models: list[list[str]] = []
+    encoders: list[list[str]] = []
+    for snapshot in snapshots_of(folder):
+        for paths, found in zip((models, encoders), sort_out(files_of(snapshot, dangling=True)), strict=True):
+            paths += [[os.path.join(snapshot, part) for part in weights.parts] for weights in found]
+    return models, encoders
 
 
 def _remove(entry: Downloaded) -> int:
     """Removes the files of one model and what they leave useless."""
     folder = os.path.dirname(os.path.dirname(_snapshot(entry)))
-    blob, freed = os.path.realpath(entry.model), 0
-    for snapshot in _snapshots(folder):
-        for weights in sort_out(_relative(snapshot))[0]:
-            files = [os.path.join(snapshot, part) for part in weights.parts]
-            if os.path.realpath(files[0]) == blob:  # also where another snapshot has the same file
-                freed += _unlink(files)
-    if not any(sort_out(_relative(snapshot))[0] for snapshot in _snapshots(folder)):
-        freed += _unlink([*_encoders(folder), *_partials(folder)])
+    blob = os.path.realpath(entry.model)
+    models, encoders = _contents(folder)
+    same = [parts for parts in models if os.path.realpath(parts[0]) == blob]  # in other snapshots, too
+    freed = sum(map(_unlink, same))
+    if len(same) == len(models):
+        freed += sum(map(_unlink, encoders)) + _unlink(_partials(folder))
         _clean(folder)
     return freed
 
@@ -222,14 +204,6 @@ def _snapshot(entry: Downloaded) -> str:
     while os.path.basename(os.path.dirname(folder)) != "snapshots":
         folder = os.path.dirname(folder)
     return folder
-
-
-def _relative(snapshot: str) -> list[str]:
-    return [
-        os.path.relpath(os.path.join(place, name), snapshot).replace(os.sep, "/")
-        for place, _, names in os.walk(snapshot)
-        for name in names
-    ]
 
 
 def _unlink(paths: list[str]) -> int:
@@ -247,15 +221,15 @@ def _unlink(paths: list[str]) -> int:
 
 
 def _clean(folder: str) -> None:
-    """Removes the folders of a repository that hold nothing any more."""
-    for snapshot in _snapshots(folder):
-        for place, _, _ in sorted(os.walk(snapshot), reverse=True):
-            with contextlib.suppress(OSError):
-                os.rmdir(place)
-    if not any(_pointers(folder)):
-        for place, _, names in sorted(os.walk(os.path.join(folder, "refs")), reverse=True):
-            for name in names:
-                os.remove(os.path.join(place, name))
-        for place, _, _ in sorted(os.walk(folder), reverse=True):
-            with contextlib.suppress(OSError):
-                os.rmdir(place)
+    """Removes the folders of a repository that hold nothing any more, and its references if none of its files is left."""
+    for snapshot in snapshots_of(folder):
+        _remove_empty(snapshot)
+    if not snapshots_of(folder):
+        shutil.rmtree(os.path.join(folder, "refs"), ignore_errors=True)
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: str) -> None:
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # it is not empty
+            os.rmdir(place)

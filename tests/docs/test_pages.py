@@ -44,6 +44,20 @@ def reader(tmp_path: Path, hub: FakeHub) -> tuple[Path, dict[str, str]]:
     return folder, {**furnish(folder), "HF_ENDPOINT": hub.url}
 
 
+def run(reader: tuple[Path, dict[str, str]], *command: str) -> None:
+    """Runs what a reader would run, without input; it must succeed."""
+    done = subprocess.run(
+        command,
+        cwd=reader[0],
+        env=reader[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def of(page: str, language: str) -> list[Block]:
     return [block for block in blocks(page) if block.language == language]
 
@@ -62,23 +76,13 @@ def test_languages_are_known(page):
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_python(page, reader):
     """The blocks of a page in their order, in one namespace; errors name the page and the line."""
-    folder, environment = reader
     if "hub" in (ROOT / page).read_text(encoding="utf-8"):
         pytest.importorskip("huggingface_hub", reason="needs pip install 'edge-gemma[hub]'")
     program = "import sys\nnames = {'__name__': '__main__'}\n"
     for block in of(page, "python"):
         source = "\n" * (block.line - 1) + block.text
         program += f"exec(compile({source!r}, {page!r}, 'exec'), names)\n"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(reader, sys.executable, "-W", "error", "-c", program)
 
 
 @pytest.mark.slow
@@ -86,7 +90,6 @@ def test_python(page, reader):
 def test_commands(page, reader):
     """The command lines of a page in their order, in one shell that stops at the first failure."""
     pytest.importorskip("huggingface_hub", reason="needs pip install 'edge-gemma[hub]'")
-    folder, environment = reader
     lines = []
     for block in of(page, "sh"):
         for number, line in enumerate(block.text.splitlines(), block.line):
@@ -96,16 +99,7 @@ def test_commands(page, reader):
     script = "set -e -o pipefail\n" + "\n".join(
         f"{line} || test $? = 130" if line.startswith("edge-gemma listen") else line for line in lines
     )
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(reader, "bash", "-c", script)
 
 
 @pytest.mark.slow
@@ -116,15 +110,14 @@ def test_c(page, reader):
 
     if not shutil.which("gcc"):
         pytest.skip("needs gcc")
-    folder, environment = reader
+    folder, _ = reader
     for block in of(page, "c"):
         (folder / "program.c").write_text(block.text)
         objects = objects_of("gcc", ())
         command = ["gcc", *FLAGS, "-Wpedantic", "program.c", *objects, "-o", "program", "-lm"]
         done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, f"{page}:{block.line}: {done.stderr}"
-        done = subprocess.run(["./program"], cwd=folder, env=environment, capture_output=True, timeout=60)
-        assert done.returncode == 0, f"{page}:{block.line}: {done.stderr!r}"
+        run(reader, "./program")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -115,6 +115,17 @@ def test_remove(hub, cache, capsys):
     assert pull("e2b").downloaded > 0  # what is left does not stand in the way
 
 
+def test_remove_from_several_commits(hub, cache):
+    """The same files in two snapshots: no link to what is gone stays behind."""
+    pull("e2b")
+    hub.repositories[E2B].files["README.md"] = b"new text"  # another commit
+    pull("e2b")
+    folder = cache / f"models--{E2B.replace('/', '--')}"
+    assert len(list((folder / "snapshots").iterdir())) == 2
+    remove("e2b")
+    assert names() == [] and not folder.exists()
+
+
 def test_remove_takes_nothing_else(hub, cache, tmp_path):
     """Neither files of others in the repository nor what links lead to outside the cache."""
     done = pull("e2b")
