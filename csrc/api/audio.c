@@ -41,7 +41,11 @@ static const float *relative_keys(eg_model *model, eg_audio *encoder)
     if (keys) return keys;
     float *made = malloc(eg_audio_relative_bytes(model));
     if (!made) return NULL;
+    eg_turn turn = {0};
+    eg_pool_renew(model->pool);
+    eg_pool_enter(model->pool, &turn);   /* which nothing stops */
     eg_audio_relative(encoder, made);
+    eg_pool_leave(model->pool, &turn);
     if (atomic_compare_exchange_strong(&model->audio_relative, &keys, made)) return made;
     free(made);
     return keys;
@@ -56,17 +60,17 @@ eg_status eg_audio_stream_create(eg_model *model, uint32_t context, eg_audio_str
     s->encoder.matmul.kernels = eg_kernels_get();
     s->encoder.matmul.pool = model->pool;
     s->encoder.matmul.q8.two_term = true;
-    s->encoder.cancel = &s->cancel;
+    s->encoder.turn = &s->turn;
     s->encoder.context = (int32_t)context;
     eg_arena arena = {NULL, 0};
     layout(s, &arena);
     s->bytes = arena.used;
-    s->memory = arena.used < SIZE_MAX ? calloc(1, arena.used + EG_ARENA_ALIGNMENT) : NULL;
-    if (!s->memory) {
+    arena = eg_arena_open(s->bytes, &s->memory);
+    if (!arena.base) {
         free(s);
-        return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder (%zu MB).", arena.used >> 20);
+        return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder.");
     }
-    arena = (eg_arena){(uint8_t *)s->memory + (EG_ARENA_ALIGNMENT - (uintptr_t)s->memory % EG_ARENA_ALIGNMENT), 0};
+    eg_model_retain(model);
     layout(s, &arena);
     s->encoder.relative = relative_keys(model, &s->encoder);
     if (!s->encoder.relative) {
@@ -124,15 +128,18 @@ eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **ou
 
 void eg_audio_stream_close(eg_audio_stream *s)
 {
-    if (s) eg_audio_leave(s->model);
+    if (!s) return;
+    eg_audio_leave(s->model);
     eg_audio_stream_free(s);
 }
 
 void eg_audio_stream_free(eg_audio_stream *s)
 {
     if (!s) return;
+    eg_model *model = s->model;
     free(s->memory);
     free(s);
+    eg_model_release(model);
 }
 
 void eg_audio_stream_reset(eg_audio_stream *s)
@@ -175,7 +182,6 @@ bool eg_audio_stream_run(eg_audio_stream *s, const float *samples, size_t n, boo
     enum { ROOM = EG_AUDIO_BLOCK * EG_AUDIO_FRAMES };
     int64_t left = (int64_t)n;
     *written = 0;
-    eg_pool_renew(s->model->pool);
     do {
         s->n_frames += eg_mel_push(&s->mel, &samples, &left, s->frames + s->n_frames * s->mel.features, ROOM - s->n_frames);
         bool end = last && !left;
@@ -190,12 +196,22 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *s, size_t n)
     return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n) + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES);
 }
 
+static bool is_cancelled(void *stream)
+{
+    return atomic_load_explicit(&((eg_audio_stream *)stream)->cancel, memory_order_relaxed);
+}
+
 /* Runs unless a request to cancel is pending; the call that reports the request uses it up. */
 static eg_status run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written,
                      eg_error *err)
 {
     size_t count = 0;
-    if (atomic_load(&s->cancel) || !eg_audio_stream_run(s, samples, n, last, embeddings, &count)) {
+    s->turn = (eg_turn){.stopped = is_cancelled, .context = s};
+    eg_pool_renew(s->model->pool);
+    const bool done = !is_cancelled(s) && eg_pool_enter(s->model->pool, &s->turn) &&
+                      eg_audio_stream_run(s, samples, n, last, embeddings, &count);
+    eg_pool_leave(s->model->pool, &s->turn);
+    if (!done) {
         s->broken = true;
         atomic_store(&s->cancel, false);
         return eg_fail(err, EG_CANCELLED, "cancelled.");

@@ -457,7 +457,7 @@ bool eg_audio_encode(eg_audio *enc, const float *frames, int64_t n_frames, float
     memset(enc->frames + (1 + n_frames) * c->features, 0, (size_t)(missing * c->features) * sizeof *frames);
     subsample(enc, n_frames, n);
     for (int32_t l = 0; l < c->layers; l++) {
-        if (enc->cancel && atomic_load_explicit(enc->cancel, memory_order_relaxed)) return false;
+        if (enc->turn && !eg_pool_go_on(enc->matmul.pool, enc->turn)) return false;
         call.w = &w->layer[l];
         call.s = &enc->state[l];
         call.relative = enc->relative + (int64_t)l * EG_AUDIO_REACH * c->width;

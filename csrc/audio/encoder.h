@@ -10,8 +10,6 @@
 #ifndef EG_AUDIO_ENCODER_H
 #define EG_AUDIO_ENCODER_H
 
-#include <stdatomic.h>
-
 #include "../nn/binder.h"
 #include "../nn/multiply.h"
 
@@ -84,7 +82,7 @@ typedef struct eg_audio_state {        /* of one layer */
 typedef struct eg_audio {
     const eg_audio_weights *weights;
     eg_matmul matmul;
-    atomic_bool *cancel;       /* checked once per layer */
+    eg_turn *turn;             /* of the call that encodes; others get theirs between layers */
     int32_t context;           /* tokens that a token sees, itself included */
     const float *relative;     /* [layers, REACH, w]: keys of relative positions, from eg_audio_relative */
     int64_t position;          /* tokens so far */
@@ -96,7 +94,7 @@ typedef struct eg_audio {
     float *wide;               /* [B, largest of F, 2w, rows * channels, output] */
 } eg_audio;
 
-/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.two_term, cancel and context before. */
+/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.two_term, turn and context before. */
 void eg_audio_layout(eg_audio *audio, eg_arena *arena);
 /* Computes out[layers, REACH, w], which is the same for all encoders of these weights. The caller sets `relative` to it before
  * it encodes. */

@@ -57,7 +57,7 @@ enum {
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
         name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul,   softcap, \
-        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, \
+        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, exp_sum, \
     }
 /* clang-format on */
 

@@ -144,6 +144,6 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 const eg_kernels eg_kernels_scalar = {
     "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
     softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    fake_quant_i8,
+    fake_quant_i8, exp_sum,
 };
 /* clang-format on */

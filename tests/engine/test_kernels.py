@@ -418,6 +418,7 @@ def test_ring(target: kernels.Target, n: int, kv: str) -> None:
         2 * dim,
         n,
         m - n,
+        -1,
         2,
         dim,
         view,
@@ -448,7 +449,9 @@ def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     for i in reversed(range(spans)):
         here = ffi.cast("float *", at + 4 * i * part)
-        target.table.attention_span(here, queries, heads * dim, n, m - n, heads, dim, view, window, first + i, where)
+        target.table.attention_span(
+            here, queries, heads * dim, n, m - n, -1, heads, dim, view, window, first + i, where
+        )
     for row in range(rows):
         result = ffi.cast("float *", out.reshape(rows, -1)[row].ctypes.data)
         target.table.attention_merge(result, ffi.cast("float *", at), spans, rows, row, dim)
