@@ -210,7 +210,9 @@ def test_extreme_activations(target: kernels.Target, name: str) -> None:
 def test_matmul_float(target: kernels.Target, name: str) -> None:
     """Weights that are floats equal the contract bit for bit, for any number of columns."""
     rng = np.random.default_rng(3)
-    for n, rows, cols in ((1, 1, 1), (1, 16, 48), (4, 9, 33), (7, 19, 16), (5, 3, 1031), (2, 8, 15)):
+    shapes = [(1, 1, 1), (1, 16, 48), (4, 9, 33), (7, 19, 16), (5, 3, 1031), (2, 8, 15)]
+    shapes += [(n, 13, 40) for n in (*range(1, 18), 31, 32, 33)]
+    for n, rows, cols in shapes:
         w, x = rng.normal(0, 1, (rows, cols)).astype(F), rng.normal(0, 1, (n, cols)).astype(F)
         if name == "F32":
             raw = w.view(np.uint8)
