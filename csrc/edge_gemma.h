@@ -553,7 +553,7 @@ EG_API size_t eg_audio_token_count(size_t samples);
 
 /* Begins audio in the timeline; params NULL: all defaults. Until its end nothing else can be fed or drawn, nor can the session
  * be rewound or saved (EG_ERROR_STATE); reading logits and positions is fine, and a fork has a copy of the audio in
- * progress. The first begin of a session takes the encoder's work space, about 10 MB.
+ * progress. The first begin of a session takes memory for the state of the encoder, 2 MB.
  * EG_ERROR_UNSUPPORTED: the model has no audio encoder. EG_ERROR_STATE: audio is open already. EG_ERROR_CONTEXT: there is no
  * room for audio. EG_CANCELLED: no audio was begun; the position tells what was kept. */
 EG_API eg_status eg_session_audio_begin(eg_session *session, const eg_audio_params *params, eg_error *err);

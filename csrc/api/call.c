@@ -63,7 +63,7 @@ void eg_call_end(eg_call *call, eg_model *model)
 
 eg_status eg_model_prepare(eg_model *model, eg_error *err)
 {
-    if (atomic_load(&model->workspace_bytes)) return EG_OK;
+    if (atomic_load(&model->sessions)) return EG_OK;   /* the first one has seen to it */
     eg_workspace *ws;
     eg_status status = borrow(model, EG_BLOCK, &ws, err);
     if (!status) give_back(model, ws);
@@ -74,4 +74,5 @@ void eg_model_trim(eg_model *model)
 {
     int keep = atomic_load(&model->sessions) > 0 ? atomic_load(&model->sessions) : 1;
     for (int i = keep; i < EG_IDLE; i++) drop(model, atomic_exchange(&model->idle[i], NULL));
+    eg_audio_trim(model, keep);
 }

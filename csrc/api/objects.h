@@ -27,7 +27,8 @@ struct eg_model {
     uint64_t parameters;
     _Atomic uint64_t prefaulted;   /* bytes that eg_model_prefault has touched */
     _Atomic(eg_workspace *) idle[EG_IDLE];   /* work spaces that no call uses */
-    atomic_size_t workspace_bytes;   /* of all work spaces */
+    _Atomic(eg_audio_work *) audio_idle[EG_IDLE];   /* those of the audio encoder */
+    atomic_size_t workspace_bytes;   /* of all of both */
     atomic_int sessions;
     atomic_int references;     /* the caller's, and one of each session and stream */
 };
@@ -47,7 +48,8 @@ struct eg_audio_stream {
     int64_t n_frames;
     bool broken;               /* cancelled: reset before the next use */
     atomic_bool cancel;        /* requested and not reported yet; unused in the stream of a session */
-    eg_turn turn;              /* unused in the stream of a session */
+    eg_turn *turn;             /* of the call that encodes: of the session, or its own */
+    eg_turn own_turn;
     void *memory;
     size_t bytes;
 };
@@ -108,6 +110,8 @@ eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (
 void eg_call_end(eg_call *call, eg_model *model);
 /* Makes sure that the model has a work space. */
 eg_status eg_model_prepare(eg_model *model, eg_error *err);
+/* Frees those of the audio encoder but for the first `keep`. */
+void eg_audio_trim(eg_model *model, int keep);
 /* Frees work spaces beyond the number of sessions; all but one of them, when there are none. */
 void eg_model_trim(eg_model *model);
 
@@ -141,10 +145,10 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *stream, size_t n);
 /* A recording begins or ends: the last one to end releases the encoder's pages. */
 void eg_audio_enter(eg_model *model);
 void eg_audio_leave(eg_model *model);
-/* Takes samples without checking them, and writes the soft tokens that are complete, with `last` also the incomplete one.
- * False when cancelled. */
-bool eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
-                         size_t *written);
+/* Takes samples without checking them, and writes the soft tokens that are complete, with `last` also the incomplete one. The
+ * stream's turn is held. EG_CANCELLED, EG_ERROR_MEMORY: the recording is lost. */
+eg_status eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
+                              size_t *written, eg_error *err);
 
 /* Gives a fork its copy of what waits and of open audio. */
 eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error *err);

@@ -83,7 +83,7 @@ eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error
     if (!a->open) return EG_OK;
     status = eg_audio_stream_copy(a->stream, &to->audio.stream, err);
     if (status) return status;
-    to->audio.stream->encoder.turn = &to->call.turn;
+    to->audio.stream->turn = &to->call.turn;
     count_recording(to, 2);
     to->audio.open = true;
     to->audio.markers = a->markers;
@@ -115,7 +115,7 @@ static eg_status prepare_stream(eg_session *s, uint32_t context, eg_error *err)
     eg_audio_stream_free(a->stream);
     a->stream = NULL;
     eg_status status = eg_audio_stream_create(s->model, context, &a->stream, err);
-    if (!status) a->stream->encoder.turn = &s->call.turn;
+    if (!status) a->stream->turn = &s->call.turn;
     return status;
 }
 
@@ -151,8 +151,8 @@ static eg_status encode(eg_session *s, bool last, size_t *n, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
     double start = eg_clock();
-    if (!eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, n))
-        return eg_fail(err, EG_CANCELLED, "cancelled.");
+    eg_status status = eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, n, err);
+    if (status) return status;
     a->n_samples = 0;
     s->stats.audio_tokens += *n;
     s->stats.audio_seconds += eg_clock() - start;
