@@ -133,6 +133,7 @@ EG_INLINE ints ints_widen(ints acc, ints pairs)
     return acc;
 }
 #define EG_PAIRED_TILES
+#define EG_GEMV_TOKENS 4
 #define EG_HAS_GEMV
 #include "gemv512.inc"
 #include "tiles.inc"
