@@ -160,6 +160,28 @@ def blocks(assembly: str, function: str, kind: Type) -> tuple[list[Loop], tuple[
     return found, trips
 
 
+def products(lines: list[str]) -> int:
+    """The products of int8 numbers in these instructions."""
+    each = {"sdot": 16, "smmla": 32}
+    return sum(each.get(line.split()[0], 0) for line in lines)
+
+
+def product_loop(assembly: str, kind: Type) -> Loop:
+    """The loop that multiplies a group of a tile with some tokens. It may have all rows of the tile or a part of them."""
+    function = f"multiply_{kind.name}"
+    inner = list(chain(loops(body(assembly, function))))[-1]
+    found, row = products(inner.lines), kind.group * TOKENS
+    if found not in (row * 4, row * 8, row * 16):
+        sys.exit(f"{function}: the loop has {found} products, not {row} for each of 4, 8 or 16 rows.")
+    return inner
+
+
+def peak(mca: str, core: str, instruction: str) -> float:
+    """The products that the core computes in a cycle if it executes nothing but this instruction."""
+    lines = [f"\t{instruction}\tv{i}.4s, v30.16b, v31.16b" for i in range(24)]
+    return products(lines) / simulate(mca, core, lines)[0]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,8 +212,8 @@ def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
         cost(mca, core, *blocks(assembly, f"{way}_{kind.name}", kind))[0] / 16 / (kind.block / 32)
         for way in ("gemv", "unpack")
     )
-    inner = list(chain(loops(body(assembly, f"multiply_{kind.name}"))))[-1]
-    many = cost(mca, core, [inner], (1,))[0] / 16 / (kind.group / 32) / TOKENS
+    inner = product_loop(assembly, kind)
+    many = simulate(mca, core, inner.lines)[0] * 32 / products(inner.lines)
     print(
         f"| {name} | {core} | {kind.name.upper()} | {gemv:.2f} | {32 / gemv:.1f} | {unpack:.2f} | {many:.2f}"
         f" | {32 / many:.1f} |",

@@ -14,6 +14,9 @@
 
 #include "neon.inc"
 
+#define EG_HAS_MULTIPLY
+#include "neon_multiply.inc"
+
 #include "tiles.inc"
 
 EG_KERNEL_SET(eg_kernels_neon_dotprod, "neon_dotprod");

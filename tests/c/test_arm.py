@@ -102,4 +102,4 @@ def test_the_model_of_the_loops_finds_them(name: str, march: str, tmp_path: Path
         for way in ("gemv", "unpack"):
             found, trips = model_arm.blocks(assembly, f"{way}_{kind.name}", kind)
             assert len(found) == len(trips) > 0
-        assert list(model_arm.chain(model_arm.loops(model_arm.body(assembly, f"multiply_{kind.name}"))))[-1].lines
+        assert model_arm.products(model_arm.product_loop(assembly, kind).lines)
