@@ -45,9 +45,10 @@ EG_INLINE void tile_store(uint8_t *q, ints first, ints second)
 /* a, b, a, b in the lanes, moved from an integer register as by lanes_from_integer. */
 EG_INLINE int32x4_t pairs_from_integers(int a, int b)
 {
-    uint64_t both = (uint32_t)a | (uint64_t)(uint32_t)b << 32;
-    __asm__ volatile("" : "+r"(both));
-    return vreinterpretq_s32_u64(vdupq_n_u64(both));
+    const uint64_t both = (uint32_t)a | (uint64_t)(uint32_t)b << 32;
+    int32x4_t lanes;
+    __asm__ volatile("dup %0.2d, %x1" : "=w"(lanes) : "r"(both));
+    return lanes;
 }
 
 /* The sums of one token; neon_multiply.inc says of what. */
@@ -92,7 +93,7 @@ EG_INLINE void sum_columns_in_pairs(int32x4_t dot[][4], const int tokens, const 
     EG_UNROLL
     for (int c = 0; c < group; c += 16) {
         int8x16_t x[PAIRS][2];                               /* two steps of eight columns */
-        LOADS_STAY_BEHIND();
+        if (vectors * tokens > 8) LOADS_STAY_BEHIND();
         EG_UNROLL
         for (int t = 0; t < tokens / 2; t++) {
             int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(q[2 * t] + at + c));
@@ -102,7 +103,7 @@ EG_INLINE void sum_columns_in_pairs(int32x4_t dot[][4], const int tokens, const 
         }
         EG_UNROLL
         for (int half = 0; half < 2; half++) {
-            LOADS_STAY_BEHIND();
+            if (vectors * tokens > 8) LOADS_STAY_BEHIND();
             EG_UNROLL
             for (int j = 0; j < 2 * vectors; j++) {
                 int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(w + c * EG_ROW_TILE + half * 128 + j * 16));
