@@ -15,8 +15,7 @@
  *
  * Objects. Files, tokenizers and models are immutable once open and may be shared between threads. An eg_session is one
  * timeline (KV cache, position, sampler) and is used by one thread at a time; eg_session_cancel alone may be called from
- * another. Close sessions and audio streams before their model. They hold pointers into it that nobody counts: once the
- * model is closed, every call on them is undefined, closing them included.
+ * another. Sessions and audio streams keep their model alive: they may be used and closed after eg_model_close.
  *
  * Structs begin with struct_size, which the caller sets to sizeof the struct before every use, also for a struct that a
  * function fills. It lets an application and a library of different versions work together. Fields that an older
@@ -285,7 +284,8 @@ typedef struct eg_memory {
     uint64_t resident;         /* of these, in memory now; 0 where the system does not tell */
     uint64_t tables;           /* heap of the model: tensor directory, tokenizer tables */
     uint64_t kv;               /* KV cache of the session */
-    uint64_t scratch;          /* activations and work space of the session */
+    uint64_t scratch;          /* what a session holds beside it */
+    uint64_t workspace;        /* of the model: activations, one set for each call that runs at the same time */
 } eg_memory;
 
 /* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read,
@@ -293,14 +293,14 @@ typedef struct eg_memory {
  * EG_ERROR_FILE, EG_ERROR_FORMAT, EG_ERROR_UNSUPPORTED. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 
-/* Stops the model's threads, unmaps its files and frees it, its tokenizer included. Close its sessions and streams before:
- * afterwards they must not be used, not even to close them. NULL does nothing. */
+/* Gives the model up. Its threads stop, its files are unmapped, and it is freed, its tokenizer included, when its last session
+ * and stream has been closed: at once if there is none. NULL does nothing. */
 EG_API void eg_model_close(eg_model *model);
 
 /* The model's shape and name. Any thread. */
 EG_API eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err);
 
-/* The memory of the model alone: kv and scratch are 0. Reads a file of the system, so not for inner loops. Any thread. */
+/* The memory of the model alone: kv and scratch are 0, and workspace is what its sessions have needed so far. Reads a file of the system, so not for inner loops. Any thread. */
 EG_API eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err);
 
 /* The model's tokenizer, which lives as long as the model; not to be closed. NULL for NULL. Any thread. */
@@ -314,68 +314,87 @@ typedef enum eg_kv_type { EG_KV_F16 = 0, EG_KV_F32 = 1, EG_KV_Q8 = 2 } eg_kv_typ
 
 typedef struct eg_session_params {
     uint32_t struct_size;
-    uint32_t context;          /* tokens; 0: 4096 or the model's context length if that is shorter */
+    uint32_t context; /* tokens; 0: 4096 or the model's context length if that is shorter */
     eg_kv_type kv;
+    uint32_t picture; /* most tokens of a picture, where a picture's tokens see each other (models without per-layer
+                                  embeddings): the KV cache has room for them; 0: 1120, as many as there can be */
 } eg_session_params;
 
 typedef struct eg_logit_bias {
     int32_t id;
-    float bias;                /* -INFINITY: never */
+    float bias; /* -INFINITY: never */
 } eg_logit_bias;
 
 /* How a token is drawn. All zero is greedy decoding; eg_sampling_default fills in what Gemma is recommended with. The
- * order: biases and suppressed ids, penalties, temperature, top_k, top_p, min_p. */
+ * order: biases, suppressed ids and mask, penalties, temperature, top_k, top_p, min_p. */
 typedef struct eg_sampling {
     uint32_t struct_size;
-    float temperature;         /* 0: greedy, the most likely token; then top_k, top_p and min_p have no effect */
-    uint32_t top_k;            /* only the so many likeliest tokens; 0: off */
-    float top_p;               /* only the likeliest tokens that reach this probability together; 0 and 1: off */
-    float min_p;               /* only tokens of at least this probability, relative to the likeliest; 0: off */
-    float repetition_penalty;  /* positive logits of recent tokens are divided by it, negative multiplied; 0 and 1: off */
-    float presence_penalty;    /* subtracted from the logits of recent tokens; 0: off */
-    float frequency_penalty;   /* subtracted for each time that a recent token occurred; 0: off */
-    uint32_t penalty_window;   /* how many last tokens count as recent; 0: 64 */
-    uint32_t text_flags;       /* EG_TEXT_SPECIAL: token.text shows control tokens */
-    const eg_logit_bias *biases;   /* [n_biases], added to the logits; read during the call only */
+    float temperature; /* 0: greedy, the most likely token; then top_k, top_p and min_p have no effect */
+    uint32_t top_k; /* only the so many likeliest tokens; 0: off */
+    float top_p; /* only the likeliest tokens that reach this probability together; 0 and 1: off */
+    float min_p; /* only tokens of at least this probability, relative to the likeliest; 0: off */
+    float repetition_penalty; /* positive logits of recent tokens are divided by it, negative multiplied; 0 and 1: off */
+    float presence_penalty; /* subtracted from the logits of recent tokens; 0: off */
+    float frequency_penalty; /* subtracted for each time that a recent token occurred; 0: off */
+    uint32_t penalty_window; /* how many last tokens count as recent; 0: 64 */
+    uint32_t text_flags; /* EG_TEXT_SPECIAL: token.text shows control tokens */
+    const eg_logit_bias *biases; /* [n_biases], added to the logits; read during the call only */
     size_t n_biases;
-    const int32_t *suppress;   /* [n_suppress] ids never drawn; the file's own list is always obeyed */
+    const int32_t *suppress; /* [n_suppress] ids never drawn; the file's own list is always obeyed */
     size_t n_suppress;
+    const uint32_t *mask; /* [n_mask] a bit for each token, from the lowest bit of the first word on; only tokens whose */
+    size_t n_mask; /* bit is 1 are drawn: vocab_size / 32 words, rounded up. NULL: all are; read during the call */
+    bool logprobs; /* the token comes with its log-probability, */
+    uint32_t top_logprobs; /* and, with `logprobs`, those of so many likeliest tokens, at most EG_TOP_LOGPROBS */
 } eg_sampling;
+
+enum { EG_TOP_LOGPROBS = 64 };
+
+/* The natural logarithm of a token's probability, by the logits of the model alone, without what eg_sampling changes. */
+typedef struct eg_logprob {
+    int32_t id;
+    float logprob;
+} eg_logprob;
 
 typedef enum eg_stop {
     EG_STOP_NONE = 0,
-    EG_STOP_EOS = 1,           /* <eos> */
-    EG_STOP_TURN = 2,          /* <turn|> */
-    EG_STOP_TOOL_RESPONSE = 3  /* <|tool_response> */
+    EG_STOP_EOS = 1, /* <eos> */
+    EG_STOP_TURN = 2, /* <turn|> */
+    EG_STOP_TOOL_RESPONSE = 3 /* <|tool_response> */
 } eg_stop;
 
 typedef struct eg_token {
     uint32_t struct_size;
     int32_t id;
-    eg_stop stop;              /* why the answer ends with this token, which then has no text of its own */
+    eg_stop stop; /* why the answer ends with this token, which then has no text of its own */
     /* What this token adds, whole UTF-8 characters only, not zero-terminated; it may be empty while a character is
      * incomplete. Owned by the session, valid until its next call. */
     const char *text;
     size_t text_length;
+    float logprob; /* with eg_sampling.logprobs; else 0 */
+    const eg_logprob *top_logprobs; /* [n_top_logprobs] the best first; as `text`, valid until the session's next call */
+    size_t n_top_logprobs;
 } eg_token;
 
 typedef struct eg_stats {
     uint32_t struct_size;
-    uint64_t prefill_tokens, decode_tokens;   /* tokens fed by the caller; tokens drawn by eg_session_next */
-    double prefill_seconds, decode_seconds;   /* wall time spent in them */
-    uint64_t audio_tokens;     /* soft tokens that the audio encoder made; they count as prefilled too */
-    double audio_seconds;      /* wall time spent in it */
+    uint64_t prefill_tokens, decode_tokens; /* tokens fed by the caller; tokens drawn by eg_session_next */
+    double prefill_seconds, decode_seconds; /* wall time spent in them */
+    uint64_t audio_tokens; /* soft tokens that the audio encoder made; they count as prefilled too */
+    double audio_seconds; /* wall time spent in it */
 } eg_stats;
 
 /* Fills what Gemma 4 is recommended with: temperature 1, top_k 64, top_p 0.95; all else off, the window 64. The caller sets
  * struct_size before; without it nothing is written. Any thread. */
 EG_API void eg_sampling_default(eg_sampling *sampling);
 
-/* What a session would take, before it is opened: fills kv and scratch; the rest is the model's, and 0 here. Any thread. */
+/* What a session would take, before it is opened: fills kv and scratch, and workspace with what one call at a time needs; the
+ * rest is 0. Any thread. */
 EG_API eg_status eg_session_estimate(const eg_model *model, const eg_session_params *params, eg_memory *out, eg_error *err);
 
-/* Opens a session at position 0. All of its memory is taken here; evaluating and decoding allocate nothing. Any thread, also
- * while other sessions of the model are used. */
+/* Opens a session at position 0. All of its memory is taken here, and the model's first work space. Evaluating and decoding
+ * allocate nothing after that, unless calls on several sessions run at the same time: each of these takes a work space of its
+ * own, which the model keeps. Any thread, also while other sessions of the model are used. */
 EG_API eg_status eg_session_open(eg_model *model, const eg_session_params *params, eg_session **out, eg_error *err);
 
 /* Frees a session, also with audio open. No call on it may be running. NULL does nothing. */
@@ -389,8 +408,16 @@ EG_API eg_status eg_session_feed_tokens(eg_session *session, const int32_t *ids,
 /* Appends text[length], encoded with `flags` as by eg_tokenizer_encode. Failures are as in eg_session_feed_tokens. */
 EG_API eg_status eg_session_feed_text(eg_session *session, const char *text, size_t length, uint32_t flags, eg_error *err);
 
-/* Appends soft tokens: rows embeddings[n, hidden_size] made by an encoder. Failures are as in eg_session_feed_tokens. */
-EG_API eg_status eg_session_feed_embeddings(eg_session *session, const float *embeddings, size_t n, eg_error *err);
+enum {
+    /* They are the tokens of one picture. Models without per-layer embeddings (26B-A4B, 31B) let these see each other, in the
+     * layers with a sliding window; for other models the flag changes nothing. */
+    EG_EMBEDDINGS_PICTURE = 1
+};
+
+/* Appends soft tokens: rows embeddings[n, hidden_size] made by an encoder. Failures are as in eg_session_feed_tokens.
+ * EG_ERROR_ARGUMENT: more tokens of a picture than eg_session_params.picture. */
+EG_API eg_status eg_session_feed_embeddings(eg_session *session, const float *embeddings, size_t n, uint32_t flags,
+                                            eg_error *err);
 
 /* Appends ids[n] and computes every position in full: logits[n, vocab_size] and, unless NULL,
  * hidden[layers + 1, n, hidden_size]: the scaled embeddings, then the output of each layer, the last one after the
@@ -408,9 +435,56 @@ EG_API eg_status eg_session_logits(eg_session *session, float *logits, eg_error 
  * eg_session_logits, or audio is open. After a failure, EG_CANCELLED included, nothing was drawn. */
 EG_API eg_status eg_session_next(eg_session *session, const eg_sampling *sampling, eg_token *out, eg_error *err);
 
+/* Checks a draft, a guess at the next tokens: ids[n]. Keeps its beginning as far as eg_session_next with these options would have
+ * drawn the same tokens, and appends that; *kept (unless NULL) is their number. The session is then as if they had been drawn,
+ * random sequence and text included, and eg_session_next goes on with the first token that differs. Several tokens are
+ * evaluated in one pass, which takes little longer than one token. logprobs[n], unless NULL, receives the log-probabilities of
+ * the kept ones. What does not fit the context is not checked. Failures are as in eg_session_next, but after EG_CANCELLED
+ * *kept tokens were appended. */
+EG_API eg_status eg_session_verify(eg_session *session, const int32_t *ids, size_t n, const eg_sampling *sampling,
+                                   float *logprobs, size_t *kept, eg_error *err);
+
+/* Makes the timeline equal to ids[n] with the least work: goes back to where they differ, and feeds the rest. In ids, -1 stands
+ * for a soft token that the timeline has at this place. *kept (unless NULL) is the number of tokens that need not be evaluated
+ * again. EG_ERROR_ARGUMENT: a soft token would have to be fed. EG_ERROR_STATE: as in eg_session_rewind_to.
+ * EG_ERROR_CONTEXT: n is more than the context. Nothing changes in these cases. EG_CANCELLED: as in eg_session_feed_tokens. */
+EG_API eg_status eg_session_sync(eg_session *session, const int32_t *ids, size_t n, size_t *kept, eg_error *err);
+
+/* Who goes first when calls on several sessions of a model run at the same time: the higher priority; those of the same
+ * priority share the threads evenly, some milliseconds at a time. 0 for a new session; a fork has that of its original.
+ * EG_ERROR_ARGUMENT: it is not within -1000 and 1000. Between calls of the session. */
+EG_API eg_status eg_session_set_priority(eg_session *session, int32_t priority, eg_error *err);
+
 /* Starts the random sequence anew; the same seed, tokens and options give the same text on every machine. A new session
  * has a seed of its own from the system's clock. */
 EG_API void eg_session_seed(eg_session *session, uint64_t seed);
+
+/* One session's part in eg_batch_run. */
+typedef struct eg_batch_item {
+    uint32_t struct_size; /* the same in all items of an array, which lie so many bytes apart */
+    eg_session *session;
+    const int32_t *ids; /* [n] appended first: a piece of a prompt, for one. NULL with n = 0: none */
+    size_t n;
+    bool draw; /* then draws a token */
+    const eg_sampling *sampling; /* how; NULL: what eg_sampling_default fills in */
+    eg_token *token; /* receives it, with its struct_size set; with `draw` only */
+    bool cancelled; /* set: this session was cancelled */
+} eg_batch_item;
+
+/* Works for several sessions of one model in one pass through the weights. Where memory is the limit that takes little longer
+ * than for one: each session's waiting tokens and ids are evaluated, and a token is drawn where `draw` says so. The results
+ * have the same bits as eg_session_feed_tokens and eg_session_next on each session alone. A pass has 128 rows, shared by all;
+ * what is more takes further passes, and the call returns after the last. n is at most 128. One thread uses these sessions at
+ * a time. EG_ERROR_ARGUMENT: the same session twice, or sessions of different models. EG_ERROR_CONTEXT, EG_ERROR_STATE: as in
+ * eg_session_next; the sentence tells which item. EG_CANCELLED: some session was cancelled, which its item tells; call again
+ * without it. After a failure nothing was drawn in any session, and nothing appended but after EG_CANCELLED, when the positions
+ * tell what was kept, as in eg_session_feed_tokens. */
+EG_API eg_status eg_batch_run(eg_batch_item *items, size_t n, eg_error *err);
+
+/* One token each for sessions[n]: eg_batch_run without ids. sampling[n], or NULL for the defaults; an element may be NULL too.
+ * tokens[n]: struct_size is set in each, and they lie that far apart. */
+EG_API eg_status eg_batch_next(eg_session *const *sessions, size_t n, const eg_sampling *const *sampling, eg_token *tokens,
+                               eg_error *err);
 
 /* Number of tokens in the timeline; 0 for NULL. */
 EG_API size_t eg_session_position(const eg_session *session);
@@ -429,7 +503,7 @@ EG_API size_t eg_session_get_tokens(const eg_session *session, size_t first, int
 EG_API eg_status eg_session_rewind_to(eg_session *session, size_t position, eg_error *err);
 
 /* A second session with the same timeline, independent from now on; close it as well. It costs a copy of the KV cache in
- * use, and has a copy of audio that is open. The thread that uses `session` calls it. */
+ * use (20 MB for 2,000 tokens of E2B), and has a copy of audio that is open. The thread that uses `session` calls it. */
 EG_API eg_status eg_session_fork(const eg_session *session, eg_session **out, eg_error *err);
 
 /* Writes the timeline to a file: beside it first, then renamed, so that a failure leaves an older file as it was. The file
@@ -470,8 +544,8 @@ EG_API eg_status eg_session_get_memory(const eg_session *session, eg_memory *out
  * tokens). */
 typedef struct eg_audio_params {
     uint32_t struct_size;
-    uint32_t left_context;     /* tokens that a token of the encoder sees, itself included: 12 (and 0 means 12) or 13 */
-    bool no_markers;           /* of a session: without <|audio> before and <audio|> behind it */
+    uint32_t left_context; /* tokens that a token of the encoder sees, itself included: 12 (and 0 means 12) or 13 */
+    bool no_markers; /* of a session: without <|audio> before and <audio|> behind it */
 } eg_audio_params;
 
 /* Soft tokens of a recording of so many samples: ceil(floor((samples - 1) / 160) / 4), none below 161. Any thread. */
@@ -479,7 +553,7 @@ EG_API size_t eg_audio_token_count(size_t samples);
 
 /* Begins audio in the timeline; params NULL: all defaults. Until its end nothing else can be fed or drawn, nor can the session
  * be rewound or saved (EG_ERROR_STATE); reading logits and positions is fine, and a fork has a copy of the audio in
- * progress. The first begin of a session takes the encoder's work space, about 10 MB.
+ * progress. The first begin of a session takes memory for the state of the encoder, 2 MB.
  * EG_ERROR_UNSUPPORTED: the model has no audio encoder. EG_ERROR_STATE: audio is open already. EG_ERROR_CONTEXT: there is no
  * room for audio. EG_CANCELLED: no audio was begun; the position tells what was kept. */
 EG_API eg_status eg_session_audio_begin(eg_session *session, const eg_audio_params *params, eg_error *err);

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .chat.template import render_chat
     from .chat.tools import Tool, tool_schema
     from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
+    from .engine.batch import next_tokens
     from .engine.config import ModelConfig
     from .engine.descriptor import FileDescriptor
     from .engine.generation import Generation, Token
@@ -74,6 +75,7 @@ _LAZY = {
     "isa": "engine.native",
     "language_name": "speech.languages",
     "listen": "speech.listener",
+    "next_tokens": "engine.batch",
     "open_audio": "audio.source",
     "parse_reply": "chat.reply",
     "render_chat": "chat.template",
@@ -141,6 +143,7 @@ __all__ = [
     "kernels",
     "language_name",
     "listen",
+    "next_tokens",
     "open_audio",
     "parse_reply",
     "render_chat",

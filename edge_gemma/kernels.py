@@ -226,11 +226,14 @@ class Target:
         self.table.softcap(pointer(out, "float *"), out.size, cap)
         return out
 
-    def sliding_window_attention(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int, kv: str = "f32") -> Float:
-        """Causal attention without scaling: q (n, heads, D), k and v (m, kv_heads, D), m >= n -> (n, heads, D) float32.
+    def sliding_window_attention(
+        self, q: ArrayLike, k: ArrayLike, v: ArrayLike, window: int, kv: str = "f32", *, both_ways: bool = False
+    ) -> Float:
+        """Attention without scaling: q (n, heads, D), k and v (m, kv_heads, D), m >= n -> (n, heads, D) float32.
 
-        Queries are the last n of m positions. `window`: how many keys a query sees, itself included; 0 for all. `kv`: how
-        keys and values are stored before they are read, f32, f16 or q8. Raises ValueError.
+        Queries are the last n of m positions. `window`: how many keys a query sees up to itself, itself included; 0 for all.
+        `kv`: how keys and values are stored before they are read, f32, f16 or q8. `both_ways`: queries see the keys behind
+        them too; else attention is causal. Raises ValueError.
         """
         queries = float_array(q, (None, None, None), "q")
         n, heads, dim = queries.shape
@@ -258,6 +261,7 @@ class Target:
                 heads * dim,
                 n,
                 m - n,
+                m - 1 if both_ways else -1,
                 share,
                 dim,
                 view,

@@ -70,7 +70,7 @@ def wrapper(name: str) -> str:
     """C code: the set's file, and for each type a function that multiplies a tile with some tokens."""
     text = [f'#include "kernels/{name}.c"']
     for kind in TYPES:
-        constants = f"{TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.i16_run}, false"
+        constants = f"1, {TOKENS}, {kind.group}, {str(kind.has_min).lower()}, {kind.i16_run}, false"
         text.append(
             f"void multiply_{kind.name}(const tile_args *args, float *y, int64_t ldy)\n"
             f"{{\n    multiply_tokens(args, 0, {constants}, y, ldy);\n}}"

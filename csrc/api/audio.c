@@ -34,14 +34,55 @@ size_t eg_audio_relative_bytes(const eg_model *model)
     return (size_t)c->layers * EG_AUDIO_REACH * (size_t)c->width * sizeof(float);
 }
 
+/* A work space that no stream uses, or a new one; NULL without memory. */
+static eg_audio_work *borrow(eg_model *model)
+{
+    for (int i = 0; i < EG_IDLE; i++) {
+        eg_audio_work *work = atomic_exchange(&model->audio_idle[i], NULL);
+        if (work) return work;
+    }
+    eg_audio_work *work = eg_audio_work_open(&model->audio, model->pool);
+    if (work) atomic_fetch_add(&model->workspace_bytes, work->bytes);
+    return work;
+}
+
+static void drop(eg_model *model, eg_audio_work *work)
+{
+    if (work) atomic_fetch_sub(&model->workspace_bytes, work->bytes);
+    eg_audio_work_close(work);
+}
+
+static void give_back(eg_model *model, eg_audio_work *work)
+{
+    for (int i = 0; i < EG_IDLE; i++) {
+        eg_audio_work *none = NULL;
+        if (atomic_compare_exchange_strong(&model->audio_idle[i], &none, work)) return;
+    }
+    drop(model, work);
+}
+
+void eg_audio_trim(eg_model *model, int keep)
+{
+    for (int i = keep; i < EG_IDLE; i++) drop(model, atomic_exchange(&model->audio_idle[i], NULL));
+}
+
 /* The model's keys of relative positions. The first stream makes them; when several make them at once, one set is kept. */
-static const float *relative_keys(eg_model *model, eg_audio *encoder)
+static const float *relative_keys(eg_model *model)
 {
     float *keys = atomic_load(&model->audio_relative);
     if (keys) return keys;
     float *made = malloc(eg_audio_relative_bytes(model));
-    if (!made) return NULL;
-    eg_audio_relative(encoder, made);
+    eg_audio_work *work = made ? borrow(model) : NULL;
+    if (!work) {
+        free(made);
+        return NULL;
+    }
+    eg_turn turn = {0};
+    eg_pool_renew(model->pool);
+    eg_pool_enter(model->pool, &turn);   /* which nothing stops */
+    eg_audio_relative(work, made);
+    eg_pool_leave(model->pool, &turn);
+    give_back(model, work);
     if (atomic_compare_exchange_strong(&model->audio_relative, &keys, made)) return made;
     free(made);
     return keys;
@@ -53,22 +94,19 @@ eg_status eg_audio_stream_create(eg_model *model, uint32_t context, eg_audio_str
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     s->model = model;
     s->encoder.weights = &model->audio;
-    s->encoder.matmul.kernels = eg_kernels_get();
-    s->encoder.matmul.pool = model->pool;
-    s->encoder.matmul.q8.two_term = true;
-    s->encoder.cancel = &s->cancel;
+    s->turn = &s->own_turn;
     s->encoder.context = (int32_t)context;
     eg_arena arena = {NULL, 0};
     layout(s, &arena);
     s->bytes = arena.used;
-    s->memory = arena.used < SIZE_MAX ? calloc(1, arena.used + EG_ARENA_ALIGNMENT) : NULL;
-    if (!s->memory) {
+    arena = eg_arena_open(s->bytes, &s->memory);
+    if (!arena.base) {
         free(s);
-        return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder (%zu MB).", arena.used >> 20);
+        return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder.");
     }
-    arena = (eg_arena){(uint8_t *)s->memory + (EG_ARENA_ALIGNMENT - (uintptr_t)s->memory % EG_ARENA_ALIGNMENT), 0};
+    eg_model_retain(model);
     layout(s, &arena);
-    s->encoder.relative = relative_keys(model, &s->encoder);
+    s->encoder.relative = relative_keys(model);
     if (!s->encoder.relative) {
         eg_audio_stream_free(s);
         return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder.");
@@ -124,15 +162,18 @@ eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **ou
 
 void eg_audio_stream_close(eg_audio_stream *s)
 {
-    if (s) eg_audio_leave(s->model);
+    if (!s) return;
+    eg_audio_leave(s->model);
     eg_audio_stream_free(s);
 }
 
 void eg_audio_stream_free(eg_audio_stream *s)
 {
     if (!s) return;
+    eg_model *model = s->model;
     free(s->memory);
     free(s);
+    eg_model_release(model);
 }
 
 void eg_audio_stream_reset(eg_audio_stream *s)
@@ -156,33 +197,38 @@ size_t eg_audio_stream_token_count(const eg_audio_stream *s, size_t n)
 }
 
 /* Encodes the first n of the frames that wait. */
-static bool encode(eg_audio_stream *s, int64_t n, float *embeddings, size_t *written)
+static eg_status encode(eg_audio_stream *s, int64_t n, float *embeddings, size_t *written, eg_error *err)
 {
     int64_t features = s->mel.features;
-    if (!n) return true;
-    if (!eg_audio_encode(&s->encoder, s->frames, n, embeddings + *written * (size_t)s->model->config.hidden)) {
-        s->broken = true;
-        return false;
-    }
+    if (!n) return EG_OK;
+    eg_audio_work *work = borrow(s->model);
+    s->broken = true;
+    if (!work) return eg_fail(err, EG_ERROR_MEMORY, "no memory for the audio encoder.");
+    s->broken = !eg_audio_encode(&s->encoder, work, s->turn, s->frames, n,
+                                 embeddings + *written * (size_t)s->model->config.hidden);
+    give_back(s->model, work);
+    if (s->broken) return eg_fail(err, EG_CANCELLED, "cancelled.");
     *written += (size_t)(n + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES;
     s->n_frames -= n;
     memmove(s->frames, s->frames + n * features, (size_t)(s->n_frames * features) * sizeof *s->frames);
-    return true;
+    return EG_OK;
 }
 
-bool eg_audio_stream_run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written)
+eg_status eg_audio_stream_run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written,
+                              eg_error *err)
 {
     enum { ROOM = EG_AUDIO_BLOCK * EG_AUDIO_FRAMES };
     int64_t left = (int64_t)n;
     *written = 0;
-    eg_pool_renew(s->model->pool);
     do {
         s->n_frames += eg_mel_push(&s->mel, &samples, &left, s->frames + s->n_frames * s->mel.features, ROOM - s->n_frames);
         bool end = last && !left;
-        if (!encode(s, end ? s->n_frames : s->n_frames / EG_AUDIO_FRAMES * EG_AUDIO_FRAMES, embeddings, written)) return false;
+        const int64_t ready = end ? s->n_frames : s->n_frames / EG_AUDIO_FRAMES * EG_AUDIO_FRAMES;
+        eg_status status = encode(s, ready, embeddings, written, err);
+        if (status) return status;
     } while (left);
     if (last) eg_audio_stream_reset(s);
-    return true;
+    return EG_OK;
 }
 
 size_t eg_audio_stream_all_tokens(const eg_audio_stream *s, size_t n)
@@ -190,18 +236,28 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *s, size_t n)
     return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n) + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES);
 }
 
+static bool is_cancelled(void *stream)
+{
+    return atomic_load_explicit(&((eg_audio_stream *)stream)->cancel, memory_order_relaxed);
+}
+
 /* Runs unless a request to cancel is pending; the call that reports the request uses it up. */
 static eg_status run(eg_audio_stream *s, const float *samples, size_t n, bool last, float *embeddings, size_t *written,
                      eg_error *err)
 {
     size_t count = 0;
-    if (atomic_load(&s->cancel) || !eg_audio_stream_run(s, samples, n, last, embeddings, &count)) {
+    *s->turn = (eg_turn){.stopped = is_cancelled, .context = s};
+    eg_pool_renew(s->model->pool);
+    eg_status status = EG_OK;
+    if (is_cancelled(s) || !eg_pool_enter(s->model->pool, s->turn)) {
         s->broken = true;
-        atomic_store(&s->cancel, false);
-        return eg_fail(err, EG_CANCELLED, "cancelled.");
+        status = eg_fail(err, EG_CANCELLED, "cancelled.");
     }
-    *written = count;
-    return EG_OK;
+    if (!status) status = eg_audio_stream_run(s, samples, n, last, embeddings, &count, err);
+    eg_pool_leave(s->model->pool, s->turn);
+    if (status == EG_CANCELLED) atomic_store(&s->cancel, false);
+    if (!status) *written = count;
+    return status;
 }
 
 void eg_audio_enter(eg_model *model) { atomic_fetch_add(&model->recordings, 1); }

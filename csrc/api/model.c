@@ -107,6 +107,7 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
     if (p.threads > 1024) return eg_fail(err, EG_ERROR_ARGUMENT, "threads is %u; it can be at most 1024.", p.threads);
     eg_model *model = calloc(1, sizeof *model);
     if (!model) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
+    atomic_store(&model->references, 1);
     status = read_files(model, &p, err);
     if (!status) {
         model->pool = eg_pool_create(p.threads ? p.threads : eg_processors_fast());
@@ -128,9 +129,15 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
     return EG_OK;
 }
 
-void eg_model_close(eg_model *model)
+void eg_model_retain(eg_model *model) { atomic_fetch_add(&model->references, 1); }
+
+void eg_model_release(eg_model *model)
 {
-    if (!model) return;
+    if (atomic_fetch_sub(&model->references, 1) != 1) return;
+    for (int i = 0; i < EG_IDLE; i++) {
+        eg_workspace_close(atomic_load(&model->idle[i]));
+        eg_audio_work_close(atomic_load(&model->audio_idle[i]));
+    }
     eg_pool_destroy(model->pool);
     eg_tokenizer_close(model->tokenizer);
     free(atomic_load(&model->audio_relative));
@@ -139,6 +146,11 @@ void eg_model_close(eg_model *model)
     eg_gguf_close(model->mmproj);
     eg_gguf_close(model->file);
     free(model);
+}
+
+void eg_model_close(eg_model *model)
+{
+    if (model) eg_model_release(model);
 }
 
 eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err)
@@ -175,6 +187,7 @@ eg_memory eg_model_measure(const eg_model *model)
         .resident = eg_gguf_resident_bytes(model->file),
         .tables = sizeof *model + model->weights.heap_bytes + model->weights.owned.bytes + eg_gguf_heap_bytes(model->file) +
                   eg_tokenizer_heap_bytes(model->tokenizer),
+        .workspace = atomic_load(&model->workspace_bytes),
     };
     if (!model->mmproj) return memory;
     memory.mapped += eg_gguf_mapped_bytes(model->mmproj);

@@ -2,11 +2,15 @@
 #ifndef EG_API_OBJECTS_H
 #define EG_API_OBJECTS_H
 
+#include <stdatomic.h>
+
 #include "../audio/encoder.h"
 #include "../audio/mel.h"
 #include "../decoder/decoder.h"
 #include "../decoder/sampler.h"
 #include "../text/tokenizer.h"
+
+enum { EG_IDLE = 16 };         /* most work spaces that a model keeps */
 
 struct eg_model {
     eg_gguf *file;
@@ -22,7 +26,18 @@ struct eg_model {
     char name[128];
     uint64_t parameters;
     _Atomic uint64_t prefaulted;   /* bytes that eg_model_prefault has touched */
+    _Atomic(eg_workspace *) idle[EG_IDLE];   /* work spaces that no call uses */
+    _Atomic(eg_audio_work *) audio_idle[EG_IDLE];   /* those of the audio encoder */
+    atomic_size_t workspace_bytes;   /* of all of both */
+    atomic_int sessions;
+    atomic_int references;     /* the caller's, and one of each session and stream */
 };
+
+/* A call that computes: its turn on the model's threads, and its work space. */
+typedef struct eg_call {
+    eg_turn turn;
+    eg_workspace *ws;
+} eg_call;
 
 /* Samples to soft tokens. Frames that do not fill a token wait in `frames`. */
 struct eg_audio_stream {
@@ -33,6 +48,8 @@ struct eg_audio_stream {
     int64_t n_frames;
     bool broken;               /* cancelled: reset before the next use */
     atomic_bool cancel;        /* requested and not reported yet; unused in the stream of a session */
+    eg_turn *turn;             /* of the call that encodes: of the session, or its own */
+    eg_turn own_turn;
     void *memory;
     size_t bytes;
 };
@@ -59,23 +76,44 @@ typedef struct eg_session_audio {
  * soft tokens wait, they come first. */
 struct eg_session {
     eg_model *model;
-    eg_decoder decoder;
-    eg_sampler sampler;
+    eg_cache cache;
+    uint64_t random;           /* state of the sampler */
     eg_detokenizer detokenizer;
     eg_stats stats;
     int32_t *tokens;           /* [context]; -1: soft */
     const float *waiting_soft; /* rows of the soft tokens that wait, in audio.embeddings; NULL if no soft token waits */
     int64_t context, length, evaluated;
+    int64_t picture;           /* most tokens of a picture that see each other; the rings have room for a block of them */
     int64_t high;              /* most positions evaluated since the cache was last empty: tells what the rings still hold */
-    /* The last evaluated token, before the layers that only logits need; and whether decoder.logits are those of it. */
-    bool has_last, has_logits;
-    float *last_embedding, *last_x;   /* [d] */
+    eg_last last;              /* the last evaluated token, if it is known */
+    bool has_logits;           /* `logits` are those that follow the last token */
+    float *logits;             /* [V] */
     char *piece;               /* text of the last drawn token */
+    eg_logprob *top;           /* [EG_TOP_LOGPROBS] of the last drawn token */
     eg_session_audio audio;
+    int32_t priority;
+    eg_call call;              /* of the function that computes */
     atomic_bool cancel;        /* requested and not reported yet */
     void *cache_memory, *work_memory;
     size_t cache_bytes, work_bytes;
 };
+
+/* The model lives until the last reference is released, so objects may be closed in any order, also by a garbage collector. */
+void eg_model_retain(eg_model *model);
+void eg_model_release(eg_model *model);
+
+/* Begins a call: waits for the turn and takes a work space for blocks of `rows` tokens. `stopped` as in eg_turn.
+ * EG_CANCELLED, EG_ERROR_MEMORY: there is nothing to end. */
+eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (*stopped)(void *context), void *context,
+                        int64_t rows, eg_error *err);
+/* Does nothing if the call has not begun. */
+void eg_call_end(eg_call *call, eg_model *model);
+/* Makes sure that the model has a work space. */
+eg_status eg_model_prepare(eg_model *model, eg_error *err);
+/* Frees those of the audio encoder but for the first `keep`. */
+void eg_audio_trim(eg_model *model, int keep);
+/* Frees work spaces beyond the number of sessions; all but one of them, when there are none. */
+void eg_model_trim(eg_model *model);
 
 /* Touches the next part of the weights that only logits need, until all of them were touched. Otherwise the first answer of a
  * new process spends a fifth of a second on page faults. For moments when nobody waits; any thread. */
@@ -87,8 +125,10 @@ eg_memory eg_model_measure(const eg_model *model);
 /* A hash that tells models apart, the same on every machine; reads a few bytes of every tensor. */
 uint64_t eg_model_fingerprint(const eg_model *model);
 
-/* Checks context and kv, and opens an empty session. */
-eg_status eg_session_create(eg_model *model, int64_t context, eg_kv_type kv, eg_session **out, eg_error *err);
+/* Checks the parameters, which are complete (context and picture are not 0), and opens an empty session. */
+eg_status eg_session_create(eg_model *model, const eg_session_params *params, eg_session **out, eg_error *err);
+/* Parameters of a session like this one. */
+eg_session_params eg_session_params_of(const eg_session *session);
 
 /* The options in force: left_context is never 0. params NULL: defaults. EG_ERROR_UNSUPPORTED: there is no encoder. */
 eg_status eg_audio_read_params(const eg_model *model, const eg_audio_params *params, eg_audio_params *out, eg_error *err);
@@ -105,10 +145,10 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *stream, size_t n);
 /* A recording begins or ends: the last one to end releases the encoder's pages. */
 void eg_audio_enter(eg_model *model);
 void eg_audio_leave(eg_model *model);
-/* Takes samples without checking them, and writes the soft tokens that are complete, with `last` also the incomplete one.
- * False when cancelled. */
-bool eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
-                         size_t *written);
+/* Takes samples without checking them, and writes the soft tokens that are complete, with `last` also the incomplete one. The
+ * stream's turn is held. EG_CANCELLED, EG_ERROR_MEMORY: the recording is lost. */
+eg_status eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
+                              size_t *written, eg_error *err);
 
 /* Gives a fork its copy of what waits and of open audio. */
 eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error *err);

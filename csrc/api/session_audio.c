@@ -83,7 +83,7 @@ eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error
     if (!a->open) return EG_OK;
     status = eg_audio_stream_copy(a->stream, &to->audio.stream, err);
     if (status) return status;
-    to->audio.stream->encoder.cancel = &to->cancel;
+    to->audio.stream->turn = &to->call.turn;
     count_recording(to, 2);
     to->audio.open = true;
     to->audio.markers = a->markers;
@@ -115,7 +115,7 @@ static eg_status prepare_stream(eg_session *s, uint32_t context, eg_error *err)
     eg_audio_stream_free(a->stream);
     a->stream = NULL;
     eg_status status = eg_audio_stream_create(s->model, context, &a->stream, err);
-    if (!status) a->stream->encoder.cancel = &s->cancel;
+    if (!status) a->stream->turn = &s->call.turn;
     return status;
 }
 
@@ -129,7 +129,7 @@ eg_status eg_session_audio_begin(eg_session *s, const eg_audio_params *params, e
     if (!status) status = eg_timeline_check_room(s, p.no_markers ? 1 : 3, err);
     if (!status) status = allocate(s, err);
     if (!status) status = prepare_stream(s, p.left_context, err);
-    if (!status) status = eg_timeline_begin(s, err);
+    if (!status) status = eg_timeline_begin(s, 0, err);
     if (status) return status;
     int64_t old_length = s->length;
     if (!p.no_markers) status = append_marker(s, "<|audio>", err);
@@ -151,8 +151,8 @@ static eg_status encode(eg_session *s, bool last, size_t *n, eg_error *err)
 {
     eg_session_audio *a = &s->audio;
     double start = eg_clock();
-    if (!eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, n))
-        return eg_fail(err, EG_CANCELLED, "cancelled.");
+    eg_status status = eg_audio_stream_run(a->stream, a->samples, (size_t)a->n_samples, last, a->embeddings, n, err);
+    if (status) return status;
     a->n_samples = 0;
     s->stats.audio_tokens += *n;
     s->stats.audio_seconds += eg_clock() - start;
@@ -166,7 +166,7 @@ static eg_status process(eg_session *s, eg_error *err)
     double start = eg_clock(), seconds = (double)a->n_samples / EG_SAMPLE_RATE;
     size_t n;
     eg_status status = encode(s, false, &n, err);
-    if (!status && n) status = eg_timeline_append_soft(s, a->embeddings, n, err);
+    if (!status && n) status = eg_timeline_append_soft(s, a->embeddings, n, false, err);
     if (status) return status;
     eg_model_prefault(s->model);
     double load = (eg_clock() - start) / seconds;
@@ -186,7 +186,7 @@ eg_status eg_session_audio_push(eg_session *s, const float *samples, size_t n, e
         status = eg_timeline_check_room(s, eg_audio_stream_all_tokens(a->stream, (size_t)a->n_samples + n) + a->markers, err);
     if (status) return status;
     int64_t old_length = s->length;
-    status = eg_timeline_begin(s, err);
+    status = eg_timeline_begin(s, 0, err);
     while (!status && a->n_samples + (int64_t)n >= a->gather * EG_TOKEN_SAMPLES) {
         size_t take = GATHERED - (size_t)a->n_samples;
         if (take > n) take = n;
@@ -212,7 +212,7 @@ eg_status eg_session_audio_end(eg_session *s, eg_error *err)
     if (!a->open) return eg_fail(err, EG_ERROR_STATE, "no audio is open: begin it first.");
     int64_t old_length = s->length;
     size_t n = 0;
-    eg_status status = eg_timeline_begin(s, err);
+    eg_status status = eg_timeline_begin(s, 0, err);
     if (!status) status = eg_timeline_settle(s, err);   /* normally nothing waits */
     if (!status) status = encode(s, true, &n, err);
     a->open = false;
@@ -228,7 +228,10 @@ eg_status eg_session_audio_end(eg_session *s, eg_error *err)
     }
     /* These tokens and the marker wait: evaluated together with what closes the turn, they cost little more. */
     for (size_t i = 0; i < n; i++) s->tokens[s->length++] = -1;
-    if (n) s->waiting_soft = a->embeddings;
+    if (n) {
+        s->waiting_soft = a->embeddings;
+        s->has_logits = false;
+    }
     if (a->markers) status = append_marker(s, "<audio|>", err);
     return eg_timeline_end_feed(s, old_length, status);
 }

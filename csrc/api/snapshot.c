@@ -6,7 +6,7 @@
  *     version       u32, of this format
  *     fields        as in struct header, in the order of transfer_header
  *     tokens        i32 [length]
- *     last_embedding, last_x    f32 [hidden] each
+ *     embedding, x  f32 [hidden] each, of the last evaluated token
  *     K and V       for each layer that owns them, for each position that the session still needs, in order: the rows of K
  *                   of all heads, then those of V. A row is f16 [head_dim], f32 [head_dim], or for q8 i8 [head_dim, rounded
  *                   up to 4] and f32 [head_dim / 32, rounded up]
@@ -24,14 +24,15 @@
 #include "timeline.h"
 
 static const uint8_t MAGIC[8] = {'E', 'G', 'S', 'N', 'A', 'P', '\r', '\n'};
-enum { VERSION = 1, CHUNK = 4096 };
+enum { VERSION = 2, CHUNK = 4096 };
 
 typedef struct header {
     uint32_t kv;               /* eg_kv_type */
     uint64_t fingerprint;      /* of the model */
-    uint64_t context, length, evaluated, high;   /* as in struct eg_session */
+    uint64_t context, length, evaluated, high;   /* as in struct eg_session, */
+    uint32_t picture;          /* like this */
     uint64_t random;           /* state of the sampler */
-    uint32_t has_last;         /* 1: last_embedding and last_x belong to the last evaluated token; else 0 */
+    uint32_t has_last;         /* 1: embedding and x are known; else 0 */
     uint32_t n_held;           /* bytes of an incomplete character that the detokenizer holds, 0 to 3 */
     uint8_t held[4];           /* [n_held], then zeros */
 } header;
@@ -109,6 +110,7 @@ static void transfer_header(stream *s, header *h)
     transfer_u64(s, &h->length);
     transfer_u64(s, &h->evaluated);
     transfer_u64(s, &h->high);
+    transfer_u32(s, &h->picture);
     transfer_u64(s, &h->random);
     transfer_u32(s, &h->has_last);
     transfer_u32(s, &h->n_held);
@@ -133,10 +135,10 @@ static void transfer_slot(stream *f, eg_kv_type format, const eg_layer_cache *la
 static void transfer_body(stream *f, eg_session *s, const int64_t *first_of)
 {
     const eg_config *c = &s->model->config;
-    const eg_cache *cache = &s->decoder.cache;
+    const eg_cache *cache = &s->cache;
     transfer_numbers(f, s->tokens, (size_t)s->length, sizeof *s->tokens);
-    transfer_numbers(f, s->last_embedding, (size_t)c->hidden, sizeof(float));
-    transfer_numbers(f, s->last_x, (size_t)c->hidden, sizeof(float));
+    transfer_numbers(f, s->last.embedding, (size_t)c->hidden, sizeof(float));
+    transfer_numbers(f, s->last.x, (size_t)c->hidden, sizeof(float));
     for (int32_t l = 0; l < c->kv_layers; l++) {
         const eg_layer_cache *layer = &cache->layer[l];
         for (int64_t p = first_of[l]; p < s->evaluated; p++) {
@@ -150,8 +152,7 @@ static void transfer_body(stream *f, eg_session *s, const int64_t *first_of)
 /* The oldest position of each layer that its ring still holds after `high` positions. */
 static void oldest_of(const eg_session *s, int64_t high, int64_t *first_of)
 {
-    for (int32_t l = 0; l < s->model->config.kv_layers; l++)
-        first_of[l] = eg_larger(high - s->decoder.cache.layer[l].capacity, 0);
+    for (int32_t l = 0; l < s->model->config.kv_layers; l++) first_of[l] = eg_larger(high - s->cache.layer[l].capacity, 0);
 }
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
@@ -162,14 +163,15 @@ static bool write_file(FILE *file, eg_session *s)
     stream f = {.file = file, .writing = true};
     uint8_t magic[sizeof MAGIC];
     uint32_t version = VERSION;
-    header h = {.kv = s->decoder.cache.format,
+    header h = {.kv = s->cache.format,
                 .fingerprint = eg_model_fingerprint(s->model),
                 .context = (uint64_t)s->context,
                 .length = (uint64_t)s->length,
                 .evaluated = (uint64_t)s->evaluated,
                 .high = (uint64_t)s->high,
-                .random = s->sampler.state,
-                .has_last = s->has_last,
+                .picture = (uint32_t)s->picture,
+                .random = s->random,
+                .has_last = s->last.valid,
                 .n_held = s->detokenizer.n_held};
     memcpy(h.held, s->detokenizer.held, h.n_held);
     int64_t first_of[EG_MAX_LAYERS];
@@ -189,10 +191,11 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
     if (!s || !path) return eg_fail(err, EG_ERROR_ARGUMENT, "session or path is NULL.");
     eg_status status = eg_session_audio_check_closed(s, err);
     if (!status && s->waiting_soft) {   /* a snapshot has no place for rows of embeddings */
-        status = eg_timeline_begin(s, err);
+        status = eg_timeline_begin(s, 0, err);
         if (!status) status = eg_timeline_end(s, eg_timeline_settle(s, err));
     }
     if (status) return status;
+    if (!s->last.valid) eg_timeline_forget_logits(s);
     size_t n = strlen(path) + 6;
     char *temporary = malloc(n);
     if (!temporary) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
@@ -238,6 +241,7 @@ static eg_status read_header(stream *f, const eg_model *model, const char *path,
         {"length", h->length <= h->context},
         {"evaluated", h->evaluated <= h->length},
         {"high", h->high >= h->evaluated && h->high <= h->context},
+        {"picture", h->picture >= 1 && h->picture <= EG_PICTURE},
         {"has_last", h->has_last <= (h->evaluated > 0)},
         {"n_held", h->n_held < sizeof h->held},
     };
@@ -262,14 +266,15 @@ static bool read_body(stream *f, const header *h, const eg_session *saved, eg_se
     oldest_of(saved, (int64_t)h->high, first_of);
     s->length = (int64_t)h->length;
     s->evaluated = s->high = (int64_t)h->evaluated;
-    s->has_last = h->has_last;
-    s->sampler.state = h->random;
+    s->last = (eg_last){h->has_last, -1, s->evaluated - 1, s->last.embedding, s->last.x};
+    s->random = h->random;
     s->detokenizer.n_held = h->n_held;
     memcpy(s->detokenizer.held, h->held, h->n_held);
     /* Rings of another size remember no more than those of the file did. */
     for (int32_t l = 0; l < s->model->config.kv_layers; l++)
-        if (first_of[l] > 0) s->high = eg_larger(s->high, first_of[l] + s->decoder.cache.layer[l].capacity);
+        if (first_of[l] > 0) s->high = eg_larger(s->high, first_of[l] + s->cache.layer[l].capacity);
     transfer_body(f, s, first_of);
+    if (s->last.valid) s->last.id = s->tokens[s->evaluated - 1];
     uint64_t computed = f->hash, stored = 0;
     transfer_u64(f, &stored);
     return !f->failed && stored == computed && fgetc(f->file) == EOF && tokens_are_valid(s);
@@ -285,8 +290,10 @@ static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t
         return eg_fail(err, EG_ERROR_CONTEXT, "%s: holds %llu tokens, more than a context of %u.", path,
                        (unsigned long long)h.length, context);
     eg_session *saved = NULL, *s = NULL;
-    status = eg_session_create(model, (int64_t)h.context, (eg_kv_type)h.kv, &saved, err);
-    if (!status) status = eg_session_create(model, context ? context : (int64_t)h.context, (eg_kv_type)h.kv, &s, err);
+    eg_session_params params = {.context = (uint32_t)h.context, .kv = (eg_kv_type)h.kv, .picture = h.picture};
+    status = eg_session_create(model, &params, &saved, err);
+    if (context) params.context = context;
+    if (!status) status = eg_session_create(model, &params, &s, err);
     if (!status && !read_body(&f, &h, saved, s))
         status = eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged or cut short.", path);
     eg_session_close(saved);

@@ -9,92 +9,98 @@
 
 static eg_status cancelled(eg_error *err) { return eg_fail(err, EG_CANCELLED, "cancelled."); }
 
-eg_status eg_timeline_begin(eg_session *s, eg_error *err)
-{
-    eg_pool_renew(s->model->pool);
-    return atomic_exchange(&s->cancel, false) ? cancelled(err) : EG_OK;
-}
+static bool is_cancelled(void *session) { return atomic_load_explicit(&((eg_session *)session)->cancel, memory_order_relaxed); }
 
-eg_status eg_timeline_end(eg_session *s, eg_status status)
+eg_status eg_timeline_begin(eg_session *s, int64_t rows, eg_error *err)
 {
+    if (atomic_exchange(&s->cancel, false)) return cancelled(err);
+    eg_status status = eg_call_begin(&s->call, s->model, s->priority, is_cancelled, s, rows, err);
     if (status == EG_CANCELLED) atomic_store(&s->cancel, false);
     return status;
 }
 
+eg_status eg_timeline_end(eg_session *s, eg_status status)
+{
+    eg_call_end(&s->call, s->model);
+    if (status == EG_CANCELLED) atomic_store(&s->cancel, false);
+    return status;
+}
+
+void eg_timeline_keep_evaluated(eg_session *s, int64_t old_length)
+{
+    s->length = s->evaluated > old_length ? s->evaluated : old_length;
+    if (!s->has_logits) eg_timeline_forget_logits(s);   /* the failure has lost the state that they are made of */
+}
+
+void eg_timeline_forget_logits(eg_session *s)
+{
+    s->has_logits = false;
+    if (s->evaluated == s->length && s->length && !s->last.valid && s->tokens[s->length - 1] >= 0) s->evaluated--;
+}
+
 eg_status eg_timeline_end_feed(eg_session *s, int64_t old_length, eg_status status)
 {
-    if (status) {
-        s->length = s->evaluated > old_length ? s->evaluated : old_length;
-        /* The failure has lost the state that the last token's logits are made of: that token is evaluated again. */
-        if (s->evaluated == s->length && s->length && !s->has_last && s->tokens[s->length - 1] >= 0) s->evaluated--;
-    }
+    if (status) eg_timeline_keep_evaluated(s, old_length);
     return eg_timeline_end(s, status);
 }
 
 /* ---- evaluation -------------------------------------------------------------------------------------------------- */
 
-/* Evaluates n tokens that wait (at most EG_BLOCK) as far as the cache needs it; all layers if logits or hidden are wanted
- * of all of them. hidden_stride is that of eg_decoder_run. */
-static bool evaluate_block(eg_session *s, const float *soft, int64_t n, bool full, float *logits, float *hidden,
-                           size_t hidden_stride)
+/* The next n tokens that wait, of which the last `wanted` are to have logits. */
+static eg_run next_run(eg_session *s, int64_t n, int64_t wanted)
 {
-    eg_decoder *dec = &s->decoder;
-    const eg_config *c = dec->config;
-    const int32_t *ids = s->tokens + s->evaluated;
-    int32_t last = c->kv_layers - 1;   /* of this layer the cache needs K/V only */
-    size_t row = (size_t)c->hidden, bytes = row * sizeof(float);
-
-    s->has_last = s->has_logits = false;
+    if (n) s->has_logits = false;
     if (s->evaluated + n > s->high) s->high = s->evaluated + n;   /* even when cancelled: the rings are written */
-    eg_decoder_embed(dec, ids, soft, n);
-    memcpy(s->last_embedding, dec->x + (size_t)(n - 1) * row, bytes);
-    if (hidden) memcpy(hidden, dec->x, (size_t)n * bytes);
-    eg_decoder_per_layer_inputs(dec, ids, n, 0, full ? c->layers : last);
-    if (last > 0 && !eg_decoder_run(dec, n, s->evaluated, 0, last, EG_LAYER_FULL, EG_LAYER_FULL, hidden, hidden_stride))
-        return false;
-    memcpy(s->last_x, dec->x + (size_t)(n - 1) * row, bytes);
-    if (!eg_decoder_run(dec, n, s->evaluated, last, full ? c->layers : last + 1, full ? EG_LAYER_FULL : EG_LAYER_KV_ONLY,
-                        EG_LAYER_FULL, hidden, hidden_stride))
-        return false;
-    if (full) eg_decoder_head(dec, n, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
+    return (eg_run){.cache = &s->cache,
+                    .ids = s->tokens + s->evaluated,
+                    .soft = s->waiting_soft,
+                    .position = s->evaluated,
+                    .n = n,
+                    .wanted = wanted,
+                    .last = &s->last};
+}
+
+static void count_evaluated(eg_session *s, int64_t n)
+{
     s->evaluated += n;
-    s->has_last = true;
+    if (n) s->waiting_soft = NULL;   /* all of them were in the first block */
+}
+
+/* Evaluates the next n tokens that wait, at most EG_BLOCK. */
+static bool evaluate(eg_session *s, int64_t n, int64_t wanted, float *logits, float *hidden, size_t hidden_stride)
+{
+    eg_run run = next_run(s, n, wanted);
+    if (!eg_decoder_evaluate(s->call.ws, &run, 1, logits, hidden, hidden_stride)) return false;
+    count_evaluated(s, n);
     return true;
 }
 
-/* Tokens of the next block. */
-static int64_t block_size(const eg_session *s)
+static int64_t waiting(const eg_session *s) { return s->length - s->evaluated; }
+
+/* Evaluates what waits but for `rest` tokens at most. */
+static eg_status settle_all_but(eg_session *s, int64_t rest, eg_error *err)
 {
-    int64_t n = s->length - s->evaluated;
-    return n < EG_BLOCK ? n : EG_BLOCK;
+    while (waiting(s) > rest)
+        if (!evaluate(s, waiting(s) < EG_BLOCK ? waiting(s) : EG_BLOCK, 0, NULL, NULL, 0)) return cancelled(err);
+    return EG_OK;
 }
 
-eg_status eg_timeline_settle(eg_session *s, eg_error *err)
+eg_status eg_timeline_settle(eg_session *s, eg_error *err) { return settle_all_but(s, 0, err); }
+
+eg_status eg_timeline_check_last(const eg_session *s, eg_error *err)
 {
-    while (s->evaluated < s->length) {
-        if (!evaluate_block(s, s->waiting_soft, block_size(s), false, NULL, NULL, 0)) return cancelled(err);
-        s->waiting_soft = NULL;   /* all of them were in the first block */
-    }
-    return EG_OK;
+    if (s->has_logits || waiting(s) || s->last.valid) return EG_OK;
+    return eg_fail(err, EG_ERROR_STATE,
+                   s->length ? "the last token is soft and was rewound to: feed a token first."
+                             : "there are no logits before the first token: feed something.");
 }
 
 eg_status eg_timeline_finish(eg_session *s, eg_error *err)
 {
-    eg_decoder *dec = &s->decoder;
-    const eg_config *c = dec->config;
-    eg_status status = eg_timeline_settle(s, err);
-    if (status || s->has_logits) return status;
-    if (!s->has_last)
-        return eg_fail(err, EG_ERROR_STATE,
-                       s->length ? "the last token is soft and was rewound to: feed a token first."
-                                 : "there are no logits before the first token: feed something.");
-    int32_t first = c->kv_layers - 1;
-    memcpy(dec->x, s->last_embedding, (size_t)c->hidden * sizeof(float));
-    eg_decoder_per_layer_inputs(dec, s->tokens + s->evaluated - 1, 1, first, c->layers);
-    memcpy(dec->x, s->last_x, (size_t)c->hidden * sizeof(float));
-    if (!eg_decoder_run(dec, 1, s->evaluated - 1, first, c->layers, EG_LAYER_NO_KV, EG_LAYER_FULL, NULL, 0))
-        return cancelled(err);
-    eg_decoder_head(dec, 1, dec->logits, NULL);
+    if (s->has_logits) return EG_OK;
+    eg_status status = settle_all_but(s, EG_BLOCK, err);
+    if (status) return status;
+    if (!evaluate(s, waiting(s), 1, s->logits, NULL, 0)) return cancelled(err);
     s->has_logits = true;
     return EG_OK;
 }
@@ -114,20 +120,25 @@ void eg_timeline_append(eg_session *s, const int32_t *ids, size_t n)
 {
     memcpy(s->tokens + s->length, ids, n * sizeof *ids);
     s->length += (int64_t)n;
+    if (n) s->has_logits = false;
     s->detokenizer = (eg_detokenizer){0};
 }
 
-eg_status eg_timeline_append_soft(eg_session *s, const float *embeddings, size_t n, eg_error *err)
+eg_status eg_timeline_append_soft(eg_session *s, const float *embeddings, size_t n, bool both_ways, eg_error *err)
 {
-    eg_status status = eg_timeline_settle(s, err);   /* a block holds either tokens or rows of embeddings */
+    eg_status status = eg_timeline_settle(s, err);   /* these rows begin a block */
     if (status) return status;
     int64_t d = s->model->config.hidden, first = s->length;
     double start = eg_clock();
     for (size_t i = 0; i < n; i++) s->tokens[s->length++] = -1;
     s->detokenizer = (eg_detokenizer){0};
-    while (!status && s->evaluated < s->length)
-        if (!evaluate_block(s, embeddings + (s->evaluated - first) * d, block_size(s), false, NULL, NULL, 0))
-            status = cancelled(err);
+    while (!status && waiting(s)) {
+        eg_run run = next_run(s, both_ways || waiting(s) < EG_BLOCK ? waiting(s) : EG_BLOCK, 0);
+        run.soft = embeddings + (s->evaluated - first) * d;
+        run.both_ways = both_ways;
+        if (eg_decoder_evaluate(s->call.ws, &run, 1, NULL, NULL, 0)) count_evaluated(s, run.n);
+        else status = cancelled(err);
+    }
     s->stats.prefill_tokens += (uint64_t)(s->evaluated - first);
     s->stats.prefill_seconds += eg_clock() - start;
     return status;
@@ -140,9 +151,8 @@ eg_status eg_timeline_forward(eg_session *s, const int32_t *ids, size_t n, float
     eg_status status = eg_timeline_settle(s, err);
     if (!status) eg_timeline_append(s, ids, n);
     while (!status && done < n) {
-        int64_t block = block_size(s);
-        if (evaluate_block(s, NULL, block, true, logits ? logits + done * vocab : NULL, hidden ? hidden + done * d : NULL,
-                           n * d))
+        int64_t block = waiting(s) < EG_BLOCK ? waiting(s) : EG_BLOCK;
+        if (evaluate(s, block, block, logits ? logits + done * vocab : NULL, hidden ? hidden + done * d : NULL, n * d))
             done += (size_t)block;
         else status = cancelled(err);
     }
@@ -151,15 +161,136 @@ eg_status eg_timeline_forward(eg_session *s, const int32_t *ids, size_t n, float
     return status;
 }
 
+/* ---- drawing ----------------------------------------------------------------------------------------------------- */
+
+/* Draws a token for *draw from logits[V]; history: the timeline so far. */
+static eg_status draw_from(eg_workspace *ws, eg_draw *draw, const float *logits, eg_error *err)
+{
+    eg_session *s = draw->session;
+    size_t n_suppressed;
+    const int32_t *suppressed = eg_tokenizer_suppressed(s->model->tokenizer, &n_suppressed);
+    draw->drawn = true;
+    draw->random = s->random;
+    draw->id = eg_sampler_draw(&ws->sampler, draw->options, logits, &draw->random, s->tokens, (size_t)s->length, suppressed,
+                               n_suppressed);
+    if (draw->id < 0) return eg_fail(err, EG_ERROR_STATE, "no token can be drawn: all are suppressed or masked.");
+    if (!draw->options->logprobs) return EG_OK;
+    double sum = eg_sampler_log_sum(ws->kernels, logits, ws->config->vocab);
+    draw->logprob = (float)(logits[draw->id] - sum);
+    draw->n_top = eg_sampler_best(&ws->sampler, logits, sum, draw->options->top_logprobs, s->top);
+    return EG_OK;
+}
+
+/* Puts what is next of all timelines into one block. Returns the number of its runs; drawing[i] is the index of the timeline that
+ * run i belongs to. */
+static size_t fill_block(const eg_workspace *ws, const eg_draw *draws, size_t n, eg_run *runs, size_t *drawing)
+{
+    size_t n_runs = 0;
+    int64_t filled = 0;
+    for (size_t i = 0; i < n; i++) {
+        eg_session *s = draws[i].session;
+        bool draw = draws[i].options && !draws[i].drawn;
+        int64_t left = waiting(s), room = ws->rows - filled, take = left < room ? left : room;
+        if (left ? !take : !draw) continue;
+        runs[n_runs] = next_run(s, take, draw && take == left);
+        drawing[n_runs++] = i;
+        filled += take;
+    }
+    return n_runs;
+}
+
+eg_status eg_timeline_draw(eg_workspace *ws, eg_draw *draws, size_t n, eg_run *runs, size_t *drawing, eg_error *err)
+{
+    eg_status status = EG_OK;
+    for (size_t i = 0; !status && i < n; i++)
+        if (draws[i].options && draws[i].session->has_logits) status = draw_from(ws, &draws[i], draws[i].session->logits, err);
+    for (size_t n_runs; !status && (n_runs = fill_block(ws, draws, n, runs, drawing));) {
+        if (!eg_decoder_evaluate(ws, runs, (int64_t)n_runs, ws->logits, NULL, 0)) return cancelled(err);
+        const float *logits = ws->logits;
+        for (size_t i = 0; i < n_runs; i++) {
+            eg_draw *draw = &draws[drawing[i]];
+            count_evaluated(draw->session, runs[i].n);
+            if (!runs[i].wanted || status) continue;
+            status = draw_from(ws, draw, logits, err);
+            logits += ws->config->vocab;
+        }
+    }
+    return status;
+}
+
+size_t eg_timeline_accept(eg_session *s, int32_t id, uint32_t text_flags)
+{
+    const eg_tokenizer *tokenizer = s->model->tokenizer;
+    size_t length = eg_tokenizer_stop_of(tokenizer, id)
+                        ? eg_detokenizer_flush(&s->detokenizer, s->piece)
+                        : eg_detokenizer_push(&s->detokenizer, tokenizer, id, text_flags, s->piece);
+    s->tokens[s->length++] = id; /* evaluated with whatever comes next */
+    s->has_logits = false;
+    return length;
+}
+
+/* Keeps the first tokens of ids[n] that would be drawn, and appends them. rows[i] are the logits that follow ids[i - 1], and
+ * rows[0] those that come before. Afterwards session->logits are those that follow the last kept token. */
+static eg_status keep_drawn(eg_session *s, const int32_t *ids, size_t n, const eg_sampling *options, const float *const *rows,
+                            float *logprobs, size_t *kept, eg_error *err)
+{
+    eg_draw draw = {.session = s, .options = options};
+    eg_status status = EG_OK;
+    size_t i = 0;
+    for (; i < n; i++) {
+        status = draw_from(s->call.ws, &draw, rows[i], err);
+        if (status || draw.id != ids[i]) break;
+        s->random = draw.random;
+        if (logprobs)
+            logprobs[i] = (float)(rows[i][ids[i]] - eg_sampler_log_sum(s->call.ws->kernels, rows[i], s->model->config.vocab));
+        eg_timeline_accept(s, ids[i], options->text_flags);
+    }
+    if (rows[i] != s->logits) memcpy(s->logits, rows[i], (size_t)s->model->config.vocab * sizeof(float));
+    s->has_logits = true;
+    *kept += i;
+    return status;
+}
+
+eg_status eg_timeline_verify(eg_session *s, const int32_t *ids, size_t n, const eg_sampling *options, float *logprobs,
+                             size_t *kept, eg_error *err)
+{
+    const size_t vocab = (size_t)s->model->config.vocab;
+    eg_status status = settle_all_but(s, EG_BLOCK - EG_VERIFY, err);
+    /* A known token is evaluated once more together with the draft, which costs less than a pass of its own. */
+    if (!status && !s->has_logits && !waiting(s)) {
+        if (s->last.id >= 0) s->evaluated--;
+        else status = eg_timeline_finish(s, err);
+    }
+    while (!status && *kept < n) {
+        const float *rows[EG_VERIFY + 1], *logits = s->call.ws->logits;
+        const size_t m = n - *kept < EG_VERIFY ? n - *kept : EG_VERIFY, before = *kept;
+        const int64_t length = s->length;
+        const bool known = s->has_logits;
+        memcpy(s->tokens + length, ids + before, m * sizeof *ids);
+        eg_run run = next_run(s, waiting(s) + (int64_t)m, (int64_t)m + !known);
+        if (!eg_decoder_evaluate(s->call.ws, &run, 1, s->call.ws->logits, NULL, 0)) {
+            s->has_logits = known;
+            return cancelled(err);
+        }
+        for (size_t i = 0; i <= m; i++) rows[i] = known ? i ? logits + (i - 1) * vocab : s->logits : logits + i * vocab;
+        count_evaluated(s, length - s->evaluated);
+        status = keep_drawn(s, ids + before, m, options, rows, logprobs ? logprobs + before : NULL, kept, err);
+        s->evaluated = s->length;
+        s->last.valid = *kept - before == m;
+        if (!s->last.valid) break;
+    }
+    return status;
+}
+
 /* ---- going back -------------------------------------------------------------------------------------------------- */
 
 eg_status eg_timeline_rewind_to(eg_session *s, int64_t position, eg_error *err)
 {
-    if (position < s->evaluated) {
+    if (position < s->evaluated || (position < s->length && position == s->evaluated && !s->last.valid)) {
         /* The last kept token is evaluated again when logits are wanted, and leaves the same in the cache. A soft token
          * cannot be evaluated again, so something must be fed after it. */
         int64_t resume = position && s->tokens[position - 1] >= 0 ? position - 1 : position;
-        if (!position || !eg_cache_can_resume(&s->decoder.cache, &s->model->config, resume, s->high)) {
+        if (!position || !eg_cache_can_resume(&s->cache, &s->model->config, resume, s->high)) {
             for (int64_t i = 0; i < position; i++)
                 if (s->tokens[i] < 0)
                     return eg_fail(err, EG_ERROR_STATE,
@@ -169,8 +300,9 @@ eg_status eg_timeline_rewind_to(eg_session *s, int64_t position, eg_error *err)
             resume = s->high = 0;
         }
         s->evaluated = resume;
-        s->has_last = s->has_logits = false;
+        s->last.valid = false;
     }
+    if (position < s->length) s->has_logits = false;
     s->length = position;
     s->detokenizer = (eg_detokenizer){0};
     return EG_OK;

@@ -5,6 +5,7 @@
 #include "encoder.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../base/numbers.h"
@@ -25,50 +26,86 @@ static int64_t row_width(const eg_audio_config *c) { return (int64_t)c->rows[0] 
 void eg_audio_layout(eg_audio *enc, eg_arena *arena)
 {
     const eg_audio_config *c = &enc->weights->config;
-    int64_t w = c->width, history = enc->context - 1;
+    const int64_t w = c->width, history = enc->context - 1;
     enc->state = eg_arena_take(arena, (size_t)c->layers, sizeof *enc->state);
     for (int32_t l = 0; l < c->layers; l++) {
-        eg_audio_state s = {floats(arena, history + EG_AUDIO_BLOCK, w), floats(arena, history + EG_AUDIO_BLOCK, w),
-                            floats(arena, EG_AUDIO_KERNEL - 1 + EG_AUDIO_BLOCK, w)};
+        eg_audio_state s = {floats(arena, history, w), floats(arena, history, w), floats(arena, EG_AUDIO_KERNEL - 1, w)};
         if (enc->state) enc->state[l] = s;
     }
-    enc->frames = floats(arena, 1 + EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, c->features);
-    enc->rows = floats(arena, 1 + EG_AUDIO_BLOCK * 2, row_width(c));
+    enc->frame = floats(arena, 1, c->features);
+    enc->row = floats(arena, 1, row_width(c));
+}
 
-    int64_t wide = eg_larger(eg_larger(c->ffn, 2 * w), eg_larger((int64_t)c->rows[1] * c->channels[1], c->output));
-    enc->x = floats(arena, EG_AUDIO_BLOCK, w);
-    enc->h = floats(arena, EG_AUDIO_BLOCK, w);
-    enc->t = floats(arena, EG_AUDIO_BLOCK, w);
-    enc->q = floats(arena, EG_AUDIO_BLOCK, w);
-    enc->wide = floats(arena, EG_AUDIO_BLOCK, wide);
-    int64_t patches = eg_larger(c->rows[0] * enc->weights->conv[0].cols, c->rows[1] * enc->weights->conv[1].cols);
+static void layout_work(eg_audio_work *work, eg_arena *arena)
+{
+    const eg_audio_config *c = &work->weights->config;
+    int64_t w = c->width,
+            wide = eg_larger(eg_larger(c->ffn, 2 * w), eg_larger((int64_t)c->rows[1] * c->channels[1], c->output));
+    work->frames = floats(arena, 1 + EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, c->features);
+    work->rows = floats(arena, 1 + EG_AUDIO_BLOCK * 2, row_width(c));
+    work->k = floats(arena, EG_AUDIO_REACH - 1 + EG_AUDIO_BLOCK, w);
+    work->v = floats(arena, EG_AUDIO_REACH - 1 + EG_AUDIO_BLOCK, w);
+    work->g = floats(arena, EG_AUDIO_KERNEL - 1 + EG_AUDIO_BLOCK, w);
+    work->x = floats(arena, EG_AUDIO_BLOCK, w);
+    work->h = floats(arena, EG_AUDIO_BLOCK, w);
+    work->t = floats(arena, EG_AUDIO_BLOCK, w);
+    work->q = floats(arena, EG_AUDIO_BLOCK, w);
+    work->wide = floats(arena, EG_AUDIO_BLOCK, wide);
+    int64_t patches = eg_larger(c->rows[0] * work->weights->conv[0].cols, c->rows[1] * work->weights->conv[1].cols);
     int64_t scratch = eg_larger(patches, QUERIES * (QUERIES + 2 * EG_AUDIO_REACH));
-    eg_matmul_layout(&enc->matmul, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
+    eg_matmul_layout(&work->matmul, EG_AUDIO_BLOCK * wide, wide, (size_t)scratch * sizeof(float), arena);
+}
+
+eg_audio_work *eg_audio_work_open(const eg_audio_weights *weights, eg_pool *pool)
+{
+    eg_audio_work *work = calloc(1, sizeof *work);
+    if (!work) return NULL;
+    work->weights = weights;
+    work->matmul.kernels = eg_kernels_get();
+    work->matmul.pool = pool;
+    work->matmul.q8.two_term = true;
+    eg_arena arena = {NULL, 0};
+    layout_work(work, &arena);
+    work->bytes = arena.used;
+    arena = eg_arena_open(work->bytes, &work->memory);
+    if (arena.base) {
+        layout_work(work, &arena);
+        return work;
+    }
+    free(work);
+    return NULL;
+}
+
+void eg_audio_work_close(eg_audio_work *work)
+{
+    if (!work) return;
+    free(work->memory);
+    free(work);
 }
 
 void eg_audio_reset(eg_audio *enc)
 {
     const eg_audio_config *c = &enc->weights->config;
     enc->position = 0;
-    memset(enc->frames, 0, (size_t)c->features * sizeof *enc->frames);
-    memset(enc->rows, 0, (size_t)row_width(c) * sizeof *enc->rows);
+    memset(enc->frame, 0, (size_t)c->features * sizeof *enc->frame);
+    memset(enc->row, 0, (size_t)row_width(c) * sizeof *enc->row);
     for (int32_t l = 0; l < c->layers; l++)
         memset(enc->state[l].g, 0, (EG_AUDIO_KERNEL - 1) * (size_t)c->width * sizeof(float));
 }
 
 /* out[l, delta] = W_rel S(delta), S(delta) = sin(delta c_j) for the first half and cos(delta c_j) for the second */
-void eg_audio_relative(eg_audio *enc, float *out)
+void eg_audio_relative(eg_audio_work *work, float *out)
 {
-    const eg_audio_config *c = &enc->weights->config;
+    const eg_audio_config *c = &work->weights->config;
     int64_t half = c->width / 2;
     for (int64_t delta = 0; delta < EG_AUDIO_REACH; delta++)
         for (int64_t j = 0; j < half; j++) {
             double angle = (double)delta * exp(-(double)j * log(10000) / (double)(half - 1));
-            enc->x[delta * c->width + j] = (float)sin(angle);
-            enc->x[delta * c->width + half + j] = (float)cos(angle);
+            work->x[delta * c->width + j] = (float)sin(angle);
+            work->x[delta * c->width + half + j] = (float)cos(angle);
         }
     for (int32_t l = 0; l < c->layers; l++)
-        eg_multiply_one(&enc->matmul, &enc->weights->layer[l].k_rel, enc->x, EG_AUDIO_REACH,
+        eg_multiply_one(&work->matmul, &work->weights->layer[l].k_rel, work->x, EG_AUDIO_REACH,
                         out + (int64_t)l * EG_AUDIO_REACH * c->width);
 }
 
@@ -77,8 +114,8 @@ void eg_audio_copy(eg_audio *to, const eg_audio *from)
     const eg_audio_config *c = &from->weights->config;
     size_t w = (size_t)c->width * sizeof(float), history = (size_t)from->context - 1;
     to->position = from->position;
-    memcpy(to->frames, from->frames, (size_t)c->features * sizeof *to->frames);
-    memcpy(to->rows, from->rows, (size_t)row_width(c) * sizeof *to->rows);
+    memcpy(to->frame, from->frame, (size_t)c->features * sizeof *to->frame);
+    memcpy(to->row, from->row, (size_t)row_width(c) * sizeof *to->row);
     for (int32_t l = 0; l < c->layers; l++) {
         memcpy(to->state[l].k, from->state[l].k, history * w);
         memcpy(to->state[l].v, from->state[l].v, history * w);
@@ -89,9 +126,9 @@ void eg_audio_copy(eg_audio *to, const eg_audio *from)
 /* ---- operations that the stages share ----------------------------------------------------------------------------- */
 
 typedef struct encoder_call {
-    eg_audio *enc;
+    const eg_audio *enc;
+    eg_audio_work *work;
     const eg_audio_layer *w;
-    const eg_audio_state *s;
     const float *relative;     /* [REACH, w] of the layer */
     int64_t n;                 /* tokens */
     const float *norm;         /* of the next norm_task or add_task */
@@ -99,7 +136,7 @@ typedef struct encoder_call {
     float scale;
 } encoder_call;
 
-static void for_tokens(encoder_call *call, eg_task *task) { eg_pool_run(call->enc->matmul.pool, task, call, call->n, 1); }
+static void for_tokens(encoder_call *call, eg_task *task) { eg_pool_run(call->work->matmul.pool, task, call, call->n, 1); }
 
 static void clamp(float *x, int64_t n, const float bounds[2])
 {
@@ -111,11 +148,11 @@ static void clamp(float *x, int64_t n, const float bounds[2])
 static void norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t w = call->enc->weights->config.width;
+    int64_t w = call->work->weights->config.width;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        call->enc->matmul.kernels->rms_norm(call->enc->h + t * w, call->enc->x + t * w, call->norm, w, EPS);
-        clamp(call->enc->h + t * w, w, call->bounds);
+        call->work->matmul.kernels->rms_norm(call->work->h + t * w, call->work->x + t * w, call->norm, w, EPS);
+        clamp(call->work->h + t * w, w, call->bounds);
     }
 }
 
@@ -130,11 +167,11 @@ static void norm(encoder_call *call, const float *weight, const float bounds[2])
 static void add_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t w = call->enc->weights->config.width;
+    int64_t w = call->work->weights->config.width;
     (void)worker;
     for (int64_t i = begin; i < end; i++) {
-        float *x = call->enc->x + i * w, *t = call->enc->t + i * w;
-        if (call->norm) call->enc->matmul.kernels->rms_norm(t, t, call->norm, w, EPS);
+        float *x = call->work->x + i * w, *t = call->work->t + i * w;
+        if (call->norm) call->work->matmul.kernels->rms_norm(t, t, call->norm, w, EPS);
         for (int64_t j = 0; j < w; j++) x[j] += call->scale * t[j];
     }
 }
@@ -150,7 +187,7 @@ static void add(encoder_call *call, const float *weight, float scale)
 static void multiply(encoder_call *call, const eg_clipped *w, const float *x, float *y)
 {
     eg_product product = {w->w, 0, call->n, y, w->w.rows, w->out, 0};
-    eg_multiply(&call->enc->matmul, x, w->w.cols, call->n, &product, 1);
+    eg_multiply(&call->work->matmul, x, w->w.cols, call->n, &product, 1);
 }
 
 /* ---- subsampling -------------------------------------------------------------------------------------------------- */
@@ -172,10 +209,11 @@ static void layer_norm_relu(float *x, int64_t positions, int64_t channels, const
 }
 
 /* Stride 2 in time and frequency, zeros beyond the edges: in[3][height][inputs] -> out[(height + 1) / 2][channels]. */
-static void convolve(const eg_audio *enc, int i, const float *in, int64_t height, int64_t inputs, float *out, float *patches)
+static void convolve(const eg_audio_work *work, int i, const float *in, int64_t height, int64_t inputs, float *out,
+                     float *patches)
 {
-    const eg_matrix *w = &enc->weights->conv[i];
-    int64_t positions = enc->weights->config.rows[i];
+    const eg_matrix *w = &work->weights->conv[i];
+    int64_t positions = work->weights->config.rows[i];
     size_t run = (size_t)inputs * sizeof *in;
     memset(patches, 0, (size_t)(positions * w->cols) * sizeof *patches);
     for (int64_t k = 0; k < positions; k++)
@@ -184,12 +222,12 @@ static void convolve(const eg_audio *enc, int i, const float *in, int64_t height
             if (row >= 0 && row < height)
                 memcpy(patches + k * w->cols + place * inputs, in + (place / 3 * height + row) * inputs, run);
         }
-    enc->matmul.kernels->matmul_float(out, w->rows, patches, w->cols, positions, w, 0, w->rows, NULL);
-    layer_norm_relu(out, positions, w->rows, enc->weights->conv_norm[i]);
+    work->matmul.kernels->matmul_float(out, w->rows, patches, w->cols, positions, w, 0, w->rows, NULL);
+    layer_norm_relu(out, positions, w->rows, work->weights->conv_norm[i]);
 }
 
 typedef struct subsample_call {
-    eg_audio *enc;
+    eg_audio_work *work;
     int64_t frames;
 } subsample_call;
 
@@ -197,12 +235,13 @@ typedef struct subsample_call {
 static void first_convolution_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     subsample_call *call = context;
-    const eg_audio_config *c = &call->enc->weights->config;
+    const eg_audio_config *c = &call->work->weights->config;
     int64_t width = row_width(c);
-    float *patches = eg_matmul_scratch(&call->enc->matmul, worker);
+    float *patches = eg_matmul_scratch(&call->work->matmul, worker);
     for (int64_t s = begin; s < end; s++) {
-        float *out = call->enc->rows + (1 + s) * width;
-        if (2 * s < call->frames) convolve(call->enc, 0, call->enc->frames + 2 * s * c->features, c->features, 1, out, patches);
+        float *out = call->work->rows + (1 + s) * width;
+        if (2 * s < call->frames)
+            convolve(call->work, 0, call->work->frames + 2 * s * c->features, c->features, 1, out, patches);
         else memset(out, 0, (size_t)width * sizeof *out);
     }
 }
@@ -210,20 +249,20 @@ static void first_convolution_task(void *context, int64_t begin, int64_t end, un
 static void second_convolution_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     subsample_call *call = context;
-    const eg_audio_config *c = &call->enc->weights->config;
-    float *patches = eg_matmul_scratch(&call->enc->matmul, worker);
+    const eg_audio_config *c = &call->work->weights->config;
+    float *patches = eg_matmul_scratch(&call->work->matmul, worker);
     for (int64_t t = begin; t < end; t++)
-        convolve(call->enc, 1, call->enc->rows + 2 * t * row_width(c), c->rows[0], c->channels[0],
-                 call->enc->wide + t * c->rows[1] * c->channels[1], patches);
+        convolve(call->work, 1, call->work->rows + 2 * t * row_width(c), c->rows[0], c->channels[0],
+                 call->work->wide + t * c->rows[1] * c->channels[1], patches);
 }
 
 /* x[n] from n_frames frames; `frames` begins with the last frame of the previous block. */
-static void subsample(eg_audio *enc, int64_t n_frames, int64_t n)
+static void subsample(eg_audio_work *work, int64_t n_frames, int64_t n)
 {
-    subsample_call call = {enc, n_frames};
-    eg_pool_run(enc->matmul.pool, first_convolution_task, &call, 2 * n, 1);
-    eg_pool_run(enc->matmul.pool, second_convolution_task, &call, n, 1);
-    eg_multiply_one(&enc->matmul, &enc->weights->input, enc->wide, n, enc->x);
+    subsample_call call = {work, n_frames};
+    eg_pool_run(work->matmul.pool, first_convolution_task, &call, 2 * n, 1);
+    eg_pool_run(work->matmul.pool, second_convolution_task, &call, n, 1);
+    eg_multiply_one(&work->matmul, &work->weights->input, work->wide, n, work->x);
 }
 
 /* ---- feed-forward ------------------------------------------------------------------------------------------------- */
@@ -231,11 +270,11 @@ static void subsample(eg_audio *enc, int64_t n_frames, int64_t n)
 static void silu_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t ffn = call->enc->weights->config.ffn;
+    int64_t ffn = call->work->weights->config.ffn;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *y = call->enc->wide + t * ffn;
-        call->enc->matmul.kernels->sigmoid_mul(y, y, y, ffn);
+        float *y = call->work->wide + t * ffn;
+        call->work->matmul.kernels->sigmoid_mul(y, y, y, ffn);
         clamp(y, ffn, call->bounds);
     }
 }
@@ -244,10 +283,10 @@ static void silu_task(void *context, int64_t begin, int64_t end, unsigned worker
 static void feed_forward(encoder_call *call, const eg_audio_ffw *w)
 {
     norm(call, w->pre, w->up.in);
-    multiply(call, &w->up, call->enc->h, call->enc->wide);
+    multiply(call, &w->up, call->work->h, call->work->wide);
     call->bounds = w->down.in;
     for_tokens(call, silu_task);
-    multiply(call, &w->down, call->enc->wide, call->enc->t);
+    multiply(call, &w->down, call->work->wide, call->work->t);
     add(call, w->post, 0.5f);
 }
 
@@ -256,16 +295,16 @@ static void feed_forward(encoder_call *call, const eg_audio_ffw *w)
 static void clamp_copy_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t w = call->enc->weights->config.width;
+    int64_t w = call->work->weights->config.width;
     (void)worker;
-    memcpy(call->enc->t + begin * w, call->enc->h + begin * w, (size_t)((end - begin) * w) * sizeof(float));
-    clamp(call->enc->t + begin * w, (end - begin) * w, call->bounds);
+    memcpy(call->work->t + begin * w, call->work->h + begin * w, (size_t)((end - begin) * w) * sizeof(float));
+    clamp(call->work->t + begin * w, (end - begin) * w, call->bounds);
 }
 
 /* q, k and v of h. Each matrix clamps its input; if all three clamp alike, they are multiplied in one call. */
 static void project(encoder_call *call, const eg_clipped *const matrices[3], float *const out[3])
 {
-    const eg_audio *enc = call->enc;
+    const eg_audio_work *work = call->work;
     eg_product products[3];
     bool alike = true;
     for (int i = 0; i < 3; i++) {
@@ -275,7 +314,7 @@ static void project(encoder_call *call, const eg_clipped *const matrices[3], flo
     for (int i = 0; i < 3; i += alike ? 3 : 1) {
         call->bounds = matrices[i]->in;
         for_tokens(call, clamp_copy_task);
-        eg_multiply(&call->enc->matmul, enc->t, enc->weights->config.width, call->n, products + i, alike ? 3 : 1);
+        eg_multiply(&call->work->matmul, work->t, work->weights->config.width, call->n, products + i, alike ? 3 : 1);
     }
 }
 
@@ -283,12 +322,12 @@ static void project(encoder_call *call, const eg_clipped *const matrices[3], flo
 static void scale_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    const eg_audio_config *c = &call->enc->weights->config;
+    const eg_audio_config *c = &call->work->weights->config;
     int64_t w = c->width, history = call->enc->context - 1;
     float factor = 1 / (sqrtf((float)c->head_dim) * LN2);
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *q = call->enc->q + t * w, *k = call->s->k + (history + t) * w;
+        float *q = call->work->q + t * w, *k = call->work->k + (history + t) * w;
         for (int32_t h = 0; h < c->heads; h++)
             for (int32_t i = 0; i < c->head_dim; i++) *q++ *= factor * call->w->per_dim_scale[i];
         for (int64_t i = 0; i < w; i++) k[i] *= E_LN / LN2;
@@ -300,10 +339,10 @@ static void scale_task(void *context, int64_t begin, int64_t end, unsigned worke
 static void attend(const encoder_call *call, const float *content, const float *relative, int64_t deltas, const float *v,
                    float *o)
 {
-    const eg_audio_config *c = &call->enc->weights->config;
+    const eg_audio_config *c = &call->work->weights->config;
     float z[EG_AUDIO_REACH];
     for (int64_t d = 0; d < deltas; d++) z[d] = content[-d] + relative[d];
-    call->enc->matmul.kernels->softcap(z, deltas, 50);
+    call->work->matmul.kernels->softcap(z, deltas, 50);
     float top = z[0], sum = 0;
     for (int64_t d = 1; d < deltas; d++) top = z[d] > top ? z[d] : top;
     for (int64_t d = 0; d < deltas; d++) sum += z[d] = (float)exp((double)z[d] - top);
@@ -319,16 +358,16 @@ static void attend(const encoder_call *call, const float *content, const float *
 static void attention_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    const eg_audio_config *c = &call->enc->weights->config;
-    const eg_kernels *kernels = call->enc->matmul.kernels;
+    const eg_audio_config *c = &call->work->weights->config;
+    const eg_kernels *kernels = call->work->matmul.kernels;
     int64_t w = c->width, D = c->head_dim, history = call->enc->context - 1;
-    float *content = eg_matmul_scratch(&call->enc->matmul, worker);     /* [QUERIES, keys] */
+    float *content = eg_matmul_scratch(&call->work->matmul, worker);     /* [QUERIES, keys] */
     float *relative = content + QUERIES * (QUERIES + EG_AUDIO_REACH);      /* [QUERIES, context] */
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t first = unit / c->heads * QUERIES, offset = unit % c->heads * D;
         int64_t n = call->n - first < QUERIES ? call->n - first : QUERIES, keys = n + history;
-        const float *q = call->enc->q + first * w + offset;
-        eg_matrix k = {.data = (const uint8_t *)(call->s->k + first * w + offset),
+        const float *q = call->work->q + first * w + offset;
+        eg_matrix k = {.data = (const uint8_t *)(call->work->k + first * w + offset),
                        .type = eg_type_find(EG_TYPE_F32),
                        .rows = keys,
                        .cols = D,
@@ -341,22 +380,23 @@ static void attention_task(void *context, int64_t begin, int64_t end, unsigned w
         for (int64_t t = 0; t < n; t++) {
             int64_t past = call->enc->position + first + t, deltas = past < history ? past + 1 : history + 1;
             attend(call, content + t * keys + t + history, relative + t * call->enc->context, deltas,
-                   call->s->v + (first + t + history) * w + offset, call->enc->h + (first + t) * w + offset);
+                   call->work->v + (first + t + history) * w + offset, call->work->h + (first + t) * w + offset);
         }
     }
 }
 
 static void attention(encoder_call *call)
 {
-    eg_audio *enc = call->enc;
+    eg_audio_work *work = call->work;
     const eg_audio_layer *w = call->w;
     static const float unbounded[2] = {-INFINITY, INFINITY};
-    int64_t at = (enc->context - 1) * (int64_t)enc->weights->config.width;
+    int64_t at = (call->enc->context - 1) * (int64_t)work->weights->config.width;
     norm(call, w->pre_attention, unbounded);
-    project(call, (const eg_clipped *const[]){&w->q, &w->k, &w->v}, (float *const[]){enc->q, call->s->k + at, call->s->v + at});
+    project(call, (const eg_clipped *const[]){&w->q, &w->k, &w->v},
+            (float *const[]){work->q, call->work->k + at, call->work->v + at});
     for_tokens(call, scale_task);
-    eg_pool_run(enc->matmul.pool, attention_task, call, (call->n + QUERIES - 1) / QUERIES * enc->weights->config.heads, 1);
-    multiply(call, &w->out, enc->h, enc->t);
+    eg_pool_run(work->matmul.pool, attention_task, call, (call->n + QUERIES - 1) / QUERIES * work->weights->config.heads, 1);
+    multiply(call, &w->out, work->h, work->t);
     add(call, w->post_attention, 1);
 }
 
@@ -366,11 +406,11 @@ static void attention(encoder_call *call)
 static void gate_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t w = call->enc->weights->config.width;
+    int64_t w = call->work->weights->config.width;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        const float *y = call->enc->wide + t * 2 * w;
-        call->enc->matmul.kernels->sigmoid_mul(call->s->g + (EG_AUDIO_KERNEL - 1 + t) * w, y + w, y, w);
+        const float *y = call->work->wide + t * 2 * w;
+        call->work->matmul.kernels->sigmoid_mul(call->work->g + (EG_AUDIO_KERNEL - 1 + t) * w, y + w, y, w);
     }
 }
 
@@ -378,12 +418,12 @@ static void gate_task(void *context, int64_t begin, int64_t end, unsigned worker
 static void depthwise_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t w = call->enc->weights->config.width;
-    const eg_kernels *kernels = call->enc->matmul.kernels;
+    int64_t w = call->work->weights->config.width;
+    const eg_kernels *kernels = call->work->matmul.kernels;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *z = call->enc->h + t * w;
-        const float *g = call->s->g + t * w, *weight = call->w->conv_dw;
+        float *z = call->work->h + t * w;
+        const float *g = call->work->g + t * w, *weight = call->w->conv_dw;
         for (int64_t c = 0; c < w; c++, g++, weight += EG_AUDIO_KERNEL) {
             float sum = 0;
             for (int64_t i = 0; i < EG_AUDIO_KERNEL; i++) sum += weight[i] * g[i * w];
@@ -398,10 +438,10 @@ static void depthwise_task(void *context, int64_t begin, int64_t end, unsigned w
 static void light_convolution(encoder_call *call)
 {
     norm(call, call->w->pre_conv, call->w->pw1.in);
-    multiply(call, &call->w->pw1, call->enc->h, call->enc->wide);
+    multiply(call, &call->w->pw1, call->work->h, call->work->wide);
     for_tokens(call, gate_task);
     for_tokens(call, depthwise_task);
-    multiply(call, &call->w->pw2, call->enc->h, call->enc->t);
+    multiply(call, &call->w->pw2, call->work->h, call->work->t);
     add(call, NULL, 1);
 }
 
@@ -411,65 +451,81 @@ static void light_convolution(encoder_call *call)
 static void last_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    int64_t w = call->enc->weights->config.width;
+    int64_t w = call->work->weights->config.width;
     (void)worker;
     for (int64_t t = begin; t < end; t++)
-        call->enc->matmul.kernels->rms_norm(call->enc->x + t * w, call->enc->x + t * w, call->w->out_norm, w, EPS);
+        call->work->matmul.kernels->rms_norm(call->work->x + t * w, call->work->x + t * w, call->w->out_norm, w, EPS);
 }
 
 /* y = rms(y + bias) */
 static void output_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     encoder_call *call = context;
-    const eg_audio_weights *w = call->enc->weights;
+    const eg_audio_weights *w = call->work->weights;
     int64_t n = w->config.output;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *y = call->enc->wide + t * n;
+        float *y = call->work->wide + t * n;
         for (int64_t i = 0; i < n; i++) y[i] += w->output_bias[i];
-        call->enc->matmul.kernels->rms_norm(y, y, NULL, n, EPS);
+        call->work->matmul.kernels->rms_norm(y, y, NULL, n, EPS);
     }
 }
 
-/* Moves the state that the next block needs to the front of the buffers. */
-static void keep(eg_audio *enc, int64_t n_frames, int64_t n)
+/* Puts the history of layer l in front of the block, and keeps what the next block needs of it. */
+static void recall(const eg_audio *enc, eg_audio_work *work, int32_t l)
+{
+    const eg_audio_state *s = &enc->state[l];
+    const size_t w = (size_t)enc->weights->config.width * sizeof(float), history = (size_t)enc->context - 1;
+    memcpy(work->k, s->k, history * w);
+    memcpy(work->v, s->v, history * w);
+    memcpy(work->g, s->g, (EG_AUDIO_KERNEL - 1) * w);
+}
+
+static void keep(const eg_audio *enc, const eg_audio_work *work, int32_t l, int64_t n)
+{
+    const eg_audio_state *s = &enc->state[l];
+    const size_t w = (size_t)enc->weights->config.width, history = (size_t)enc->context - 1, at = (size_t)n * w;
+    memcpy(s->k, work->k + at, history * w * sizeof *s->k);
+    memcpy(s->v, work->v + at, history * w * sizeof *s->v);
+    memcpy(s->g, work->g + at, (EG_AUDIO_KERNEL - 1) * w * sizeof *s->g);
+}
+
+/* Puts the frames behind the last one of the block before, and makes x of them. */
+static void take_frames(eg_audio *enc, eg_audio_work *work, const float *frames, int64_t n_frames, int64_t n)
 {
     const eg_audio_config *c = &enc->weights->config;
-    size_t w = (size_t)c->width, history = (size_t)enc->context - 1, width = (size_t)row_width(c), at = (size_t)n;
-    memcpy(enc->frames, enc->frames + n_frames * c->features, (size_t)c->features * sizeof *enc->frames);
-    memcpy(enc->rows, enc->rows + 2 * at * width, width * sizeof *enc->rows);
-    for (int32_t l = 0; l < c->layers; l++) {
-        eg_audio_state *s = &enc->state[l];
-        memmove(s->k, s->k + at * w, history * w * sizeof *s->k);
-        memmove(s->v, s->v + at * w, history * w * sizeof *s->v);
-        memmove(s->g, s->g + at * w, (EG_AUDIO_KERNEL - 1) * w * sizeof *s->g);
-    }
-    enc->position += n;
+    const size_t features = (size_t)c->features, width = (size_t)row_width(c),
+                 missing = (size_t)(n * EG_AUDIO_FRAMES - n_frames);
+    memcpy(work->frames, enc->frame, features * sizeof *frames);
+    memcpy(work->frames + features, frames, (size_t)n_frames * features * sizeof *frames);
+    memset(work->frames + (size_t)(1 + n_frames) * features, 0, missing * features * sizeof *frames);
+    memcpy(work->rows, enc->row, width * sizeof *enc->row);
+    subsample(work, n_frames, n);
+    memcpy(enc->frame, work->frames + (size_t)n_frames * features, features * sizeof *enc->frame);
+    memcpy(enc->row, work->rows + 2 * (size_t)n * width, width * sizeof *enc->row);
 }
 
-bool eg_audio_encode(eg_audio *enc, const float *frames, int64_t n_frames, float *out)
+bool eg_audio_encode(eg_audio *enc, eg_audio_work *work, eg_turn *turn, const float *frames, int64_t n_frames, float *out)
 {
     const eg_audio_weights *w = enc->weights;
-    const eg_audio_config *c = &w->config;
-    int64_t n = (n_frames + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES, missing = n * EG_AUDIO_FRAMES - n_frames;
-    encoder_call call = {.enc = enc, .n = n};
-    memcpy(enc->frames + c->features, frames, (size_t)(n_frames * c->features) * sizeof *frames);
-    memset(enc->frames + (1 + n_frames) * c->features, 0, (size_t)(missing * c->features) * sizeof *frames);
-    subsample(enc, n_frames, n);
-    for (int32_t l = 0; l < c->layers; l++) {
-        if (enc->cancel && atomic_load_explicit(enc->cancel, memory_order_relaxed)) return false;
+    const int64_t n = (n_frames + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES;
+    encoder_call call = {.enc = enc, .work = work, .n = n};
+    take_frames(enc, work, frames, n_frames, n);
+    for (int32_t l = 0; l < w->config.layers; l++) {
+        if (!eg_pool_go_on(work->matmul.pool, turn)) return false;
         call.w = &w->layer[l];
-        call.s = &enc->state[l];
-        call.relative = enc->relative + (int64_t)l * EG_AUDIO_REACH * c->width;
+        call.relative = enc->relative + (int64_t)l * EG_AUDIO_REACH * w->config.width;
+        recall(enc, work, l);
         feed_forward(&call, &call.w->ffw[0]);
         attention(&call);
         light_convolution(&call);
         feed_forward(&call, &call.w->ffw[1]);
         for_tokens(&call, last_norm_task);
+        keep(enc, work, l, n);
     }
-    eg_multiply_one(&enc->matmul, &w->output, enc->x, n, enc->wide);
+    eg_multiply_one(&work->matmul, &w->output, work->x, n, work->wide);
     for_tokens(&call, output_task);
-    eg_multiply_one(&enc->matmul, &w->projection, enc->wide, n, out);
-    keep(enc, n_frames, n);
+    eg_multiply_one(&work->matmul, &w->projection, work->wide, n, out);
+    enc->position += n;
     return true;
 }

@@ -5,12 +5,11 @@
  * layer the last keys, values and inputs of the depthwise convolution. So a recording that is cut into calls in any way gives
  * the same bits. Only differences of positions matter, so a stream may run without end.
  *
- * Owns its buffers (in the owner's arenas); knows nothing of samples, models or timelines.
+ * A stream owns that state alone (in the owner's arena); the buffers of a block are borrowed. Knows nothing of samples, models or
+ * timelines.
  */
 #ifndef EG_AUDIO_ENCODER_H
 #define EG_AUDIO_ENCODER_H
-
-#include <stdatomic.h>
 
 #include "../nn/binder.h"
 #include "../nn/multiply.h"
@@ -77,37 +76,52 @@ void eg_audio_free(eg_audio_weights *weights);
 void eg_audio_release_pages(const eg_audio_weights *weights);
 
 typedef struct eg_audio_state {        /* of one layer */
-    float *k, *v;              /* [context - 1 + BLOCK, w]: history, then the current block */
-    float *g;                  /* [KERNEL - 1 + BLOCK, w] */
+    float *k, *v;              /* [context - 1, w]: of the last tokens */
+    float *g;                  /* [KERNEL - 1, w]: the last inputs of the depthwise convolution */
 } eg_audio_state;
 
+/* A stream: what one block leaves for the next. */
 typedef struct eg_audio {
     const eg_audio_weights *weights;
-    eg_matmul matmul;
-    atomic_bool *cancel;       /* checked once per layer */
-    int32_t context;           /* tokens that a token sees, itself included */
     const float *relative;     /* [layers, REACH, w]: keys of relative positions, from eg_audio_relative */
+    int32_t context;           /* tokens that a token sees, itself included */
     int64_t position;          /* tokens so far */
     eg_audio_state *state;     /* [layers] */
+    float *frame;              /* [features] the last one */
+    float *row;                /* [rows, channels] the last one of the first convolution */
+} eg_audio;
+
+/* What a block needs while it is encoded; streams borrow it. */
+typedef struct eg_audio_work {
+    const eg_audio_weights *weights;
+    eg_matmul matmul;
     float *frames;             /* [1 + BLOCK * FRAMES, features]: the last frame, then the block's */
     float *rows;               /* [1 + BLOCK * 2, rows, channels] of the first convolution: the last, then the block's */
+    float *k, *v;              /* [REACH - 1 + BLOCK, w] of one layer: history, then the block */
+    float *g;                  /* [KERNEL - 1 + BLOCK, w] */
     float *x, *h, *t;          /* [B, w] */
     float *q;                  /* [B, w] */
     float *wide;               /* [B, largest of F, 2w, rows * channels, output] */
-} eg_audio;
+    void *memory;
+    size_t bytes;
+} eg_audio_work;
 
-/* The caller sets weights, matmul.kernels, matmul.pool, matmul.q8.two_term, cancel and context before. */
+/* The caller sets weights and context before. */
 void eg_audio_layout(eg_audio *audio, eg_arena *arena);
-/* Computes out[layers, REACH, w], which is the same for all encoders of these weights. The caller sets `relative` to it before
- * it encodes. */
-void eg_audio_relative(eg_audio *audio, float *out);
+/* NULL without memory. */
+eg_audio_work *eg_audio_work_open(const eg_audio_weights *weights, eg_pool *pool);
+void eg_audio_work_close(eg_audio_work *work);
+/* Computes out[layers, REACH, w], which is the same for all streams of these weights. The caller has the turn, and sets
+ * `relative` to the result before a stream encodes. */
+void eg_audio_relative(eg_audio_work *work, float *out);
 /* Begins a new recording. */
 void eg_audio_reset(eg_audio *audio);
 /* Copies the state of `from` to `to`, which has the same weights and context. */
 void eg_audio_copy(eg_audio *to, const eg_audio *from);
 
 /* Encodes n frames to soft tokens out[ceil(n / FRAMES), hidden]. n is at most BLOCK * FRAMES, and a multiple of FRAMES unless
- * these are the last frames of the recording. False if cancelled: call eg_audio_reset before the next use. */
-bool eg_audio_encode(eg_audio *audio, const float *frames, int64_t n, float *out);
+ * these are the last frames of the recording. The caller has the turn, which others get between layers. False if it was stopped:
+ * call eg_audio_reset before the next use. */
+bool eg_audio_encode(eg_audio *audio, eg_audio_work *work, eg_turn *turn, const float *frames, int64_t n, float *out);
 
 #endif

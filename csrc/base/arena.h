@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 typedef struct eg_arena {
     uint8_t *base;
@@ -26,6 +27,14 @@ static inline void *eg_arena_take(eg_arena *arena, size_t count, size_t size)
     bytes = (count * size + EG_ARENA_ALIGNMENT - 1) / EG_ARENA_ALIGNMENT * EG_ARENA_ALIGNMENT;
     arena->used = begin + bytes;
     return arena->base ? arena->base + begin : NULL;
+}
+
+/* An arena of `bytes` cleared bytes, which take no pages of the system before they are touched. *block is what to free. The base is
+ * NULL without memory. */
+static inline eg_arena eg_arena_open(size_t bytes, void **block)
+{
+    uint8_t *p = *block = bytes < SIZE_MAX / 2 ? calloc(1, bytes + EG_ARENA_ALIGNMENT) : NULL;
+    return (eg_arena){p ? p + (EG_ARENA_ALIGNMENT - (uintptr_t)p % EG_ARENA_ALIGNMENT) : NULL, 0};
 }
 
 #endif

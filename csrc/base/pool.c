@@ -1,8 +1,8 @@
 /* Thread pool with work stealing.
  *
- * At most one run is open at a time. The caller opens it, works itself, and closes it when no piece is left to claim; workers
- * join only while it is open. So the caller never waits for a worker that is still waking up. Workers spin for about 50 us
- * after a run and then sleep.
+ * At most one run is open at a time. The caller, who has the turn, opens it, works itself, and closes it when no piece is left to
+ * claim; workers join only while it is open. So the caller never waits for a worker that is still waking up. Workers spin for
+ * about 50 us after a run and then sleep.
  *
  * A process that fork() has made has no workers: only the thread that called fork() lives on in it, and the mutexes are as
  * some other thread held them. So the pool knows the process of its workers: eg_pool_renew starts new ones in another process,
@@ -13,11 +13,19 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 enum { SPINS = 4000 };   /* about 50 us: longer than the gap between two matrices, shorter than a scheduler's time slice */
+enum { WAIT_MS = 5 };    /* how often a waiting caller asks whether it was cancelled */
+enum { NOBODY = INT32_MIN };
+
+/* Seconds of a turn while a caller of the same priority waits. Passing the turn on takes about 50 us, until a sleeping thread
+ * runs and the activations of the other caller are in the caches. */
+static const double SHARE = 0.002;
 
 /* The indices that a worker has left: begin in the upper 32 bits, end in the lower ones, so that one compare-and-swap changes
  * both. */
@@ -29,8 +37,10 @@ struct eg_pool {
     unsigned threads, started;
     pthread_t *handles;
     share *shares;                   /* [threads] */
-    pthread_mutex_t mutex, caller;   /* mutex guards sleeping; caller is held by the thread whose run is open */
-    pthread_cond_t wake;
+    pthread_mutex_t mutex, turns;    /* mutex guards sleeping, turns the next three */
+    pthread_cond_t wake, passed;
+    eg_turn *holder, *waiting;       /* waiting: the next one first */
+    atomic_int urgency;              /* priority of the first who waits, or NOBODY; changed under the mutex */
     atomic_uint sleepers;
     atomic_bool quit;
     atomic_long process;             /* whose threads the workers are; 0 while another process starts its own */
@@ -141,8 +151,11 @@ static void *worker_main(void *argument)
 static bool start_workers(eg_pool *pool)
 {
     pthread_mutex_init(&pool->mutex, NULL);
-    pthread_mutex_init(&pool->caller, NULL);
+    pthread_mutex_init(&pool->turns, NULL);
     pthread_cond_init(&pool->wake, NULL);
+    pthread_cond_init(&pool->passed, NULL);
+    pool->holder = pool->waiting = NULL;
+    atomic_store(&pool->urgency, NOBODY);
     for (pool->started = 0; pool->started + 1 < pool->threads; pool->started++) {
         start *s = malloc(sizeof *s);
         if (!s) return false;
@@ -155,16 +168,21 @@ static bool start_workers(eg_pool *pool)
     return true;
 }
 
-/* The first caller after fork() starts new workers. Those that come meanwhile go on, and eg_pool_run lets them work alone. */
+/* The first caller after fork() starts new workers, and those that come meanwhile wait for it. */
 void eg_pool_renew(eg_pool *pool)
 {
-    long here = (long)getpid(), owner = atomic_load(&pool->process);
-    if (owner == here || !owner || !atomic_compare_exchange_strong(&pool->process, &owner, 0)) return;
-    atomic_store(&pool->sleepers, 0);
-    atomic_store(&pool->active, 0);
-    atomic_store(&pool->epoch, 0);
-    start_workers(pool);   /* a missing worker's share is stolen by the others */
-    atomic_store(&pool->process, here);
+    const long here = (long)getpid();
+    for (long owner; (owner = atomic_load(&pool->process)) != here;) {
+        if (!owner || !atomic_compare_exchange_strong(&pool->process, &owner, 0)) {
+            sched_yield();
+            continue;
+        }
+        atomic_store(&pool->sleepers, 0);
+        atomic_store(&pool->active, 0);
+        atomic_store(&pool->epoch, 0);
+        start_workers(pool);   /* a missing worker's share is stolen by the others */
+        atomic_store(&pool->process, here);
+    }
 }
 
 eg_pool *eg_pool_create(unsigned threads)
@@ -199,7 +217,8 @@ void eg_pool_destroy(eg_pool *pool)
         pthread_mutex_unlock(&pool->mutex);
         for (unsigned i = 0; i < pool->started; i++) pthread_join(pool->handles[i], NULL);
         pthread_cond_destroy(&pool->wake);
-        pthread_mutex_destroy(&pool->caller);
+        pthread_cond_destroy(&pool->passed);
+        pthread_mutex_destroy(&pool->turns);
         pthread_mutex_destroy(&pool->mutex);
     }
     free(pool->shares);
@@ -209,11 +228,85 @@ void eg_pool_destroy(eg_pool *pool)
 
 unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
 
+/* ---- turns ------------------------------------------------------------------------------------------------------- */
+
+static bool is_stopped(const eg_turn *turn) { return turn->stopped && turn->stopped(turn->context); }
+
+static void set_urgency(eg_pool *pool) { atomic_store(&pool->urgency, pool->waiting ? pool->waiting->priority : NOBODY); }
+
+static void queue(eg_pool *pool, eg_turn *turn)
+{
+    eg_turn **at = &pool->waiting;
+    while (*at && (*at)->priority >= turn->priority) at = &(*at)->next;
+    turn->next = *at;
+    *at = turn;
+    set_urgency(pool);
+}
+
+static void unqueue(eg_pool *pool, const eg_turn *turn)
+{
+    eg_turn **at = &pool->waiting;
+    while (*at != turn) at = &(*at)->next;
+    *at = turn->next;
+    set_urgency(pool);
+}
+
+/* A request to cancel may come from a signal handler, which cannot wake anybody, so the wait is in short pieces. */
+static void wait_for_turn(eg_pool *pool)
+{
+    struct timespec until;
+    timespec_get(&until, TIME_UTC);
+    until.tv_nsec += WAIT_MS * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_nsec -= 1000000000L;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&pool->passed, &pool->turns, &until);
+}
+
+bool eg_pool_enter(eg_pool *pool, eg_turn *turn)
+{
+    bool stopped = false;
+    pthread_mutex_lock(&pool->turns);
+    if (pool->holder || pool->waiting) {
+        queue(pool, turn);
+        while ((pool->holder || pool->waiting != turn) && !(stopped = is_stopped(turn))) wait_for_turn(pool);
+        unqueue(pool, turn);
+        if (stopped && !pool->holder && pool->waiting) pthread_cond_broadcast(&pool->passed);
+    }
+    turn->held = !stopped;
+    if (turn->held) pool->holder = turn;
+    pthread_mutex_unlock(&pool->turns);
+    turn->since = eg_clock();
+    return !stopped;
+}
+
+void eg_pool_leave(eg_pool *pool, eg_turn *turn)
+{
+    if (!turn->held) return;
+    turn->held = false;
+    pthread_mutex_lock(&pool->turns);
+    pool->holder = NULL;
+    if (pool->waiting) pthread_cond_broadcast(&pool->passed);
+    pthread_mutex_unlock(&pool->turns);
+}
+
+bool eg_pool_go_on(eg_pool *pool, eg_turn *turn)
+{
+    if (is_stopped(turn)) return false;
+    int urgency = atomic_load_explicit(&pool->urgency, memory_order_relaxed);
+    if (urgency == NOBODY || urgency < turn->priority) return true;
+    if (urgency == turn->priority && eg_clock() - turn->since < SHARE) return true;
+    eg_pool_leave(pool, turn);
+    return eg_pool_enter(pool, turn);
+}
+
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
+
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk)
 {
     if (n <= 0) return;
-    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX || !atomic_load(&pool->process) ||
-        pthread_mutex_trylock(&pool->caller)) {
+    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX) {
         task(context, 0, n, 0);
         return;
     }
@@ -233,5 +326,4 @@ void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t
     for (int i = 0; atomic_load(&pool->active); i++)
         if (i < SPINS) relax();
         else sched_yield();
-    pthread_mutex_unlock(&pool->caller);
 }

@@ -16,36 +16,36 @@
 
 static void gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
-    eg_decoder *dec = context;
+    eg_workspace *ws = context;
     (void)worker;
-    dec->kernels->gelu_mul(dec->gate + begin, dec->gate + begin, dec->up + begin, end - begin);
+    ws->kernels->gelu_mul(ws->gate + begin, ws->gate + begin, ws->up + begin, end - begin);
 }
 
 /* t[n] := FFN(h[n]) */
-static void dense(eg_decoder *dec, const eg_layer *w, const eg_layer_shape *s, int64_t n)
+static void dense(eg_workspace *ws, const eg_layer *w, const eg_layer_shape *s, int64_t n)
 {
-    eg_product products[] = {{w->gate, 0, n, dec->gate, s->ffn, NULL, 0}, {w->up, 0, n, dec->up, s->ffn, NULL, 0}};
-    eg_multiply(&dec->matmul, dec->h, dec->config->hidden, n, products, 2);
-    eg_pool_run(dec->pool, gelu_task, dec, n * s->ffn, 4096);
-    eg_multiply_one(&dec->matmul, &w->down, dec->gate, n, dec->t);
+    eg_product products[] = {{w->gate, 0, n, ws->gate, s->ffn, NULL, 0}, {w->up, 0, n, ws->up, s->ffn, NULL, 0}};
+    eg_multiply(&ws->matmul, ws->h, ws->config->hidden, n, products, 2);
+    eg_pool_run(ws->pool, gelu_task, ws, n * s->ffn, 4096);
+    eg_multiply_one(&ws->matmul, &w->down, ws->gate, n, ws->t);
 }
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
 
 typedef struct expert_call {
-    eg_decoder *dec;
+    eg_workspace *ws;
     const eg_layer *w;
 } expert_call;
 
 static void router_input_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     expert_call *call = context;
-    int64_t d = call->dec->config->hidden;
+    int64_t d = call->ws->config->hidden;
     float root = 1 / sqrtf((float)d);
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *h = call->dec->h + t * d;
-        call->dec->kernels->rms_norm(h, call->dec->x + t * d, call->w->router_scale, d, call->dec->config->eps);
+        float *h = call->ws->h + t * d;
+        call->ws->kernels->rms_norm(h, call->ws->x + t * d, call->w->router_scale, d, call->ws->config->eps);
         for (int64_t i = 0; i < d; i++) h[i] *= root;
     }
 }
@@ -70,64 +70,64 @@ static void choose(const float *z, int32_t experts, int32_t used, int32_t *exper
 static void expert_input_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     expert_call *call = context;
-    eg_decoder *dec = call->dec;
-    const eg_config *c = dec->config;
+    eg_workspace *ws = call->ws;
+    const eg_config *c = ws->config;
     int64_t d = c->hidden, used = c->experts_used;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *u = dec->h + t * d;
-        dec->kernels->rms_norm(u, dec->x + t * d, call->w->pre_ffw_norm_2, d, c->eps);
-        for (int64_t i = 0; i < used; i++) memcpy(dec->moe.x + dec->moe.row[t * used + i] * d, u, (size_t)d * sizeof *u);
+        float *u = ws->h + t * d;
+        ws->kernels->rms_norm(u, ws->x + t * d, call->w->pre_ffw_norm_2, d, c->eps);
+        for (int64_t i = 0; i < used; i++) memcpy(ws->moe.x + ws->moe.row[t * used + i] * d, u, (size_t)d * sizeof *u);
     }
 }
 
 static void expert_gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
-    eg_decoder *dec = context;
+    eg_workspace *ws = context;
     (void)worker;
-    dec->kernels->gelu_mul(dec->moe.gate + begin, dec->moe.gate + begin, dec->moe.up + begin, end - begin);
+    ws->kernels->gelu_mul(ws->moe.gate + begin, ws->moe.gate + begin, ws->moe.up + begin, end - begin);
 }
 
 /* t := rms(t; post_ffw_norm_1) + rms(weighted sum of the token's rows; post_ffw_norm_2) */
 static void combine_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     expert_call *call = context;
-    eg_decoder *dec = call->dec;
-    const eg_config *c = dec->config;
+    eg_workspace *ws = call->ws;
+    const eg_config *c = ws->config;
     int64_t d = c->hidden, used = c->experts_used;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *sum = dec->h + t * d, *out = dec->t + t * d;
+        float *sum = ws->h + t * d, *out = ws->t + t * d;
         memset(sum, 0, (size_t)d * sizeof *sum);
         for (int64_t i = t * used; i < (t + 1) * used; i++) {
-            float w = dec->moe.weight[i] * call->w->expert_scale[dec->moe.expert[i]];
-            const float *row = dec->moe.x + dec->moe.row[i] * d;
+            float w = ws->moe.weight[i] * call->w->expert_scale[ws->moe.expert[i]];
+            const float *row = ws->moe.x + ws->moe.row[i] * d;
             for (int64_t j = 0; j < d; j++) sum[j] += w * row[j];
         }
-        dec->kernels->rms_norm(sum, sum, call->w->post_ffw_norm_2, d, c->eps);
-        dec->kernels->rms_norm(out, out, call->w->post_ffw_norm_1, d, c->eps);
+        ws->kernels->rms_norm(sum, sum, call->w->post_ffw_norm_2, d, c->eps);
+        ws->kernels->rms_norm(out, out, call->w->post_ffw_norm_1, d, c->eps);
         for (int64_t j = 0; j < d; j++) out[j] += sum[j];
     }
 }
 
 /* Sorts the (token, rank) pairs of the block by expert: sets moe.row, their rows in moe.x, and moe.first. */
-static void assign_rows(eg_decoder *dec, int64_t n)
+static void assign_rows(eg_workspace *ws, int64_t n)
 {
-    int64_t pairs = n * dec->config->experts_used, row = 0;
-    for (int32_t e = 0; e < dec->config->experts; e++) {
-        dec->moe.first[e] = (int32_t)row;
+    int64_t pairs = n * ws->config->experts_used, row = 0;
+    for (int32_t e = 0; e < ws->config->experts; e++) {
+        ws->moe.first[e] = (int32_t)row;
         for (int64_t i = 0; i < pairs; i++)
-            if (dec->moe.expert[i] == e) dec->moe.row[i] = (int32_t)row++;
+            if (ws->moe.expert[i] == e) ws->moe.row[i] = (int32_t)row++;
     }
-    dec->moe.first[dec->config->experts] = (int32_t)row;
+    ws->moe.first[ws->config->experts] = (int32_t)row;
 }
 
 /* One product for each expert that has rows: out[its rows] = its matrix times these rows. Returns the number of products. */
-static int64_t add_products(const eg_decoder *dec, const eg_experts *experts, float *out, eg_product *products)
+static int64_t add_products(const eg_workspace *ws, const eg_experts *experts, float *out, eg_product *products)
 {
     int64_t n = 0, ldy = experts->first.rows;
-    for (int32_t e = 0; e < dec->config->experts; e++) {
-        int64_t first = dec->moe.first[e], rows = dec->moe.first[e + 1] - first;
+    for (int32_t e = 0; e < ws->config->experts; e++) {
+        int64_t first = ws->moe.first[e], rows = ws->moe.first[e + 1] - first;
         if (!rows) continue;
         eg_matrix w = experts->first;
         w.data += (size_t)e * experts->stride;
@@ -137,35 +137,35 @@ static int64_t add_products(const eg_decoder *dec, const eg_experts *experts, fl
 }
 
 /* t[n] := m1 + m2 */
-static void experts(eg_decoder *dec, const eg_layer *w, const eg_layer_shape *s, int64_t n)
+static void experts(eg_workspace *ws, const eg_layer *w, const eg_layer_shape *s, int64_t n)
 {
-    const eg_config *c = dec->config;
+    const eg_config *c = ws->config;
     int64_t d = c->hidden, ffn = c->expert_ffn, rows = n * c->experts_used;
-    expert_call call = {dec, w};
-    dense(dec, w, s, n);
+    expert_call call = {ws, w};
+    dense(ws, w, s, n);
 
-    eg_pool_run(dec->pool, router_input_task, &call, n, 1);
-    eg_product router = {w->router, 0, n, dec->moe.z, c->experts, NULL, 0};
-    eg_multiply(&dec->matmul, dec->h, d, n, &router, 1);
+    eg_pool_run(ws->pool, router_input_task, &call, n, 1);
+    eg_product router = {w->router, 0, n, ws->moe.z, c->experts, NULL, 0};
+    eg_multiply(&ws->matmul, ws->h, d, n, &router, 1);
     for (int64_t t = 0; t < n; t++)
-        choose(dec->moe.z + t * c->experts, c->experts, c->experts_used, dec->moe.expert + t * c->experts_used,
-               dec->moe.weight + t * c->experts_used);
-    assign_rows(dec, n);
-    eg_pool_run(dec->pool, expert_input_task, &call, n, 1);
+        choose(ws->moe.z + t * c->experts, c->experts, c->experts_used, ws->moe.expert + t * c->experts_used,
+               ws->moe.weight + t * c->experts_used);
+    assign_rows(ws, n);
+    eg_pool_run(ws->pool, expert_input_task, &call, n, 1);
 
-    int64_t n_products = add_products(dec, &w->expert_gate, dec->moe.gate, dec->moe.products);
-    n_products += add_products(dec, &w->expert_up, dec->moe.up, dec->moe.products + n_products);
-    eg_multiply(&dec->matmul, dec->moe.x, d, rows, dec->moe.products, n_products);
-    eg_pool_run(dec->pool, expert_gelu_task, dec, rows * ffn, 4096);
-    n_products = add_products(dec, &w->expert_down, dec->moe.x, dec->moe.products);
-    eg_multiply(&dec->matmul, dec->moe.gate, ffn, rows, dec->moe.products, n_products);
-    eg_pool_run(dec->pool, combine_task, &call, n, 1);
+    int64_t n_products = add_products(ws, &w->expert_gate, ws->moe.gate, ws->moe.products);
+    n_products += add_products(ws, &w->expert_up, ws->moe.up, ws->moe.products + n_products);
+    eg_multiply(&ws->matmul, ws->moe.x, d, rows, ws->moe.products, n_products);
+    eg_pool_run(ws->pool, expert_gelu_task, ws, rows * ffn, 4096);
+    n_products = add_products(ws, &w->expert_down, ws->moe.x, ws->moe.products);
+    eg_multiply(&ws->matmul, ws->moe.gate, ffn, rows, ws->moe.products, n_products);
+    eg_pool_run(ws->pool, combine_task, &call, n, 1);
 }
 
-void eg_ffn(eg_decoder *dec, int32_t layer, int64_t n)
+void eg_ffn(eg_workspace *ws, int32_t layer, int64_t n)
 {
-    const eg_layer *w = &dec->weights->layer[layer];
-    const eg_layer_shape *s = &dec->config->layer[layer];
-    if (dec->config->experts) experts(dec, w, s, n);
-    else dense(dec, w, s, n);
+    const eg_layer *w = &ws->weights->layer[layer];
+    const eg_layer_shape *s = &ws->config->layer[layer];
+    if (ws->config->experts) experts(ws, w, s, n);
+    else dense(ws, w, s, n);
 }

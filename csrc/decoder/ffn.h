@@ -1,10 +1,10 @@
-/* Feed-forward of one layer. Called only by decoder.c; works in the decoder's buffers. */
+/* Feed-forward of one layer. Called only by decoder.c; works in the work space. */
 #ifndef EG_DECODER_FFN_H
 #define EG_DECODER_FFN_H
 
-#include "decoder.h"
+#include "workspace.h"
 
 /* t[n] := FFN(h[n]), where h is rms(x; ffn_norm). With experts: the sum of the dense FFN and of the chosen experts. */
-void eg_ffn(eg_decoder *decoder, int32_t layer, int64_t n);
+void eg_ffn(eg_workspace *ws, int32_t layer, int64_t n);
 
 #endif

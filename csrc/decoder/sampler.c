@@ -27,6 +27,8 @@ void eg_sampling_default(eg_sampling *sampling)
     if (!eg_struct_check(sampling, "eg_sampling", NULL)) eg_struct_write(sampling, &recommended, sizeof recommended);
 }
 
+static size_t mask_words(int32_t vocab) { return ((size_t)vocab + 31) / 32; }
+
 static eg_status check(const eg_sampling *o, int32_t vocab, eg_error *err)
 {
     if (!(o->temperature >= 0 && o->temperature <= 1e6f))
@@ -48,6 +50,12 @@ static eg_status check(const eg_sampling *o, int32_t vocab, eg_error *err)
     for (size_t i = 0; i < o->n_suppress; i++)
         if (o->suppress[i] < 0 || o->suppress[i] >= vocab)
             return eg_fail(err, EG_ERROR_ARGUMENT, "suppress[%zu] is %d; ids are below %d.", i, o->suppress[i], vocab);
+    if (o->mask && o->n_mask < mask_words(vocab))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "mask has %zu words of 32 bits; %d tokens take %zu.", o->n_mask, vocab,
+                       mask_words(vocab));
+    if (o->top_logprobs > EG_TOP_LOGPROBS)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "top_logprobs is %u; it can be %d at most.", (unsigned)o->top_logprobs,
+                       EG_TOP_LOGPROBS);
     return EG_OK;
 }
 
@@ -212,21 +220,29 @@ static void penalize(eg_sampler *s, const eg_sampling *o, const int32_t *history
     }
 }
 
+/* -1 if all are -infinity. */
 static int32_t argmax(const float *logits, int32_t n)
 {
     int32_t best = 0;
     for (int32_t id = 1; id < n; id++)
         if (logits[id] > logits[best] || isnan(logits[best])) best = id;
-    return best;
+    return logits[best] == -INFINITY ? -1 : best;
 }
 
-int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *o, const float *logits, const int32_t *history, size_t n,
-                        const int32_t *suppressed, size_t n_suppressed)
+static void apply_mask(float *logits, int32_t n, const uint32_t *mask)
+{
+    for (int32_t id = 0; id < n; id++)
+        if (!(mask[id / 32] >> id % 32 & 1)) logits[id] = -INFINITY;
+}
+
+int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *o, const float *logits, uint64_t *random, const int32_t *history,
+                        size_t n, const int32_t *suppressed, size_t n_suppressed)
 {
     memcpy(s->logits, logits, (size_t)s->vocab * sizeof *logits);
     for (size_t i = 0; i < o->n_biases; i++) s->logits[o->biases[i].id] += o->biases[i].bias;
     for (size_t i = 0; i < o->n_suppress; i++) s->logits[o->suppress[i]] = -INFINITY;
     for (size_t i = 0; i < n_suppressed; i++) s->logits[suppressed[i]] = -INFINITY;
+    if (o->mask) apply_mask(s->logits, s->vocab, o->mask);
     penalize(s, o, history, n);
     if (!(o->temperature > 0)) return argmax(s->logits, s->vocab);
 
@@ -234,17 +250,39 @@ int32_t eg_sampler_draw(eg_sampler *s, const eg_sampling *o, const float *logits
     double temperature = o->temperature, top_p = o->top_p > 0 ? o->top_p : 1;
     eg_candidate *c = s->candidates;
     size_t count = gather(s->logits, s->vocab, top_k < (size_t)s->vocab ? top_k : (size_t)s->vocab, c);
-    if (!count) return argmax(logits, s->vocab);   /* everything was suppressed */
+    if (!count) return argmax(s->logits, s->vocab);   /* all are NaN, suppressed or masked */
     scale by = {c[0].logit, temperature};
     for (size_t i = 1; i < count; i++) by.highest = c[i].logit > by.highest ? c[i].logit : by.highest;
     /* Top-p: the fewest candidates whose probability reaches top_p. Min-p: of these, the ones of at least min_p times the
      * probability of the best. */
     if (top_p < 1) count = move_heaviest(by, c, count, top_p * weight_of_all(by, c, count));
     if (o->min_p > 0) count = move_heavy(by, c, count, o->min_p);
-    double target = uniform(&s->state) * weight_of_all(by, c, count);
+    double target = uniform(random) * weight_of_all(by, c, count);
     for (size_t i = 0; i + 1 < count; i++) {
         target -= weight(by, c[i]);
         if (target < 0) return c[i].id;
     }
     return c[count - 1].id;
+}
+
+/* ---- probabilities ------------------------------------------------------------------------------------------------ */
+
+double eg_sampler_log_sum(const eg_kernels *kernels, const float *logits, int32_t vocab)
+{
+    enum { PIECE = 4096 };     /* the sum of so many floats loses little, and the pieces are added as doubles */
+    float best = logits[0];
+    double sum = 0;
+    for (int32_t i = 1; i < vocab; i++) best = logits[i] > best ? logits[i] : best;
+    for (int32_t i = 0; i < vocab; i += PIECE) sum += kernels->exp_sum(logits + i, vocab - i < PIECE ? vocab - i : PIECE, best);
+    return best + log(sum);
+}
+
+size_t eg_sampler_best(eg_sampler *s, const float *logits, double log_sum, size_t n, eg_logprob *best)
+{
+    eg_candidate *c = s->candidates;
+    size_t count = gather(logits, s->vocab, n < (size_t)s->vocab ? n : (size_t)s->vocab, c);
+    for (size_t i = 1; i < count; i++)
+        for (size_t j = i; j && before(c[j], c[j - 1]); j--) swap(&c[j], &c[j - 1]);
+    for (size_t i = 0; i < count; i++) best[i] = (eg_logprob){c[i].id, (float)(c[i].logit - log_sum)};
+    return count;
 }

@@ -64,6 +64,7 @@ EG_INLINE ints ints_along_int8(ints acc, ints w, ints x)
 }
 
 enum { INT8_BIAS = 0, I16_SUMS = 1, MAX_TOKENS = 4 };
+#define EG_GEMV_TOKENS 2
 #include "tiles.inc"
 
 EG_KERNEL_SET(eg_kernels_avx2, "avx2");

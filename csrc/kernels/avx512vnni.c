@@ -125,13 +125,15 @@ EG_INLINE vec f16_at(const uint8_t *p, size_t stride) { return _mm512_cvtph_ps(e
 EG_INLINE ints ints_along(ints acc, ints w, ints x) { return _mm512_dpbusd_epi32(acc, w, x); }
 EG_INLINE ints ints_along_int8(ints acc, ints w, ints x) { return ints_along(acc, w, x); }
 
-enum { INT8_BIAS = 128, I16_SUMS = 0, MAX_TOKENS = 8 };
+enum { INT8_BIAS = 128, I16_SUMS = 0, MAX_TOKENS = 4 };
 EG_INLINE ints ints_dot_i16(ints acc, ints w, const int8_t *x, int c) { return ints_dot(acc, w, x, c, false); }
 EG_INLINE ints ints_widen(ints acc, ints pairs)
 {
     (void)pairs;
     return acc;
 }
+#define EG_PAIRED_TILES
+#define EG_GEMV_TOKENS 4
 #define EG_HAS_GEMV
 #include "gemv512.inc"
 #include "tiles.inc"

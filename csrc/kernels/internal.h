@@ -31,7 +31,9 @@
 #endif
 
 enum {
-    EG_SEGMENT = 1024,                   /* columns of a tile: its 16 KB stay in the first-level cache */
+    EG_SEGMENT = 1024,                   /* most columns of a tile: its 16 KB stay in the first-level cache */
+    EG_TILES = 2,                        /* most tiles, of adjacent rows, that are multiplied together */
+    EG_ADDENDS = 16384,                  /* groups of activations that are prepared for all rows of a call */
     EG_PREFETCH_AHEAD = 8192,            /* prefetch distance: bytes beyond the beginning of the next tile */
     EG_GROUPS = EG_SEGMENT / 16,         /* most groups in a row of a tile */
     EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted to floats together */
@@ -57,19 +59,25 @@ enum {
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
         name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul,   softcap, \
-        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, \
+        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, exp_sum, \
     }
 /* clang-format on */
 
-/* Scratch of matmul_q8. */
+/* The weights of 16 rows, unpacked. */
 typedef struct eg_tile {
     _Alignas(64) uint8_t q[EG_ROW_TILE * EG_SEGMENT];       /* codes in the set's order and encoding, see tiles.inc */
     _Alignas(64) float scale[EG_GROUPS * EG_ROW_TILE];      /* [groups][16 rows] */
     _Alignas(64) float min[EG_GROUPS * EG_ROW_TILE];
-    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns]: codes of types that unpack.inc lacks */
-    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];
     const uint8_t *next;                                    /* the weights to prefetch while this tile is unpacked */
 } eg_tile;
+
+/* Scratch of matmul_q8 and matmul_i8. */
+typedef struct eg_scratch {
+    eg_tile tile[EG_TILES];
+    _Alignas(64) int32_t addend[EG_ADDENDS];                /* [tokens][groups], see tiles.inc */
+    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns]: codes of types that unpack.inc lacks */
+    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];     /* of one row */
+} eg_scratch;
 
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
 

@@ -102,23 +102,24 @@ typedef struct eg_kernels {
     /* One row of K or V into the cache: src[head_dim] -> dst. Q8: per 32 values as quantize_q8. */
     void (*kv_store)(eg_kv_type format, void *dst, const float *src, int64_t head_dim);
 
-    /* Causal attention of `heads` query heads that share one KV head, for n queries at positions first .. first+n-1:
+    /* Attention of `heads` query heads that share one KV head, for n queries at positions first .. first+n-1:
      *   o[t, h, :] = sum_j p_j v_j,  p = softmax over j of q[t, h, :] . k_j,
-     *   j from max(0, first + t - window + 1) (window 0: from 0) to first + t.
+     *   j from max(0, first + t - window + 1) (window 0: from 0) to first + t, or, unless it is negative, to `until`, which is
+     *   not below first + n - 1: then the queries see what comes behind them, as the tokens of a picture do.
      * q and o: [n, heads, head_dim], row strides ldq and ldo between tokens, heads contiguous.
      * Online softmax in blocks of 32 keys within spans of EG_SPAN keys; then the spans are merged in sequence. Blocks and
      * spans begin at positions that are multiples of their size, so the order of a query's sum depends on its position
      * alone.
      * scratch: eg_attention_scratch_bytes(head_dim, heads, n). */
-    void (*attention)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
-                      int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
+    void (*attention)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t until,
+                      int64_t heads, int64_t head_dim, const eg_kv_view *kv, int64_t window, void *scratch);
 
     /* The same in two steps, so that threads can share the keys of few queries.
      *   attention_span: the partial result of keys span * EG_SPAN .. span * EG_SPAN + EG_SPAN - 1 for at most EG_SPAN_QUERIES
      *     queries, as eg_attention_partial_floats(head_dim, n * heads) floats.
      *   attention_merge: o[head_dim] of one row (row t * heads + h is query t, head h), from the partial results of all spans
      *     that the n queries see. They lie in `partials` one after the other; the row in the first one is overwritten. */
-    void (*attention_span)(float *partial, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t heads,
+    void (*attention_span)(float *partial, const float *q, int64_t ldq, int64_t n, int64_t first, int64_t until, int64_t heads,
                            int64_t head_dim, const eg_kv_view *kv, int64_t window, int64_t span, void *scratch);
     void (*attention_merge)(float *o, float *partials, int64_t n_partials, int64_t rows, int64_t row, int64_t head_dim);
 
@@ -133,6 +134,10 @@ typedef struct eg_kernels {
 
     /* x[n] = step * round-half-even(x / step), the quotient clamped to -128 .. 127; step > 0. NaN stays NaN. */
     void (*fake_quant_i8)(float *x, int64_t n, float step);
+
+    /* The sum of e^(x[n] - best), in 16 lanes: lane[l] += e^(x[16 i + l] - best) for i = 0, 1, ... (values beyond the last count as
+     * -infinity), then the lanes are added pairwise as in matmul_float. */
+    float (*exp_sum)(const float *x, int64_t n, float best);
 } eg_kernels;
 
 /* Scratch of one thread, in bytes. */

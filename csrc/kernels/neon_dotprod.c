@@ -54,8 +54,7 @@ EG_INLINE void sum_columns(int32x4_t dot[][4], const int tokens, const int vecto
     }
 }
 
-#define EG_HAS_MULTIPLY
-#include "neon_multiply.inc"
+#define EG_OWN_MULTIPLY "neon_multiply.inc"
 
 #include "tiles.inc"
 

@@ -149,8 +149,7 @@ EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int
     }
 }
 
-#define EG_HAS_MULTIPLY
-#include "neon_multiply.inc"
+#define EG_OWN_MULTIPLY "neon_multiply.inc"
 
 #define EG_OWN_TILES
 #include "tiles.inc"

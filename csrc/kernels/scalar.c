@@ -80,7 +80,7 @@ EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
 }
 
 /* acc plus the products of one unpacked segment of a row with token t: n columns from column k on. */
-EG_INLINE float add_groups(float acc, const eg_tile *row, const eg_q8 *x, int64_t t, int64_t cols, int64_t k, int64_t n,
+EG_INLINE float add_groups(float acc, const eg_scratch *row, const eg_q8 *x, int64_t t, int64_t cols, int64_t k, int64_t n,
                            const int group, bool has_min)
 {
     const int terms = x->two_term ? 2 : 1;
@@ -102,7 +102,7 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
                          void *scratch)
 {
     const eg_type_info *type = w->type;
-    eg_tile *row = scratch;
+    eg_scratch *row = scratch;
     for (int64_t r = row0; r < row1; r++) {
         for (int64_t k = 0; k < w->cols; k += EG_SEGMENT) {
             int64_t count = eg_smaller(EG_SEGMENT, w->cols - k);
@@ -123,7 +123,7 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
                          void *scratch)
 {
     const eg_type_info *type = w->type;
-    eg_tile *row = scratch;
+    eg_scratch *row = scratch;
     for (int64_t r = row0; r < row1; r++) {
         for (int64_t k = 0; k < w->cols; k += EG_SEGMENT) {
             int64_t count = eg_smaller(EG_SEGMENT, w->cols - k);
@@ -144,6 +144,6 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 const eg_kernels eg_kernels_scalar = {
     "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
     softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    fake_quant_i8,
+    fake_quant_i8, exp_sum,
 };
 /* clang-format on */

@@ -15,12 +15,8 @@ eg_status eg_tokenizer_create(const eg_gguf *file, eg_tokenizer **out, eg_error 
 /* Heap bytes of the tokenizer. */
 uint64_t eg_tokenizer_heap_bytes(const eg_tokenizer *tokenizer);
 
-/* Stop tokens, found by their text; -1 if the vocabulary has no such token. `eos` is the file's end of sequence. Some
- * converters set that to one of the other two; then `eos` is the token "<eos>". */
-typedef struct eg_stop_ids {
-    int32_t eos, turn, tool_response;
-} eg_stop_ids;
-eg_stop_ids eg_tokenizer_stop_ids(const eg_tokenizer *tokenizer);
+/* Why an answer ends with this token; EG_STOP_NONE if it does not. */
+eg_stop eg_tokenizer_stop_of(const eg_tokenizer *tokenizer, int32_t id);
 
 /* The *n ids that the file says must never be drawn, all inside the vocabulary; NULL and 0 if there are none. */
 const int32_t *eg_tokenizer_suppressed(const eg_tokenizer *tokenizer, size_t *n);

@@ -417,7 +417,13 @@ uint64_t eg_tokenizer_heap_bytes(const eg_tokenizer *t)
 
 uint32_t eg_tokenizer_vocab_size(const eg_tokenizer *t) { return t->n_tokens; }
 
-eg_stop_ids eg_tokenizer_stop_ids(const eg_tokenizer *t) { return t->stop; }
+eg_stop eg_tokenizer_stop_of(const eg_tokenizer *t, int32_t id)
+{
+    return id == t->stop.eos             ? EG_STOP_EOS
+           : id == t->stop.turn          ? EG_STOP_TURN
+           : id == t->stop.tool_response ? EG_STOP_TOOL_RESPONSE
+                                         : EG_STOP_NONE;
+}
 
 const int32_t *eg_tokenizer_suppressed(const eg_tokenizer *t, size_t *n)
 {

@@ -47,7 +47,11 @@ struct eg_tokenizer {
     uint32_t junctions[2048];               /* a bit for each pair (last key, first key) that some merge joins */
     int32_t byte_ids[256];                  /* -1 if the vocabulary has no token for the byte */
     int32_t bos, unknown;                   /* -1 if none */
-    eg_stop_ids stop;
+    /* Stop tokens, found by their text; -1 if the vocabulary has no such token. `eos` is the file's end of sequence. Some
+     * converters set that to one of the other two; then `eos` is the token "<eos>". */
+    struct {
+        int32_t eos, turn, tool_response;
+    } stop;
     int32_t *suppressed;
     size_t n_suppressed;
     eg_span chat_template;                  /* data NULL if none */

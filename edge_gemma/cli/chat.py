@@ -371,7 +371,7 @@ class Conversation:
         parts = {
             "model": memory["resident"] + memory["tables"],
             "cache": memory["kv"],
-            "work space": memory["scratch"],
+            "work space": memory["scratch"] + memory["workspace"],
         }
         sizes = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
         self.screen.line(

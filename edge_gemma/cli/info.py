@@ -167,6 +167,7 @@ def _memory(path: str, metadata: Any, rows: list[TensorRow], threads: int | None
                     estimate = {"kv": inspection.kv_bytes(metadata, context, kv), "scratch": 0}
                 else:
                     estimate = model.estimate(context, kv)
+                    estimate["scratch"] += estimate.pop("workspace")
                 total = weights + estimate["kv"] + estimate["scratch"]
                 result.append({"context": context, "kv_type": kv, **estimate, "total": total})
     finally:

@@ -18,11 +18,15 @@ class Token:
         id: its number in the vocabulary.
         text: what it adds, whole characters only; "" while a character is incomplete, and for a token that stops.
         stop: why the answer ends with this token: eos, turn or tool_response; "" if it goes on.
+        logprob: the natural logarithm of its probability, by the model's logits alone; None unless it was asked for.
+        top_logprobs: (id, logprob) of the likeliest tokens, the best first; as many as were asked for.
     """
 
     id: int
     text: str
     stop: str = ""
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 class Generation:
@@ -77,6 +81,11 @@ class Generation:
     def tokens(self) -> list[Token]:
         """The tokens that were drawn, the one that stopped it included."""
         return list(self._all()._tokens)
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The log-probabilities of `tokens`; empty unless they were asked for."""
+        return [token.logprob for token in self._all()._tokens if token.logprob is not None]
 
     @property
     def text(self) -> str:

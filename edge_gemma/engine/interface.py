@@ -147,8 +147,19 @@ class SessionLike(Protocol):
         """Appends ids; (n, vocab): the logits of every position."""
         ...
 
-    def next(self, sampling: Sampling | None = None, *, special: bool = False) -> Token:
+    def next(
+        self,
+        sampling: Sampling | None = None,
+        *,
+        special: bool = False,
+        mask: ArrayLike | None = None,
+        logprobs: int | None = None,
+    ) -> Token:
         """Draws a token and appends it."""
+        ...
+
+    def verify(self, ids: ArrayLike, sampling: Sampling | None = None, *, logprobs: list[float] | None = None) -> int:
+        """Keeps of a draft what would have been drawn."""
         ...
 
     def seed(self, seed: int) -> None:
@@ -173,6 +184,7 @@ class SessionLike(Protocol):
         logit_bias: Mapping[int, float] | None = None,
         suppress: Sequence[int] | None = None,
         special: bool = False,
+        logprobs: int | None = None,
     ) -> Generation:
         """Continues the timeline."""
         ...
@@ -184,6 +196,18 @@ class SessionLike(Protocol):
     def rewind_to(self, position: int) -> None:
         """Goes back to a position."""
         ...
+
+    def sync(self, ids: ArrayLike) -> int:
+        """Makes the timeline equal to ids."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Whose calls go first."""
+        ...
+
+    @priority.setter
+    def priority(self, priority: int) -> None: ...
 
     def fork(self) -> SessionLike:
         """A second session with the same timeline."""

@@ -34,7 +34,7 @@ _PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.
 _ROWS = 128 * 65536
 # Modules that are imported later, buffers of texts, the logits that Python sees.
 _SPARE = 24_000_000
-_ENCODER_WORK = 12_000_000  # of a stream of sound
+_ENCODER_STATE, _ENCODER_WORK = 2_500_000, 9_000_000  # of a stream of sound; of all that are encoded one after the other
 _PROCESS = 64_000_000  # an interpreter with NumPy, where the system does not tell
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -93,7 +93,7 @@ class MemoryNeed:
     weights: int  #: what every token reads
     encoder: int  #: the audio encoder; 0 where it is not used
     kv: int  #: caches of all sessions
-    scratch: int  #: work space of all sessions
+    scratch: int  #: what else sessions hold, and the work space that they share
 
     @property
     def total(self) -> int:
@@ -133,10 +133,17 @@ def memory_need(
     return MemoryNeed(
         process=_process(model) + parts["vocabulary"] + _SPARE,
         weights=parts["weights"] + rows,
-        encoder=parts["encoder"] + sessions * _ENCODER_WORK if hears else 0,
-        kv=sessions * estimate["kv"],
-        scratch=sessions * estimate["scratch"],
+        encoder=parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0,
+        **_session_sizes(estimate, sessions),
     )
+
+
+def _session_sizes(estimate: dict[str, int], sessions: int) -> dict[str, int]:
+    """`kv` and `scratch` of so many sessions, one of which computes at a time."""
+    return {
+        "kv": sessions * estimate["kv"],
+        "scratch": sessions * estimate["scratch"] + estimate["workspace"],
+    }
 
 
 def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, kv: str | None = None) -> Plan:
@@ -161,7 +168,7 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
     def need(tokens: int, cache: str) -> MemoryNeed:
         """As `memory_need`, with one look at the process for all."""
         if (tokens, cache) not in needs:
-            size = {name: limit.sessions * value for name, value in model.estimate(tokens, cache).items()}
+            size = _session_sizes(model.estimate(tokens, cache), limit.sessions)
             needs[tokens, cache] = MemoryNeed(fixed.process, fixed.weights, fixed.encoder, **size)
         return needs[tokens, cache]
 
@@ -183,7 +190,7 @@ def check_fits(session: Any, limit: int | str | MemoryLimit) -> None:
     limit, model, sizes = MemoryLimit.of(limit), session.model, session.memory()
     need = memory_need(model, 1, sessions=limit.sessions, audio=limit.audio)
     # What it has touched by now counts as part of the process already; so this is never too little.
-    total = need.total - need.kv - need.scratch + limit.sessions * (sizes["kv"] + sizes["scratch"])
+    total = need.total - need.kv - need.scratch + sum(_session_sizes(sizes, limit.sessions).values())
     if total > limit.bytes:
         raise EdgeGemmaMemoryError(
             f"The session takes {format_bytes(total)} in all with its {session.context} tokens, more than the memory limit of "

@@ -111,10 +111,11 @@ class Model(Handle):
         return f"<Model {self.config.name or self.path.name}: {self.config.parameters / 1e6:,.0f} M parameters>"
 
     def memory(self) -> dict[str, int]:
-        """Bytes: `mapped` of the file, `resident` of these in memory now, `tables` on the heap."""
+        """Bytes: `mapped` of the file, `resident` of these in memory now, `tables` on the heap, and `workspace`, that of its
+        sessions for as many calls as ran at the same time so far."""
         out, err = new_struct("eg_memory"), new_struct("eg_error")
         check(lib.eg_model_get_memory(self.pointer, out, err), err)
-        return {"mapped": out.mapped, "resident": out.resident, "tables": out.tables}
+        return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "workspace")}
 
     def weight_sizes(self) -> dict[str, int]:
         """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,
@@ -134,12 +135,13 @@ class Model(Handle):
         self._parts = {**parts, "vocabulary": max(self.memory()["mapped"] - sum(parts.values()), 0)}
 
     def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
-        """Bytes that a session would take: `kv` cache, and `scratch` (of which untouched parts never become resident)."""
+        """Bytes that a session would take: its `kv` cache and `scratch`; and the model's `workspace`, which all sessions
+        share as long as one of them computes at a time. Parts that are not touched never become resident."""
         params, out, err = new_struct("eg_session_params"), new_struct("eg_memory"), new_struct("eg_error")
         params.context = self._context(context)
         params.kv = kv_type(kv)
         check(lib.eg_session_estimate(self.pointer, params, out, err), err)
-        return {"kv": out.kv, "scratch": out.scratch}
+        return {"kv": out.kv, "scratch": out.scratch, "workspace": out.workspace}
 
     def session(
         self,

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import EdgeGemmaValueError
-from .native import ffi, lib, new_struct
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["GREEDY", "NativeSampling", "Sampling"]
+from ..errors import EdgeGemmaValueError
+from .native import ffi, lib, new_struct, pointer
+
+__all__ = ["GREEDY", "NativeSampling", "Sampling", "mask_words"]
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "temperature": (0, 1e6),
@@ -92,12 +95,6 @@ class Sampling:
         """Whether the most likely token is taken, so that nothing depends on chance."""
         return self.temperature == 0
 
-    @property
-    def changes_logits(self) -> bool:
-        """Whether a penalty, a bias or a suppressed token moves the most likely token to another place."""
-        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
-        return bool((penalties and self.penalty_window) or self.logit_bias or self.suppress)
-
 
 def _is_number(value: Any) -> bool:
     try:
@@ -119,9 +116,9 @@ GREEDY = Sampling(temperature=0.0)
 class NativeSampling:
     """The engine's struct for a `Sampling`, and the arrays that it points to."""
 
-    def __init__(self, sampling: Sampling, special: bool) -> None:
+    def __init__(self, sampling: Sampling, special: bool = False) -> None:
         """`special`: the texts of control tokens are written out."""
-        self.key = (sampling, special)
+        self.sampling, self.special = sampling, special
         self.struct = struct = new_struct("eg_sampling")
         struct.temperature = sampling.temperature
         struct.top_k = int(sampling.top_k)
@@ -137,3 +134,31 @@ class NativeSampling:
         struct.biases, struct.n_biases = self._biases, len(self._biases)
         struct.suppress, struct.n_suppress = self._suppress, len(self._suppress)
         struct.text_flags = lib.EG_TEXT_SPECIAL if special else 0
+
+    def require(self, mask: NDArray[np.uint32] | None, logprobs: int | None) -> Any:
+        """The struct, with what the next token alone is drawn with. Arguments as in `Session.next`, with a mask of words that
+        the caller keeps alive. Returns the pointer."""
+        self.struct.mask = ffi.NULL if mask is None else pointer(mask, "uint32_t *")
+        self.struct.n_mask = 0 if mask is None else mask.size
+        self.struct.logprobs = logprobs is not None
+        self.struct.top_logprobs = logprobs or 0
+        return self.struct
+
+
+def mask_words(mask: ArrayLike | None, vocab_size: int) -> NDArray[np.uint32] | None:
+    """A mask as the engine reads it: a bit for each token, in words of 32 bits. Takes such words, or (vocab_size,) bools.
+    Raises EdgeGemmaValueError "argument" for anything else."""
+    if mask is None:
+        return None
+    given, words = np.asarray(mask), (vocab_size + 31) // 32
+    if given.dtype == np.bool_ and given.shape == (vocab_size,):
+        packed = np.zeros(words * 4, np.uint8)
+        bits = np.packbits(given, bitorder="little")
+        packed[: bits.size] = bits
+        return packed.view("<u4").astype(np.uint32, copy=False)
+    if given.dtype in (np.uint32, np.int32) and given.ndim == 1 and given.size >= words:
+        return np.ascontiguousarray(given).view(np.uint32)
+    raise EdgeGemmaValueError(
+        f"mask must be {vocab_size} bools, or {words} words of 32 bits; it has shape {given.shape} and type {given.dtype}.",
+        "argument",
+    )

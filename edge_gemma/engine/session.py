@@ -16,10 +16,10 @@ from .audio import AUDIO_PIECE, AudioFeed, audio_params, audio_tokens, sound_arr
 from .config import ModelConfig
 from .generation import Generation, Token, stop_texts
 from .interface import ModelLike
-from .native import KV_TYPES, Handle, check, ffi, float_array, int_array, lib, new_struct, pointer, text_of
-from .sampling import NativeSampling, Sampling
+from .native import KV_TYPES, Handle, check, ffi, float_array, int_array, lib, new_struct, pointer
+from .sampling import NativeSampling, Sampling, mask_words
+from .tokens import token_of
 
-_STOPS = {lib.EG_STOP_EOS: "eos", lib.EG_STOP_TURN: "turn", lib.EG_STOP_TOOL_RESPONSE: "tool_response"}
 _DEFAULT = Sampling()
 # A prompt goes to the engine in pieces, so that Python sees Ctrl-C in between; results do not depend on the cut.
 _PIECE = 128
@@ -51,6 +51,7 @@ class Session(Handle):
         self._config, self._adopt = config, adopt
         self._err = new_struct("eg_error")
         self._native: NativeSampling | None = None  # that of the last token
+        self._priority = 0
 
     def __repr__(self) -> str:
         """Tells the position."""
@@ -86,16 +87,24 @@ class Session(Handle):
         """Appends text. `special` and `bos` as in `Tokenizer.encode`; errors as in `feed_tokens`."""
         self.feed_tokens(self.model.tokenizer.encode(text, special=special, bos=bos))
 
-    def feed_embeddings(self, embeddings: ArrayLike) -> None:
-        """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them. Errors as in `feed_tokens`."""
+    def feed_embeddings(self, embeddings: ArrayLike, picture: bool = False) -> None:
+        """Appends soft tokens: (n, hidden_size) float32, as an encoder makes them.
+
+        `picture`: they are those of one picture, which see each other in the local layers of the models that have no
+        per-layer embeddings (26B-A4B, 31B); for other models that changes nothing. Errors as in `feed_tokens`; "argument"
+        for more tokens of a picture than 1,120.
+        """
         rows = float_array(embeddings, (None, self._config.hidden_size), "embeddings")
         room = self.context - self.position
-        step = _PIECE if len(rows) <= room else max(len(rows), 1)  # what does not fit is refused as a whole
+        whole = picture or len(rows) > room  # what does not fit is refused as a whole
+        step = max(len(rows), 1) if whole else _PIECE
+        flags = lib.EG_EMBEDDINGS_PICTURE if picture else 0
         for start in range(0, len(rows), step) or (0,):
             part = rows[start : start + step]
             with self.exclusive() as session:
                 check(
-                    lib.eg_session_feed_embeddings(session, pointer(part, "float *"), len(part), self._err), self._err
+                    lib.eg_session_feed_embeddings(session, pointer(part, "float *"), len(part), flags, self._err),
+                    self._err,
                 )
 
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
@@ -175,17 +184,64 @@ class Session(Handle):
                 states[:, start : start + step] = rows
         return out, states
 
-    def next(self, sampling: Sampling | None = None, *, special: bool = False) -> Token:
-        """Draws a token and appends it. `sampling`: None for the defaults; its seed is not used here, `seed` begins the
-        sequence. `special`: the texts of control tokens are written out. Raises EdgeGemmaError: "context" when the session
-        is full, "state" when nothing was fed, and `Cancelled`."""
-        options = sampling or _DEFAULT
-        if self._native is None or self._native.key[0] is not options or self._native.key[1] != special:
-            self._native = NativeSampling(options, special)
+    def next(
+        self,
+        sampling: Sampling | None = None,
+        *,
+        special: bool = False,
+        mask: ArrayLike | None = None,
+        logprobs: int | None = None,
+    ) -> Token:
+        """Draws a token and appends it.
+
+        Args:
+            sampling: None for the defaults; its seed is not used here, `seed` begins the sequence.
+            special: the texts of control tokens are written out.
+            mask: which tokens may be drawn: (vocab_size,) bools, or a bit for each token in 32-bit words, as grammar
+                engines make them.
+            logprobs: the token tells its log-probability, and those of so many of the likeliest ones, 64 at most.
+
+        Raises:
+            EdgeGemmaError: "context" when the session is full; "state" when nothing was fed, or no token can be drawn;
+                `Cancelled`.
+        """
+        words = mask_words(mask, self._config.vocab_size)
+        options = self._sampling(sampling or _DEFAULT, special).require(words, logprobs)
         token = new_struct("eg_token")
         with self.exclusive() as session:
-            check(lib.eg_session_next(session, self._native.struct, token, self._err), self._err)
-            return Token(token.id, text_of(token.text, token.text_length), _STOPS.get(token.stop, ""))
+            check(lib.eg_session_next(session, options, token, self._err), self._err)
+            return token_of(token, logprobs)
+
+    def _sampling(self, options: Sampling, special: bool) -> NativeSampling:
+        if self._native is None or self._native.sampling is not options or self._native.special != special:
+            self._native = NativeSampling(options, special)
+        return self._native
+
+    def verify(self, ids: ArrayLike, sampling: Sampling | None = None, *, logprobs: list[float] | None = None) -> int:
+        """Checks a draft, a guess at the next tokens, several in one pass. Keeps and appends its beginning as far as `next`
+        with these options would have drawn the same tokens, and returns their number.
+
+        The session is then as if they had been drawn, and `next` goes on with the first token that differs. So a good draft
+        makes an answer faster, and no draft changes it. `logprobs` receives the log-probabilities of the kept tokens.
+        Errors as in `next`.
+        """
+        tokens = int_array(ids, "ids")
+        options = self._sampling(sampling or _DEFAULT, False).require(None, None)
+        kept, measured = ffi.new("size_t *"), np.empty(tokens.size if logprobs is not None else 0, np.float32)
+        with self.exclusive() as session:
+            status = lib.eg_session_verify(
+                session,
+                pointer(tokens, "int32_t *"),
+                tokens.size,
+                options,
+                ffi.NULL if logprobs is None else pointer(measured, "float *"),
+                kept,
+                self._err,
+            )
+            if logprobs is not None:
+                logprobs += measured[: kept[0]].tolist()
+            check(status, self._err)
+        return int(kept[0])
 
     def seed(self, seed: int) -> None:
         """Begins the random sequence anew: the same seed, tokens and options give the same text on every machine."""
@@ -209,6 +265,7 @@ class Session(Handle):
         logit_bias: Mapping[int, float] | None = None,
         suppress: Sequence[int] | None = None,
         special: bool = False,
+        logprobs: int | None = None,
     ) -> Generation:
         """Continues the timeline. The result yields pieces of text as they are drawn, whole characters only.
 
@@ -221,6 +278,7 @@ class Session(Handle):
             sampling: how tokens are drawn; `temperature`, `top_p`, `top_k`, `seed` and the others change single options
                 of it. None for the defaults of `Sampling`.
             special: the texts of control tokens are written out.
+            logprobs: as in `next`; see `Generation.logprobs` and `Generation.tokens`.
 
         Raises:
             EdgeGemmaError: "argument" for an option out of range, at once; "context" while it is iterated over, when the
@@ -244,7 +302,7 @@ class Session(Handle):
         stops = stop_texts(stop)
         if options.seed is not None:
             self.seed(options.seed)
-        return Generation(lambda: self.next(options, special=special), max_tokens, stops)
+        return Generation(lambda: self.next(options, special=special, logprobs=logprobs), max_tokens, stops)
 
     # ---- timeline ----
 
@@ -282,12 +340,38 @@ class Session(Handle):
         with self.exclusive() as session:
             check(lib.eg_session_rewind_to(session, position, self._err), self._err)
 
+    def sync(self, ids: ArrayLike) -> int:
+        """Makes the timeline equal to `ids` with the least work: goes back to where they differ, and feeds the rest. Returns
+        how many tokens need not be evaluated again.
+
+        -1 stands for a soft token that the timeline has at this place. Raises EdgeGemmaError, and nothing changes:
+        "argument" when a soft token would have to be fed, "context" when the ids do not fit, "state" as in `rewind_to`.
+        """
+        tokens, kept = int_array(ids, "ids"), ffi.new("size_t *")
+        with self.exclusive() as session:
+            check(lib.eg_session_sync(session, pointer(tokens, "int32_t *"), tokens.size, kept, self._err), self._err)
+        return int(kept[0])
+
+    @property
+    def priority(self) -> int:
+        """Whose calls go first when several sessions of a model compute at the same time: the higher. Those of equal
+        priority share the threads evenly. 0 at first, within -1000 and 1000; a fork has that of its original."""
+        return self._priority
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        with self.exclusive() as session:
+            check(lib.eg_session_set_priority(session, priority, self._err), self._err)
+        self._priority = priority
+
     def fork(self) -> Session:
         """A second session with the same timeline, independent from now on. Raises MemoryError."""
         out = ffi.new("eg_session **")
         with self.exclusive() as session:
             check(lib.eg_session_fork(session, out, self._err), self._err)
-        return self._adopt(out[0])
+        copy = self._adopt(out[0])
+        copy._priority = self._priority
+        return copy
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the timeline to a file for `Model.session(restore=path)`. Raises OSError, also for a pipe or a device."""
@@ -322,4 +406,4 @@ class Session(Handle):
         """Bytes: those of `Model.memory`, the session's `kv` cache, and its `scratch`."""
         out = new_struct("eg_memory")
         check(lib.eg_session_get_memory(self.pointer, out, self._err), self._err)
-        return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "kv", "scratch")}
+        return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "workspace", "kv", "scratch")}

@@ -33,8 +33,8 @@ class Answer:
     """What a session says next, step by step.
 
     A draft makes the answer faster (speculative decoding): it is a guess at the tokens of the answer, mostly those of an
-    earlier attempt. The draft is verified several tokens at a time and kept as far as the model itself would choose the
-    same tokens, so a draft never changes the answer. Only greedy answers use a draft.
+    earlier attempt. The draft is verified several tokens at a time and kept as far as the model itself would draw the same
+    tokens, so a draft never changes the answer.
 
     Attributes:
         session: the timeline. `close` closes it, unless somebody goes on with it first.
@@ -76,7 +76,7 @@ class Answer:
             draft: a guess at the tokens of the answer.
             trusted: so many tokens at the beginning of the draft are taken over without verification.
             line: the answer ends with the first line that has words.
-            measured: the probabilities of the tokens are noted, which takes a few milliseconds a token.
+            measured: the probabilities of the tokens are noted.
         """
         self.session, self.sampling = session, sampling
         self.ids: list[int] = []
@@ -85,7 +85,7 @@ class Answer:
         self._measured = measured
         self.logprobs: list[float] = []
         self._held = ""  # text that may be the beginning of a stop text
-        self._draft = list(draft) if sampling.greedy and not sampling.changes_logits else []
+        self._draft = list(draft)
         # One detokenizer for drafted and drawn tokens: a character may begin in the draft and end behind it.
         tokenizer = session.model.tokenizer
         self.in_thought = ends_in_thought(tokenizer, self._closing)
@@ -146,44 +146,32 @@ class Answer:
         for token in known:
             self._append(token)
         yield True
-        yield from self._verify_draft()
-        if not self.stop and self.sampling.seed is not None:
+        if self.sampling.seed is not None:
             self.session.seed(self.sampling.seed)
+        while self._draft and not self.stop:
+            self._verify()
+            yield True
         while not self.stop:
             self._draw()
             yield True
 
-    def _verify_draft(self) -> Generator[bool, None, None]:
-        """Keeps the beginning of the draft that a greedy answer has too."""
-        if not self._draft or self.stop:
-            return
-        following = self.session.logits()
-        best = int(following.argmax())
-        yield True
-        while self._draft and not self.stop:
-            batch, self._draft = self._draft[:_BATCH], self._draft[_BATCH:]
-            if batch[0] != best:
+    def _verify(self) -> None:
+        """Keeps the beginning of the draft that the answer has too."""
+        batch, self._draft = self._draft[:_BATCH], self._draft[_BATCH:]
+        kept = self.session.verify(batch, self.sampling, logprobs=self.logprobs if self._measured else None)
+        if kept < len(batch):
+            self._draft = []
+        for number, token in enumerate(batch[:kept], start=1):
+            self._append(token)
+            if self.stop and number < kept:  # the answer ends within the draft
+                self.session.rewind(kept - number)
+                del self.logprobs[len(self.logprobs) - (kept - number if self._measured else 0) :]
                 return
-            rows = self.session.forward(batch)
-            bests = [best, *rows.argmax(axis=1).tolist()]
-            kept = 0
-            while kept < len(batch) and batch[kept] == bests[kept] and not self.stop:
-                self._append(batch[kept])
-                kept += 1
-            if self._measured:
-                known = np.concatenate([following[None], rows[: kept - 1]])
-                self.logprobs += _log_probabilities(known, batch[:kept]).tolist()
-            following, best = rows[kept - 1], bests[kept]
-            if kept < len(batch):
-                self.session.rewind(len(batch) - kept)
-                return
-            yield True
 
     def _draw(self) -> None:
-        following = self.session.logits() if self._measured else None
-        token = self.session.next(self.sampling)
-        if following is not None:
-            self.logprobs += _log_probabilities(following[None], [token.id]).tolist()
+        token = self.session.next(self.sampling, logprobs=0 if self._measured else None)
+        if token.logprob is not None:
+            self.logprobs.append(token.logprob)
         if token.stop:
             self._add_text(self._detokenizer.finish())
             self._end(self.stop or token.stop)
@@ -220,11 +208,3 @@ class Answer:
     def _add_words(self, events: Sequence[ChatEvent]) -> None:
         if events:
             self.text = self._parser.reply.content
-
-
-def _log_probabilities(logits: NDArray[np.float32], ids: Sequence[int]) -> NDArray[np.float32]:
-    """(n,): the natural logarithms of the probabilities of n tokens, each by its row of logits (n, vocab)."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = shifted[np.arange(len(ids)), list(ids)]
-    result: NDArray[np.float32] = chosen - np.log(np.exp(shifted).sum(axis=1))
-    return result

@@ -114,6 +114,7 @@ class Listener(Cancellable):
         step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
         confidence: bool = False,
+        priority: int = 1,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
@@ -136,7 +137,8 @@ class Listener(Cancellable):
                 guesses. Guesses never change the result.
             step_task: other work that hears the same utterances and shares the time between reads.
             clock: seconds, for the latencies and for how long guesses take.
-            confidence: whether final events tell `avg_logprob`, which takes a few milliseconds a token.
+            confidence: whether final events tell `avg_logprob`.
+            priority: that of its sessions. Above 0, which others have, it goes before other work of the same model.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
             initial_prompt, hotwords, order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as
@@ -168,6 +170,7 @@ class Listener(Cancellable):
             stop=stop,
             sessions=_SESSIONS,
         )
+        self.request.session.priority = priority
         if confidence:
             self.request = dataclasses.replace(self.request, measured=True)
 

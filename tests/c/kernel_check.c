@@ -150,7 +150,7 @@ static void check_attention(const eg_kernels *k)
             }
             fill(x, N * HEADS * D);
             eg_kv_view view = {keys, values, row, M, (eg_kv_type)format};
-            k->attention(o, HEADS * D, x, HEADS * D, N, M - N, HEADS, D, &view, window, scratch);
+            k->attention(o, HEADS * D, x, HEADS * D, N, M - N, -1, HEADS, D, &view, window, scratch);
             printf("%s attention %d %d %016llx\n", k->name, format, window, (unsigned long long)hash(o, N * HEADS * D * 4));
             free(keys), free(values), free(x), free(o), free(scratch);
         }

@@ -1,5 +1,6 @@
 /* Checks the thread pool: every index of a run is worked on once, and no two concurrent calls have the same worker number.
- * Tries many sizes, a slow thread, and two callers at once. */
+ * Tries many sizes, a slow thread, and two callers at once. Then the turns of callers: one at a time has it, equal ones
+ * alternate, a higher priority goes first, and a cancelled one waits no longer. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -38,7 +39,10 @@ static int check(eg_pool *pool, int64_t n, int64_t chunk, bool slow)
     j.chunk = chunk;
     j.slow = slow;
     for (int64_t i = 0; i < N; i++) atomic_store(&j.done[i], 0);
+    eg_turn turn = {0};
+    if (!eg_pool_enter(pool, &turn)) return 1;
     eg_pool_run(pool, task, &j, n, chunk);
+    eg_pool_leave(pool, &turn);
     for (int64_t i = 0; i < N; i++)
         if (atomic_load(&j.done[i]) != (i < n) || atomic_load(&j.wrong)) {
             fprintf(stderr, "%lld of %lld in pieces of %lld\n", (long long)i, (long long)n, (long long)chunk);
@@ -57,8 +61,81 @@ static void *callers(void *pool)
     return NULL;
 }
 
+/* ---- turns ------------------------------------------------------------------------------------------------------- */
+
+/* A caller who works in steps, and writes the number of each step down. */
+typedef struct caller {
+    eg_pool *pool;
+    int32_t priority;
+    int steps;
+    atomic_bool stop;
+    atomic_int *next;          /* numbers the steps of all callers */
+    atomic_bool *inside;       /* whether some caller is in a step */
+    int first, last, done;
+    bool wrong;
+} caller;
+
+static bool is_stopped(void *context) { return atomic_load(&((caller *)context)->stop); }
+
+static void *work_in_steps(void *context)
+{
+    caller *c = context;
+    eg_turn turn = {.priority = c->priority, .stopped = is_stopped, .context = c};
+    bool held = eg_pool_enter(c->pool, &turn);
+    for (; held && c->done < c->steps; held = eg_pool_go_on(c->pool, &turn)) {
+        if (atomic_exchange(c->inside, true)) c->wrong = true;
+        for (volatile int spin = 0; spin < 300000; spin++) continue;
+        atomic_store(c->inside, false);
+        c->last = atomic_fetch_add(c->next, 1);
+        if (!c->done++) c->first = c->last;
+    }
+    eg_pool_leave(c->pool, &turn);
+    return NULL;
+}
+
+static int wrong(const char *what)
+{
+    fprintf(stderr, "%s\n", what);
+    return 1;
+}
+
+static int check_turns(void)
+{
+    enum { STEPS = 100 };
+    eg_pool *pool = eg_pool_create(2);
+    atomic_int next = 0;
+    atomic_bool inside = false;
+    pthread_t thread[3];
+    caller equal[2], high = {pool, 1, STEPS, false, &next, &inside, 0, 0, 0, false};
+    for (int i = 0; i < 2; i++) equal[i] = (caller){pool, 0, STEPS, false, &next, &inside, 0, 0, 0, false};
+    for (int i = 0; i < 2; i++) pthread_create(&thread[i], NULL, work_in_steps, &equal[i]);
+    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    if (equal[0].wrong || equal[1].wrong) return wrong("two callers had the turn at once");
+    if (equal[0].first > equal[1].last || equal[1].first > equal[0].last) return wrong("equal callers did not alternate");
+
+    /* The higher one comes while the others work, and is done before them. */
+    for (int i = 0; i < 2; i++) equal[i] = (caller){pool, 0, 5 * STEPS, false, &next, &inside, 0, 0, 0, false};
+    for (int i = 0; i < 2; i++) pthread_create(&thread[i], NULL, work_in_steps, &equal[i]);
+    pthread_create(&thread[2], NULL, work_in_steps, &high);
+    pthread_join(thread[2], NULL);
+    if (high.wrong || high.last - high.first != STEPS - 1) return wrong("a lower priority went between");
+
+    /* A cancelled caller ends while it waits, and the others go on. */
+    caller waiting = {pool, -1, STEPS, false, &next, &inside, 0, 0, 0, false};
+    pthread_create(&thread[2], NULL, work_in_steps, &waiting);
+    atomic_store(&waiting.stop, true);
+    pthread_join(thread[2], NULL);
+    atomic_store(&equal[0].stop, true);
+    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    if (waiting.done == STEPS) return wrong("a cancelled caller worked on");
+    if (equal[1].done != 5 * STEPS) return wrong("a caller was lost");
+    eg_pool_destroy(pool);
+    return 0;
+}
+
 int main(void)
 {
+    if (check_turns()) return 1;
     for (unsigned threads = 1; threads <= THREADS; threads++) {
         eg_pool *pool = eg_pool_create(threads);
         pthread_t other;

@@ -91,3 +91,28 @@ def test_audio_prompt(variant: str) -> None:
         s.feed_tokens(ids[where[-1] + 1 :])
         expected = r["audio_prompt_logits"].reshape(-1, m.config.vocab_size)[-1]
         assert rms(s.logits() - expected) < 1e-3
+
+
+@needs_fixtures
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
+def test_image_prompt(variant: str, kv: str) -> None:
+    """The reference's soft tokens of a picture among text: causal in the small models; in the others they see each other."""
+    r = np.load(SHARED / variant / "reference.npz")
+    ids, soft = r["image_prompt_ids"].reshape(-1), r["image_soft"].reshape(-1, r["text_hidden"].shape[-1])
+    values, counts = np.unique(ids, return_counts=True)
+    where = np.flatnonzero(ids == values[counts.argmax()])  # the placeholder
+    with eg.Model.load(SHARED / variant / "model-BF16.gguf") as m:
+        s = m.session(kv=kv)
+        s.feed_tokens(ids[: where[0]])
+        s.feed_embeddings(soft[: len(where)], picture=True)
+        rest = s.fork().forward(ids[where[-1] + 1 :])
+        expected = r["image_prompt_logits"].reshape(-1, m.config.vocab_size)[-len(rest) :]
+        assert rms(rest - expected) < {"f32": 1e-3, "f16": 0.02, "q8": 0.3}[kv]
+        s.feed_tokens(ids[where[-1] + 1 :])
+        assert np.array_equal(s.logits(), rest[-1])
+        if variant in ("moe", "dense") and kv == "f32":  # a causal mask would be noticed
+            s = m.session(kv=kv)
+            s.feed_tokens(ids[: where[0]])
+            s.feed_embeddings(soft[: len(where)])
+            assert rms(s.forward(ids[where[-1] + 1 :]) - expected) > 0.1

@@ -22,6 +22,7 @@ from support.tiny_model import VOCAB, Shape, model_writer, write_model
 IDS = [2, *range(20, 40)]
 #: Every struct of the header that begins with struct_size, and what to call to have it read or filled.
 INPUTS = ["eg_file_params", "eg_model_params", "eg_session_params", "eg_sampling", "eg_audio_params", "eg_chat_message"]
+INPUTS += ["eg_batch_item"]
 OUTPUTS = ["eg_file_metadata", "eg_file_tensor", "eg_model_info", "eg_memory", "eg_token", "eg_stats", "eg_error"]
 
 
@@ -71,17 +72,21 @@ def reader(name: str, session: eg.Session) -> Callable[[Any, Any], int]:
         return lambda struct, err: (
             lib.eg_audio_stream_open(raw, struct, stream, err) or lib.eg_audio_stream_close(stream[0]) or lib.EG_OK
         )
+    if name == "eg_batch_item":
+        return lambda struct, err: lib.eg_batch_run(struct, 1, err)
     length = ffi.new("size_t *")
     return lambda struct, err: lib.eg_chat_render(struct, 1, 0, ffi.NULL, 0, length, err)
 
 
-def set_fields(name: str, struct: Any) -> list[Any]:
+def set_fields(name: str, struct: Any, session: eg.Session) -> list[Any]:
     """Makes a zeroed struct usable; returns what must stay alive."""
     kept = [ffi.new("char[]", str(DATA / "e2b-Q4_0.gguf").encode()), ffi.new("char[]", b"user")]
     if name in ("eg_file_params", "eg_model_params"):
         struct.path = kept[0]
     elif name == "eg_chat_message":
         struct.role = struct.content = kept[1]
+    elif name == "eg_batch_item":
+        struct.session = session.pointer
     return kept
 
 
@@ -91,7 +96,7 @@ def test_inputs_of_any_size(name: str, session: eg.Session) -> None:
     call, err = reader(name, session), new_struct("eg_error")
     for extra, fill, want in ((0, 0, lib.EG_OK), (24, 0, lib.EG_OK), (24, 1, lib.EG_ERROR_ARGUMENT)):
         struct, memory = padded(name, extra, fill)
-        kept = set_fields(name, struct)
+        kept = set_fields(name, struct, session)
         assert call(struct, err) == want, ffi.string(err.message)
         assert kept
         assert memory
@@ -190,7 +195,10 @@ def test_new_struct_sets_every_size() -> None:
         r"^typedef struct \w+ \{(.*?)^\} (\w+);", (ROOT / "csrc" / "edge_gemma.h").read_text(), re.S | re.M
     )
     assert {name for body, name in structs if body.strip().startswith("uint32_t struct_size;")} == set(INPUTS + OUTPUTS)
-    assert {name for _, name in structs} - set(INPUTS + OUTPUTS) == {"eg_logit_bias"}  # an element of fixed size
+    assert {name for _, name in structs} - set(INPUTS + OUTPUTS) == {
+        "eg_logit_bias",
+        "eg_logprob",
+    }  # elements of fixed size
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------------

@@ -210,7 +210,9 @@ def test_extreme_activations(target: kernels.Target, name: str) -> None:
 def test_matmul_float(target: kernels.Target, name: str) -> None:
     """Weights that are floats equal the contract bit for bit, for any number of columns."""
     rng = np.random.default_rng(3)
-    for n, rows, cols in ((1, 1, 1), (1, 16, 48), (4, 9, 33), (7, 19, 16), (5, 3, 1031), (2, 8, 15)):
+    shapes = [(1, 1, 1), (1, 16, 48), (4, 9, 33), (7, 19, 16), (5, 3, 1031), (2, 8, 15)]
+    shapes += [(n, 13, 40) for n in (*range(1, 18), 31, 32, 33)]
+    for n, rows, cols in shapes:
         w, x = rng.normal(0, 1, (rows, cols)).astype(F), rng.normal(0, 1, (n, cols)).astype(F)
         if name == "F32":
             raw = w.view(np.uint8)
@@ -418,6 +420,7 @@ def test_ring(target: kernels.Target, n: int, kv: str) -> None:
         2 * dim,
         n,
         m - n,
+        -1,
         2,
         dim,
         view,
@@ -448,7 +451,9 @@ def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
     for i in reversed(range(spans)):
         here = ffi.cast("float *", at + 4 * i * part)
-        target.table.attention_span(here, queries, heads * dim, n, m - n, heads, dim, view, window, first + i, where)
+        target.table.attention_span(
+            here, queries, heads * dim, n, m - n, -1, heads, dim, view, window, first + i, where
+        )
     for row in range(rows):
         result = ffi.cast("float *", out.reshape(rows, -1)[row].ctypes.data)
         target.table.attention_merge(result, ffi.cast("float *", at), spans, rows, row, dim)
@@ -457,20 +462,33 @@ def test_attention_in_spans(target: kernels.Target, window: int, n: int) -> None
     assert (out[..., dim] == -7.25).all()
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "MXFP4"])
 def test_any_number_of_tokens(target: kernels.Target, name: str) -> None:
-    """A token's result does not depend on how many share the call: blocks, pairs and single tokens agree."""
+    """A token's result does not depend on how many share the call: blocks of every size agree."""
     rng, kind = np.random.default_rng(11), quants.block_type(name)
-    cols, rows, n = 1024 + 256, 24, 11
+    cols, rows, n = 1024 + 256, 56, 33
     raw = raw_blocks(rng, name, rows * cols // kind.elements)
     x = rng.normal(0, 1, (n, cols)).astype(F)
     for two_term in (False, True):
         whole = matmul_q8(x, raw, name, rows, two_term)
-        for tokens in range(1, n + 1):
+        for tokens in (*range(1, 18), 31, 32, 33):
             assert same(target.matmul(x[:tokens], raw, name, rows, two_term=two_term), whole[:tokens]), (
                 tokens,
                 two_term,
             )
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "Q6_K"])
+def test_hundreds_of_tokens(target: kernels.Target, name: str) -> None:
+    """More tokens and columns than are prepared at once, and rows that do not fill a tile."""
+    rng, kind = np.random.default_rng(12), quants.block_type(name)
+    cols, rows, n = 2 * 2048 + 512, 55, 263
+    raw = raw_blocks(rng, name, rows * cols // kind.elements)
+    x = rng.normal(0, 1, (n, cols)).astype(F)
+    for two_term in (False, True):
+        got = target.matmul(x, raw, name, rows, two_term=two_term)
+        some = [0, 1, 127, 128, 254, 255, 256, 257, 261, 262]
+        assert same(got[some], matmul_q8(x[some], raw, name, rows, two_term))
 
 
 # ---- dispatch --------------------------------------------------------------------------------------------------------

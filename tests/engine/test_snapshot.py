@@ -23,12 +23,13 @@ FIELDS = [
     ("length", 32, "Q"),
     ("evaluated", 40, "Q"),
     ("high", 48, "Q"),
-    ("random", 56, "Q"),
-    ("has_last", 64, "I"),
-    ("n_held", 68, "I"),
-    ("held", 72, "4s"),
+    ("picture", 56, "I"),
+    ("random", 60, "Q"),
+    ("has_last", 68, "I"),
+    ("n_held", 72, "I"),
+    ("held", 76, "4s"),
 ]
-TOKENS = 76
+TOKENS = 80
 SEED = 0x0123456789ABCDEF
 
 
@@ -72,7 +73,7 @@ def fnv(data: bytes) -> int:
 
 def writes(data: bytes) -> list[int]:
     """Sizes of the parts of the file of half_character, in order."""
-    header = [8, 4, 4, 8, 8, 8, 8, 8, 8, 4, 4, 4]
+    header = [8, 4, 4, 8, 8, 8, 8, 8, 4, 8, 4, 4, 4]
     body = [4 * 6, 4 * 64, 4 * 64, *([2 * 16] * 10), *([2 * 32] * 10)]
     assert sum(header) == TOKENS
     assert sum(header + body) + 8 == len(data)
@@ -87,12 +88,13 @@ def test_every_byte_of_a_small_snapshot(model: eg.Model, tmp_path: Path) -> None
     fingerprint = got.pop("fingerprint")
     assert got == {
         "magic": b"EGSNAP\r\n",
-        "version": 1,
+        "version": 2,
         "kv": lib.EG_KV_F16,
         "context": 40,
         "length": 6,
         "evaluated": 5,
         "high": 5,
+        "picture": 1120,
         "random": SEED,
         "has_last": 1,
         "n_held": 1,
@@ -123,7 +125,7 @@ def test_a_half_character_survives(kv: str, model: eg.Model, tmp_path: Path) -> 
     assert np.array_equal(session.logits(), restored.logits())
 
 
-@pytest.mark.parametrize("version", [0, 2, 0x100])
+@pytest.mark.parametrize("version", [0, 1, 3, 0x100])
 def test_other_versions_are_refused(version: int, model: eg.Model, tmp_path: Path) -> None:
     """With a sentence that names theirs."""
     data = bytearray(saved(half_character(model), tmp_path))
@@ -145,6 +147,8 @@ def test_other_versions_are_refused(version: int, model: eg.Model, tmp_path: Pat
         ("evaluated", 7),
         ("high", 4),
         ("high", 41),
+        ("picture", 0),
+        ("picture", 1121),
         ("has_last", 2),
         ("n_held", 4),
     ],

@@ -205,8 +205,7 @@ def test_real_size_and_names(real):
     assert real.vocab_size == len(real) == 262144
     assert [real.find(text) for text in ("<eos>", "<|turn>", "▁the", "no such token", "")] == [1, 105, 506, None, None]
     assert "<|turn>" in real.chat_template
-    stop = lib.eg_tokenizer_stop_ids(real._pointer)
-    assert (stop.eos, stop.turn, stop.tool_response) == (1, 106, 50)
+    assert stops(real) == {1: lib.EG_STOP_EOS, 106: lib.EG_STOP_TURN, 50: lib.EG_STOP_TOOL_RESPONSE}
     assert lib.eg_tokenizer_heap_bytes(real._pointer) < 20e6
     assert real.decode([105, 2364, 107, 48, 106]) == "user\n<|tool_call>"  # user-defined ones are printed
 
@@ -445,6 +444,12 @@ def test_streaming_any_tokens(ragged):
     holds()
 
 
+def stops(tokenizer: Tokenizer) -> dict[int, int]:
+    """The tokens that end an answer, and why."""
+    found = {i: lib.eg_tokenizer_stop_of(tokenizer._pointer, i) for i in range(tokenizer.vocab_size)}
+    return {i: stop for i, stop in found.items() if stop != lib.EG_STOP_NONE}
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -453,8 +458,7 @@ def test_without_types_the_texts_decide(tmp_path):
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens))
     assert tokenizer.encode("<|turn>ab", bos=True, special=True) == [1, 2, len(tokens) - 1, 5 + ord("b")]
     assert tokenizer.decode([1, 2, 5 + ord("b")]) == "b"
-    stop = lib.eg_tokenizer_stop_ids(tokenizer._pointer)
-    assert (stop.eos, stop.turn, stop.tool_response) == (0, 3, 4)
+    assert stops(tokenizer) == {0: lib.EG_STOP_EOS, 3: lib.EG_STOP_TURN, 4: lib.EG_STOP_TOOL_RESPONSE}
     assert tokenizer.chat_template is None
 
 
@@ -463,8 +467,7 @@ def test_eos(tmp_path, named, eos):
     tokens = [b"<eos>", b"<bos>", b"<|turn>", b"<turn|>", b"<|tool_response>", *BYTES]
     more = {} if named is None else {"eos_token_id": named}
     tokenizer = Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, **more))
-    stop = lib.eg_tokenizer_stop_ids(tokenizer._pointer)
-    assert (stop.eos, stop.turn, stop.tool_response) == (eos, 3, 4)
+    assert stops(tokenizer) == {3: lib.EG_STOP_TURN, 4: lib.EG_STOP_TOOL_RESPONSE, eos: lib.EG_STOP_EOS}
     assert tokenizer.eos == eos
 
 

@@ -85,6 +85,7 @@ def test_matmul_i8(target, bits):
         (3, 17, 768),
         (9, 33, 2304),
         (17, 50, 1280),
+        *((n, 57, 1280) for n in (*range(1, 18), 31, 32, 33)),
         *odd,
     ]:
         q, x = codes(rng, rows, cols, bits), rng.normal(0, 40, (n, cols)).astype(F)

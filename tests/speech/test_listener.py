@@ -556,3 +556,12 @@ def test_at_the_speed_of_speech(model: eg.Model, heard_afterwards: list[Any]) ->
     assert finals(iter(events)) == heard_afterwards
     # 22 blocks of silence, found when the device's portion of 20 ms, or the wait of 100 ms, that follows has come.
     assert all(0.7 < event.latency.decision < 0.85 for event in events[:-1])
+
+
+def test_live_speech_goes_before_other_work() -> None:
+    """Every session that a listener opens has its priority."""
+    for options, priority in (({}, 1), ({"priority": 0}, 0)):
+        model = ScriptedModel("Hello.")
+        with Listener(model, detector=LoudnessDetector(), **options) as listener:
+            assert list(listener.listen(open_audio(sound((0.3, 1.4), seconds=3.2))))
+        assert len(model.sessions) > 1 and {session.priority for session in model.sessions} == {priority}

@@ -285,18 +285,35 @@ def test_the_seed_begins_the_random_sequence_once() -> None:
         assert answer.session.seeds == expected  # type: ignore[attr-defined]
 
 
-def test_a_draft_is_used_for_plain_greedy_answers_only() -> None:
-    for sampling, checked in (
-        (GREEDY, True),
-        (Sampling(temperature=0, seed=3), True),
-        (Sampling(temperature=0.5), False),
-        (Sampling(temperature=0, repetition_penalty=1.1), False),
-        (Sampling(temperature=0, suppress=[7]), False),
-    ):
-        model = ScriptedModel("Some words.")
-        answer = Answer(model.session(), [5], 100, sampling=sampling, draft=model.tokenizer.encode("Some words"))
-        answer.finish()
-        assert answer.text == "Some words." and (model.checked > 0) == checked
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0},
+        {"temperature": 0, "seed": 3},
+        {"temperature": 0.5, "seed": 5},
+        {"temperature": 0, "repetition_penalty": 1.1},
+        {"temperature": 0, "suppress": [7]},
+    ],
+)
+def test_a_draft_is_used_with_any_sampling_and_changes_nothing(model: eg.Model, options: dict[str, Any]) -> None:
+    """Its tokens are checked in one pass instead of being drawn one by one."""
+    sampling, closing = Sampling(**options), model.tokenizer.encode("Some words", bos=True)
+
+    def answer(draft: list[int]) -> Answer:
+        made = Answer(model.session(256), closing, 12, sampling=sampling, draft=draft, measured=True)
+        made.finish()
+        return made
+
+    plain = answer([])
+    for draft in (plain.ids, plain.ids[:5], [*plain.ids[:4], 9, 9, 9], [9, *plain.ids]):
+        other = answer(draft)
+        assert (other.ids, other.text, other.stop) == (plain.ids, plain.text, plain.stop)
+        assert other.logprobs == plain.logprobs
+        assert other.session.tokens == plain.session.tokens
+    scripted = ScriptedModel("Some words.")
+    drafted = Answer(scripted.session(), [5], 100, sampling=sampling, draft=scripted.tokenizer.encode("Some words"))
+    drafted.finish()
+    assert drafted.text == "Some words." and scripted.checked == 10 and scripted.drawn == 2
 
 
 def test_a_cancelled_session_ends_the_answer() -> None:

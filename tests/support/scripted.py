@@ -10,7 +10,7 @@ first token. A list may hold token ids, texts that are one token each, and excep
 its last token an answer ends with <turn|>.
 
 An answer stands at a place of the timeline, as that of a real model does: after the last "<|turn>model\\n" or
-<tool_response|> that was fed, else after the last token that was fed. So drafts can be checked with `logits` and `forward`,
+<tool_response|> that was fed, else after the last token that was fed. So drafts can be checked,
 and forks and rewound sessions go on with the same answer. Feeding ends it; the first token that is asked for after that
 begins the next one.
 """
@@ -153,7 +153,7 @@ class ScriptedModel:
         opened: the options of each `session()`.
         requests: one for each answer, added when its first token is drawn.
         heard: the samples of each recording that was fed to its end.
-        drawn, checked: tokens that were drawn by `next`, and that were evaluated by `forward`.
+        drawn, checked: tokens that were drawn by `next`, and that were evaluated by `verify` or `forward`.
     """
 
     def __init__(
@@ -178,6 +178,7 @@ class ScriptedModel:
         self.requests: list[Request] = []
         self.heard: list[NDArray[np.float32]] = []
         self.drawn = self.checked = 0
+        self.logprob = float(1 - np.log(self.config.vocab_size - 1 + np.e))  # for the logits 1 and 0 of `logits`
 
     def session(
         self, context: int | None = None, kv: str | None = None, restore: Any = None, memory_limit: Any = None
@@ -283,6 +284,7 @@ class ScriptedSession:
 
     def __init__(self, model: ScriptedModel, context: int, parent: ScriptedSession | None = None) -> None:
         """Internal: use `ScriptedModel.session`, or `fork`."""
+        self.priority = parent.priority if parent else 0
         self.model, self.context, self.parent = model, context, parent
         self.fed: list[list[int] | tuple[str, Any]] = []
         self.seeds: list[int] = []
@@ -428,8 +430,15 @@ class ScriptedSession:
         self._ids += tokens
         return self._rows([start + n + 1 for n in range(len(tokens))])
 
-    def next(self, sampling: Sampling | None = None, *, special: bool = False) -> Token:
-        """As `Session.next`: what the script says."""
+    def next(
+        self,
+        sampling: Sampling | None = None,
+        *,
+        special: bool = False,
+        mask: ArrayLike | None = None,
+        logprobs: int | None = None,
+    ) -> Token:
+        """As `Session.next`: what the script says, with certainty, whatever the mask."""
         self._begin("next", room=1)
         if not self._ids:
             raise EdgeGemmaError("nothing was fed.", "state")
@@ -447,7 +456,26 @@ class ScriptedSession:
         self._drawn_until = len(self._ids)
         self.drawn += 1
         self.model.drawn += 1
-        return Token(number, text, stop)
+        return Token(number, text, stop, None if logprobs is None else self.model.logprob)
+
+    def verify(self, ids: ArrayLike, sampling: Sampling | None = None, *, logprobs: list[float] | None = None) -> int:
+        """As `Session.verify`: what the script says too."""
+        tokens = self._checked(ids)
+        self._begin("verify", tokens)
+        if not self._ids:
+            raise EdgeGemmaError("nothing was fed.", "state")
+        self.model.checked += len(tokens)
+        self._begin_answer()
+        kept = 0
+        for token in tokens[: self.context - len(self._ids)]:
+            if self._token_at(len(self._ids)) != token:
+                break
+            self._ids.append(token)
+            self._drawn_until = len(self._ids)
+            kept += 1
+        if logprobs is not None:
+            logprobs += [self.model.logprob] * kept
+        return kept
 
     def seed(self, seed: int) -> None:
         """As `Session.seed`; it is written down."""
@@ -471,6 +499,7 @@ class ScriptedSession:
         logit_bias: Mapping[int, float] | None = None,
         suppress: Sequence[int] | None = None,
         special: bool = False,
+        logprobs: int | None = None,
     ) -> Generation:
         """That of `Session` itself, over `next`."""
         self._check_open()
@@ -492,6 +521,7 @@ class ScriptedSession:
             logit_bias=logit_bias,
             suppress=suppress,
             special=special,
+            logprobs=logprobs,
         )
 
     def rewind(self, n: int) -> None:
@@ -513,6 +543,16 @@ class ScriptedSession:
     def rewind_to(self, position: int) -> None:
         """As `Session.rewind_to`."""
         self.rewind(len(self._ids) - position)
+
+    def sync(self, ids: ArrayLike) -> int:
+        """As `Session.sync`."""
+        tokens, same = [int(number) for number in np.asarray(ids).reshape(-1)], 0
+        while same < min(len(tokens), len(self._ids)) and tokens[same] == self._ids[same]:
+            same += 1
+        rest = self._checked(tokens[same:])
+        self.rewind_to(same)
+        self.feed_tokens(rest)
+        return same
 
     def fork(self) -> ScriptedSession:
         """As `Session.fork`."""

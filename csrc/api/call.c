@@ -1,0 +1,78 @@
+/* Calls that compute: their turns on the pool, and the model's work spaces. */
+#include "objects.h"
+
+static eg_workspace *take_idle(eg_model *model, int64_t rows)
+{
+    for (int i = 0; i < EG_IDLE; i++) {
+        eg_workspace *ws = atomic_exchange(&model->idle[i], NULL);
+        if (!ws) continue;
+        if (ws->rows >= rows) return ws;
+        eg_workspace *none = NULL;
+        if (!atomic_compare_exchange_strong(&model->idle[i], &none, ws)) {   /* the place was taken meanwhile */
+            atomic_fetch_sub(&model->workspace_bytes, ws->bytes);
+            eg_workspace_close(ws);
+        }
+    }
+    return NULL;
+}
+
+static eg_status borrow(eg_model *model, int64_t rows, eg_workspace **out, eg_error *err)
+{
+    if ((*out = take_idle(model, rows))) return EG_OK;
+    eg_status status = eg_workspace_open(&model->config, &model->weights, model->pool, rows, out, err);
+    if (!status) atomic_fetch_add(&model->workspace_bytes, (*out)->bytes);
+    return status;
+}
+
+static void drop(eg_model *model, eg_workspace *ws)
+{
+    if (ws) atomic_fetch_sub(&model->workspace_bytes, ws->bytes);
+    eg_workspace_close(ws);
+}
+
+/* A work space for a large picture is needed too rarely to be kept. */
+static void give_back(eg_model *model, eg_workspace *ws)
+{
+    ws->turn = NULL;
+    for (int i = 0; i < EG_IDLE && ws->rows == EG_BLOCK; i++) {
+        eg_workspace *none = NULL;
+        if (atomic_compare_exchange_strong(&model->idle[i], &none, ws)) return;
+    }
+    drop(model, ws);
+}
+
+eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (*stopped)(void *context), void *context,
+                        int64_t rows, eg_error *err)
+{
+    call->turn = (eg_turn){.priority = priority, .stopped = stopped, .context = context};
+    call->ws = NULL;
+    eg_pool_renew(model->pool);
+    if (!eg_pool_enter(model->pool, &call->turn)) return eg_fail(err, EG_CANCELLED, "cancelled.");
+    eg_status status = borrow(model, rows < EG_BLOCK ? EG_BLOCK : rows, &call->ws, err);
+    if (status) eg_pool_leave(model->pool, &call->turn);
+    else call->ws->turn = &call->turn;
+    return status;
+}
+
+void eg_call_end(eg_call *call, eg_model *model)
+{
+    if (call->ws) give_back(model, call->ws);
+    call->ws = NULL;
+    eg_pool_leave(model->pool, &call->turn);
+}
+
+eg_status eg_model_prepare(eg_model *model, eg_error *err)
+{
+    if (atomic_load(&model->sessions)) return EG_OK;   /* the first one has seen to it */
+    eg_workspace *ws;
+    eg_status status = borrow(model, EG_BLOCK, &ws, err);
+    if (!status) give_back(model, ws);
+    return status;
+}
+
+void eg_model_trim(eg_model *model)
+{
+    int keep = atomic_load(&model->sessions) > 0 ? atomic_load(&model->sessions) : 1;
+    for (int i = keep; i < EG_IDLE; i++) drop(model, atomic_exchange(&model->idle[i], NULL));
+    eg_audio_trim(model, keep);
+}

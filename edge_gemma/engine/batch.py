@@ -1,0 +1,81 @@
+"""`next_tokens`: one token for each of several sessions, in one pass through the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from ..errors import EdgeGemmaValueError
+from .generation import Token
+from .native import check, ffi, int_array, lib, new_struct, pointer
+from .sampling import NativeSampling, Sampling, mask_words
+from .session import Session
+from .tokens import token_of
+
+__all__ = ["next_tokens"]
+
+_DEFAULT = Sampling()
+
+
+def next_tokens(
+    sessions: Sequence[Session],
+    sampling: Sampling | Sequence[Sampling | None] | None = None,
+    *,
+    special: bool = False,
+    masks: Sequence[ArrayLike | None] | None = None,
+    logprobs: int | None = None,
+    feed: Sequence[tuple[Session, ArrayLike]] = (),
+) -> list[Token]:
+    """Draws a token for each of several sessions of one model, and appends it. The weights are read once for all of them: where
+    memory is the limit, eight tokens take about twice the time of one. Every session gets the token that `Session.next`
+    would have given it alone.
+
+    Args:
+        sessions: up to 128, of any positions and types of cache; none of them twice.
+        sampling: how tokens are drawn, for all or for each.
+        special, logprobs: as in `Session.next`.
+        masks: for each session what `mask` is in `Session.next`.
+        feed: further sessions with the ids that are appended to them in the same pass, such as pieces of prompts. A pass has
+            128 rows, of which each drawn token takes one; what is more takes further passes.
+
+    Raises:
+        EdgeGemmaError: "argument" for a session that is there twice or belongs to another model; "context" and "state" as in
+            `Session.next`. Then nothing changes. `Cancelled` when one of the sessions was cancelled: nothing was drawn.
+    """
+    options = _options(sampling, len(sessions))
+    if masks is not None and len(masks) != len(sessions):
+        raise EdgeGemmaValueError(f"there are {len(masks)} masks for {len(sessions)} sessions.", "argument")
+    everyone = [*sessions, *(session for session, _ in feed)]
+    if len(set(everyone)) < len(everyone):
+        raise EdgeGemmaValueError("a session is there twice: it can have one part in a pass.", "argument")
+    if not everyone:
+        return []
+    items, tokens, err = ffi.new("eg_batch_item[]", len(everyone)), [], new_struct("eg_error")
+    kept: list[Any] = []  # what the structs point to
+    with contextlib.ExitStack() as locked:
+        for at, session in enumerate(everyone):
+            items[at].struct_size = ffi.sizeof("eg_batch_item")
+            items[at].session = locked.enter_context(session.exclusive())
+        for at, (session, how) in enumerate(zip(sessions, options, strict=True)):
+            words = mask_words(masks[at] if masks else None, session.model.config.vocab_size)
+            native, token = NativeSampling(how or _DEFAULT, special), new_struct("eg_token")
+            items[at].draw, items[at].sampling, items[at].token = True, native.require(words, logprobs), token
+            tokens.append(token)
+            kept += [words, native]
+        for at, (_, ids) in enumerate(feed, len(sessions)):
+            array = int_array(ids, "ids")
+            items[at].ids, items[at].n = pointer(array, "int32_t *"), array.size
+            kept.append(array)
+        check(lib.eg_batch_run(items, len(everyone), err), err)
+        return [token_of(token, logprobs) for token in tokens]
+
+
+def _options(sampling: Sampling | Sequence[Sampling | None] | None, n: int) -> Sequence[Sampling | None]:
+    if sampling is None or isinstance(sampling, Sampling):
+        return [sampling] * n
+    if len(sampling) != n:
+        raise EdgeGemmaValueError(f"there are {len(sampling)} samplings for {n} sessions.", "argument")
+    return sampling
