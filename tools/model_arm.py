@@ -6,6 +6,10 @@ Compiles csrc/kernels/SET.c with additional functions for one tile each, extract
 llvm-mca's cycles of every loop, times the number of its iterations. The result is a model, not a measurement: it includes
 the ports and latencies of a core as LLVM describes them, but no caches and no memory. llvm-mca has no description of
 Cortex-A76, so Neoverse N1, the same design for servers, takes its place.
+
+The table has cycles for 32 weights of a row: multiplied with one token and with one of two tokens, along the rows; unpacked
+into a tile; and multiplied with one of four tokens by the tile. The share is that of the products that the core would
+compute if it executed nothing but dot products.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +37,8 @@ TOKENS = 4  # tokens of a prompt that are multiplied at a time
 class Type:
     """A weight type with the constants of tiles.inc.
 
-    `trips` are the iterations of the loops over a block, from the outer to the inner one. `prefetches` is the number of
-    prefetch instructions for a block, which checks that the loops were found.
+    `trips` are the iterations of the loops over a block, from the outer to the inner one; inner loops may be unrolled.
+    `prefetches` is the number of prefetch instructions that unpack a block, which checks that the loops were found.
     """
 
     name: str
@@ -118,6 +122,7 @@ def simulate(mca: str, core: str, lines: list[str]) -> tuple[float, int]:
     """Cycles of one iteration of these instructions, and their number."""
     command = [mca, "-mtriple=aarch64", f"-mcpu={core}", "-mattr=+dotprod,+i8mm", "-iterations=100"]
     text = "\n".join(line for line in lines if not re.match(r"\s+(?:b\.?\w*|cbn?z|tbn?z|ret)\s", line)) + "\n"
+    text = re.sub(r"0xf{14}([0-9a-f]{2})\b", r"0x\1", text)  # gcc writes bytes with their sign
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{mca} failed: {done.stderr.strip()}")
@@ -151,13 +156,57 @@ def blocks(assembly: str, function: str, kind: Type) -> tuple[list[Loop], tuple[
     trips = kind.trips[: len(found)]
     if len(found) > len(trips):
         sys.exit(f"{function}: {len(found)} nested loops, not {len(trips)}.")
-    prefetches, times = 0, 1
-    for loop, count in zip(found, trips, strict=True):
-        times *= count
-        prefetches += times * sum("prfm" in line for line in loop.lines)
-    if prefetches != kind.prefetches:
-        sys.exit(f"{function}: {prefetches} prefetches, not {kind.prefetches}: the loops are not as expected.")
     return found, trips
+
+
+def total(found: list[Loop], trips: tuple[int, ...], count: Callable[[list[str]], int]) -> int:
+    """The sum of what `count` says of each of the nested loops, times their iterations."""
+    result, times = 0, 1
+    for loop, iterations in zip(found, trips, strict=True):
+        times *= iterations
+        result += times * count(loop.lines)
+    return result
+
+
+def products(lines: list[str]) -> int:
+    """The products of int8 numbers in these instructions."""
+    each = {"sdot": 16, "smmla": 32}
+    return sum(each.get(line.split()[0], 0) for line in lines)
+
+
+def along_blocks(assembly: str, kind: Type, tokens: int) -> tuple[list[Loop], tuple[int, ...]]:
+    """The loops that multiply a block of each of four rows with one or two tokens."""
+    function = f"along_{kind.name}_{tokens}"
+    found, trips = blocks(assembly, function, kind)
+    if (count := total(found, trips, products)) != 4 * kind.block * tokens:
+        sys.exit(f"{function}: {count} products, not {4 * kind.block * tokens}: the loops are not as expected.")
+    return found, trips
+
+
+def unpack_blocks(assembly: str, kind: Type) -> tuple[list[Loop], tuple[int, ...]]:
+    """The loops that unpack a block of each of 16 rows into a tile."""
+    function = f"unpack_{kind.name}"
+    found, trips = blocks(assembly, function, kind)
+    count = total(found, trips, lambda lines: sum("prfm" in line for line in lines))
+    if count != kind.prefetches:
+        sys.exit(f"{function}: {count} prefetches, not {kind.prefetches}: the loops are not as expected.")
+    return found, trips
+
+
+def product_loop(assembly: str, kind: Type) -> Loop:
+    """The loop that multiplies a group of a tile with some tokens. It may have all rows of the tile or a part of them."""
+    function = f"multiply_{kind.name}"
+    inner = list(chain(loops(body(assembly, function))))[-1]
+    found, row = products(inner.lines), kind.group * TOKENS
+    if found not in (row * 4, row * 8, row * 16):
+        sys.exit(f"{function}: the loop has {found} products, not {row} for each of 4, 8 or 16 rows.")
+    return inner
+
+
+def peak(mca: str, core: str, instruction: str) -> float:
+    """The products that the core computes in a cycle if it executes nothing but this instruction."""
+    lines = [f"\t{instruction}\tv{i}.4s, v30.16b, v31.16b" for i in range(24)]
+    return products(lines) / simulate(mca, core, lines)[0]
 
 
 def main() -> None:
@@ -172,8 +221,9 @@ def main() -> None:
     for tool in (options.cc, options.mca):
         if not shutil.which(tool):
             sys.exit(f"{tool} is not installed: --cc and --mca name other programs.")
-    print("| set | core | type | 1 token | products a cycle | unpack | 1 of 4 tokens | products a cycle |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| set | core | type | 1 token | products a cycle | share | 1 of 2 tokens | unpack | 1 of 4 tokens", end="")
+    print(" | products a cycle | share |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,16 +235,15 @@ def main() -> None:
 
 
 def row(assembly: str, mca: str, name: str, core: str, kind: Type) -> None:
-    """Prints one line: cycles for 32 weights of a row, multiplied with one token; unpacked; multiplied with one of four."""
-    gemv, unpack = (
-        cost(mca, core, *blocks(assembly, f"{way}_{kind.name}", kind))[0] / 16 / (kind.block / 32)
-        for way in ("gemv", "unpack")
-    )
-    inner = list(chain(loops(body(assembly, f"multiply_{kind.name}"))))[-1]
-    many = cost(mca, core, [inner], (1,))[0] / 16 / (kind.group / 32) / TOKENS
+    """Prints one line."""
+    one, two = (cost(mca, core, *along_blocks(assembly, kind, n))[0] / 4 / (kind.block / 32) / n for n in (1, 2))
+    unpack = cost(mca, core, *unpack_blocks(assembly, kind))[0] / 16 / (kind.block / 32)
+    inner = product_loop(assembly, kind).lines
+    many = simulate(mca, core, inner)[0] * 32 / products(inner)
+    most = [peak(mca, core, "smmla" if any("smmla" in line for line in lines) else "sdot") for lines in ([], inner)]
     print(
-        f"| {name} | {core} | {kind.name.upper()} | {gemv:.2f} | {32 / gemv:.1f} | {unpack:.2f} | {many:.2f}"
-        f" | {32 / many:.1f} |",
+        f"| {name} | {core} | {kind.name.upper()} | {one:.2f} | {32 / one:.1f} | {32 / one / most[0]:.0%} | {two:.2f}"
+        f" | {unpack:.2f} | {many:.2f} | {32 / many:.1f} | {32 / many / most[1]:.0%} |",
         flush=True,
     )
 

@@ -14,6 +14,48 @@
 
 #include "neon.inc"
 
+/* dot[i][r] += columns 4 c .. 4 c + 15 of the rows 4 r .. 4 r + 3 at w times the 16 activations x[i]; `vectors` vectors of four
+ * rows. */
+EG_INLINE void add_16_columns(int32x4_t dot[][4], const int tokens, const int vectors, const uint8_t *w, const int8x16_t *x)
+{
+#define ADD_4_COLUMNS(c) \
+    do { \
+        LOADS_STAY_BEHIND(); \
+        EG_UNROLL \
+        for (int r = 0; r < vectors; r++) { \
+            int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(w + (c) * 64 + r * 16)); \
+            EG_UNROLL \
+            for (int i = 0; i < tokens; i++) dot[i][r] = vdotq_laneq_s32(dot[i][r], rows, x[i], c); \
+        } \
+    } while (0)
+    ADD_4_COLUMNS(0);
+    ADD_4_COLUMNS(1);
+    ADD_4_COLUMNS(2);
+    ADD_4_COLUMNS(3);
+#undef ADD_4_COLUMNS
+}
+
+/* neon_multiply.inc says what this sums up. */
+EG_INLINE void sum_columns(int32x4_t dot[][4], const int tokens, const int vectors, const int first, const uint8_t *w,
+                           const int8_t *const *q, int64_t at, const int group, const int *start, const bool more)
+{
+    EG_UNROLL
+    for (int i = 0; i < tokens; i++) {
+        EG_UNROLL
+        for (int r = 0; r < vectors; r++) dot[i][r] = more ? dot[i][r] : lanes_from_integer(start[i]);
+    }
+    EG_UNROLL
+    for (int c = 0; c < group; c += 16) {
+        int8x16_t x[MAX_TOKENS];
+        LOADS_STAY_BEHIND();
+        EG_UNROLL
+        for (int i = 0; i < tokens; i++) x[i] = vld1q_s8(q[i] + at + c);
+        add_16_columns(dot, tokens, vectors, w + c * EG_ROW_TILE + first * 4, x);
+    }
+}
+
+#define EG_OWN_MULTIPLY "neon_multiply.inc"
+
 #include "tiles.inc"
 
 EG_KERNEL_SET(eg_kernels_neon_dotprod, "neon_dotprod");

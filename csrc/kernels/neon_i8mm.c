@@ -42,80 +42,114 @@ EG_INLINE void tile_store(uint8_t *q, ints first, ints second)
     }
 }
 
-/* dot += a group of the tile times one token. */
-EG_INLINE void add_dots_one_token(ints *dot, const uint8_t *w, const int8_t *q, const int group)
+/* a, b, a, b in the lanes, moved from an integer register as by lanes_from_integer. */
+EG_INLINE int32x4_t pairs_from_integers(int a, int b)
+{
+    const uint64_t both = (uint32_t)a | (uint64_t)(uint32_t)b << 32;
+    int32x4_t lanes;
+    __asm__ volatile("dup %0.2d, %x1" : "=w"(lanes) : "r"(both));
+    return lanes;
+}
+
+/* The sums of one token; neon_multiply.inc says of what. */
+EG_INLINE void sum_columns_one(int32x4_t *dot, const int vectors, const uint8_t *w, const int8_t *q, const int group, int start,
+                               const bool more)
 {
     int32x4_t halves[8];                                     /* of two rows each */
     EG_UNROLL
-    for (int j = 0; j < 8; j++) halves[j] = vdupq_n_s32(0);
+    for (int j = 0; j < 2 * vectors; j++) halves[j] = pairs_from_integers(more ? 0 : start, 0);
     EG_UNROLL
     for (int c = 0; c < group / 8; c++) {
         int8x16_t x = vcombine_s8(vld1_s8(q + 8 * c), vld1_s8(q + 8 * c));
         EG_UNROLL
-        for (int j = 0; j < 8; j++) halves[j] = vdotq_s32(halves[j], vreinterpretq_s8_u8(vld1q_u8(w + c * 128 + j * 16)), x);
+        for (int j = 0; j < 2 * vectors; j++)
+            halves[j] = vdotq_s32(halves[j], vreinterpretq_s8_u8(vld1q_u8(w + c * 128 + j * 16)), x);
     }
     EG_UNROLL
-    EACH
-    {
-        int32x4_t rows = vpaddq_s32(halves[2 * i], halves[2 * i + 1]);
-        dot->v[i] = vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(dot->v[i]), rows));
+    for (int r = 0; r < vectors; r++) {
+        int32x4_t rows = vpaddq_s32(halves[2 * r], halves[2 * r + 1]);
+        dot[r] = more ? vaddq_s32(dot[r], rows) : rows;
     }
 }
 
-/* The same for an even number of tokens, two at a time. The four lanes of a product are row 0 token 0, row 0 token 1, row 1
- * token 0 and row 1 token 1. */
-EG_INLINE void add_dots_in_pairs(ints *dot, const int tokens, const uint8_t *w, const int8_t *const *q, int64_t k,
-                                 const int group)
+/* The sums of two tokens. The four lanes of a product are row 0 token 0, row 0 token 1, row 1 token 0 and row 1 token 1. */
+EG_INLINE void start_pair(int32x4_t *product, int32x4_t dot[][4], const int vectors, const int *start, const bool more)
 {
-    enum { PAIRS = 2 };
+    EG_UNROLL
+    for (int r = 0; r < vectors; r++) {
+        product[2 * r] = more ? vzip1q_s32(dot[0][r], dot[1][r]) : pairs_from_integers(start[0], start[1]);
+        product[2 * r + 1] = more ? vzip2q_s32(dot[0][r], dot[1][r]) : pairs_from_integers(start[0], start[1]);
+    }
+}
+
+/* The sums of an even number of tokens. */
+EG_INLINE void sum_columns_in_pairs(int32x4_t dot[][4], const int tokens, const int vectors, const uint8_t *w,
+                                    const int8_t *const *q, int64_t at, const int group, const int *start, const bool more)
+{
+    enum { PAIRS = MAX_TOKENS / 2 };
     int32x4_t product[PAIRS][8];                             /* of two rows each */
     EG_UNROLL
-    for (int t = 0; t < tokens / 2; t++) {
-        EG_UNROLL
-        EACH
-        {
-            int32x4_t a = vreinterpretq_s32_u8(dot[2 * t].v[i]), b = vreinterpretq_s32_u8(dot[2 * t + 1].v[i]);
-            product[t][2 * i] = vzip1q_s32(a, b);
-            product[t][2 * i + 1] = vzip2q_s32(a, b);
-        }
-    }
+    for (int t = 0; t < tokens / 2; t++) start_pair(product[t], dot + 2 * t, vectors, start + 2 * t, more);
     EG_UNROLL
-    for (int c = 0; c < group / 8; c += 2) {
+    for (int c = 0; c < group; c += 16) {
         int8x16_t x[PAIRS][2];                               /* two steps of eight columns */
+        if (vectors * tokens > 8) LOADS_STAY_BEHIND();
         EG_UNROLL
         for (int t = 0; t < tokens / 2; t++) {
-            int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(q[2 * t] + k + 8 * c));
-            int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(q[2 * t + 1] + k + 8 * c));
+            int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(q[2 * t] + at + c));
+            int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(q[2 * t + 1] + at + c));
             x[t][0] = vreinterpretq_s8_s64(vzip1q_s64(a, b));
             x[t][1] = vreinterpretq_s8_s64(vzip2q_s64(a, b));
         }
         EG_UNROLL
-        for (int j = 0; j < 16; j++) {
-            int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(w + c * 128 + j * 16));
+        for (int half = 0; half < 2; half++) {
+            if (vectors * tokens > 8) LOADS_STAY_BEHIND();
             EG_UNROLL
-            for (int t = 0; t < tokens / 2; t++) product[t][j % 8] = vmmlaq_s32(product[t][j % 8], rows, x[t][j / 8]);
+            for (int j = 0; j < 2 * vectors; j++) {
+                int8x16_t rows = vreinterpretq_s8_u8(vld1q_u8(w + c * EG_ROW_TILE + half * 128 + j * 16));
+                EG_UNROLL
+                for (int t = 0; t < tokens / 2; t++) product[t][j] = vmmlaq_s32(product[t][j], rows, x[t][half]);
+            }
         }
     }
     EG_UNROLL
     for (int t = 0; t < tokens / 2; t++) {
         EG_UNROLL
-        EACH
-        {
-            int32x4_t a = product[t][2 * i], b = product[t][2 * i + 1];
-            dot[2 * t].v[i] = vreinterpretq_u8_s32(vuzp1q_s32(a, b));
-            dot[2 * t + 1].v[i] = vreinterpretq_u8_s32(vuzp2q_s32(a, b));
+        for (int r = 0; r < vectors; r++) {
+            dot[2 * t][r] = vuzp1q_s32(product[t][2 * r], product[t][2 * r + 1]);
+            dot[2 * t + 1][r] = vuzp2q_s32(product[t][2 * r], product[t][2 * r + 1]);
         }
     }
 }
 
 /* Weights are signed bytes here; codes below 128 are the same signed and unsigned. */
+EG_INLINE void sum_columns(int32x4_t dot[][4], const int tokens, const int vectors, const int first, const uint8_t *w,
+                           const int8_t *const *q, int64_t at, const int group, const int *start, const bool more)
+{
+    if (tokens == 1) sum_columns_one(dot[0], vectors, w + first * 8, q[0] + at, group, start[0], more);
+    else sum_columns_in_pairs(dot, tokens, vectors, w + first * 8, q, at, group, start, more);
+}
+
 EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int8_t *const *q, int64_t k, const int group,
                         const bool int8_weights)
 {
+    const int start[MAX_TOKENS] = {0};
+    int32x4_t sums[MAX_TOKENS][4];
     (void)int8_weights;
-    if (tokens == 1) add_dots_one_token(dot, w, q[0] + k, group);
-    else add_dots_in_pairs(dot, tokens, w, q, k, group);
+    EG_UNROLL
+    for (int t = 0; t < tokens; t++) {
+        EG_UNROLL
+        EACH sums[t][i] = vreinterpretq_s32_u8(dot[t].v[i]);
+    }
+    sum_columns(sums, tokens, 4, 0, w, q, k, group, start, true);
+    EG_UNROLL
+    for (int t = 0; t < tokens; t++) {
+        EG_UNROLL
+        EACH dot[t].v[i] = vreinterpretq_u8_s32(sums[t][i]);
+    }
 }
+
+#define EG_OWN_MULTIPLY "neon_multiply.inc"
 
 #define EG_OWN_TILES
 #include "tiles.inc"

@@ -70,7 +70,8 @@ static void fill_blocks(const eg_type_info *type, uint8_t *blocks, int64_t count
 
 static void check_matrices(const eg_kernels *k)
 {
-    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {9, 48, 512}};   /* tokens, rows, columns */
+    /* tokens, rows, columns */
+    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {7, 17, 1280}, {9, 48, 512}};
     const eg_type_info *type;
     for (size_t i = 0; (type = eg_type_at(i)); i++) {
         uint64_t sum = 0;
@@ -103,7 +104,8 @@ static void check_matrices(const eg_kernels *k)
 /* Per-channel types, with a step so small that some activations are clamped to -128 and 127. */
 static void check_channels(const eg_kernels *k)
 {
-    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {9, 48, 512}};   /* tokens, rows, columns */
+    /* tokens, rows, columns */
+    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {7, 17, 1280}, {9, 48, 512}};
     const eg_type_info *type;
     for (size_t i = 0; (type = eg_type_at(i)); i++) {
         if (!eg_type_per_channel(type)) continue;

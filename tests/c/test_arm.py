@@ -109,7 +109,10 @@ def test_the_model_of_the_loops_finds_them(name: str, march: str, tmp_path: Path
     assert CROSS
     assembly = model_arm.compile_set(CROSS, name, march, tmp_path)
     for kind in model_arm.TYPES:
-        for way in ("gemv", "unpack"):
-            found, trips = model_arm.blocks(assembly, f"{way}_{kind.name}", kind)
+        for found, trips in (
+            model_arm.along_blocks(assembly, kind, 1),
+            model_arm.along_blocks(assembly, kind, 2),
+            model_arm.unpack_blocks(assembly, kind),
+        ):
             assert len(found) == len(trips) > 0
-        assert list(model_arm.chain(model_arm.loops(model_arm.body(assembly, f"multiply_{kind.name}"))))[-1].lines
+        assert model_arm.products(model_arm.product_loop(assembly, kind).lines)
