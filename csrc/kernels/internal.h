@@ -6,7 +6,7 @@
  *   lanes.inc       the float kernels, written once over `vec`
  *   unpack.inc      common types: unpacking into tiles, and the product with one token (GEMV)
  *   tiles.inc       matmul_q8, written once over tiles
- *   gemv512.inc     a faster GEMV with AVX-512 for Q4_0 and Q6_K
+ *   gemv512.inc     faster products of few tokens with AVX-512 for Q4_0 and Q6_K
  *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8
  * The .inc files are compiled once for each set, inside its target pragma.
  */
