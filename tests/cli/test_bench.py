@@ -120,6 +120,16 @@ def run_sweep(run_cli, *options: str) -> Any:
     return run_cli("bench", "-m", MODEL, "--sweep", "--tokens", "3", "--repeats", "2", *options)
 
 
+def test_a_batch_is_measured(run_cli) -> None:
+    size = ("bench", "--prompt", "16", "-r", "1")
+    report = json.loads(run_cli(*size, "-n", "4", "--batch", "3", "--json").stdout)
+    assert report["batch"] == 3 and report["batch_tok_s"] > 0
+    assert "2 conversations together, " in run_cli(*size, "-n", "1", "--batch", "2").stdout
+    for other in ("--sweep", "--compare"):
+        refused = run_cli(*size, "--batch", "2", other)
+        assert refused.returncode == 2 and "--batch" in refused.stderr
+
+
 def test_sweep_measures_every_combination(run_cli) -> None:
     done = run_sweep(run_cli, "--threads", "2,1", "--prompt", "8,16", "--depth", "64,0,700", "--json")
     assert done.returncode == 0, done.stderr

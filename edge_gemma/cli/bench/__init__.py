@@ -59,6 +59,7 @@ EXAMPLES = """
 edge-gemma bench -m gemma-4-E2B-it-Q4_0.gguf
 edge-gemma bench --prompt-tokens 1024 --tokens 128 --threads 4
 edge-gemma bench --json | jq .decode_tok_s
+edge-gemma bench --batch 8
 edge-gemma bench --audio speech.wav
 edge-gemma bench --memory-limit 1.5GB
 edge-gemma bench --compare --rounds 5 --peer-python ~/llama/bin/python
@@ -74,6 +75,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--tokens", "-n", type=count, default=64, metavar="N", help="tokens to decode (default: 64)")
     parser.add_argument("--repeats", "-r", type=count, default=3, metavar="N", help="the median counts (default: 3)")
+    parser.add_argument(
+        "--batch", type=count, metavar="N", help="also decode N conversations at once, in one pass through the weights"
+    )
     parser.add_argument(
         "--audio",
         type=file_path,
@@ -129,8 +133,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    if args.compare or args.audio or args.memory_limit:
-        raise UsageError("--sweep cannot be used with --compare, --audio or --memory-limit.")
+    if args.compare or args.audio or args.batch or args.memory_limit:
+        raise UsageError("--sweep cannot be used with --compare, --audio, --batch or --memory-limit.")
     if args.plot:
         plot.check_plot(args.plot, args.force)
     report = sweep.sweep(args, prompt_ids)
@@ -145,8 +149,8 @@ def _sweep(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
     """The report of the comparison."""
-    if args.audio or args.memory_limit or args.kv not in (None, "f16"):
-        raise UsageError("--compare cannot be used with --audio, --memory-limit, or a cache other than f16.")
+    if args.audio or args.batch or args.memory_limit or args.kv not in (None, "f16"):
+        raise UsageError("--compare cannot be used with --audio, --batch, --memory-limit, or a cache other than f16.")
     peer = args.peer_python or sys.executable
     compare.check_peer(peer)
     context = _context(args)
@@ -172,6 +176,7 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
     options = {
         "--mmproj": mmproj,
         "--audio": args.audio,
+        "--batch": args.batch,
         "--context": args.context,
         "--kv": args.kv,
         "--threads": args.threads,
@@ -196,7 +201,8 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
 def _plan(args: argparse.Namespace, model: Any, context: int) -> Plan:
     """The cache and context that stay within --memory-limit. Raises EdgeGemmaMemoryError if the limit is too small."""
     least = args.prompt_tokens + args.tokens
-    return fit(model, MemoryLimit(args.memory_limit, least=least, audio=args.audio is not None), context, args.kv)
+    limit = MemoryLimit(args.memory_limit, least=least, sessions=1 + (args.batch or 0), audio=args.audio is not None)
+    return fit(model, limit, context, args.kv)
 
 
 # The program of the process: it prints the report on one line, as `run_json` expects.
@@ -225,7 +231,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from ... import __version__, isa
 
     samples = audio.load(args.audio) if args.audio else None
-    measures = MEASURES + (audio.MEASURES if args.audio else ())
+    measures = MEASURES + (audio.MEASURES if args.audio else ()) + (("batch_tok_s",) if args.batch else ())
     values: dict[str, list[float]] = {name: [] for name in measures}
     about: dict[str, Any] = {}
     plan = None
@@ -257,6 +263,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "model": {"file": os.path.basename(path), "type": _type(path), **about},
         "prompt_tokens": args.prompt_tokens,
         "tokens": args.tokens,
+        **({"batch": args.batch} if args.batch else {}),
         "context": context,
         "kv": kv,
         "repeats": args.repeats,
@@ -275,16 +282,33 @@ def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str
         session.logits()
         prefilled = time.perf_counter()
         sweep.draw(session, 1)
+        others = [session.fork() for _ in range(args.batch or 0)]
         first, faults = time.perf_counter(), page_faults()
         further = args.tokens - 1
         sweep.draw(session, further)
         end, faults = time.perf_counter(), page_faults() - faults
+    batch = {"batch_tok_s": _measure_batch(others, max(further, 1))} if others else {}
     return {
         "prefill_tok_s": len(ids) / (prefilled - start),
         "first_token_s": first - start,
         "decode_tok_s": further / (end - first) if further else 1 / (first - prefilled),
         "decode_faults": faults / max(further, 1),
+        **batch,
     }
+
+
+def _measure_batch(sessions: list[Any], steps: int) -> float:
+    """Tokens a second of all sessions together, which are closed afterwards."""
+    from ...engine.batch import next_tokens
+    from ...engine.sampling import GREEDY
+
+    with contextlib.ExitStack() as opened:
+        for session in sessions:
+            opened.callback(session.close)
+        start = time.perf_counter()
+        for _ in range(steps):
+            next_tokens(sessions, GREEDY)
+        return steps * len(sessions) / (time.perf_counter() - start)
 
 
 def prompt_ids(tokenizer: Any, n: int) -> list[int]:
@@ -345,6 +369,10 @@ def _print_report(report: dict[str, Any]) -> None:
         ("read per token", format_bytes(report["bytes_per_token"]), ""),
         ("peak memory", f"{peak:.0f} MB" if peak else "unknown", f"context {report['context']}, kv {report['kv']}"),
     )
+    if "batch_tok_s" in report:
+        ratio = report["batch_tok_s"] / report["decode_tok_s"]
+        note = f"{report['batch']} conversations together, {ratio:.1f} times one"
+        rows += (("batch", f"{report['batch_tok_s']:.1f} tok/s", note),)
     if "audio_s" in report:
         rows += audio.rows(report)
     if "limit" in report:
