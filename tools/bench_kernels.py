@@ -111,6 +111,7 @@ def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[]
             HEADS * HEAD,
             tokens,
             KEYS - tokens,
+            -1,
             HEADS,
             HEAD,
             view,

@@ -122,6 +122,13 @@ EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
 
 EG_INLINE vec f16_at(const uint8_t *p, size_t stride) { return _mm512_cvtph_ps(eg_gather_16_words(p, stride)); }
 
+#define EG_HAS_FIFTH_BITS
+EG_INLINE ints fifth_bits(ints bits, const int j)
+{
+    ints bytes = _mm512_shuffle_epi8(bits, _mm512_add_epi8(_mm512_broadcast_i32x4(EG_LANE_BYTES), ints_set8(j / 2)));
+    return _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(bytes, ints_set32(EG_BYTE_BITS(j))), ints_set8(16));
+}
+
 EG_INLINE ints ints_along(ints acc, ints w, ints x) { return _mm512_dpbusd_epi32(acc, w, x); }
 EG_INLINE ints ints_along_int8(ints acc, ints w, ints x) { return ints_along(acc, w, x); }
 
@@ -134,7 +141,7 @@ EG_INLINE ints ints_widen(ints acc, ints pairs)
 }
 #define EG_PAIRED_TILES
 #define EG_GEMV_TOKENS 4
-#define EG_HAS_GEMV
+#define EG_HAS_FEW
 #include "gemv512.inc"
 #include "tiles.inc"
 

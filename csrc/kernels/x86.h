@@ -21,6 +21,10 @@ EG_INLINE int32_t eg_int_at(const int8_t *x, int c)
     return word;
 }
 
+/* For fifth_bits (unpack.inc): the first byte of each lane of 32 bits, four times, and a bit for each byte of a lane. */
+#define EG_LANE_BYTES _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c)
+#define EG_BYTE_BITS(j) ((j) % 2 ? (int)0x80402010 : 0x08040201)
+
 /* Gathers the two bytes at p from each of 16 rows, `s` apart. */
 #define eg_gather_16_words(p, s) \
     _mm256_setr_epi16(eg_word_at(p), eg_word_at((p) + (s)), eg_word_at((p) + 2 * (s)), eg_word_at((p) + 3 * (s)), \

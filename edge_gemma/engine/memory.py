@@ -34,7 +34,10 @@ _PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.
 _ROWS = 128 * 65536
 # Modules that are imported later, buffers of texts, the logits that Python sees.
 _SPARE = 24_000_000
-_ENCODER_STATE, _ENCODER_WORK = 2_500_000, 9_000_000  # of a stream of sound; of all that are encoded one after the other
+_ENCODER_STATE, _ENCODER_WORK = (
+    2_500_000,
+    9_000_000,
+)  # of a stream of sound; of all that are encoded one after the other
 _PROCESS = 64_000_000  # an interpreter with NumPy, where the system does not tell
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

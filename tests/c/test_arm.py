@@ -82,6 +82,16 @@ def test_a_model_on_arm(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (CROSS and QEMU), reason="no Arm cross compiler, or no qemu-aarch64-static")
+def test_a_batch_on_arm(tmp_path: Path) -> None:
+    """Several sessions in one pass are each alone there too, with the tokens of this machine."""
+    assert CROSS and QEMU
+    program = build(CROSS, "use_batch.c", tmp_path, "-static")
+    here = build(shutil.which("gcc") or "cc", "use_batch.c", tmp_path)
+    for path, cpu in ((DATA / "e2b-Q4_0.gguf", "max"), (DATA / "moe-Q4_0.gguf", "cortex-a76")):
+        assert run(QEMU, "-cpu", cpu, program, path) == run(here, path)
+
+
+@pytest.mark.skipif(not (CROSS and QEMU), reason="no Arm cross compiler, or no qemu-aarch64-static")
 def test_audio_on_arm(tmp_path: Path) -> None:
     """The same soft tokens, bit for bit, and the same answers to them."""
     assert CROSS and QEMU

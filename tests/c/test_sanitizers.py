@@ -31,6 +31,9 @@ def test_address_and_undefined(tmp_path: Path) -> None:
     for model in MODELS:
         run(program, model)
     run(sanitized("use_audio.c", tmp_path, "address,undefined"), *HEARING)
+    program = sanitized("use_batch.c", tmp_path, "address,undefined")
+    for model in MODELS:
+        run(program, model)
 
 
 def test_threads(tmp_path: Path) -> None:
@@ -40,3 +43,6 @@ def test_threads(tmp_path: Path) -> None:
     for model in MODELS:
         run(program, model)
     run(sanitized("use_audio.c", tmp_path, "thread"), *HEARING)
+    program = sanitized("use_batch.c", tmp_path, "thread")
+    for model in MODELS:
+        run(program, model)
