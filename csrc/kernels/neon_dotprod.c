@@ -12,6 +12,7 @@
 #pragma GCC target("arch=armv8.2-a+dotprod")
 #endif
 
+#define EG_ALONG_TOKENS 4
 #include "neon.inc"
 
 /* dot[i][r] += columns 4 c .. 4 c + 15 of the rows 4 r .. 4 r + 3 at w times the 16 activations x[i]; `vectors` vectors of four

@@ -16,6 +16,7 @@
 #pragma GCC target("arch=armv8.2-a+dotprod+i8mm")
 #endif
 
+#define EG_ALONG_TOKENS 2
 #include "neon.inc"
 
 /* 16 columns are two steps of eight. Of each step, register j holds row 2 j in its lower half and row 2 j + 1 in its upper

@@ -71,7 +71,7 @@ static void fill_blocks(const eg_type_info *type, uint8_t *blocks, int64_t count
 static void check_matrices(const eg_kernels *k)
 {
     /* tokens, rows, columns */
-    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {7, 17, 1280}, {9, 48, 512}};
+    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {3, 18, 512}, {4, 21, 2304}, {7, 17, 1280}, {9, 48, 512}};
     const eg_type_info *type;
     for (size_t i = 0; (type = eg_type_at(i)); i++) {
         uint64_t sum = 0;
@@ -105,7 +105,7 @@ static void check_matrices(const eg_kernels *k)
 static void check_channels(const eg_kernels *k)
 {
     /* tokens, rows, columns */
-    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {4, 21, 2304}, {7, 17, 1280}, {9, 48, 512}};
+    static const int sizes[][3] = {{1, 16, 256}, {2, 33, 768}, {3, 18, 512}, {4, 21, 2304}, {7, 17, 1280}, {9, 48, 512}};
     const eg_type_info *type;
     for (size_t i = 0; (type = eg_type_at(i)); i++) {
         if (!eg_type_per_channel(type)) continue;
