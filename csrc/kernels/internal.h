@@ -81,6 +81,14 @@ typedef struct eg_scratch {
     float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];     /* of one row */
 } eg_scratch;
 
+/* Prefetches weights that are read once. On x86 into the first-level cache: from there, wide rows are evicted into the second one
+ * before they are read, but narrow rows are a tenth faster. */
+#if defined(__x86_64__)
+#define eg_prefetch(p) __builtin_prefetch(p, 0, 3)
+#else
+#define eg_prefetch(p) __builtin_prefetch(p, 0, 2)
+#endif
+
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
 
 /* The sum of activations over group g, of 16 or 32. */
