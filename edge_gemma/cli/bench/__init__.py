@@ -282,12 +282,12 @@ def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str
         session.logits()
         prefilled = time.perf_counter()
         sweep.draw(session, 1)
-        others = [session.fork() for _ in range(args.batch or 0)]
         first, faults = time.perf_counter(), page_faults()
         further = args.tokens - 1
         sweep.draw(session, further)
         end, faults = time.perf_counter(), page_faults() - faults
-    batch = {"batch_tok_s": _measure_batch(others, max(further, 1))} if others else {}
+        session.rewind_to(len(ids))
+        batch = {"batch_tok_s": _measure_batch(session, args.batch, args.tokens)} if args.batch else {}
     return {
         "prefill_tok_s": len(ids) / (prefilled - start),
         "first_token_s": first - start,
@@ -297,18 +297,17 @@ def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str
     }
 
 
-def _measure_batch(sessions: list[Any], steps: int) -> float:
-    """Tokens a second of all sessions together, which are closed afterwards."""
+def _measure_batch(session: Any, n: int, steps: int) -> float:
+    """Tokens a second of n forks together."""
     from ...engine.batch import next_tokens
     from ...engine.sampling import GREEDY
 
     with contextlib.ExitStack() as opened:
-        for session in sessions:
-            opened.callback(session.close)
+        sessions = [opened.enter_context(session.fork()) for _ in range(n)]
         start = time.perf_counter()
         for _ in range(steps):
             next_tokens(sessions, GREEDY)
-        return steps * len(sessions) / (time.perf_counter() - start)
+        return steps * n / (time.perf_counter() - start)
 
 
 def prompt_ids(tokenizer: Any, n: int) -> list[int]:
