@@ -81,7 +81,7 @@ static int check_session(eg_model *model, float *samples)
 {
     eg_error err = {.struct_size = sizeof err};
     eg_session *session, *fork = NULL;
-    eg_session_params params = {sizeof params, 256, EG_KV_F16};
+    eg_session_params params = {.struct_size = sizeof params, .context = 256};
     if (eg_session_open(model, &params, &session, &err)) return failed("session", &err);
     if (eg_session_audio_push(session, samples, 10, &err) != EG_ERROR_STATE) return failed("nothing was begun", &err);
     if (eg_session_feed_text(session, "<bos><|turn>user\n", SIZE_MAX, EG_TEXT_SPECIAL, &err) ||

@@ -45,7 +45,7 @@ int main(int argc, char **argv)
         return failed("encode", &err);
 
     eg_session *session;
-    eg_session_params session_params = {sizeof session_params, 256, EG_KV_F32};
+    eg_session_params session_params = {.struct_size = sizeof session_params, .context = 256, .kv = EG_KV_F32};
     if (eg_session_open(model, &session_params, &session, &err)) return failed("session", &err);
     if (eg_session_feed_tokens(session, ids, n, &err)) return failed("feed", &err);
 
