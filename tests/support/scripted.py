@@ -284,7 +284,7 @@ class ScriptedSession:
 
     def __init__(self, model: ScriptedModel, context: int, parent: ScriptedSession | None = None) -> None:
         """Internal: use `ScriptedModel.session`, or `fork`."""
-        self.priority = parent.priority if parent else 0
+        self.priority: int = parent.priority if parent else 0
         self.model, self.context, self.parent = model, context, parent
         self.fed: list[list[int] | tuple[str, Any]] = []
         self.seeds: list[int] = []
