@@ -106,18 +106,30 @@ EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-/* The quarters of in[i] hold rows i, i + 4, i + 8, i + 12. Transposing 4 x 4 words in each quarter puts the rows in order. */
-EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
+/* 32 bytes from each of two places, `step` apart. */
+EG_INLINE ints halves_at(const uint8_t *p, size_t step)
 {
-    __m512i in[4];
-    EG_UNROLL
-    for (int i = 0; i < 4; i++) in[i] = quarters_at(p + (size_t)i * stride, 4 * stride);
+    ints low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_mask_broadcast_i64x4(low, 0xf0, _mm256_loadu_si256((const __m256i *)(p + step)));
+}
+
+/* The quarters of in[i] hold rows i, i + 4, i + 8, i + 12. Transposing 4 x 4 words in each quarter puts the rows in order. */
+EG_INLINE void transpose_words(const ints in[4], ints out[4])
+{
     __m512i a = _mm512_unpacklo_epi32(in[0], in[1]), b = _mm512_unpackhi_epi32(in[0], in[1]);
     __m512i c = _mm512_unpacklo_epi32(in[2], in[3]), d = _mm512_unpackhi_epi32(in[2], in[3]);
     out[0] = _mm512_unpacklo_epi64(a, c);
     out[1] = _mm512_unpackhi_epi64(a, c);
     out[2] = _mm512_unpacklo_epi64(b, d);
     out[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
+{
+    ints in[4];
+    EG_UNROLL
+    for (int i = 0; i < 4; i++) in[i] = quarters_at(p + (size_t)i * stride, 4 * stride);
+    transpose_words(in, out);
 }
 
 EG_INLINE vec f16_at(const uint8_t *p, size_t stride) { return _mm512_cvtph_ps(eg_gather_16_words(p, stride)); }
@@ -142,8 +154,9 @@ EG_INLINE ints ints_widen(ints acc, ints pairs)
 #define EG_PAIRED_TILES
 #define EG_GEMV_TOKENS 4
 #define EG_HAS_FEW
-#include "gemv512.inc"
 #include "tiles.inc"
+#include "few512.inc"
+#include "gemv512.inc"
 
 EG_KERNEL_SET(eg_kernels_avx512vnni, "avx512vnni");
 
