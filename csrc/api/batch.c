@@ -80,11 +80,11 @@ static void write_token(eg_draw *draw, const eg_batch_item *item)
 }
 
 /* The part between the begin and the end of the call. */
-static eg_status evaluate(const batch *b, eg_workspace *ws, eg_error *err)
+static eg_status evaluate(const batch *b, const eg_call *call, eg_error *err)
 {
     int64_t drawn = 0;
     for (size_t i = 0; i < b->n; i++) drawn += b->items[i].draw;
-    eg_status status = eg_workspace_reserve_logits(ws, drawn, err);
+    eg_status status = eg_call_reserve_logits(call, b->items[0].session->model, drawn, err);
     if (status) return status;
     const double start = eg_clock();
     for (size_t i = 0; i < b->n; i++) {
@@ -93,7 +93,7 @@ static eg_status evaluate(const batch *b, eg_workspace *ws, eg_error *err)
         if (b->items[i].draw) eg_session_audio_draw(s);
         if (b->items[i].n) eg_timeline_append(s, b->items[i].ids, b->items[i].n);
     }
-    status = eg_timeline_draw(ws, b->draws, b->n, b->runs, b->drawing, err);
+    status = eg_timeline_draw(call->ws, b->draws, b->n, b->runs, b->drawing, err);
     const double seconds = eg_clock() - start;
     for (size_t i = 0; i < b->n; i++) {
         const eg_batch_item *item = &b->items[i];
@@ -123,7 +123,7 @@ static eg_status run(batch *b, eg_error *err)
     eg_model *model = b->items[0].session->model;
     status = eg_call_begin(&call, model, priority, is_cancelled, b, 0, err);
     if (!status) {
-        status = evaluate(b, call.ws, err);
+        status = evaluate(b, &call, err);
         eg_call_end(&call, model);
     }
     if (status == EG_CANCELLED) mark_cancelled(b);

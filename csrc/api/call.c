@@ -54,6 +54,14 @@ eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (
     return status;
 }
 
+eg_status eg_call_reserve_logits(const eg_call *call, eg_model *model, int64_t n, eg_error *err)
+{
+    const size_t before = call->ws->bytes;
+    eg_status status = eg_workspace_reserve_logits(call->ws, n, err);
+    atomic_fetch_add(&model->workspace_bytes, call->ws->bytes - before);
+    return status;
+}
+
 void eg_call_end(eg_call *call, eg_model *model)
 {
     if (call->ws) give_back(model, call->ws);

@@ -106,6 +106,8 @@ void eg_model_release(eg_model *model);
  * EG_CANCELLED, EG_ERROR_MEMORY: there is nothing to end. */
 eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (*stopped)(void *context), void *context,
                         int64_t rows, eg_error *err);
+/* Gives the call's work space n rows of logits at least; it keeps them. EG_ERROR_MEMORY. */
+eg_status eg_call_reserve_logits(const eg_call *call, eg_model *model, int64_t n, eg_error *err);
 /* Does nothing if the call has not begun. */
 void eg_call_end(eg_call *call, eg_model *model);
 /* Makes sure that the model has a work space. */

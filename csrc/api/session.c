@@ -258,7 +258,7 @@ eg_status eg_session_verify(eg_session *s, const int32_t *ids, size_t n, const e
     if (status) return status;
     double start = eg_clock();
     size_t count = 0;
-    status = eg_workspace_reserve_logits(s->call.ws, EG_VERIFY + 1, err);
+    status = eg_call_reserve_logits(&s->call, s->model, EG_VERIFY + 1, err);
     if (n > (size_t)(s->context - s->length)) n = (size_t)(s->context - s->length);
     if (!status) status = eg_timeline_verify(s, ids, n, &options, logprobs, &count, err);
     if (kept && (!status || status == EG_CANCELLED)) *kept = count;

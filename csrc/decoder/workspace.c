@@ -93,7 +93,7 @@ eg_status eg_workspace_open(const eg_config *config, const eg_weights *weights, 
     eg_arena arena = {NULL, 0};
     layout(ws, &arena);
     ws->bytes = arena.used;
-    arena = eg_arena_open(ws->bytes, &ws->memory);
+    arena = eg_arena_open(arena.used, &ws->memory);
     if (!arena.base) {
         free(ws);
         return eg_fail(err, EG_ERROR_MEMORY, "no memory for the work space of %lld tokens.", (long long)rows);
@@ -123,6 +123,7 @@ eg_status eg_workspace_reserve_logits(eg_workspace *ws, int64_t n, eg_error *err
     free(ws->logit_memory);
     ws->logit_memory = memory;
     ws->logits = (float *)(void *)arena.base;
+    ws->bytes += (size_t)(n - ws->logit_rows) * (size_t)ws->config->vocab * sizeof(float);
     ws->logit_rows = n;
     return EG_OK;
 }

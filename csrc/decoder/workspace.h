@@ -75,7 +75,7 @@ typedef struct eg_workspace {
     float *logits; /* [logit_rows, V] */
     int64_t logit_rows;
     void *memory, *logit_memory;
-    size_t bytes; /* of `memory` */
+    size_t bytes; /* of both */
 } eg_workspace;
 
 /* What a work space for blocks of `rows` tokens takes, with one row of logits; SIZE_MAX if that overflows. */
