@@ -323,17 +323,17 @@ def test_work_spaces(e2b: eg.Model) -> None:
             session.feed_tokens([2, 30])
             session.next()
         eg.next_tokens(sessions)
-        size += 10 * 4 * model.config.vocab_size  # a row of logits for each
-        assert one.memory()["workspace"] == size
+        rows = 10 * 4 * model.config.vocab_size  # a row of logits for each session
+        assert one.memory()["workspace"] == size + rows
         threads = [threading.Thread(target=session.feed_tokens, args=([5] * 40,)) for session in sessions]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert size <= one.memory()["workspace"] <= 11 * size
+        assert size + rows <= one.memory()["workspace"] <= 11 * size + rows
         for session in sessions[1:]:
             session.close()
-        assert one.memory()["workspace"] == size
+        assert one.memory()["workspace"] in (size, size + rows)  # one is left
 
 
 def test_priorities() -> None:
