@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -143,7 +142,7 @@ def replacing(path: Path, name: str | Path | None = None) -> Iterator[TextIO]:
     """
     target = Path(os.path.realpath(path))
     # The name is short and new: with that of the target in it, it could be too long, or that of a file of somebody else.
-    temporary = target.with_name(f"edge-gemma-{secrets.token_hex(6)}.new")
+    temporary = target.with_name(f"edge-gemma-{os.urandom(6).hex()}.new")
     try:
         with naming(name or path):
             with open_text(temporary, "x") as file:
