@@ -477,8 +477,8 @@ typedef struct eg_batch_item {
  * what is more takes further passes, and the call returns after the last. n is at most 128. One thread uses these sessions at
  * a time. EG_ERROR_ARGUMENT: the same session twice, or sessions of different models. EG_ERROR_CONTEXT, EG_ERROR_STATE: as in
  * eg_session_next; the sentence tells which item. EG_CANCELLED: some session was cancelled, which its item tells; call again
- * without it. After a failure nothing was drawn in any session, and nothing appended but after EG_CANCELLED, when the positions
- * tell what was kept, as in eg_session_feed_tokens. */
+ * without it. After a failure nothing was drawn in any session. Nothing was appended either, but for what was evaluated before
+ * EG_CANCELLED, or before no token could be drawn (EG_ERROR_STATE): then the positions tell what was kept. */
 EG_API eg_status eg_batch_run(eg_batch_item *items, size_t n, eg_error *err);
 
 /* One token each for sessions[n]: eg_batch_run without ids. sampling[n], or NULL for the defaults; an element may be NULL too.
