@@ -432,7 +432,8 @@ EG_API eg_status eg_session_logits(eg_session *session, float *logits, eg_error 
 
 /* Draws one token, appends it, and tells its text. sampling NULL: what eg_sampling_default fills in. After a token with
  * `stop`, feed the next turn and go on. EG_ERROR_CONTEXT: there is no room for the token. EG_ERROR_STATE: as in
- * eg_session_logits, or audio is open. After a failure, EG_CANCELLED included, nothing was drawn. */
+ * eg_session_logits, or audio is open, or every token is suppressed or masked. After a failure, EG_CANCELLED included, nothing
+ * was drawn. */
 EG_API eg_status eg_session_next(eg_session *session, const eg_sampling *sampling, eg_token *out, eg_error *err);
 
 /* Checks a draft, a guess at the next tokens: ids[n]. Keeps its beginning as far as eg_session_next with these options would have
