@@ -37,33 +37,26 @@ size_t eg_audio_relative_bytes(const eg_model *model)
 /* A work space that no stream uses, or a new one; NULL without memory. */
 static eg_audio_work *borrow(eg_model *model)
 {
-    for (int i = 0; i < EG_IDLE; i++) {
-        eg_audio_work *work = atomic_exchange(&model->audio_idle[i], NULL);
-        if (work) return work;
-    }
-    eg_audio_work *work = eg_audio_work_open(&model->audio, model->pool);
-    if (work) atomic_fetch_add(&model->workspace_bytes, work->bytes);
+    eg_audio_work *work = eg_idle_take(&model->audio_idle, 0);
+    if (work || !(work = eg_audio_work_open(&model->audio, model->pool))) return work;
+    atomic_fetch_add(&model->workspace_bytes, work->bytes);
     return work;
 }
 
 static void drop(eg_model *model, eg_audio_work *work)
 {
-    if (work) atomic_fetch_sub(&model->workspace_bytes, work->bytes);
+    atomic_fetch_sub(&model->workspace_bytes, work->bytes);
     eg_audio_work_close(work);
 }
 
 static void give_back(eg_model *model, eg_audio_work *work)
 {
-    for (int i = 0; i < EG_IDLE; i++) {
-        eg_audio_work *none = NULL;
-        if (atomic_compare_exchange_strong(&model->audio_idle[i], &none, work)) return;
-    }
-    drop(model, work);
+    if (!eg_idle_put(&model->audio_idle, work)) drop(model, work);
 }
 
 void eg_audio_trim(eg_model *model, int keep)
 {
-    for (int i = keep; i < EG_IDLE; i++) drop(model, atomic_exchange(&model->audio_idle[i], NULL));
+    for (eg_audio_work *work; (work = eg_idle_take(&model->audio_idle, keep));) drop(model, work);
 }
 
 /* The model's keys of relative positions. The first stream makes them; when several make them at once, one set is kept. */

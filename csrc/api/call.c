@@ -1,24 +1,9 @@
 /* Calls that compute: their turns on the pool, and the model's work spaces. */
 #include "objects.h"
 
-static eg_workspace *take_idle(eg_model *model, int64_t rows)
-{
-    for (int i = 0; i < EG_IDLE; i++) {
-        eg_workspace *ws = atomic_exchange(&model->idle[i], NULL);
-        if (!ws) continue;
-        if (ws->rows >= rows) return ws;
-        eg_workspace *none = NULL;
-        if (!atomic_compare_exchange_strong(&model->idle[i], &none, ws)) {   /* the place was taken meanwhile */
-            atomic_fetch_sub(&model->workspace_bytes, ws->bytes);
-            eg_workspace_close(ws);
-        }
-    }
-    return NULL;
-}
-
 static eg_status borrow(eg_model *model, int64_t rows, eg_workspace **out, eg_error *err)
 {
-    if ((*out = take_idle(model, rows))) return EG_OK;
+    if (rows <= EG_BLOCK && (*out = eg_idle_take(&model->idle, 0))) return EG_OK;
     eg_status status = eg_workspace_open(&model->config, &model->weights, model->pool, rows, out, err);
     if (!status) atomic_fetch_add(&model->workspace_bytes, (*out)->bytes);
     return status;
@@ -26,7 +11,7 @@ static eg_status borrow(eg_model *model, int64_t rows, eg_workspace **out, eg_er
 
 static void drop(eg_model *model, eg_workspace *ws)
 {
-    if (ws) atomic_fetch_sub(&model->workspace_bytes, ws->bytes);
+    atomic_fetch_sub(&model->workspace_bytes, ws->bytes);
     eg_workspace_close(ws);
 }
 
@@ -34,11 +19,7 @@ static void drop(eg_model *model, eg_workspace *ws)
 static void give_back(eg_model *model, eg_workspace *ws)
 {
     ws->turn = NULL;
-    for (int i = 0; i < EG_IDLE && ws->rows == EG_BLOCK; i++) {
-        eg_workspace *none = NULL;
-        if (atomic_compare_exchange_strong(&model->idle[i], &none, ws)) return;
-    }
-    drop(model, ws);
+    if (ws->rows > EG_BLOCK || !eg_idle_put(&model->idle, ws)) drop(model, ws);
 }
 
 eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (*stopped)(void *context), void *context,
@@ -81,6 +62,6 @@ eg_status eg_model_prepare(eg_model *model, eg_error *err)
 void eg_model_trim(eg_model *model)
 {
     int keep = atomic_load(&model->sessions) > 0 ? atomic_load(&model->sessions) : 1;
-    for (int i = keep; i < EG_IDLE; i++) drop(model, atomic_exchange(&model->idle[i], NULL));
+    for (eg_workspace *ws; (ws = eg_idle_take(&model->idle, keep));) drop(model, ws);
     eg_audio_trim(model, keep);
 }

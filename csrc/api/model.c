@@ -134,10 +134,8 @@ void eg_model_retain(eg_model *model) { atomic_fetch_add(&model->references, 1);
 void eg_model_release(eg_model *model)
 {
     if (atomic_fetch_sub(&model->references, 1) != 1) return;
-    for (int i = 0; i < EG_IDLE; i++) {
-        eg_workspace_close(atomic_load(&model->idle[i]));
-        eg_audio_work_close(atomic_load(&model->audio_idle[i]));
-    }
+    for (eg_workspace *ws; (ws = eg_idle_take(&model->idle, 0));) eg_workspace_close(ws);
+    for (eg_audio_work *work; (work = eg_idle_take(&model->audio_idle, 0));) eg_audio_work_close(work);
     eg_pool_destroy(model->pool);
     eg_tokenizer_close(model->tokenizer);
     free(atomic_load(&model->audio_relative));

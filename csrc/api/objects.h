@@ -6,11 +6,10 @@
 
 #include "../audio/encoder.h"
 #include "../audio/mel.h"
+#include "../base/idle.h"
 #include "../decoder/decoder.h"
 #include "../decoder/sampler.h"
 #include "../text/tokenizer.h"
-
-enum { EG_IDLE = 16 };         /* most work spaces that a model keeps */
 
 struct eg_model {
     eg_gguf *file;
@@ -26,8 +25,8 @@ struct eg_model {
     char name[128];
     uint64_t parameters;
     _Atomic uint64_t prefaulted;   /* bytes that eg_model_prefault has touched */
-    _Atomic(eg_workspace *) idle[EG_IDLE];   /* work spaces that no call uses */
-    _Atomic(eg_audio_work *) audio_idle[EG_IDLE];   /* those of the audio encoder */
+    eg_idle idle;              /* eg_workspace: of no call, each for EG_BLOCK rows */
+    eg_idle audio_idle;        /* eg_audio_work */
     atomic_size_t workspace_bytes;   /* of all of both */
     atomic_int sessions;
     atomic_int references;     /* the caller's, and one of each session and stream */
