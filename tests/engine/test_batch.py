@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,9 @@ import edge_gemma as eg
 from edge_gemma.engine.native import ffi, lib, new_struct
 from support.paths import DATA
 
-SHAPES = ["e2b", "e4b", "moe", "dense"]
 GREEDY = eg.Sampling(temperature=0)
 WARM = eg.Sampling(temperature=1.3, top_p=0.9)
 PENALTY = eg.Sampling(temperature=0, repetition_penalty=1.2, presence_penalty=0.5)
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def model(request: pytest.FixtureRequest) -> Iterator[eg.Model]:
-    """The four shapes of the model, small."""
-    with eg.Model.load(DATA / f"{request.param}-Q4_0.gguf", threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def e2b() -> Iterator[eg.Model]:
-    """The small E2B with its audio encoder."""
-    with eg.Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "audio-e2b.gguf", threads=2) as opened:
-        yield opened
 
 
 def text(seed: int, n: int) -> list[int]:
@@ -65,9 +49,9 @@ def check_same(a: eg.Session, b: eg.Session) -> None:
     assert [a.next(WARM).id for _ in range(3)] == [b.next(WARM).id for _ in range(3)]
 
 
-def test_a_batch_is_each_alone(model: eg.Model) -> None:
+def test_a_batch_is_each_alone(each_shape: eg.Model) -> None:
     """Tokens, texts, log-probabilities, logits and random sequences, over some passes and with changing company."""
-    alone, together = timelines(model), timelines(model)
+    alone, together = timelines(each_shape), timelines(each_shape)
     want = [[s.next(sampling, logprobs=2) for _ in range(6)] for s, sampling in alone]
     got: list[list[eg.Token]] = [[] for _ in together]
     for step in range(6):
@@ -82,11 +66,11 @@ def test_a_batch_is_each_alone(model: eg.Model) -> None:
         check_same(a, b)
 
 
-def test_prompts_ride_in_the_same_pass(model: eg.Model) -> None:
+def test_prompts_ride_in_the_same_pass(each_shape: eg.Model) -> None:
     """Pieces of a prompt, longer and shorter than a block, beside tokens that are drawn."""
-    alone, together = timelines(model)[:3], timelines(model)[:3]
+    alone, together = timelines(each_shape)[:3], timelines(each_shape)[:3]
     prompt = text(50, 333)
-    reader, want_reader = model.session(512), model.session(512)
+    reader, want_reader = each_shape.session(512), each_shape.session(512)
     want_reader.feed_tokens(prompt)
     reader.seed(1)
     want_reader.seed(1)

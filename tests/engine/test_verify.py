@@ -3,7 +3,6 @@ masks, and log-probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 import edge_gemma as eg
 from edge_gemma.engine.native import ffi, lib, new_struct
-from support.paths import DATA
 
 GREEDY = eg.Sampling(temperature=0)
 WARM = eg.Sampling(temperature=0.7)
@@ -21,20 +19,6 @@ SAMPLINGS = [
     eg.Sampling(temperature=0, repetition_penalty=1.3, frequency_penalty=0.3),
     eg.Sampling(temperature=1.5, top_k=0, top_p=1, suppress=[40, 41], logit_bias={42: 3.0}),
 ]
-
-
-@pytest.fixture(scope="module", params=["e2b", "e4b", "moe", "dense"])
-def model(request: pytest.FixtureRequest) -> Iterator[eg.Model]:
-    """The four shapes of the model, small."""
-    with eg.Model.load(DATA / f"{request.param}-Q4_0.gguf", threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def e2b() -> Iterator[eg.Model]:
-    """The small E2B with its audio encoder."""
-    with eg.Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "audio-e2b.gguf", threads=2) as opened:
-        yield opened
 
 
 def begun(model: eg.Model, n: int = 20, context: int = 512) -> eg.Session:
@@ -55,10 +39,10 @@ def check_same(a: eg.Session, b: eg.Session, sampling: eg.Sampling = WARM) -> No
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("start", [1, 20, 150])
-def test_a_draft_changes_nothing(model: eg.Model, sampling: eg.Sampling, start: int) -> None:
+def test_a_draft_changes_nothing(each_shape: eg.Model, sampling: eg.Sampling, start: int) -> None:
     """Right, wrong, short and long drafts, checked at once or in parts: the same tokens, logits, texts and random numbers as
     without them."""
-    drawn = begun(model, start)
+    drawn = begun(each_shape, start)
     tokens = [drawn.next(sampling, logprobs=0) for _ in range(40)]
     ids = [token.id for token in tokens]
     other = [(number + 1) % 200 for number in ids]
@@ -71,7 +55,7 @@ def test_a_draft_changes_nothing(model: eg.Model, sampling: eg.Sampling, start: 
         (ids[:17] + other[17:], [16, 24]),
         ([], [0]),
     ):
-        plain, session = begun(model, start), begun(model, start)
+        plain, session = begun(each_shape, start), begun(each_shape, start)
         right = next((i for i, (a, b) in enumerate(zip(draft, ids, strict=False)) if a != b), len(draft))
         kept, at, logprobs = 0, 0, list[float]()
         for part in parts:
@@ -186,10 +170,10 @@ def test_half_a_character_continues_behind_a_draft(e2b: eg.Model) -> None:
 # ---- sync ------------------------------------------------------------------------------------------------------------
 
 
-def test_sync(model: eg.Model) -> None:
+def test_sync(each_shape: eg.Model) -> None:
     """The timeline of a new session that was fed the ids, with the least work."""
     ids = np.random.default_rng(3).integers(20, 250, 300).tolist()
-    session = model.session(512)
+    session = each_shape.session(512)
     for wanted, kept in (
         (ids[:100], 0),
         (ids[:100], 100),
@@ -204,7 +188,7 @@ def test_sync(model: eg.Model) -> None:
         assert session.sync(wanted) == kept
         assert session.tokens == wanted
         if wanted:
-            other = model.session(512)
+            other = each_shape.session(512)
             other.feed_tokens(wanted)
             session.seed(1)
             other.seed(1)
@@ -303,9 +287,9 @@ def test_a_short_mask_is_refused_in_c(e2b: eg.Model) -> None:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_logprobs(model: eg.Model, sampling: eg.Sampling) -> None:
+def test_logprobs(each_shape: eg.Model, sampling: eg.Sampling) -> None:
     """Those of the logits in float64, whatever changes the drawing; the best ones in their order."""
-    session = begun(model)
+    session = begun(each_shape)
     for n in (0, 5, 64):
         logits = session.logits().astype(np.float64)
         want = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
