@@ -19,7 +19,7 @@ test: build
 	@lint=0; $(LINT) || lint=1; \
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
 
-# What a developer needs while working, in about a minute: lint, and all tests but those marked slow, side by side.
+# What a developer needs while working, in under two minutes: lint, and all tests but those marked slow, side by side.
 check: build
 	@$(LINT) && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q -m "not slow" -n auto
 
