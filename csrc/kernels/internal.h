@@ -11,7 +11,7 @@
  *   neon_along.inc  the same with NEON for Q4_0, Q8_0, Q4_K and Q6_K
  *   neon_multiply.inc   the product of a tile with NEON
  *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8
- *   bidirectional.inc   the attention of encoders
+ *   bidirectional.inc   the attention of encoders; neon_panels.inc   its products with NEON
  * The .inc files are compiled once for each set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H

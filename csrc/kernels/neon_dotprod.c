@@ -59,50 +59,41 @@ EG_INLINE void sum_columns(int32x4_t dot[][4], const int tokens, const int vecto
 
 #include "tiles.inc"
 
-enum { UNIT = 4, LANE_BYTES = 4, PANEL_ROWS = 4, PANEL_VECTORS = 1 };
+enum { UNIT = 4, LANE_BYTES = 4, PANEL_ROWS = 4, REGISTERS = 4, MOST_OF_ONE = 4 };
 
-EG_INLINE void unit_store(uint8_t *to, size_t plane, const ints *n)
+EG_INLINE void join_unit(uint8_t *to, ints a, ints b)
 {
-    ints split[UNIT][PLANES];
-    EG_UNROLL
-    for (int u = 0; u < UNIT; u++) split_number(n[u], split[u]);
-    EG_UNROLL
-    for (int i = 0; i < PLANES; i++)
-        ints_store(to + (size_t)i * plane, join_bytes(split[0][i], split[1][i], split[2][i], split[3][i]));
+    (void)b;
+    ints_store(to, a);
 }
 
-EG_INLINE void multiply_panels(ints *sum, const uint8_t *a, int64_t a_rows, size_t a_plane, const uint8_t *b, int64_t b_rows,
-                               size_t b_plane, int64_t units, const int rows, const int vectors)
+EG_INLINE void add_products(int32x4_t *dot, const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes, int64_t units,
+                            const int rows)
 {
-    int32x4_t dot[4 * PANEL_ROWS];
-    (void)vectors;
-    EG_UNROLL
-    for (int i = 0; i < 4 * rows; i++) dot[i] = vdupq_n_s32(0);
-    for (int plane = 0; plane < PLANES; plane++) {
-        const uint8_t *w = a + (size_t)plane * a_plane, *x = b + (size_t)plane * b_plane;
-        for (int64_t u = 0; u < units; u++, w += a_rows * LANE_BYTES, x += b_rows * LANE_BYTES) {
-            int8x16_t four = rows == 4 ? vreinterpretq_s8_u8(vld1q_u8(w))
-                                       : vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)w));
-            EG_UNROLL
-            for (int i = 0; i < 4; i++) {
-                int8x16_t lanes = vreinterpretq_s8_u8(vld1q_u8(x + 16 * i));
-                dot[i] = vdotq_laneq_s32(dot[i], lanes, four, 0);
-                if (rows < 4) continue;
-                dot[4 + i] = vdotq_laneq_s32(dot[4 + i], lanes, four, 1);
-                dot[8 + i] = vdotq_laneq_s32(dot[8 + i], lanes, four, 2);
-                dot[12 + i] = vdotq_laneq_s32(dot[12 + i], lanes, four, 3);
-            }
-        }
-        scale_sums(dot, 4 * rows, plane);
-    }
-    EG_UNROLL
-    for (int r = 0; r < rows; r++) {
+    for (; units > 0; units--, a += a_bytes, b += b_bytes) {
+        int8x16_t four = rows > 1 ? vld1q_s8((const int8_t *)a) : vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)a));
         EG_UNROLL
-        EACH sum[r].v[i] = vreinterpretq_u8_s32(dot[4 * r + i]);
+        EACH
+        {
+            int8x16_t lanes = vld1q_s8((const int8_t *)b + 16 * i);
+            dot[i] = vdotq_laneq_s32(dot[i], lanes, four, 0);
+            if (rows == 1) continue;
+            dot[4 + i] = vdotq_laneq_s32(dot[4 + i], lanes, four, 1);
+            dot[8 + i] = vdotq_laneq_s32(dot[8 + i], lanes, four, 2);
+            dot[12 + i] = vdotq_laneq_s32(dot[12 + i], lanes, four, 3);
+        }
     }
 }
 
-#include "bidirectional.inc"
+EG_INLINE ints order_sums(const int32x4_t *dot, const int r)
+{
+    ints y;
+    EG_UNROLL
+    EACH y.v[i] = vreinterpretq_u8_s32(dot[4 * r + i]);
+    return y;
+}
+
+#include "neon_panels.inc"
 
 EG_KERNEL_SET(eg_kernels_neon_dotprod, "neon_dotprod");
 

@@ -155,59 +155,44 @@ EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int
 #define EG_OWN_TILES
 #include "tiles.inc"
 
-enum { UNIT = 8, LANE_BYTES = 8, PANEL_ROWS = 4, PANEL_VECTORS = 1 };
+/* A register holds a unit of two rows, and a product of two registers four sums: two for each of its rows of A. A row alone is
+ * multiplied together with a row of zeros. */
+enum { UNIT = 8, LANE_BYTES = 8, PANEL_ROWS = 4, REGISTERS = 4, MOST_OF_ONE = 8 };
 
-EG_INLINE void unit_store(uint8_t *to, size_t plane, const ints *n)
-{
-    ints split[UNIT][PLANES];
-    EG_UNROLL
-    for (int u = 0; u < UNIT; u++) split_number(n[u], split[u]);
-    EG_UNROLL
-    for (int i = 0; i < PLANES; i++)
-        tile_store(to + (size_t)i * plane, join_bytes(split[0][i], split[1][i], split[2][i], split[3][i]),
-                   join_bytes(split[4][i], split[5][i], split[6][i], split[7][i]));
-}
+EG_INLINE void join_unit(uint8_t *to, ints a, ints b) { tile_store(to, a, b); }
 
-/* A register holds units of two rows of A, or of two rows of B, and their product four sums: two for each row of A. */
-EG_INLINE void multiply_panels(ints *sum, const uint8_t *a, int64_t a_rows, size_t a_plane, const uint8_t *b, int64_t b_rows,
-                               size_t b_plane, int64_t units, const int rows, const int vectors)
+EG_INLINE void add_products(int32x4_t *dot, const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes, int64_t units,
+                            const int rows)
 {
     const int pairs = (rows + 1) / 2;
-    int32x4_t dot[8 * PANEL_ROWS / 2];
-    (void)vectors;
-    EG_UNROLL
-    for (int i = 0; i < 8 * pairs; i++) dot[i] = vdupq_n_s32(0);
-    for (int plane = 0; plane < PLANES; plane++) {
-        const uint8_t *w = a + (size_t)plane * a_plane, *x = b + (size_t)plane * b_plane;
-        for (int64_t u = 0; u < units; u++, w += a_rows * LANE_BYTES, x += b_rows * LANE_BYTES) {
-            int8x16_t two[PANEL_ROWS / 2];
-            EG_UNROLL
-            for (int p = 0; p < pairs; p++) {
-                uint8x16_t both = rows == 1 ? vcombine_u8(vld1_u8(w), vdup_n_u8(0)) : vld1q_u8(w + 16 * p);
-                two[p] = vreinterpretq_s8_u8(both);
-            }
-            EG_UNROLL
-            for (int i = 0; i < 8; i++) {
-                int8x16_t lanes = vreinterpretq_s8_u8(vld1q_u8(x + 16 * i));
-                EG_UNROLL
-                for (int p = 0; p < pairs; p++) dot[8 * p + i] = vmmlaq_s32(dot[8 * p + i], two[p], lanes);
-            }
-        }
-        scale_sums(dot, 8 * pairs, plane);
-    }
-    EG_UNROLL
-    for (int r = 0; r < rows; r++) {
+    for (; units > 0; units--, a += a_bytes, b += b_bytes) {
+        int8x16_t two[PANEL_ROWS / 2];
         EG_UNROLL
-        EACH
-        {
-            int64x2_t even = vreinterpretq_s64_s32(dot[r / 2 * 8 + 2 * i]),
-                      odd = vreinterpretq_s64_s32(dot[r / 2 * 8 + 2 * i + 1]);
-            sum[r].v[i] = vreinterpretq_u8_s64(r % 2 ? vzip2q_s64(even, odd) : vzip1q_s64(even, odd));
+        for (int p = 0; p < pairs; p++)
+            two[p] = rows > 1 ? vld1q_s8((const int8_t *)a + 16 * p) : vcombine_s8(vld1_s8((const int8_t *)a), vdup_n_s8(0));
+        EG_UNROLL
+        for (int i = 0; i < 8; i++) {
+            int8x16_t lanes = vld1q_s8((const int8_t *)b + 16 * i);
+            EG_UNROLL
+            for (int p = 0; p < pairs; p++) dot[8 * p + i] = vmmlaq_s32(dot[8 * p + i], two[p], lanes);
         }
     }
 }
 
-#include "bidirectional.inc"
+EG_INLINE ints order_sums(const int32x4_t *dot, const int r)
+{
+    ints y;
+    EG_UNROLL
+    EACH
+    {
+        const int at = r / 2 * 8 + 2 * i;
+        int64x2_t a = vreinterpretq_s64_s32(dot[at]), b = vreinterpretq_s64_s32(dot[at + 1]);
+        y.v[i] = vreinterpretq_u8_s64(r % 2 ? vzip2q_s64(a, b) : vzip1q_s64(a, b));
+    }
+    return y;
+}
+
+#include "neon_panels.inc"
 
 EG_KERNEL_SET(eg_kernels_neon_i8mm, "neon_i8mm");
 
