@@ -145,7 +145,7 @@ typedef struct eg_kernels {
      * head_dim is a multiple of 4, at most EG_SEEN_HEAD. Products are products of integers, summed exactly.
      *
      * bidirectional_pack: the keys and values of blocks block0 .. block1 - 1 into the set's own layout. A block has EG_SEEN_KEYS
-     * keys, the last one what is left of n_keys. Row j of k and v, with strides ldk and ldv, is key j. Calls for different blocks
+     * keys, the last one what is left of n_keys. Row j of k and v, with strides ldk and ldv, is the key j of block0 and on. Calls for different blocks
      * may run at the same time.
      *   A key k[head_dim] as integers q with a scale d:
      *     amax = max |k|,  z = k * (1 / amax),  s = min(8191, 46330 / sqrt(sum of z^2)), summed by fma in sequence

@@ -160,7 +160,8 @@ def test_splits_and_strides(target: kernels.Target) -> None:
     memory = [np.full(bytes + 128, 0xA5, np.uint8) for bytes in (size, work)]
     packed, scratch = (ffi.cast("void *", a.ctypes.data + -a.ctypes.data % 64) for a in memory)
     for block in (2, 0, 1):
-        rows = pointer(wide[1], "float *"), far, pointer(wide[2], "float *"), far
+        first = block * lib.EG_SEEN_KEYS
+        rows = pointer(wide[1][first:], "float *"), far, pointer(wide[2][first:], "float *"), far
         table.bidirectional_pack(packed, *rows, m, block, block + 1, dim)
     for cuts in ((0, n), (0, 1, 16, 17, 64, n), (0, 40, 41, 80, n)):
         out = wide[0].copy()
