@@ -3,6 +3,7 @@
 #include "resize.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../base/arena.h"
@@ -79,7 +80,7 @@ static void resize_row(const axis *ax, const uint8_t *row, uint8_t *out)
 }
 
 /* out[n] = the weighted sum of `count` rows of n bytes, in pieces whose sums stay in registers or near. */
-static void add_rows(const uint8_t *rows, int64_t n, const int32_t *weight, int32_t count, uint8_t *out)
+static void add_rows(const uint8_t *rows, size_t stride, int64_t n, const int32_t *weight, int32_t count, uint8_t *out)
 {
     enum { PIECE = 64 };
     for (int64_t at = 0; at < n; at += PIECE) {
@@ -87,7 +88,7 @@ static void add_rows(const uint8_t *rows, int64_t n, const int32_t *weight, int3
         const int64_t size = eg_smaller(n - at, PIECE);
         for (int64_t i = 0; i < PIECE; i++) sum[i] = 1 << (PRECISION - 1);
         for (int32_t j = 0; j < count; j++) {
-            const uint8_t *row = rows + j * n + at;
+            const uint8_t *row = rows + (size_t)j * stride + at;
             if (size == PIECE)
                 for (int64_t i = 0; i < PIECE; i++) sum[i] += row[i] * weight[j];
             else
@@ -100,34 +101,50 @@ static void add_rows(const uint8_t *rows, int64_t n, const int32_t *weight, int3
 typedef struct resizing {
     const eg_picture *from;
     axis x, y;
-    int64_t tallest;           /* most rows of the input that a band reads */
-    uint8_t *scratch;          /* [threads][tallest][3 * width] */
+    bool columns_first;
+    size_t room;               /* bytes of scratch for a thread */
+    uint8_t *scratch;          /* [threads][room] */
     uint8_t *out;
 } resizing;
 
-static int64_t band_end(const axis *y, int64_t band) { return eg_smaller((band + 1) * BAND, y->to) - 1; }
+/* The rows [first, last] of a band, and those of the input that it reads. */
+typedef struct band {
+    int64_t first, last, from, count;
+} band;
 
-static int64_t rows_of_band(const axis *y, int64_t band)
+static band band_at(const axis *y, int64_t number)
 {
-    const int64_t last = band_end(y, band);
-    return y->first[last] + y->count[last] - y->first[band * BAND];
+    band b = {.first = number * BAND, .last = eg_smaller((number + 1) * BAND, y->to) - 1};
+    b.from = y->first[b.first];
+    b.count = y->first[b.last] + y->count[b.last] - b.from;
+    return b;
+}
+
+static void along_row(const axis *x, const uint8_t *row, uint8_t *out)
+{
+    if (x->from == x->to) memcpy(out, row, 3 * (size_t)x->to);
+    else resize_row(x, row, out);
 }
 
 static void band_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     const resizing *r = context;
-    const size_t width = 3 * (size_t)r->x.to;
-    uint8_t *rows = r->scratch + worker * (size_t)r->tallest * width;
-    for (int64_t band = begin; band < end; band++) {
-        const int64_t first = r->y.first[band * BAND], n = rows_of_band(&r->y, band);
-        for (int64_t i = 0; i < n; i++) {
-            const uint8_t *row = r->from->rgb + (size_t)(first + i) * r->from->stride;
-            if (r->x.from == r->x.to) memcpy(rows + (size_t)i * width, row, width);
-            else resize_row(&r->x, row, rows + (size_t)i * width);
+    const size_t width = 3 * (size_t)r->x.to, stride = r->from->stride;
+    uint8_t *scratch = r->scratch + worker * r->room;
+    for (int64_t number = begin; number < end; number++) {
+        const band b = band_at(&r->y, number);
+        for (int64_t i = 0; !r->columns_first && i < b.count; i++)
+            along_row(&r->x, r->from->rgb + (size_t)(b.from + i) * stride, scratch + (size_t)i * width);
+        for (int64_t i = b.first; i <= b.last; i++) {
+            const int32_t *weight = r->y.weight + i * r->y.most, from = r->y.first[i], count = r->y.count[i];
+            uint8_t *out = r->out + (size_t)i * width;
+            if (!r->columns_first) {
+                add_rows(scratch + (size_t)(from - b.from) * width, width, (int64_t)width, weight, count, out);
+            } else {
+                add_rows(r->from->rgb + (size_t)from * stride, stride, 3 * r->x.from, weight, count, scratch);
+                along_row(&r->x, scratch, out);
+            }
         }
-        for (int64_t i = band * BAND; i <= band_end(&r->y, band); i++)
-            add_rows(rows + (size_t)(r->y.first[i] - first) * width, (int64_t)width, r->y.weight + i * r->y.most,
-                     r->y.count[i], r->out + (size_t)i * width);
     }
 }
 
@@ -156,9 +173,12 @@ eg_status eg_image_resize(eg_pool *pool, const eg_picture *from, int64_t width, 
         if (r.x.from != r.x.to) fill(&r.x);
         if (r.y.from != r.y.to) fill(&r.y);
         else fill_same(&r.y);
-        for (int64_t band = 0; band < bands; band++) r.tallest = eg_larger(r.tallest, rows_of_band(&r.y, band));
+        int64_t rows = 0;
+        for (int64_t i = 0; i < bands; i++) rows = eg_larger(rows, band_at(&r.y, i).count);
+        r.columns_first = height < from->height && from->height - height > 2 * (from->width - width);
+        r.room = 3 * (size_t)(r.columns_first ? from->width : rows * width);
         arena = (eg_arena){NULL, 0};
-        eg_arena_take(&arena, (size_t)r.tallest * eg_pool_threads(pool), 3 * (size_t)width);
+        eg_arena_take(&arena, eg_pool_threads(pool), r.room);
         r.scratch = eg_arena_open(arena.used, &scratch).base;
     }
     if (r.scratch) eg_pool_run(pool, band_task, &r, bands, 1);

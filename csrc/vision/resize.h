@@ -1,6 +1,7 @@
 /* Resizing of RGB pictures, bit-equal to Pillow's bicubic filter, with which the models were trained.
  *
- * The filter is separable: rows first, then columns, each pass rounded to 8 bits. A pixel of the output is a weighted sum of the
+ * The filter is separable, one pass along the rows and one along the columns, each rounded to 8 bits. The pass along the rows
+ * comes first, unless the height shrinks by more than twice the pixels of the width: Pillow (13.0) takes the cheaper order. A pixel of the output is a weighted sum of the
  * input around its centre (i + 0.5) * scale, scale = input / output:
  *   k(x) = 1.5 |x|^3 - 2.5 x^2 + 1               for |x| < 1
  *   k(x) = -0.5 |x|^3 + 2.5 x^2 - 4 |x| + 2      for |x| < 2, else 0
