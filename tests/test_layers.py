@@ -28,6 +28,7 @@ PYTHON_RANKS = {
     "engine": 3,
     "kernels": 4,
     "files": 5,
+    "vision": 5,
     "chat": 6,
     "speech": 7,
     "assistant": 8,
