@@ -21,15 +21,16 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from ..audio.kinds import identify
 from ..audio.pcm import Tolerant
 from ..audio.source import local_path, open_audio
 from ..errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from ..installation import pip_line
 from .budgets import FRAME_BUDGET, target_size
-from .images import load_image
+from .images import is_image_name, load_image
 from .sampling import DEFAULT_FPS, MAX_FRAMES, frame_indices
 
-__all__ = ["SOUND_SECONDS", "Clip", "Frame", "Video", "load_video", "pyav"]
+__all__ = ["SOUND_SECONDS", "Clip", "Frame", "Video", "is_video", "load_video", "pyav"]
 
 SOUND_SECONDS = 30.0
 """Seconds of a video's sound that are heard, from its beginning: Gemma 4 was trained on recordings up to this length."""
@@ -37,6 +38,9 @@ SOUND_SECONDS = 30.0
 # What FFmpeg may take a file for. Playlists and scripts are not among it: they would make it open other files or addresses.
 _FORMATS = (
     "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,webm,3gp,3g2,apng"
+)
+_ENDINGS = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .wmv .asf .flv .mpg .mpeg .ts .m2ts .mts .3gp .3g2 .ogv .mxf .h264 .hevc".split()
 )
 _CLOCK = re.compile(r"(\d+):(\d+):([\d.]+)")
 _MISSING = 0.05  # the part of the stated frames whose absence is no damage: editors cut between key frames
@@ -58,6 +62,7 @@ class Clip:
         sound: 16 kHz mono samples (n,), or None.
         name: what messages call it.
         duration: seconds of the whole video, if it is known.
+        size: (height, width) of the pictures as the file has them, if that is known: the frames may be smaller.
         sound_seconds: how long the whole sound track is, if it is known; the samples end after `SOUND_SECONDS`.
     """
 
@@ -66,6 +71,7 @@ class Clip:
     name: str = "the video"
     duration: float | None = None
     sound_seconds: float | None = None
+    size: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         """Tells the number of frames."""
@@ -108,9 +114,12 @@ def load_video(
     with Video(video) as opened:
         indices = frame_indices(opened.total, frames, fps, opened.fps)
         _check_room(len(indices), opened.size, room, opened.name)
-        taken = tuple(Frame(frame.seconds, _shrunk(frame.pixels)) for frame in opened.frames(indices))
+        size, taken = None, []
+        for frame in opened.frames(indices):
+            size = size or (frame.pixels.shape[0], frame.pixels.shape[1])
+            taken.append(Frame(frame.seconds, _shrunk(frame.pixels)))
         samples, length = opened.sound() if sound else (None, None)
-        return Clip(taken, samples, opened.name, opened.duration, length)
+        return Clip(tuple(taken), samples, opened.name, opened.duration, length, size)
 
 
 def _given_frames(video: Sequence[Any]) -> list[Frame]:
@@ -149,6 +158,21 @@ def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not smaller or target_size(*size, FRAME_BUDGET) != size:
         return pixels
     return np.array(PIL.Image.fromarray(pixels).resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC))
+
+
+def is_video(path: str) -> bool:
+    """Whether a file is a video rather than a picture: by the ending of its name, else by its first bytes."""
+    if os.path.splitext(path)[1].lower() in _ENDINGS:
+        return True
+    if is_image_name(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1 << 16)
+        kind = identify(lambda count: head[:count])
+    except (OSError, ValueError):
+        return False
+    return kind is not None and kind.reader == "media"
 
 
 def pyav() -> Any:

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_gemma.chat.calls import MARKERS
+from edge_gemma.chat.conversation import Chat
 from edge_gemma.engine.audio import audio_tokens
 from edge_gemma.engine.generation import Generation, Token
 from edge_gemma.engine.interface import TokenizerLike
@@ -192,6 +193,10 @@ class ScriptedModel:
         """As `Model.session`."""
         self.opened.append({"context": context, "kv": kv, "restore": restore, "memory_limit": memory_limit})
         return ScriptedSession(self, min(4096, self.config.context_length) if context is None else context)
+
+    def chat(self, **options: Any) -> Chat:
+        """As `Model.chat`."""
+        return Chat(self, **options)
 
     def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
         """As `Model.image_tokens`."""

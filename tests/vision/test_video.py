@@ -131,7 +131,7 @@ def test_long_sound_is_cut() -> None:
 def test_large_frames_are_kept_small() -> None:
     """As small as the encoder makes them, and so that it leaves them as they are."""
     clip = load_video(io.BytesIO(make_video(4, size=(1280, 720))), 2)
-    assert clip.frames[0].pixels.shape == (288, 528, 3)
+    assert clip.frames[0].pixels.shape == (288, 528, 3) and clip.size == (720, 1280)
 
 
 def test_rotation() -> None:
