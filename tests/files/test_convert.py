@@ -176,7 +176,12 @@ def _config(model: Gguf, encoders: Gguf) -> dict[str, Any]:
 # ---- without other programs' files ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [Shape(), MOE, Shape(shared=0, ple=0, k_eq_v=True, keys_local=2, vision=False)])
+SEEING = Shape(shared=0, ple=0, k_eq_v=True, unified=True, audio=False)
+
+
+@pytest.mark.parametrize(
+    "shape", [Shape(), MOE, Shape(shared=0, ple=0, k_eq_v=True, keys_local=2, vision=False), SEEING]
+)
 def test_engine_runs_it(tmp_path, shape):
     checkpoint = write_checkpoint(tmp_path / "hf", shape)
     written = convert(checkpoint, tmp_path / "model.gguf")
