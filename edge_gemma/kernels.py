@@ -333,10 +333,10 @@ def log_mel(samples: ArrayLike, features: int = 128) -> Float:
     sound, mel, arena = float_array(samples, (None,), "samples"), ffi.new("eg_mel *"), ffi.new("eg_arena *")
     if not 1 <= features <= 1024:
         raise EdgeGemmaValueError(f"features is {features}; it must be within 1 and 1024.", "argument")
-    lib.eg_mel_layout(mel, features, arena)
+    lib.eg_mel_layout(mel, features, False, arena)
     memory, arena.base = _scratch(arena.used)
     arena.used = 0
-    lib.eg_mel_layout(mel, features, arena)
+    lib.eg_mel_layout(mel, features, False, arena)
     lib.eg_mel_init(mel)
     out = np.empty((lib.eg_mel_frames(mel, sound.size), features), np.float32)
     where, left = ffi.new("const float **", pointer(sound, "float *")), ffi.new("int64_t *", sound.size)
