@@ -11,7 +11,8 @@
  *   neon_along.inc  the same with NEON for Q4_0, Q8_0, Q4_K and Q6_K
  *   neon_multiply.inc   the product of a tile with NEON
  *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8
- *   bidirectional.inc   the attention of encoders; neon_panels.inc   its products with NEON
+ *   panels.inc      products of matrices of integers of 14 bits, on which the kernels of encoders stand; with NEON neon_panels.inc
+ *   matmul_i16.inc, bidirectional.inc   these kernels: products with float weights, and attention
  * The .inc files are compiled once for each set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H
@@ -44,8 +45,11 @@ enum {
     EG_KEYS = 32,                        /* keys of a block of attention */
     EG_QUERIES = EG_SPAN_QUERIES,        /* queries that share a block of converted keys and values */
     EG_SEEN_QUERIES = 32,                /* the same of bidirectional */
+    EG_PANEL_DEPTH = 128,                /* most numbers of a vector that becomes integers with one scale, see panels.inc */
+    EG_I16_TOKENS = 512,
+    EG_I16_ROWS = 32,   /* matmul_i16: tokens, and most rows, that use a group of weights together */
 #if defined(__aarch64__)
-    EG_PACKED_BYTES = 3                  /* of a number that bidirectional packs, in the set that takes most */
+    EG_PACKED_BYTES = 3                  /* of a number in a panel, in the set that takes most */
 #else
     EG_PACKED_BYTES = 2
 #endif
@@ -68,9 +72,9 @@ enum {
 /* clang-format off: keeps the list in rows */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name,        quantize_q8, matmul_q8,     matmul_float, rms_norm,           gelu_mul, \
-        sigmoid_mul, softcap,     kv_store,      attention,    attention_span,     attention_merge, \
-        quantize_i8, matmul_i8,   fake_quant_i8, exp_sum,      bidirectional_pack, bidirectional, \
+        name,          quantize_q8, matmul_q8,          matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul, \
+        softcap,       kv_store,    attention,          attention_span, attention_merge, quantize_i8, matmul_i8, \
+        fake_quant_i8, exp_sum,     bidirectional_pack, bidirectional,  pack_i16,        matmul_i16, \
     }
 /* clang-format on */
 
@@ -95,6 +99,14 @@ typedef struct eg_seen_queries {
     float d[EG_SEEN_QUERIES], bad[EG_SEEN_QUERIES]; /* the scale times log2(e); NaN if the query is not finite, else 0 */
     float best[EG_SEEN_QUERIES], m[EG_SEEN_QUERIES], l[EG_SEEN_QUERIES], c[EG_SEEN_QUERIES], f[EG_SEEN_QUERIES];
 } eg_seen_queries;
+
+/* Scratch of matmul_i16. */
+typedef struct eg_i16_scratch {
+    _Alignas(64) float row[16][EG_PANEL_DEPTH]; /* weights of a group of columns as floats */
+    _Alignas(64) float d[EG_I16_ROWS]; /* their scales, and the integers */
+    _Alignas(64) uint8_t panel[EG_I16_ROWS * EG_PANEL_DEPTH * EG_PACKED_BYTES];
+    _Alignas(64) float sum[EG_I16_TOKENS][EG_I16_ROWS];
+} eg_i16_scratch;
 
 /* Scratch of matmul_q8 and matmul_i8. */
 typedef struct eg_scratch {

@@ -171,6 +171,22 @@ typedef struct eg_kernels {
                                int64_t block0, int64_t block1, int64_t head_dim);
     void (*bidirectional)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, const void *packed, int64_t n_keys,
                           int64_t head_dim, void *scratch);
+
+    /* matmul_float for many tokens, on integers of 14 bits: two to three times as fast as floats on most processors, with an error
+     * of about 0.02%. W is F32, F16 or BF16, and cols a multiple of 4.
+     *
+     * pack_i16: tokens t0 .. t1 - 1 of x[n, cols] as integers, in the set's own layout; t0 is a multiple of 16, and so is t1 unless it
+     * is n. Calls for different tokens may run at the same time. Each 128 columns of a token become integers q with a scale d as a
+     * key of bidirectional does, but d is NaN if a number is not finite, or beyond 2^59.
+     *
+     * matmul_i16: y[t, r] = sum_k W[r, k] x[t, k] for rows r in [row0, row1) and all n tokens. Each 128 columns of a row of W become
+     * integers and a scale in the same way. Order: groups of 128 columns in sequence, starting from acc = 0:
+     *   acc = fma((float)isum, d_w[r, g] * d_x[t, g], acc)             isum = sum of q_w q_x over the group, exact
+     *
+     * packed: eg_i16_bytes(n, cols) bytes; scratch: eg_matmul_i16_scratch_bytes(), one per thread. Both are 64-byte aligned. */
+    void (*pack_i16)(void *packed, const float *x, int64_t ldx, int64_t n, int64_t cols, int64_t t0, int64_t t1);
+    void (*matmul_i16)(float *y, int64_t ldy, const void *packed, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
+                       void *scratch);
 } eg_kernels;
 
 /* Scratch of one thread, in bytes. */
@@ -178,6 +194,8 @@ size_t eg_matmul_scratch_bytes(int64_t cols);
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n);
 size_t eg_bidirectional_bytes(int64_t head_dim, int64_t n_keys);
 size_t eg_bidirectional_scratch_bytes(int64_t head_dim);
+size_t eg_i16_bytes(int64_t n, int64_t cols);
+size_t eg_matmul_i16_scratch_bytes(void);
 /* Floats of the partial result of attention_span; rows = queries * heads. */
 size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows);
 
