@@ -69,8 +69,8 @@ eg_status eg_image_tokens(const eg_model *model, uint32_t width, uint32_t height
 static eg_status read_image(const eg_model *model, const eg_image *image, uint32_t budget, plan *out, eg_error *err)
 {
     eg_image in;
-    eg_status status = check_vision(model, err);
-    if (!status) status = eg_struct_read(image, &in, sizeof in, "eg_image", err);
+    eg_status status = eg_struct_read(image, &in, sizeof in, "eg_image", err);
+    if (!status) status = check_vision(model, err);
     if (!status) status = plan_size(model, in.width, in.height, in.max_tokens ? in.max_tokens : budget, out, err);
     if (status) return status;
     const size_t row = 3 * (size_t)in.width, stride = in.stride ? in.stride : row;

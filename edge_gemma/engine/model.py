@@ -238,13 +238,10 @@ class Model(Handle):
         Raises EdgeGemmaError: "file" and "format" for a picture that cannot be read; "unsupported" without a vision encoder;
         "argument" for another budget.
         """
-        from ..vision.budgets import choose_budget
-        from ..vision.images import load_image
+        from ..vision.feeding import encode_picture
 
         with self.image_encoder() as encoder:
-            pixels = load_image(image)
-            budget = choose_budget(max_tokens, pixels.shape[0], pixels.shape[1])
-            return encoder.run(pixels, budget, progress=progress)
+            return encode_picture(encoder, image, max_tokens, progress)
 
     def image_encoder(self) -> ImageEncoder:
         """Opens the vision encoder alone. Raises EdgeGemmaError "unsupported" without an encoder."""

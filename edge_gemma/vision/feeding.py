@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..engine.audio import audio_tokens
 from ..engine.interface import SessionLike
+from ..engine.vision import ImageEncoder
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaValueError
 from ..hub.resolve import no_encoder
 from .budgets import FRAME_BUDGET, choose_budget
@@ -23,7 +24,7 @@ from .images import load_image
 from .sampling import time_text
 from .video import load_video
 
-__all__ = ["Progress", "feed_picture", "feed_pixels", "feed_video", "soft_tokens"]
+__all__ = ["Progress", "encode_picture", "feed_picture", "feed_pixels", "feed_video", "soft_tokens"]
 
 Progress = Callable[[int, int], None]
 """Called while a picture is encoded, with the work that is done and all of it, in units of the encoder."""
@@ -64,6 +65,14 @@ def soft_tokens(
     except Cancelled:
         session.feed_tokens([])  # uses up the request, and raises
         raise
+
+
+def encode_picture(
+    encoder: ImageEncoder, image: Any, max_tokens: int | str, progress: Progress | None
+) -> NDArray[np.float32]:
+    """The soft tokens (n, hidden) of any picture, not from the cache; see `Model.encode_image`."""
+    pixels = load_image(image)
+    return encoder.run(pixels, choose_budget(max_tokens, pixels.shape[0], pixels.shape[1]), progress=progress)
 
 
 def feed_picture(session: SessionLike, image: Any, max_tokens: int | str | None = None, markers: bool = True) -> None:
