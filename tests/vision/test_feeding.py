@@ -6,9 +6,7 @@ about everything but the encoder: markers, their order, the times of frames, the
 
 from __future__ import annotations
 
-import gc
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import edge_gemma as eg
 from edge_gemma.errors import EdgeGemmaError
 from edge_gemma.vision.budgets import target_size
 from edge_gemma.vision.cache import picture_key, shared_cache
-from edge_gemma.vision.feeding import feed_pixels
 from edge_gemma.vision.images import load_image
 from support.videos import make_video, picture
 
@@ -151,97 +148,6 @@ def test_the_video_of_the_oracle(
     assert np.abs(found - wanted).max() < tolerance
 
 
-@pytest.mark.parametrize("variant", ["e2b"], indirect=True)
-def test_a_chat_writes_the_same_tokens(model: eg.Model, shared: Path) -> None:
-    """The template's place of a picture, and `feed_image`, are the same thing."""
-    path = shared / "fixtures" / "vision" / "images" / "rgba.png"
-    with model.chat(max_tokens=1, context=400) as chat, model.session(context=400) as session:
-        list(chat.send("What?", images=path, image_tokens=70))
-        session.feed_text("<bos><|turn>user\n", special=True)
-        session.feed_image(path, 70)
-        session.feed_text("What?<turn|>\n<|turn>model\n", special=True)
-        ends = len(session.tokens)
-        assert chat.session.tokens[:ends] == session.tokens
-        assert chat.session.tokens[ends] == session.logits().argmax() or len(chat.session.tokens) == ends + 1
-
-
-@pytest.mark.parametrize("variant", ["e2b"], indirect=True)
-def test_different_pictures_and_no_markers(model: eg.Model, shared: Path) -> None:
-    images = shared / "fixtures" / "vision" / "images"
-    logits = []
-    for name in ("rgba.png", "photo.png"):
-        with model.session(context=200) as session:
-            session.feed_tokens([2])
-            session.feed_image(images / name, "low", markers=False)
-            assert set(session.tokens[1:]) == {-1}
-            logits.append(session.logits())
-    assert np.abs(logits[0] - logits[1]).max() > 0.1
-
-
-@pytest.mark.parametrize("variant", ["e2b"], indirect=True)
-def test_failures_add_nothing(model: eg.Model, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = shared / "fixtures" / "vision" / "images" / "rgba.png"
-    with model.session(context=100) as session:
-        session.feed_tokens([2, 30, 31])
-        session.logits()
-
-        def refused(call: Callable[[], None], code: str) -> None:
-            with pytest.raises(EdgeGemmaError) as caught:
-                call()
-            assert caught.value.code == code and session.tokens == [2, 30, 31]
-
-        refused(lambda: session.feed_image("none.png"), "file")
-        refused(lambda: session.feed_image(b"no picture"), "format")
-        refused(lambda: session.feed_image(path, 100), "argument")
-        refused(lambda: session.feed_image(path), "context")
-        refused(lambda: session.feed_video("none.mp4"), "file")
-        refused(lambda: session.feed_video([(0, path), (1, path)]), "context")
-        refused(lambda: session.feed_video([(0, path), (1, b"x")]), "format")
-        session.cancel()
-        refused(lambda: session.feed_image(path, 70), "cancelled")
-        session.feed_image(path, 70)
-        assert len(session.tokens) == 3 + 2 + 64
-        monkeypatch.setattr(eg.Model, "has_vision", False)
-        with pytest.raises(EdgeGemmaError, match="image encoder") as caught:
-            session.feed_image(path, 70)
-        assert caught.value.code == "unsupported"
-
-
-def test_cancelling_ends_the_encoder(shared: Path) -> None:
-    """Within a layer, from another thread; the next call works."""
-    path = shared / "fixtures" / "vision" / "images" / "photo.png"
-    folder = shared / "fixtures" / "e2b"
-    begun = threading.Event()
-    with (
-        eg.Model.load(folder / "model-BF16.gguf", mmproj=folder / "mmproj-BF16.gguf", threads=1) as model,
-        model.chat(context=1200, max_tokens=1) as chat,
-    ):
-        reports: list[tuple[int, int]] = []
-
-        def progress(done: int, total: int) -> None:
-            reports.append((done, total))
-            begun.set()
-
-        def stop() -> None:
-            begun.wait(30)
-            chat.cancel()
-
-        thread = threading.Thread(target=stop)
-        thread.start()
-        done = list(chat.send("?", images=path, image_tokens=1120, progress=progress))[-1]
-        thread.join()
-        assert done.stop == "cancelled" and -1 not in chat.session.tokens
-        assert reports[-1][0] < reports[-1][1]
-        assert shared_cache.size == 0
-        assert list(chat.send())[-1].stop == "length" and chat.session.tokens.count(-1) == 1064
-        session = model.session(context=1200)
-        session.cancel()
-        with pytest.raises(eg.Cancelled):
-            session.feed_image(path, 280)
-        session.feed_image(path, 280)
-        assert session.position == 268
-
-
 @pytest.mark.parametrize(("variant", "encoder"), [("e2b", "the engine's encoder")], indirect=True)
 def test_a_video_file_and_its_sound(model: eg.Model, tmp_path: Path) -> None:
     """From the file to the answer."""
@@ -261,16 +167,3 @@ def test_a_video_file_and_its_sound(model: eg.Model, tmp_path: Path) -> None:
         with pytest.raises(EdgeGemmaError, match="there is room for"):
             session.feed_video(path)
     assert isinstance(eg.describe(picture(0, 2), model, "?", 70, answer_tokens=5), str)
-
-
-@pytest.mark.parametrize("variant", ["e2b"], indirect=True)
-def test_a_closed_model_leaves_the_cache(model: eg.Model, shared: Path) -> None:
-    pixels = load_image(shared / "fixtures" / "vision" / "images" / "rgba.png")
-    other = eg.Model.load(model.path, mmproj=model.mmproj, threads=1)
-    with other.session() as session:
-        feed_pixels(session, pixels, 70)
-    assert shared_cache.size > 0
-    other.close()
-    del other, session
-    gc.collect()
-    assert shared_cache.size == 0
