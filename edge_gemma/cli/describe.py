@@ -29,6 +29,7 @@ from .common import (
     print_json,
     rounded,
     sampling,
+    session_options,
     timings,
 )
 from .outputs import check_output, naming
@@ -119,15 +120,17 @@ def run(args: argparse.Namespace) -> int:
     options = media_options(args)
     outputs = _outputs(args, files)
     from .. import Describer
+    from ..vision.video import is_video
 
     done = failed = 0
     for folder in missing:
         failed += 1
         print_error(f"{folder} has no pictures or videos.")
-    limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
+    drawing = {"max_tokens": args.max_tokens, "sampling": sampling(args), "stop": args.stop}
+    hears = not args.no_sound and any(os.path.isfile(file) and is_video(file) for file in files)
     with (
         open_model(args) as model,
-        Describer(model, max_tokens=args.max_tokens, sampling=sampling(args), stop=args.stop, **limits) as describer,
+        Describer(model, **drawing, **session_options(args, model, audio=hears, vision=True)) as describer,
         Interrupt(describer.cancel) as interrupt,
     ):
         several = len(files) > 1
