@@ -52,7 +52,6 @@ USES = {
     'eg.describe("photo.jpg", "e2b")': "str",
     'eg.locate("photo.jpg", "cat")': "list[Box]",
     "eg.Describer(model).describe(b'').text": "str",
-    "model.encode_image(b'').shape[0]": "int",
     "eg.kernels.targets": "dict[str, Target | None]",
     'edge_gemma.hub.pull("e2b")': "Pulled",
 }

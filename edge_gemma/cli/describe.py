@@ -226,10 +226,15 @@ def _do(
         found = _picture(describer, args, options, file, is_camera, output, bar)
     after = describer.stats
     used = {key: after[key] - before[key] for key in after}
-    found.timings = rounded(timings(used)["timings"])
+    found.timings = rounded({**(found.timings or {}), **timings(used)["timings"]})
     if args.verbose:
-        print(f"[{_name(file)}: {_size(found)}; {found.stop}; {format_stats(used)}]", file=sys.stderr)
+        print(f"[{_name(file)}: {_size(found)}; {found.stop}; {format_stats(used)}; {_total(found)}]", file=sys.stderr)
     return found
+
+
+def _total(found: Found) -> str:
+    """How long all of it took, the encoding of pictures included."""
+    return f"{(found.timings or {}).get('total_s', 0):.2f} s in all"
 
 
 def _size(found: Found) -> str:
@@ -303,6 +308,7 @@ def _take(found: Found, answer: Any) -> None:
         "prompt": stats["prompt_tokens"] + stats["reused_tokens"],
         "answer": stats["generated_tokens"],
     }
+    found.timings = {"first_token_s": stats["first_token_s"], "total_s": stats["seconds"]}
 
 
 def _print(found: Found, args: argparse.Namespace, several: bool) -> None:

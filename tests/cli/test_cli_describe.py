@@ -86,6 +86,7 @@ def test_json_tells_sizes_and_tokens(folder: Path, cli: Any) -> None:
     assert (found["width"], found["height"], found["question"], found["text"]) == (100, 50, "What?", "A cat.")
     assert found["tokens"]["image"] == model_of(cli).image_tokens(100, 50, 140) and found["tokens"]["answer"] == 7
     assert found["stop"] == "turn" and "boxes" not in found
+    assert 0 <= found["timings"]["first_token_s"] <= found["timings"]["total_s"]
 
 
 def test_a_folder_and_errors_for_each_file(folder: Path, cli: Any) -> None:
