@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .engine.native import KV_TYPES, ffi, float_array, lib, pointer
+from .engine.native import KV_TYPES, check, ffi, float_array, lib, new_struct, pointer
 from .errors import EdgeGemmaValueError
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "dequantize",
     "log_mel",
     "matmul",
+    "resize",
     "per_channel",
     "quantize",
     "sliding_window_attention",
@@ -364,6 +365,25 @@ def log_mel(samples: ArrayLike, features: int = 128) -> Float:
     where, left = ffi.new("const float **", pointer(sound, "float *")), ffi.new("int64_t *", sound.size)
     lib.eg_mel_push(mel, where, left, pointer(out, "float *"), len(out))
     del memory
+    return out
+
+
+def resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """A picture in another size: (h, w, 3) uint8 -> (height, width, 3) uint8, bit-equal to Pillow 13's bicubic filter.
+
+    Each side of both has 1 to 1,048,576 pixels. Raises ValueError for others, or another kind of array.
+    """
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise EdgeGemmaValueError("pixels must be an array (h, w, 3) of uint8.", "argument")
+    rows = np.ascontiguousarray(pixels)
+    if not all(1 <= side <= lib.EG_IMAGE_SIDE for side in (*rows.shape[:2], width, height)):
+        raise EdgeGemmaValueError(f"a side of a picture has 1 to {lib.EG_IMAGE_SIDE} pixels.", "argument")
+    out, err = np.empty((height, width, 3), np.uint8), new_struct("eg_error")
+    source = ffi.new("eg_picture *")
+    source.rgb, source.stride = pointer(rows, "uint8_t *"), rows.strides[0]
+    source.height, source.width = rows.shape[:2]
+    pool = ffi.gc(lib.eg_pool_create(1), lib.eg_pool_destroy)
+    check(lib.eg_image_resize(pool, source, width, height, pointer(out, "uint8_t *"), err), err)
     return out
 
 

@@ -221,6 +221,11 @@ class SessionLike(Protocol):
         """Ends the call that runs in another thread, or the next one."""
         ...
 
+    @property
+    def cancel_requests(self) -> int:
+        """How often `cancel` was called."""
+        ...
+
     def close(self) -> None:
         """Frees it."""
         ...

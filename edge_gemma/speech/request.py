@@ -197,7 +197,9 @@ def open_request(
         )
     context = context or needed
     if memory_limit is not None:
-        plan = fit(model, MemoryLimit.of(memory_limit, least=needed, sessions=sessions, audio=True), context, kv)
+        plan = fit(
+            model, MemoryLimit.of(memory_limit, least=needed, sessions=sessions, audio=True, vision=False), context, kv
+        )
         context, kv = plan.context, plan.kv
     session = model.session(context=context, kv=kv)
     with contextlib.ExitStack() as on_failure:

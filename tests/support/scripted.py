@@ -324,6 +324,7 @@ class ScriptedSession:
         self.closed, self.drawn = False, 0
         self.rewind_limit: int | None = None
         self._cancelled = False
+        self.cancel_requests = 0
         self._max_tokens: int | None = None  # of the `generate` that draws next
         self._ids: list[int] = list(parent._ids) if parent else []
         self._recordings: list[_Recording] = list(parent._recordings) if parent else []
@@ -603,6 +604,7 @@ class ScriptedSession:
         """As `Session.cancel`: ends the call that runs in another thread, or the next one."""
         self._check_open()
         self._cancelled = True
+        self.cancel_requests += 1
 
     def close(self) -> None:
         """As `Session.close`."""
