@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support import gguf_writer as gg  # noqa: E402
 from support.gguf_writer import Writer  # noqa: E402
 from support.tiny_audio import AudioShape, audio_writer  # noqa: E402
+from support.tiny_vision import VisionShape, vision_writer  # noqa: E402
 
 
 def every_type() -> Writer:
@@ -74,22 +75,50 @@ def tokenizer_seeds() -> dict[str, bytes]:
 
 
 def encoder_seeds() -> dict[str, bytes]:
-    """The smallest possible audio encoders, most of them with the width that the fuzzer expects."""
+    """The smallest possible encoders, most of them with the width that the fuzzer expects."""
     small = AudioShape(hidden=8, layers=1, width=4, heads=2, ffn=4, output=4, features=4, channels=(2, 1))
+    eyes = VisionShape(hidden=8, layers=1, width=8, heads=1, ffn=4, patch=2, positions=3)
     seeds = {
         "audio": audio_writer(small),
         "unbounded": audio_writer(replace(small, clip=0, layers=2)),
         "other-width": audio_writer(replace(small, hidden=4, clip=0)),
         "half": audio_writer(replace(small, type="F16", clip=0)),
-        "vision": Writer().entry("general.architecture", "clip").entry("clip.has_vision_encoder", True),
+        "projected-sound": Writer()
+        .entry("clip.has_audio_encoder", True)
+        .entry("clip.audio.projector_type", "gemma4ua")
+        .tensor("mm.a.input_projection.weight", [640, 8], 0, bytes(4 * 640 * 8)),
+        "vision": vision_writer(eyes),
+        "standardized": vision_writer(replace(eyes, clip=0, standardized=True)),
+        "projected-pixels": vision_writer(replace(eyes, unified=True, width=8, patch=1)),
+        "nothing": Writer().entry("clip.has_vision_encoder", True),
         "text": Writer().entry("general.architecture", "gemma4"),
     }
     return {name: writer.build() for name, writer in seeds.items()}
 
 
+def picture_seeds() -> dict[str, bytes]:
+    """Width and height less one (3 bytes each), budget, gap between rows, flags (1 small, 2 any target), then pixels."""
+
+    def seed(width: int, height: int, budget: int = 2, gap: int = 0, flags: int = 1) -> bytes:
+        sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        return sides + bytes([budget, gap, flags]) + bytes(range(0, 256, 7))
+
+    return {
+        "one": seed(1, 1),
+        "photo": seed(64, 48, 4, 5),
+        "tall": seed(3, 500),
+        "wide": seed(500, 3),
+        "sliver": seed(60000, 1, flags=0),
+        "largest": seed(1 << 20, 1 << 20, flags=0),
+        "small-target": seed(300, 200, 0, 9, 3),
+    }
+
+
 def main() -> None:
     """Writes all sets."""
-    for target, seeds in [("gguf", gguf_seeds()), ("tokenizer", tokenizer_seeds()), ("encoders", encoder_seeds())]:
+    targets = {"gguf": gguf_seeds, "tokenizer": tokenizer_seeds, "encoders": encoder_seeds, "picture": picture_seeds}
+    for target, make in targets.items():
+        seeds = make()
         folder = ROOT / "tests" / "fuzz" / "seeds" / target
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():

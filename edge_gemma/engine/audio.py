@@ -25,8 +25,8 @@ that Python sees Ctrl-C in between."""
 
 
 def audio_tokens(samples: int) -> int:
-    """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples. So it is for E2B and E4B;
-    `Model.audio_tokens` counts those of any model."""
+    """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples. So it is for E2B and
+    E4B; `Model.audio_tokens` counts those of any model."""
     return int(lib.eg_audio_token_count(ffi.NULL, max(samples, 0)))
 
 

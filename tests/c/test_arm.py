@@ -101,6 +101,19 @@ def test_audio_on_arm(tmp_path: Path) -> None:
     assert "embeddings 31 " in output
 
 
+@pytest.mark.skipif(not (CROSS and QEMU), reason="no Arm cross compiler, or no qemu-aarch64-static")
+def test_pictures_on_arm(tmp_path: Path) -> None:
+    """The same soft tokens of pictures, bit for bit, and the same logits after them."""
+    assert CROSS and QEMU
+    program = build(CROSS, "use_image.c", tmp_path, "-static")
+    here = build(shutil.which("gcc") or "cc", "use_image.c", tmp_path)
+    for name, cpu in (("e2b", "max"), ("moe", "cortex-a76")):
+        files = DATA / f"{name}-Q4_0.gguf", DATA / f"vision-{name}.gguf"
+        output = run(QEMU, "-cpu", cpu, program, *files)
+        assert output == run(here, *files)
+        assert "embeddings 136 " in output
+
+
 @pytest.mark.skipif(not CROSS, reason="no Arm cross compiler")
 @pytest.mark.parametrize("name, march", [(name, march) for name, march, _ in model_arm.SETS])
 def test_the_model_of_the_loops_finds_them(name: str, march: str, tmp_path: Path) -> None:

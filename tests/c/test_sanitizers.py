@@ -12,6 +12,7 @@ from support.c_build import DATA, sanitized
 
 GCC = shutil.which("gcc")
 MODELS = [DATA / f"{name}-Q4_0.gguf" for name in ("e2b", "moe", "dense")]
+SEEING = [[DATA / f"{name}-Q4_0.gguf", DATA / f"vision-{name}.gguf"] for name in ("e2b", "moe")]
 HEARING = [DATA / "e2b-Q4_0.gguf", DATA / "audio-e2b.gguf"]
 pytestmark = pytest.mark.skipif(not GCC, reason="no gcc")
 
@@ -32,6 +33,9 @@ def test_address_and_undefined(tmp_path: Path) -> None:
         run(program, model)
     run(sanitized("use_audio.c", tmp_path, "address,undefined"), *HEARING)
     run(sanitized("kernel_check.c", tmp_path, "address,undefined"))
+    program = sanitized("use_image.c", tmp_path, "address,undefined")
+    for files in SEEING:
+        run(program, *files)
     program = sanitized("use_batch.c", tmp_path, "address,undefined")
     for model in MODELS:
         run(program, model)
@@ -44,6 +48,9 @@ def test_threads(tmp_path: Path) -> None:
     for model in MODELS:
         run(program, model)
     run(sanitized("use_audio.c", tmp_path, "thread"), *HEARING)
+    program = sanitized("use_image.c", tmp_path, "thread")
+    for files in SEEING:
+        run(program, *files)
     program = sanitized("use_batch.c", tmp_path, "thread")
     for model in MODELS:
         run(program, model)
