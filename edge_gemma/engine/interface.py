@@ -259,6 +259,10 @@ class ModelLike(Protocol):
         """Whether it has a vision encoder."""
         ...
 
+    def audio_tokens(self, samples: int) -> int:
+        """Soft tokens of a recording of so many samples."""
+        ...
+
     def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
         """Soft tokens of a picture of so many pixels."""
         ...

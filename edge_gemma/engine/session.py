@@ -145,7 +145,7 @@ class Session(Handle):
         that is not finite, "context" when it does not fit (then nothing was added); "cancelled"."""
         sound, params = sound_array(samples), audio_params(left_context, markers)
         room = self.context - self.position
-        if sound.size <= AUDIO_PIECE or audio_tokens(sound.size) + 2 > room or not np.isfinite(sound).all():
+        if sound.size <= AUDIO_PIECE or audio_tokens(sound.size) + 3 > room or not np.isfinite(sound).all():
             with self.exclusive() as session:  # refuses what cannot be fed, as a whole
                 check(
                     lib.eg_session_feed_audio(session, pointer(sound, "float *"), sound.size, params, self._err),

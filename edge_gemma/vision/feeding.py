@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.audio import audio_tokens
 from ..engine.interface import SessionLike
 from ..engine.vision import ImageEncoder
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaValueError
@@ -125,7 +124,7 @@ def feed_video(
         parts.append((model.tokenizer.encode(time), soft_tokens(session, frame.pixels, FRAME_BUDGET)))
     samples = clip.sound if heard else None
     needed = sum(len(text) + len(rows) + 2 for text, rows in parts)
-    needed += 0 if samples is None else audio_tokens(len(samples)) + 2
+    needed += 0 if samples is None else model.audio_tokens(len(samples)) + 2
     _check_room(session, needed, clip.name)
     with _whole(session):
         for text, rows in parts:

@@ -198,6 +198,10 @@ class ScriptedModel:
         """As `Model.chat`."""
         return Chat(self, **options)
 
+    def audio_tokens(self, samples: int) -> int:
+        """As `Model.audio_tokens`."""
+        return audio_tokens(samples)
+
     def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
         """As `Model.image_tokens`."""
         rows, columns = target_size(height, width, max_tokens)
