@@ -265,7 +265,7 @@ class Conversation:
                 try:
                     events = self.chat.send(text, audio=audio, **media, **media_options(self.args), progress=bar)
                     self._waiting = {"image": [], "video": []}
-                    for event in events:
+                    for event in () if interrupt.hit else events:  # Ctrl-C while a file was opened
                         self._show(event)
                         if interrupt.hit:
                             break

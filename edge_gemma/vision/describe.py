@@ -78,6 +78,7 @@ class Describer:
         """
         if not model.has_vision:
             raise no_encoder(model, "image")
+        self._cancelled = False  # also before the chat has begun its answer, while a file is opened
         opened: Any = model  # a chat stands above this folder: only the model knows how to open one
         self._chat = opened.chat(
             context=context,
@@ -101,7 +102,8 @@ class Describer:
         self.close()
 
     def cancel(self) -> None:
-        """Ends the answer that runs, from any thread: it raises `Cancelled`."""
+        """Ends the answer that runs, or else the next one, from any thread: it raises `Cancelled`."""
+        self._cancelled = True
         self._chat.cancel()
 
     @property
@@ -163,11 +165,13 @@ class Describer:
         if question is not None and not question.strip():
             raise EdgeGemmaValueError("the question is empty.", "argument")
         self._chat.reset()
+        events = self._chat.send(question or default, **media, progress=progress)
         done: Any = None
-        for event in self._chat.send(question or default, **media, progress=progress):
+        for event in () if self._cancelled else events:
             if event.kind == "done":
                 done = event
-        if done.stop == "cancelled":
+        if done is None or done.stop == "cancelled":
+            self._cancelled = False
             raise Cancelled()
         return Answer(done.reply.content.strip(), done.stop, done.stats)
 

@@ -176,13 +176,21 @@ def is_video(path: str) -> bool:
 
 
 def pyav() -> Any:
-    """The package PyAV. Raises EdgeGemmaValueError "unsupported" without it."""
+    """The package PyAV.
+
+    Raises EdgeGemmaValueError "unsupported" without it, and for an old one, which does not tell how frames are turned.
+    """
     try:
         import av
     except ImportError:
         raise EdgeGemmaValueError(
             f"videos and cameras need the package PyAV: `{pip_line('edge-gemma[video]')}`.", "unsupported"
         ) from None
+    if not hasattr(av.VideoFrame, "rotation"):
+        raise EdgeGemmaValueError(
+            f"videos and cameras need PyAV 14.1 or later, and {av.__version__} is installed: `{pip_line('av>=14.1')}`.",
+            "unsupported",
+        )
     return av
 
 
@@ -381,7 +389,7 @@ class Video:
         limit = PIL.Image.MAX_IMAGE_PIXELS
         if limit is not None and frame.width * frame.height > limit:
             raise EdgeGemmaValueError(f"{self.name} has frames of {frame.width} x {frame.height} pixels.", "format")
-        quarter = round(float(getattr(frame, "rotation", 0) or 0) / 90) % 4  # turns to the left
+        quarter = round(frame.rotation / 90) % 4  # turns to the left
         return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter))
 
     def sound(self) -> tuple[NDArray[np.float32] | None, float | None]:
@@ -414,8 +422,8 @@ class Video:
 
 def _is_cover(stream: Any) -> bool:
     """Whether a video stream is the still picture of a music file."""
-    disposition = getattr(stream, "disposition", 0)
-    return bool(int(disposition) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
+    disposition = getattr(stream, "disposition", 0)  # a number or a flag, by the version of PyAV
+    return bool(int(getattr(disposition, "value", disposition)) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
 
 
 def _stated_seconds(stream: Any) -> float:

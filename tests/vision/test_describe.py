@@ -85,6 +85,11 @@ def test_a_describer_answers_each_by_itself_and_can_be_cancelled() -> None:
         with pytest.raises(Cancelled):
             describer.describe(picture(4))
         model.on_encode = None
+        describer.cancel()
+        encoded = len(model.encoded)
+        with pytest.raises(Cancelled):
+            describer.describe(picture(5))
+        assert len(model.encoded) == encoded
         seen: list[Any] = []
         assert describer.describe(picture(4), progress=lambda *parts: seen.append(parts)).text == "Yes." and seen
     assert model.sessions[0].closed

@@ -41,8 +41,9 @@ def encoder(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def tolerance(encoder: str) -> float:
-    """Of logits between -7 and 7."""
-    return 2e-3 if encoder == "the engine's encoder" else 1e-4
+    """Of logits between -7 and 7, where a wrong mask or marker changes them by more than 1. The encoder multiplies integers of
+    14 bits, and experts enlarge its error where two of them are almost equal."""
+    return 0.05 if encoder == "the engine's encoder" else 1e-4
 
 
 @pytest.fixture

@@ -231,6 +231,32 @@ def test_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(load_video([(0, picture(0, 1))]), Clip), "a list of pictures needs no package"
 
 
+def test_an_old_pyav_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        __version__ = "12.3.0"
+
+        class VideoFrame: ...
+
+    monkeypatch.setitem(sys.modules, "av", Old)
+    refused(io.BytesIO(b"x"), "unsupported", r"need PyAV 14\.1 or later, and 12\.3\.0 is installed")
+
+
+def test_the_cover_of_a_song_is_no_video() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        song = container.add_stream("aac", rate=16000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(picture(0, 1), format="rgb24")))
+        container.mux(cover.encode())
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        block.sample_rate, block.pts = 16000, 0
+        container.mux(song.encode(block))
+        container.mux(song.encode())
+    refused(buffer, match="has no pictures: it has no video track")
+
+
 def test_a_frame_is_a_pair() -> None:
     seconds, pixels = Frame(1.0, picture(0, 1))
     assert seconds == 1.0 and pixels.shape == (48, 64, 3)
