@@ -49,26 +49,12 @@ def normal(text: str) -> list[str]:
     return re.findall(r"[\w:]+", text.casefold())
 
 
-class Pieces:
-    """The tokenizer of an open model with the interface that `Tasks` needs."""
-
-    chat_template = None
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.decode = tokenizer.decode
-        self.id = tokenizer.find
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        return list(self._tokenizer.encode(text, special=special))
-
-
 class Speaker:
     """Asks a model for answers."""
 
     def __init__(self, model: eg.Model, kv: str = "f16") -> None:
         self.model, self.kv = model, kv
-        self.pieces = Pieces(model.tokenizer)
+        self.pieces = model.tokenizer
         self.tasks = Tasks(self.pieces)
         self._bases: dict[Request, eg.Session] = {}
 
@@ -134,7 +120,7 @@ def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None,
     found["called"] = calls
     if what.call and found["call"]:
         result = result_for(what, rng)
-        response = speaker.pieces.encode(format_tool_response(what.call[0], result))
+        response = speaker.pieces.encode(format_tool_response(what.call[0], result), special=True)
         if session.tokens[-1] == response[0]:
             response = response[1:]
         session.feed_tokens(response)
