@@ -64,7 +64,7 @@ typedef enum eg_status {
     EG_ERROR_MEMORY = 5,       /* out of memory */
     EG_ERROR_CONTEXT = 6,      /* the session's context is full */
     EG_ERROR_STATE = 7,        /* not possible now, such as asking for logits before anything was fed */
-    EG_CANCELLED = 8           /* eg_session_cancel or eg_audio_stream_cancel stopped the call */
+    EG_CANCELLED = 8           /* eg_session_cancel, or the like of a stream or encoder, stopped the call */
 } eg_status;
 
 /* With a struct_size that has no room for a message (0, for one) nothing is written into it. */
@@ -276,6 +276,7 @@ typedef struct eg_model_info {
     uint64_t parameters;       /* weights in the model's file */
     uint64_t decode_bytes;     /* weight bytes read to decode one token */
     char name[128];            /* general.name, cut to fit */
+    bool vision;               /* it was opened with a vision encoder */
 } eg_model_info;
 
 typedef struct eg_memory {
@@ -382,6 +383,8 @@ typedef struct eg_stats {
     double prefill_seconds, decode_seconds; /* wall time spent in them */
     uint64_t audio_tokens; /* soft tokens that the audio encoder made; they count as prefilled too */
     double audio_seconds; /* wall time spent in it */
+    uint64_t image_tokens; /* soft tokens that the vision encoder made; they count as prefilled too */
+    double image_seconds; /* wall time spent in it */
 } eg_stats;
 
 /* Fills what Gemma 4 is recommended with: temperature 1, top_k 64, top_p 0.95; all else off, the window 64. The caller sets
@@ -615,6 +618,71 @@ EG_API void eg_audio_stream_reset(eg_audio_stream *stream);
 /* Makes a push or finish return EG_CANCELLED: the one that runs now, within one layer, or else the next one, which uses the
  * request up. From any thread, also a signal handler. */
 EG_API void eg_audio_stream_cancel(eg_audio_stream *stream);
+
+/* ---- pictures ---------------------------------------------------------------------------------------------------- */
+
+/* A picture becomes soft tokens, one for every 48 x 48 pixels after it was resized to fit a budget. The resizing is that of the
+ * model's own training: the ratio of the sides is kept but for rounding to whole tokens, and smaller pictures are enlarged.
+ *
+ *     EG_STRUCT(eg_image, image);  image.rgb = pixels;  image.width = 640;  image.height = 480;
+ *     eg_session_feed_text(session, "<|turn>user\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);
+ *     eg_session_feed_image(session, &image, &err);
+ *     eg_session_feed_text(session, "What is this?<turn|>\n<|turn>model\n", SIZE_MAX, EG_TEXT_SPECIAL, &err);
+ *
+ * A picture that is fed again is encoded again: an application that shows the same one several times keeps the tokens of
+ * eg_image_encoder_run and feeds them with eg_session_feed_embeddings. */
+enum { EG_IMAGE_TOKENS = 280, EG_FRAME_TOKENS = 70 };   /* the budgets that the model was made for: of pictures, and of frames */
+
+typedef struct eg_image {
+    uint32_t struct_size;
+    uint32_t width, height;    /* pixels: 1 to 1,048,576 */
+    const uint8_t *rgb;        /* the rows from the top, three bytes a pixel, sRGB; read during the call only */
+    size_t stride;             /* bytes from a row to the next; 0: 3 * width */
+    uint32_t max_tokens;       /* budget: 70, 140, 280, 560 or 1120; 0: EG_IMAGE_TOKENS, or EG_FRAME_TOKENS for a frame */
+    bool no_markers;           /* of a session: without <|image> before and <image|> behind it */
+    /* Unless NULL: called while the picture is encoded, on the thread of the call; done grows up to total. It must not call
+     * functions of the same session or encoder but their cancel. */
+    void (*progress)(void *context, uint32_t done, uint32_t total);
+    void *progress_context;
+} eg_image;
+
+/* *n: soft tokens of a picture of this size, at most max_tokens (as in eg_image; 0: EG_IMAGE_TOKENS). Markers are not counted.
+ * EG_ERROR_UNSUPPORTED: the model has no vision encoder. EG_ERROR_ARGUMENT: also a picture so long that, resized, it leaves the
+ * encoder's table of positions. Any thread. */
+EG_API eg_status eg_image_tokens(const eg_model *model, uint32_t width, uint32_t height, uint32_t max_tokens, size_t *n,
+                                 eg_error *err);
+
+/* Appends a picture: begin marker, soft tokens, end marker, which is prefilled with what is fed next. Memory for the encoder (30
+ * to 130 MB, by the budget and the model) is taken for the time of the call. Failures: those of eg_image_tokens, and
+ * EG_ERROR_CONTEXT and EG_ERROR_STATE as in eg_session_feed_tokens; then nothing was added. EG_ERROR_ARGUMENT: also more tokens
+ * than eg_session_params.picture. EG_CANCELLED: nothing was added, or, when the picture was encoded already, the position tells
+ * what was kept. */
+EG_API eg_status eg_session_feed_image(eg_session *session, const eg_image *image, eg_error *err);
+
+/* Appends a frame of a video: its time as MM:SS, a space, and the picture. `seconds` is its time, from 0 on; with `follows` a
+ * space comes first, as it separates a frame from the one before. Failures are as in eg_session_feed_image. */
+EG_API eg_status eg_session_feed_frame(eg_session *session, const eg_image *frame, double seconds, bool follows,
+                                       eg_error *err);
+
+/* The encoder alone. It is used by one thread at a time; eg_image_encoder_cancel alone may be called from another. */
+typedef struct eg_image_encoder eg_image_encoder;
+
+/* Opens an encoder, which takes little memory until it is used. Any thread. EG_ERROR_UNSUPPORTED: the model has no vision
+ * encoder. */
+EG_API eg_status eg_image_encoder_open(eg_model *model, eg_image_encoder **out, eg_error *err);
+
+/* Frees an encoder. No call on it may be running. NULL does nothing. */
+EG_API void eg_image_encoder_close(eg_image_encoder *encoder);
+
+/* Encodes a picture to embeddings[*written, hidden_size], ready for eg_session_feed_embeddings with EG_EMBEDDINGS_PICTURE.
+ * EG_ERROR_ARGUMENT: also if they do not fit embeddings[capacity, hidden_size]; eg_image_tokens tells how many there are.
+ * EG_CANCELLED: embeddings are undefined. */
+EG_API eg_status eg_image_encoder_run(eg_image_encoder *encoder, const eg_image *image, float *embeddings, size_t capacity,
+                                      size_t *written, eg_error *err);
+
+/* Makes eg_image_encoder_run return EG_CANCELLED: the one that runs now, within one layer, or else the next one, which uses the
+ * request up. From any thread, also a signal handler. */
+EG_API void eg_image_encoder_cancel(eg_image_encoder *encoder);
 
 #ifdef __cplusplus
 }

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .speech.transcriber import Transcriber, transcribe, transcribe_segments
     from .speech.transcript import Segment, Transcript, TranscriptWriter
     from .speech.translator import Translator, translate
+    from .vision.boxes import Box
+    from .vision.describe import Describer, describe, locate
 
     #: The instruction set whose kernels were chosen for this machine; see `edge_gemma.kernels.targets`.
     isa: str
@@ -46,9 +48,11 @@ _LAZY = {
     "LANGUAGES": "speech.languages",
     "AudioEncoder": "engine.audio",
     "AudioFeed": "engine.audio",
+    "Box": "vision.boxes",
     "Cancelled": "errors",
     "Chat": "chat.conversation",
     "ChatEvent": "chat.reply",
+    "Describer": "vision.describe",
     "EdgeGemmaError": "errors",
     "FileDescriptor": "engine.descriptor",
     "GGUFFile": "engine.gguf",
@@ -72,9 +76,11 @@ _LAZY = {
     "TranscriptWriter": "speech.transcript",
     "Translator": "speech.translator",
     "audio_tokens": "engine.audio",
+    "describe": "vision.describe",
     "isa": "engine.native",
     "language_name": "speech.languages",
     "listen": "speech.listener",
+    "locate": "vision.describe",
     "next_tokens": "engine.batch",
     "open_audio": "audio.source",
     "parse_reply": "chat.reply",
@@ -111,9 +117,11 @@ __all__ = [
     "LANGUAGES",
     "AudioEncoder",
     "AudioFeed",
+    "Box",
     "Cancelled",
     "Chat",
     "ChatEvent",
+    "Describer",
     "EdgeGemmaError",
     "FileDescriptor",
     "GGUFFile",
@@ -138,11 +146,13 @@ __all__ = [
     "Translator",
     "__version__",
     "audio_tokens",
+    "describe",
     "hub",
     "isa",
     "kernels",
     "language_name",
     "listen",
+    "locate",
     "next_tokens",
     "open_audio",
     "parse_reply",

@@ -21,6 +21,8 @@ HEADERS = [
     "audio/mel.h",
     "text/tokenizer.h",
 ]
+# Functions of Python that the engine calls.
+CALLBACKS = 'extern "Python" void edge_gemma_progress(void *context, uint32_t done, uint32_t total);\n'
 # One set of flags for every file: instruction sets are chosen with target pragmas, and results must not depend on the
 # compiler's liberty to fuse or reorder.
 FLAGS = ["-O3", "-g0", "-std=c11", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
@@ -33,7 +35,7 @@ def declarations() -> str:
     text = re.sub(r"#ifdef __cplusplus.*?#endif", "", text, flags=re.S)
     text = re.sub(r"^static inline .*?^}", "", text, flags=re.S | re.M)
     text = re.sub(r"^\s*#(?:.*\\\n)*.*$", "", text, flags=re.M)
-    text = text.replace("EG_API", "")
+    text = text.replace("EG_API", "") + CALLBACKS
     return re.sub(r"^.*\beg_gguf\b.*;$", "", text, flags=re.M)
 
 

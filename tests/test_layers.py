@@ -18,7 +18,7 @@ C_FILES = sorted(path for path in CSRC.rglob("*.*") if path.suffix in {".c", ".h
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 # From the bottom to the top; a directory may use its own files and those of lower ranks, not of its neighbours.
-C_RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 4, "audio": 4, "api": 5}
+C_RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 4, "audio": 4, "vision": 4, "api": 5}
 PYTHON_RANKS = {
     "_version": 0,
     "errors": 1,
@@ -28,6 +28,7 @@ PYTHON_RANKS = {
     "engine": 3,
     "kernels": 4,
     "files": 5,
+    "vision": 5,
     "chat": 6,
     "speech": 7,
     "assistant": 8,
@@ -38,7 +39,14 @@ PYTHON_RANKS = {
     "__main__": 11,
 }
 # A convenience that reaches upward: the import stands in the function, so the engine loads without it.
-LATE = {"engine/model.py": {"edge_gemma.chat.conversation.Chat", "edge_gemma.chat.tools.Tool"}}
+LATE = {
+    "engine/model.py": {
+        "edge_gemma.chat.conversation.Chat",
+        "edge_gemma.chat.tools.Tool",
+        "edge_gemma.vision.feeding.encode_picture",
+    },
+    "engine/session.py": {"edge_gemma.vision.feeding.feed_picture", "edge_gemma.vision.feeding.feed_video"},
+}
 # Names with an underscore that are public all the same: those of a NamedTuple.
 PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_field_defaults", "_make"}
 INTRINSICS = re.compile(r"(imm|intrin|arm_neon|arm_sve|arm_acle|wasm_simd128|cpuid)\w*\.h")

@@ -2,11 +2,13 @@
 
 usage: python tools/bench_kernels.py [TYPE...]        needs a C compiler
 
-For each set it prints three limits: multiplications of bytes and of floats a second (independent instructions on registers,
-roof.c), and bytes read from memory a second (a sum over an array). For each type it prints bytes of weights a second for one
-token, with a matrix far larger than the caches, and multiplications a second for 256 tokens, with a matrix that fits into
-them. Then the same for attention in f16 and q8, over 32,768 keys of 512 values, for one query of eight heads and for sixteen
-queries. Every figure is the best of six, with its percentage of the limit.
+For each set it prints its limits: multiplications of bytes, of 16 bits in pairs and of floats a second (independent
+instructions on registers, roof.c), and bytes read from memory a second (a sum over an array). For each type it prints bytes
+of weights a second for one token, with a matrix far larger than the caches, and multiplications a second for 256 tokens,
+with a matrix that fits into them. Then the same for attention in f16 and q8, over 32,768 keys of 512 values, for one query
+of eight heads and for sixteen queries; and multiplications a second of an encoder's attention, for 128 queries of one head,
+over the 2,520 patches of 280 soft tokens and the 10,080 of 1,120. Every figure is the best of six, with its percentage of
+the limit.
 """
 
 from __future__ import annotations
@@ -122,6 +124,23 @@ def attention(target: kernels.Target, kv: str, tokens: int) -> tuple[Callable[[]
     return work, cache.size, 2 * tokens * HEADS * HEAD * KEYS
 
 
+def bidirectional(target: kernels.Target, keys: int, dim: int) -> tuple[Callable[[], object], int]:
+    """A function that computes attention of 128 queries of an encoder's head, and the multiplications."""
+    rng, tokens = np.random.default_rng(0), 128
+    q, k, v = (rng.standard_normal((n, dim)).astype(np.float32) for n in (tokens, keys, keys))
+    sizes = lib.eg_bidirectional_bytes(dim, keys), lib.eg_bidirectional_scratch_bytes(dim)
+    memory, out = [np.empty(size + 64, np.uint8) for size in sizes], np.empty_like(q)
+    packed, scratch = (ffi.cast("void *", a.ctypes.data + -a.ctypes.data % 64) for a in memory)
+    rows = pointer(k, "float *"), dim, pointer(v, "float *"), dim
+    target.table.bidirectional_pack(packed, *rows, keys, 0, -(-keys // lib.EG_SEEN_KEYS), dim)
+
+    def work(keep: object = memory) -> None:
+        to, queries = pointer(out, "float *"), pointer(q, "float *")
+        target.table.bidirectional(to, dim, queries, dim, tokens, packed, keys, dim, scratch)
+
+    return work, 2 * tokens * keys * dim
+
+
 def limits(folder: str) -> Callable[[str], float]:
     """A function from a set and a kind, such as "avx2_int8", to its limit in 10^9 multiplications a second."""
     library = Path(folder) / "roof.so"
@@ -150,7 +169,11 @@ def main() -> None:
                 continue
             bytes_a_second = FAR / best(rng.integers(0, 256, FAR, np.uint8).view(np.uint64).max) / 1e9
             integers, floats = limit(f"{target.name}_int8"), limit(f"{FLOATS.get(target.name, target.name)}_float")
-            print(f"{target.name}: memory {bytes_a_second:.1f} GB/s, int8 {integers:.0f} G/s, float {floats:.0f} G/s")
+            pairs = limit(f"{target.name}_int16")
+            print(
+                f"{target.name}: memory {bytes_a_second:.1f} GB/s, int8 {integers:.0f} G/s, int16 {pairs:.0f} G/s, "
+                f"float {floats:.0f} G/s"
+            )
 
             def line(name: str, one: float, many: float, most: float, read: float = bytes_a_second) -> None:
                 shares = f"{100 * one / read:4.0f}%", f"{100 * many / most:4.0f}%"
@@ -168,6 +191,10 @@ def main() -> None:
                 work, size, _ = attention(target, kv, 1)
                 many_work, _, products = attention(target, kv, 16)
                 line(f"attention {kv}", size / best(work) / 1e9, products / best(many_work) / 1e9, floats)
+            for keys, dim in ((2520, 64), (10080, 64), (2520, 72)):
+                work, products = bidirectional(target, keys, dim)
+                speed = products / best(work) / 1e9
+                print(f"  {f'encoder {keys} x {dim}':29} {speed:6.0f} G/s {100 * speed / pairs:4.0f}%", flush=True)
 
 
 if __name__ == "__main__":

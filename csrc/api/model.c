@@ -5,6 +5,7 @@
 #include "../base/map.h"
 #include "../base/processors.h"
 #include "../base/structs.h"
+#include "../nn/keys.h"
 #include "bytes.h"
 #include "objects.h"
 
@@ -79,6 +80,15 @@ static void read_name(eg_model *model)
     memcpy(model->name, name.data, n);
 }
 
+static eg_status check_encoders(const eg_gguf *file, eg_error *err)
+{
+    eg_span architecture = eg_keys_text(file, "general.architecture");
+    if (eg_span_is(architecture, "clip")) return EG_OK;
+    return eg_fail(err, EG_ERROR_FORMAT, "%s: not a file of encoders (mmproj): its architecture is '%.*s', not 'clip'.",
+                   eg_gguf_name(file), (int)(architecture.length < 64 ? architecture.length : 64),
+                   architecture.length ? architecture.data : "");
+}
+
 /* Opens the files and binds what they hold. */
 static eg_status read_files(eg_model *model, const eg_model_params *params, eg_error *err)
 {
@@ -93,8 +103,11 @@ static eg_status read_files(eg_model *model, const eg_model_params *params, eg_e
     if (!status && (params->mmproj || params->mmproj_length))
         status = eg_gguf_open(params->mmproj, params->mmproj_fd, params->mmproj_offset, params->mmproj_length, &model->mmproj,
                               err);
+    if (!status && model->mmproj) status = check_encoders(model->mmproj, err);
     if (!status && model->mmproj)
         status = eg_audio_bind(model->mmproj, model->config.hidden, &model->audio, &model->has_audio, err);
+    if (!status && model->mmproj)
+        status = eg_vision_bind(model->mmproj, model->config.hidden, &model->vision, &model->has_vision, err);
     return status;
 }
 
@@ -140,6 +153,7 @@ void eg_model_release(eg_model *model)
     eg_tokenizer_close(model->tokenizer);
     free(atomic_load(&model->audio_relative));
     eg_audio_free(&model->audio);
+    eg_vision_free(&model->vision);
     eg_weights_free(&model->weights);
     eg_gguf_close(model->mmproj);
     eg_gguf_close(model->file);
@@ -170,6 +184,7 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .experts_used = (uint32_t)c->experts_used,
         .threads = eg_pool_threads(model->pool),
         .audio = model->has_audio,
+        .vision = model->has_vision,
         .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
     };
@@ -191,6 +206,7 @@ eg_memory eg_model_measure(const eg_model *model)
     memory.mapped += eg_gguf_mapped_bytes(model->mmproj);
     memory.resident += eg_gguf_resident_bytes(model->mmproj);
     memory.tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes +
+                     model->vision.heap_bytes + model->vision.owned.bytes +
                      (atomic_load(&model->audio_relative) ? eg_audio_relative_bytes(model) : 0);
     return memory;
 }

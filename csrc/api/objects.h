@@ -10,6 +10,7 @@
 #include "../decoder/decoder.h"
 #include "../decoder/sampler.h"
 #include "../text/tokenizer.h"
+#include "../vision/encoder.h"
 
 struct eg_model {
     eg_gguf *file;
@@ -20,6 +21,8 @@ struct eg_model {
     eg_gguf *mmproj;           /* file of the encoders; NULL without them */
     bool has_audio;
     eg_audio_weights audio;
+    bool has_vision;
+    eg_vision_weights vision;
     _Atomic(float *) audio_relative;   /* keys of relative positions, for all streams; the first one makes them */
     atomic_int recordings;     /* in progress; the last one to end releases the encoder's pages */
     char name[128];

@@ -97,11 +97,10 @@ eg_status eg_session_audio_fork(const eg_session *from, eg_session *to, eg_error
 /* <|audio> or <audio|> */
 static eg_status append_marker(eg_session *s, const char *text, eg_error *err)
 {
-    int32_t id = eg_tokenizer_find(s->model->tokenizer, text, strlen(text));
-    if (id < 0)
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: the vocabulary has no token '%s'.", eg_gguf_name(s->model->file), text);
-    eg_timeline_append(s, &id, 1);
-    return EG_OK;
+    int32_t id;
+    eg_status status = eg_timeline_find_marker(s, text, &id, err);
+    if (!status) eg_timeline_append(s, &id, 1);
+    return status;
 }
 
 /* Gives the session a stream with that context, at the beginning of a recording. */

@@ -124,6 +124,13 @@ void eg_timeline_append(eg_session *s, const int32_t *ids, size_t n)
     s->detokenizer = (eg_detokenizer){0};
 }
 
+eg_status eg_timeline_find_marker(const eg_session *s, const char *text, int32_t *id, eg_error *err)
+{
+    *id = eg_tokenizer_find(s->model->tokenizer, text, strlen(text));
+    if (*id >= 0) return EG_OK;
+    return eg_fail(err, EG_ERROR_FORMAT, "%s: the vocabulary has no token '%s'.", eg_gguf_name(s->model->file), text);
+}
+
 eg_status eg_timeline_append_soft(eg_session *s, const float *embeddings, size_t n, bool both_ways, eg_error *err)
 {
     eg_status status = eg_timeline_settle(s, err);   /* these rows begin a block */

@@ -21,6 +21,9 @@ void eg_timeline_forget_logits(eg_session *session);
 /* EG_ERROR_CONTEXT unless n more tokens fit. */
 eg_status eg_timeline_check_room(const eg_session *session, size_t n, eg_error *err);
 
+/* The token that begins or ends sound or a picture. EG_ERROR_FORMAT: the vocabulary lacks it. */
+eg_status eg_timeline_find_marker(const eg_session *session, const char *text, int32_t *id, eg_error *err);
+
 /* Appends tokens, for which there is room; they wait to be evaluated. */
 void eg_timeline_append(eg_session *session, const int32_t *ids, size_t n);
 

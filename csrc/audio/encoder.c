@@ -138,12 +138,6 @@ typedef struct encoder_call {
 
 static void for_tokens(encoder_call *call, eg_task *task) { eg_pool_run(call->work->matmul.pool, task, call, call->n, 1); }
 
-static void clamp(float *x, int64_t n, const float bounds[2])
-{
-    float low = bounds[0], high = bounds[1];
-    for (int64_t i = 0; i < n; i++) x[i] = x[i] < low ? low : x[i] > high ? high : x[i];
-}
-
 /* h = clamp(rms(x; norm)) */
 static void norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
@@ -152,7 +146,7 @@ static void norm_task(void *context, int64_t begin, int64_t end, unsigned worker
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         call->work->matmul.kernels->rms_norm(call->work->h + t * w, call->work->x + t * w, call->norm, w, EPS);
-        clamp(call->work->h + t * w, w, call->bounds);
+        eg_clamp(call->work->h + t * w, w, call->bounds);
     }
 }
 
@@ -275,7 +269,7 @@ static void silu_task(void *context, int64_t begin, int64_t end, unsigned worker
     for (int64_t t = begin; t < end; t++) {
         float *y = call->work->wide + t * ffn;
         call->work->matmul.kernels->sigmoid_mul(y, y, y, ffn);
-        clamp(y, ffn, call->bounds);
+        eg_clamp(y, ffn, call->bounds);
     }
 }
 
@@ -298,7 +292,7 @@ static void clamp_copy_task(void *context, int64_t begin, int64_t end, unsigned 
     int64_t w = call->work->weights->config.width;
     (void)worker;
     memcpy(call->work->t + begin * w, call->work->h + begin * w, (size_t)((end - begin) * w) * sizeof(float));
-    clamp(call->work->t + begin * w, (end - begin) * w, call->bounds);
+    eg_clamp(call->work->t + begin * w, (end - begin) * w, call->bounds);
 }
 
 /* q, k and v of h. Each matrix clamps its input; if all three clamp alike, they are multiplied in one call. */
@@ -309,7 +303,7 @@ static void project(encoder_call *call, const eg_clipped *const matrices[3], flo
     bool alike = true;
     for (int i = 0; i < 3; i++) {
         products[i] = (eg_product){matrices[i]->w, 0, call->n, out[i], matrices[i]->w.rows, matrices[i]->out, 0};
-        alike &= matrices[i]->in[0] == matrices[0]->in[0] && matrices[i]->in[1] == matrices[0]->in[1];
+        alike &= eg_clipped_alike(matrices[i], matrices[0]);
     }
     for (int i = 0; i < 3; i += alike ? 3 : 1) {
         call->bounds = matrices[i]->in;
@@ -351,7 +345,7 @@ static void attend(const encoder_call *call, const float *content, const float *
         float weight = z[d] / sum;
         for (int32_t i = 0; i < c->head_dim; i++) o[i] += weight * v[i - d * c->width];
     }
-    clamp(o, c->head_dim, call->w->out.in);
+    eg_clamp(o, c->head_dim, call->w->out.in);
 }
 
 /* Unit of work: QUERIES tokens of one head. */
@@ -431,7 +425,7 @@ static void depthwise_task(void *context, int64_t begin, int64_t end, unsigned w
         }
         kernels->rms_norm(z, z, call->w->post_conv, w, EPS);
         kernels->sigmoid_mul(z, z, z, w);
-        clamp(z, w, call->w->pw2.in);
+        eg_clamp(z, w, call->w->pw2.in);
     }
 }
 

@@ -11,7 +11,7 @@
 #ifndef EG_AUDIO_ENCODER_H
 #define EG_AUDIO_ENCODER_H
 
-#include "../nn/binder.h"
+#include "../nn/clipped.h"
 #include "../nn/multiply.h"
 
 enum {
@@ -30,12 +30,6 @@ typedef struct eg_audio_config {
     int32_t channels[EG_AUDIO_CHANNELS], rows[EG_AUDIO_CHANNELS];   /* of the outputs; rows along frequency */
     int32_t output, hidden;    /* width of the tower's output, and of a soft token */
 } eg_audio_config;
-
-/* y = clamp(W clamp(x)) */
-typedef struct eg_clipped {
-    eg_matrix w;
-    float in[2], out[2];       /* [least, largest] */
-} eg_clipped;
 
 typedef struct eg_audio_ffw {
     const float *pre, *post;

@@ -1,5 +1,4 @@
 /* Reads the configuration of the audio encoder from an mmproj file and binds its tensors; see encoder.h. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,27 +30,11 @@ static eg_status read_config(const eg_gguf *file, eg_audio_config *c, eg_error *
     return keys.status;
 }
 
-/* The clamp bounds a.blk.N.WHAT.WHICH_min and _max; infinite where the file has none. */
-static void bind_bounds(eg_binder *b, int32_t l, const char *what, const char *which, float bounds[2])
-{
-    static const char *const suffix[] = {"min", "max"};
-    for (int i = 0; i < 2; i++) {
-        char name[EG_TENSOR_NAME];
-        snprintf(name, sizeof name, "a.blk.%d.%s.%s_%s", l, what, which, suffix[i]);
-        const float *value = eg_bind_find(b, name, false) ? eg_bind_vector(b, name, 1) : NULL;
-        bounds[i] = value ? *value : i ? INFINITY : -INFINITY;
-    }
-}
-
 static eg_clipped clipped(eg_binder *b, int32_t l, const char *what, int64_t rows, int64_t cols)
 {
-    eg_clipped out;
     char name[EG_TENSOR_NAME];
-    snprintf(name, sizeof name, "a.blk.%d.%s.weight", l, what);
-    out.w = eg_bind_matrix(b, name, rows, cols);
-    bind_bounds(b, l, what, "input", out.in);
-    bind_bounds(b, l, what, "output", out.out);
-    return out;
+    snprintf(name, sizeof name, "a.blk.%d.%s", l, what);
+    return eg_bind_clipped(b, name, rows, cols);
 }
 
 static const float *vector(eg_binder *b, int32_t l, const char *what, int64_t n)
@@ -120,23 +103,11 @@ static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
     w->conv_norm[i] = eg_bind_vector(b, name, channels);
 }
 
-static bool flag(const eg_gguf *file, const char *key)
-{
-    const eg_gguf_value *value = eg_gguf_find(file, key);
-    return value && value->type != EG_GGUF_STRING && value->type != EG_GGUF_ARRAY && value->count == 1 &&
-           eg_gguf_number(value, 0) != 0;
-}
-
 eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w, bool *present, eg_error *err)
 {
     memset(w, 0, sizeof *w);
     *present = false;
-    eg_span architecture = eg_keys_text(file, "general.architecture");
-    if (!eg_span_is(architecture, "clip"))
-        return eg_fail(err, EG_ERROR_FORMAT, "%s: not a file of encoders (mmproj): its architecture is '%.*s', not 'clip'.",
-                       eg_gguf_name(file), (int)(architecture.length < 64 ? architecture.length : 64),
-                       architecture.length ? architecture.data : "");
-    if (!flag(file, "clip.has_audio_encoder")) return EG_OK;
+    if (!eg_keys_flag(file, "clip.has_audio_encoder")) return EG_OK;
     eg_audio_config *c = &w->config;
     eg_status status = read_config(file, c, err);
     if (status) return status;

@@ -67,6 +67,19 @@ enum { INT8_BIAS = 0, I16_SUMS = 1, MAX_TOKENS = 4 };
 #define EG_GEMV_TOKENS 2
 #include "tiles.inc"
 
+EG_INLINE ints ints_dot_pairs(ints acc, ints w, int32_t pair)
+{
+    __m256i both = _mm256_set1_epi32(pair);
+    acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(w.a, both));
+    acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.b, both));
+    EG_SUM_IN_PLACE(acc.a);
+    EG_SUM_IN_PLACE(acc.b);
+    return acc;
+}
+
+enum { PANEL_ROWS = 4, PANEL_VECTORS = 1 };
+#include "bidirectional.inc"
+
 EG_KERNEL_SET(eg_kernels_avx2, "avx2");
 
 #if defined(__clang__)

@@ -158,6 +158,22 @@ EG_INLINE ints ints_widen(ints acc, ints pairs)
 #include "few512.inc"
 #include "gemv512.inc"
 
+EG_INLINE ints ints_round(vec a) { return _mm512_cvtps_epi32(a); }
+EG_INLINE ints ints_join(ints a, ints b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
+EG_INLINE ints ints_dot_pairs(ints acc, ints w, int32_t pair)
+{
+    acc = _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(pair));
+    EG_SUM_IN_PLACE(acc);
+    return acc;
+}
+EG_INLINE vec vec_times_power(vec a, vec k)
+{
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(k), 23)));
+}
+
+enum { PANEL_ROWS = 8, PANEL_VECTORS = 2 };
+#include "bidirectional.inc"
+
 EG_KERNEL_SET(eg_kernels_avx512vnni, "avx512vnni");
 
 #if defined(__clang__)

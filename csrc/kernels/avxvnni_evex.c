@@ -13,6 +13,7 @@
 #endif
 
 #define EG_DPBUSD _mm256_dpbusd_epi32
+#define EG_DPWSSD _mm256_dpwssd_epi32
 #include "vnni256.inc"
 
 EG_KERNEL_SET(eg_kernels_avxvnni_evex, "avxvnni");

@@ -24,6 +24,19 @@ size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n)
     return sizeof(float) * (2 * EG_KEYS * width + rows * (width + EG_KEYS + 1 + 2 * (width + 2)));
 }
 
+size_t eg_bidirectional_bytes(int64_t head_dim, int64_t n_keys)
+{
+    size_t numbers = (size_t)(eg_round_up_8(head_dim) + eg_round_up_16(head_dim)) * EG_SEEN_KEYS;
+    return (size_t)((n_keys + EG_SEEN_KEYS - 1) / EG_SEEN_KEYS) * (sizeof(eg_seen_block) + numbers * EG_PACKED_BYTES);
+}
+
+size_t eg_bidirectional_scratch_bytes(int64_t head_dim)
+{
+    size_t numbers = (size_t)(eg_round_up_8(head_dim) + EG_SEEN_KEYS) * EG_SEEN_QUERIES;
+    size_t sums = (size_t)eg_round_up_16(head_dim) * EG_SEEN_QUERIES * sizeof(float);
+    return sizeof(eg_seen_queries) + numbers * EG_PACKED_BYTES + sums;
+}
+
 size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows)
 {
     return (size_t)rows * ((size_t)eg_round_up_16(head_dim) + 2);

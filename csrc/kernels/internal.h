@@ -11,6 +11,7 @@
  *   neon_along.inc  the same with NEON for Q4_0, Q8_0, Q4_K and Q6_K
  *   neon_multiply.inc   the product of a tile with NEON
  *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8
+ *   bidirectional.inc   the attention of encoders; neon_panels.inc   its products with NEON
  * The .inc files are compiled once for each set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H
@@ -41,7 +42,13 @@ enum {
     EG_GROUPS = EG_SEGMENT / 16,         /* most groups in a row of a tile */
     EG_FLOAT_ROWS = 8,                   /* rows of F16 or BF16 that are converted to floats together */
     EG_KEYS = 32,                        /* keys of a block of attention */
-    EG_QUERIES = EG_SPAN_QUERIES         /* queries that share a block of converted keys and values */
+    EG_QUERIES = EG_SPAN_QUERIES,        /* queries that share a block of converted keys and values */
+    EG_SEEN_QUERIES = 32,                /* the same of bidirectional */
+#if defined(__aarch64__)
+    EG_PACKED_BYTES = 3                  /* of a number that bidirectional packs, in the set that takes most */
+#else
+    EG_PACKED_BYTES = 2
+#endif
 };
 
 /* Whether this compiler can build the newer sets. Clang before 16 declares their intrinsics only for the target of the whole
@@ -61,8 +68,9 @@ enum {
 /* clang-format off: keeps the list in rows */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name,     quantize_q8, matmul_q8,      matmul_float,    rms_norm,    gelu_mul,  sigmoid_mul,   softcap, \
-        kv_store, attention,   attention_span, attention_merge, quantize_i8, matmul_i8, fake_quant_i8, exp_sum, \
+        name,        quantize_q8, matmul_q8,     matmul_float, rms_norm,           gelu_mul, \
+        sigmoid_mul, softcap,     kv_store,      attention,    attention_span,     attention_merge, \
+        quantize_i8, matmul_i8,   fake_quant_i8, exp_sum,      bidirectional_pack, bidirectional, \
     }
 /* clang-format on */
 
@@ -74,12 +82,26 @@ typedef struct eg_tile {
     const uint8_t *next;                                    /* the weights to prefetch while this tile is unpacked */
 } eg_tile;
 
+/* A block of packed keys and values of one head, see bidirectional.inc. Behind it lie its two panels. */
+typedef struct eg_seen_block {
+    float dk[EG_SEEN_KEYS];              /* the scales of the keys; 0 for a key that is not finite */
+    _Alignas(64) float dv;               /* the scale of the values; NaN if a key or a value is not finite */
+} eg_seen_block;
+
+/* What bidirectional keeps of the queries that it works on together. Behind it lie three arrays: the panel of queries, the panel
+ * of weights, and the sums of weighted values [EG_SEEN_QUERIES, width]. */
+typedef struct eg_seen_queries {
+    _Alignas(64) float score[EG_SEEN_KEYS][EG_SEEN_QUERIES];
+    float d[EG_SEEN_QUERIES], bad[EG_SEEN_QUERIES]; /* the scale times log2(e); NaN if the query is not finite, else 0 */
+    float best[EG_SEEN_QUERIES], m[EG_SEEN_QUERIES], l[EG_SEEN_QUERIES], c[EG_SEEN_QUERIES], f[EG_SEEN_QUERIES];
+} eg_seen_queries;
+
 /* Scratch of matmul_q8 and matmul_i8. */
 typedef struct eg_scratch {
     eg_tile tile[EG_TILES];
-    _Alignas(64) int32_t addend[EG_ADDENDS];                /* [tokens][groups], see tiles.inc */
-    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns]: codes of types that unpack.inc lacks */
-    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];     /* of one row */
+    _Alignas(64) int32_t addend[EG_ADDENDS]; /* [tokens][groups], see tiles.inc */
+    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT]; /* [16 rows][columns]: codes of types that unpack.inc lacks */
+    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS]; /* of one row */
 } eg_scratch;
 
 /* Prefetches weights that are read once. On x86 into the first-level cache: from there, wide rows are evicted into the second one
@@ -90,6 +112,7 @@ typedef struct eg_scratch {
 #define eg_prefetch(p) __builtin_prefetch(p, 0, 2)
 #endif
 
+static inline int64_t eg_round_up_8(int64_t n) { return (n + 7) & ~(int64_t)7; }
 static inline int64_t eg_round_up_16(int64_t n) { return (n + 15) & ~(int64_t)15; }
 
 /* The sum of activations over group g, of 16 or 32. */

@@ -60,6 +60,7 @@ size_t eg_kv_row_bytes(eg_kv_type format, int64_t head_dim);
 
 enum { EG_ROW_TILE = 16 };     /* rows of a tile: any range of rows is correct, multiples of this are fast */
 enum { EG_SPAN = 128, EG_SPAN_QUERIES = 16 };   /* attention_span: keys of a span, and most queries of a call */
+enum { EG_SEEN_KEYS = 64, EG_SEEN_HEAD = 128 };   /* bidirectional: keys of a block, and the largest head_dim */
 enum { EG_CHANNEL_COLS = 65536 };   /* longest row of QC2, QC4 and QC8: its sum of int8 products fits 32 bits */
 
 typedef struct eg_kernels {
@@ -138,11 +139,45 @@ typedef struct eg_kernels {
     /* The sum of e^(x[n] - best), in 16 lanes: lane[l] += e^(x[16 i + l] - best) for i = 0, 1, ... (values beyond the last count as
      * -infinity), then the lanes are added pairwise as in matmul_float. */
     float (*exp_sum)(const float *x, int64_t n, float best);
+
+    /* Attention in encoders: one head, where every query sees every key.
+     *   o[t, :] = sum_j p_j v_j,  p = softmax over j of q[t, :] . k_j
+     * head_dim is a multiple of 4, at most EG_SEEN_HEAD. Products are products of integers, summed exactly.
+     *
+     * bidirectional_pack: the keys and values of blocks block0 .. block1 - 1 into the set's own layout. A block has EG_SEEN_KEYS
+     * keys, the last one what is left of n_keys. Row j of k and v, with strides ldk and ldv, is the key j of block0 and on. Calls for different blocks
+     * may run at the same time.
+     *   A key k[head_dim] as integers q with a scale d:
+     *     amax = max |k|,  z = k * (1 / amax),  s = min(8191, 46330 / sqrt(sum of z^2)), summed by fma in sequence
+     *     q = round-half-even(k * (s * (1 / amax))),  d = amax / s
+     *   So |q| <= 8191, and q as a vector is shorter than 2^15.5: the product of two of them is below 2^31 (Cauchy-Schwarz).
+     *   The values of a block have one scale:
+     *     amax = max |v|,  q = round-half-even(v * (8191 / amax)),  d = amax / 8191
+     *   q and d are 0 where 8191 / amax overflows. If a number in k or v is not finite, or beyond 2^59, all results are NaN.
+     *
+     * bidirectional: n queries, rows of q, to rows of o; o may be q. A query has integers and a scale dq as a key has. If a number in
+     * it is not finite, or beyond 2^59, its result is NaN, and that of no other. With D = dq * log2(e), from m = -infinity, l = 0
+     * and acc = 0, for the blocks of keys in sequence:
+     *   t_j = (float)isum * dk_j                                       isum = sum of q q_j, exact
+     *   b = max t_j,  p_j = round-half-even(4095 * 2^((t_j - b) * D))
+     *   m' = max(m, b * D),  c = 2^(m - m'),  f = 2^(b * D - m')
+     *   l = fma((float)(sum of p_j), f, l * c)
+     *   acc[i] = fma((float)isum, f * dv, acc[i] * c)                  isum = sum of p_j q_v[j, i], exact: below 2^31
+     * and then o[i] = acc[i] * (1 / l).
+     *
+     * packed: eg_bidirectional_bytes(head_dim, n_keys) bytes; scratch: eg_bidirectional_scratch_bytes(head_dim), one per thread.
+     * Both are 64-byte aligned. */
+    void (*bidirectional_pack)(void *packed, const float *k, int64_t ldk, const float *v, int64_t ldv, int64_t n_keys,
+                               int64_t block0, int64_t block1, int64_t head_dim);
+    void (*bidirectional)(float *o, int64_t ldo, const float *q, int64_t ldq, int64_t n, const void *packed, int64_t n_keys,
+                          int64_t head_dim, void *scratch);
 } eg_kernels;
 
 /* Scratch of one thread, in bytes. */
 size_t eg_matmul_scratch_bytes(int64_t cols);
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n);
+size_t eg_bidirectional_bytes(int64_t head_dim, int64_t n_keys);
+size_t eg_bidirectional_scratch_bytes(int64_t head_dim);
 /* Floats of the partial result of attention_span; rows = queries * heads. */
 size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows);
 

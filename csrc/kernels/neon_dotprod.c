@@ -59,6 +59,42 @@ EG_INLINE void sum_columns(int32x4_t dot[][4], const int tokens, const int vecto
 
 #include "tiles.inc"
 
+enum { UNIT = 4, LANE_BYTES = 4, PANEL_ROWS = 4, REGISTERS = 4, MOST_OF_ONE = 4 };
+
+EG_INLINE void join_unit(uint8_t *to, ints a, ints b)
+{
+    (void)b;
+    ints_store(to, a);
+}
+
+EG_INLINE void add_products(int32x4_t *dot, const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes, int64_t units,
+                            const int rows)
+{
+    for (; units > 0; units--, a += a_bytes, b += b_bytes) {
+        int8x16_t four = rows > 1 ? vld1q_s8((const int8_t *)a) : vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)a));
+        EG_UNROLL
+        EACH
+        {
+            int8x16_t lanes = vld1q_s8((const int8_t *)b + 16 * i);
+            dot[i] = vdotq_laneq_s32(dot[i], lanes, four, 0);
+            if (rows == 1) continue;
+            dot[4 + i] = vdotq_laneq_s32(dot[4 + i], lanes, four, 1);
+            dot[8 + i] = vdotq_laneq_s32(dot[8 + i], lanes, four, 2);
+            dot[12 + i] = vdotq_laneq_s32(dot[12 + i], lanes, four, 3);
+        }
+    }
+}
+
+EG_INLINE ints order_sums(const int32x4_t *dot, const int r)
+{
+    ints y;
+    EG_UNROLL
+    EACH y.v[i] = vreinterpretq_u8_s32(dot[4 * r + i]);
+    return y;
+}
+
+#include "neon_panels.inc"
+
 EG_KERNEL_SET(eg_kernels_neon_dotprod, "neon_dotprod");
 
 #if defined(__clang__)

@@ -155,6 +155,45 @@ EG_INLINE void add_dots(ints *dot, const int tokens, const uint8_t *w, const int
 #define EG_OWN_TILES
 #include "tiles.inc"
 
+/* A register holds a unit of two rows, and a product of two registers four sums: two for each of its rows of A. A row alone is
+ * multiplied together with a row of zeros. */
+enum { UNIT = 8, LANE_BYTES = 8, PANEL_ROWS = 4, REGISTERS = 4, MOST_OF_ONE = 8 };
+
+EG_INLINE void join_unit(uint8_t *to, ints a, ints b) { tile_store(to, a, b); }
+
+EG_INLINE void add_products(int32x4_t *dot, const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes, int64_t units,
+                            const int rows)
+{
+    const int pairs = (rows + 1) / 2;
+    for (; units > 0; units--, a += a_bytes, b += b_bytes) {
+        int8x16_t two[PANEL_ROWS / 2];
+        EG_UNROLL
+        for (int p = 0; p < pairs; p++)
+            two[p] = rows > 1 ? vld1q_s8((const int8_t *)a + 16 * p) : vcombine_s8(vld1_s8((const int8_t *)a), vdup_n_s8(0));
+        EG_UNROLL
+        for (int i = 0; i < 8; i++) {
+            int8x16_t lanes = vld1q_s8((const int8_t *)b + 16 * i);
+            EG_UNROLL
+            for (int p = 0; p < pairs; p++) dot[8 * p + i] = vmmlaq_s32(dot[8 * p + i], two[p], lanes);
+        }
+    }
+}
+
+EG_INLINE ints order_sums(const int32x4_t *dot, const int r)
+{
+    ints y;
+    EG_UNROLL
+    EACH
+    {
+        const int at = r / 2 * 8 + 2 * i;
+        int64x2_t a = vreinterpretq_s64_s32(dot[at]), b = vreinterpretq_s64_s32(dot[at + 1]);
+        y.v[i] = vreinterpretq_u8_s64(r % 2 ? vzip2q_s64(a, b) : vzip1q_s64(a, b));
+    }
+    return y;
+}
+
+#include "neon_panels.inc"
+
 EG_KERNEL_SET(eg_kernels_neon_i8mm, "neon_i8mm");
 
 #if defined(__clang__)

@@ -71,6 +71,42 @@ EG_INLINE int vec_store_i8(int8_t *q, vec a)
 enum { EG_REGISTER_ROWS = 2, EG_REGISTER_COLS = 1, EG_F16_IN_PLACE = 0 };
 #include "lanes.inc"
 
+typedef struct ints {
+    int32_t v[16];
+} ints;
+
+#define EACH_INT(expression) \
+    ints y; \
+    for (int i = 0; i < 16; i++) y.v[i] = (expression); \
+    return y
+
+EG_INLINE ints ints_load(const void *p)
+{
+    ints y;
+    memcpy(&y, p, sizeof y);
+    return y;
+}
+
+EG_INLINE void ints_store(void *p, ints a) { memcpy(p, &a, sizeof a); }
+EG_INLINE ints ints_set32(int32_t a) { EACH_INT(a); }
+EG_INLINE ints ints_add(ints a, ints b) { EACH_INT(a.v[i] + b.v[i]); }
+EG_INLINE vec ints_to_vec(ints a) { EACH((float)a.v[i]); }
+EG_INLINE ints ints_round(vec a) { EACH_INT((int32_t)(a.v[i] + 0x1.8p23f - 0x1.8p23f)); }
+EG_INLINE ints ints_join(ints a, ints b) { EACH_INT((int32_t)(((uint32_t)a.v[i] & 0xffff) | (uint32_t)b.v[i] << 16)); }
+EG_INLINE vec vec_times_power(vec a, vec k)
+{
+    EACH(eg_bits_to_float(eg_float_to_bits(a.v[i]) + (eg_float_to_bits(k.v[i]) << 23)));
+}
+
+EG_INLINE ints ints_dot_pairs(ints acc, ints w, int32_t pair)
+{
+    const int16_t low = (int16_t)pair, high = (int16_t)(pair >> 16);
+    EACH_INT(acc.v[i] + (int16_t)w.v[i] * low + (int16_t)(w.v[i] >> 16) * high);
+}
+
+enum { PANEL_ROWS = 8, PANEL_VECTORS = 1 };
+#include "bidirectional.inc"
+
 /* The dot product of one group of int8 weights and activations. */
 EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
 {
@@ -144,6 +180,6 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 const eg_kernels eg_kernels_scalar = {
     "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
     softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    fake_quant_i8, exp_sum,
+    fake_quant_i8, exp_sum,     bidirectional_pack,  bidirectional,
 };
 /* clang-format on */

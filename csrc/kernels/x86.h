@@ -21,6 +21,14 @@ EG_INLINE int32_t eg_int_at(const int8_t *x, int c)
     return word;
 }
 
+/* Makes gcc add to a sum in the register where it lies. In a loop over many sums it would copy each of them twice, at a cost of up to
+ * a third of the time. */
+#if defined(__clang__)
+#define EG_SUM_IN_PLACE(sum) (void)0
+#else
+#define EG_SUM_IN_PLACE(sum) __asm__("" : "+v"(sum))
+#endif
+
 /* For fifth_bits (unpack.inc): the first byte of each lane of 32 bits, four times, and a bit for each byte of a lane. */
 #define EG_LANE_BYTES _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c)
 #define EG_BYTE_BITS(j) ((j) % 2 ? (int)0x80402010 : 0x08040201)

@@ -81,3 +81,10 @@ eg_span eg_keys_text(const eg_gguf *file, const char *key)
     const uint8_t *cursor = value->data;
     return eg_gguf_next_string(value, &cursor);
 }
+
+bool eg_keys_flag(const eg_gguf *file, const char *key)
+{
+    const eg_gguf_value *value = eg_gguf_find(file, key);
+    return value && value->type != EG_GGUF_STRING && value->type != EG_GGUF_ARRAY && value->count == 1 &&
+           eg_gguf_number(value, 0) != 0;
+}

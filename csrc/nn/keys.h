@@ -36,6 +36,9 @@ void eg_keys_check(eg_keys *keys, bool good, const char *what);
 /* The string under a full key (with its prefix); empty if there is none. */
 eg_span eg_keys_text(const eg_gguf *file, const char *key);
 
+/* Whether the value under a full key is true, or a number other than 0. */
+bool eg_keys_flag(const eg_gguf *file, const char *key);
+
 static inline bool eg_span_is(eg_span span, const char *text)
 {
     return span.length == strlen(text) && !memcmp(span.data, text, span.length);

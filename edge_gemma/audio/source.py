@@ -514,7 +514,7 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
         file, name = _standard_input(), "standard input"
         seekable = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     elif isinstance(source, (str, os.PathLike)):
-        name = _path(source)
+        name = local_path(source, "sound file")
         seekable = (
             os.path.isfile(name) or os.path.isdir(name) or not os.path.exists(name)
         )  # False: a named pipe or a device
@@ -557,11 +557,14 @@ def _standard_input() -> IO[bytes]:
     return open(number, "rb", buffering=0, closefd=False)
 
 
-def _path(source: str | os.PathLike[str]) -> str:
-    """The path that a path or a file:// URL means. Raises EdgeGemmaOSError, EdgeGemmaValueError."""
+def local_path(source: str | os.PathLike[str], kind: str) -> str:
+    """The path that a path or a file:// URL means. `kind`: what errors call the file, such as "picture".
+
+    Raises EdgeGemmaOSError, EdgeGemmaValueError.
+    """
     path = os.fsdecode(source)
     if not path:
-        raise EdgeGemmaValueError("the name of the sound file is empty.", "argument")
+        raise EdgeGemmaValueError(f"the name of the {kind} is empty.", "argument")
     url = re.match(r"([a-z][a-z0-9+.-]+):(//[^/]*)?/", path, re.IGNORECASE)
     if url is None or os.path.exists(path):
         return path

@@ -7,7 +7,6 @@ dropped, an edited history, an interrupted answer and the results of tools. tool
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import numbers
@@ -15,18 +14,16 @@ import os
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.sampling import Sampling
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
-from ..hub.resolve import no_encoder
+from ..vision.feeding import Progress, feed_pixels
+from .attachments import check_senses, open_attachments, packed, unpacked, user_message
 from .calls import ToolCall
 from .prompt import Media, Prompt, Unit
 from .reply import MODEL_STOPS, ChatEvent, Reply, ReplyParser
@@ -42,11 +39,13 @@ FORMAT = "edge-gemma-chat"
 class _Answer:
     """Everything that was said since the user's message, over all rounds of tool calls, and how long it took."""
 
-    def __init__(self, max_tokens: int | None, stop: Sequence[str], sampling: Sampling | None) -> None:
-        self.max_tokens, self.stop_texts, self.sampling = max_tokens, stop, sampling
+    def __init__(
+        self, max_tokens: int | None, stop: Sequence[str], sampling: Sampling | None, progress: Progress | None
+    ) -> None:
+        self.max_tokens, self.stop_texts, self.sampling, self.progress = max_tokens, stop, sampling, progress
         self.began = 0.0  # on the clock
         self.stop = ""
-        self.rounds = self.prompt_tokens = self.reused_tokens = self.generated_tokens = 0
+        self.rounds = self.prompt_tokens = self.reused_tokens = self.image_tokens = self.generated_tokens = 0
         self.first_token_s: float | None = None
         self._replies: list[Reply] = []  # one for each round
         self._told: set[str] = set()  # the kinds of text that earlier rounds have brought
@@ -88,6 +87,7 @@ class _Answer:
             "rounds": self.rounds,
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.reused_tokens,
+            "image_tokens": self.image_tokens,
             "generated_tokens": self.generated_tokens,
             "first_token_s": self.first_token_s,
             "seconds": time.perf_counter() - self.began,
@@ -198,26 +198,40 @@ class Chat:
         text: str | None = None,
         audio: Any = None,
         images: Any = None,
+        video: Any = None,
         *,
+        image_tokens: int | str | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[ChatEvent]:
         """Sends a user's message and yields the answer as it is generated.
 
         Args:
-            text: what the user says. Markers such as "<|turn>" in it are plain text. Without text, audio and images, the
-                history is answered as it is: its last message must be the user's or a tool's.
-            audio: 16 kHz mono samples in [-1, 1], (n,), or a list of such arrays. It goes after the text.
-            images: a PIL image or (h, w, 3) uint8 array, or a list of them. They go before the text. Not supported yet.
+            text: what the user says. Markers such as "<|turn>" in it are plain text. Without text, audio, images and video,
+                the history is answered as it is: its last message must be the user's or a tool's.
+            audio: 16 kHz mono samples in [-1, 1], (n,), or the path of a recording, or a list of these. It goes after the
+                text.
+            images: a picture, or a list of pictures: paths, bytes, PIL images, (h, w, 3) uint8 arrays. They go before the
+                text.
+            video: a path, a file object, or a list of (seconds, picture); or a list of paths. It goes between images and
+                text, its sound, if the model hears, behind its frames: the first 30 seconds.
+            image_tokens: the budget of each picture: 70, 140, 280, 560 or 1120 soft tokens; "low" (70), "auto" (as many as
+                the picture's own resolution takes) or "high" (1120); None for 280. A frame of a video takes 70 at most.
+            frames, fps: how many frames of the video, evenly from its beginning, 32 if neither is given; or how many for each
+                of its seconds.
             sampling, max_tokens, stop: for this answer, instead of those of the chat.
+            progress: called while pictures are encoded, with the soft tokens that are done, and all that this answer needs.
 
         Yields:
             Events: "thinking" and "text" with `text`; "tool_call" with `call`, before the tool runs; "tool_result" with
             `call` and `result`; "broken_call" with `call` and `text`, for a call that was cut off or cannot be read: no tool
             runs, and the model is told so if it goes on; at last "done" with `reply`, all that was said, and `stats`: stop
             (eos, turn, length, stop, cancelled, tool_call, tool_limit), rounds, prompt_tokens (fed), reused_tokens (found in
-            the cache), generated_tokens, first_token_s, seconds.
+            the cache), image_tokens (soft tokens of pictures among those fed), generated_tokens, first_token_s, seconds.
 
             A thought that the model never opened can only be told from the answer by what follows it: it has come as "text"
             by then, and `reply` and the history have it among the thoughts.
@@ -226,21 +240,19 @@ class Chat:
             new `send` closes an iterator that is still open.
 
         Raises:
-            EdgeGemmaError: "argument" for unusable input; "unsupported" for audio without an audio encoder, and for images;
-                "template" when the template refuses the conversation (the message is then not in the history); "context"
-                when the session is full; "state" while an answer runs in another thread. After "context" the user's message
-                and what was said of the answer are in the history: shorten it, or `reset()`, and go on.
+            EdgeGemmaError: "argument" for unusable input; "file" and "format" for a picture, video or recording that cannot be
+                read; "unsupported" for audio without an audio encoder, and for pictures without a vision encoder; "template"
+                when the template refuses the conversation (the message is then not in the history); "context" when the
+                session is full; "state" while an answer runs in another thread. After "context" the user's message and what
+                was said of the answer are in the history: shorten it, or `reset()`, and go on.
         """
-        if audio is not None and not self._model.has_audio:
-            raise no_encoder(self._model, "audio")
-        if images is not None:
-            raise _no_images()
-        message = _user_message(text, audio, images)
+        message = user_message(text, audio, images, video, image_tokens, frames, fps)
+        self._open_attachments([message] if message else [])
         stops = self.stop if stop is None else stop
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         sampling = self.sampling if sampling is None else sampling
         _check_options(max_tokens, sampling, self.max_rounds)
-        answer = _Answer(max_tokens, stop_texts(stops), sampling)
+        answer = _Answer(max_tokens, stop_texts(stops), sampling, progress)
         self._close_open_answer()
         with contextlib.suppress(Cancelled):
             self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
@@ -275,10 +287,9 @@ class Chat:
         messages = [*self.history, *([message] if message else [])]
         if not messages or messages[-1].get("role") not in ("user", "tool"):
             raise EdgeGemmaValueError("There is no message to answer.", "argument")
+        self._open_attachments(messages)
         system = [{"role": "system", "content": self._system}] if self._system else []
         target = self._prompt.conversation([*system, *messages])
-        if any(isinstance(unit, Media) and unit.kind == "image" for unit in target):
-            raise _no_images()
         if message:
             self.history.append(message)
         try:
@@ -387,7 +398,7 @@ class Chat:
         answer.reused_tokens += at
         before = self.session.position
         try:
-            self._append(target[same:])
+            self._append(target[same:], answer)
         finally:
             answer.prompt_tokens += self.session.position - before
 
@@ -421,8 +432,10 @@ class Chat:
         self._spans = {start: span for start, span in self._spans.items() if span[0] <= now}
         return reached
 
-    def _append(self, units: Iterable[Unit]) -> None:
+    def _append(self, units: Sequence[Unit], answer: _Answer) -> None:
         run: list[int] = []
+        sizes = [self._picture_tokens(unit) for unit in units if isinstance(unit, Media) and unit.kind == "image"]
+        done, total = 0, sum(sizes)
         for unit in units:
             if isinstance(unit, int):
                 run.append(unit)
@@ -431,19 +444,38 @@ class Chat:
                 self.session.feed_tokens(run)
                 run = []
             start = self.session.position
-            self.session.feed_audio(unit.data)
+            if unit.kind == "audio":
+                self.session.feed_audio(unit.data)
+            else:
+                size = self._picture_tokens(unit)
+                report = _share_of(answer.progress, done, size, total)
+                feed_pixels(self.session, unit.data, unit.budget, key=unit.key, progress=report)
+                done += size
+                answer.image_tokens += size
+                if answer.progress:
+                    answer.progress(done, total)
             self._spans[start] = (self.session.position, unit)
         if run:
             self.session.feed_tokens(run)
 
+    def _picture_tokens(self, picture: Media) -> int:
+        height, width = picture.data.shape[:2]
+        return self._model.image_tokens(width, height, picture.budget)
+
+    def _open_attachments(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Makes arrays of what the messages have as files. Raises EdgeGemmaError for what cannot be opened, seen or heard."""
+        check_senses(self._model, messages)
+        open_attachments(self._model, messages, self.session.context)
+
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes instructions and history, with all sounds and pictures, to a JSON file, a pipe or a device.
+        """Writes instructions and history, with all sounds, pictures and videos, to a JSON file, a pipe or a device.
 
-        Raises EdgeGemmaOSError; then an older file is as it was.
+        Raises EdgeGemmaError, also for what a message names and cannot be opened; then an older file is as it was.
         """
-        content = {"format": FORMAT, "version": 1, "system": self._system, "messages": _packed(self.history)}
+        open_attachments(self._model, self.history, self.session.context)
+        content = {"format": FORMAT, "version": 1, "system": self._system, "messages": packed(self.history)}
         path = os.fspath(path)
         target = os.path.realpath(path)  # a symbolic link stays one
         try:
@@ -478,7 +510,7 @@ class Chat:
         try:
             if content["format"] != FORMAT or content["version"] != 1:
                 raise ValueError("it is of another format or version")
-            system, messages = content["system"], _unpacked(content["messages"])
+            system, messages = content["system"], unpacked(content["messages"])
             if not isinstance(system, (str, type(None))):
                 raise ValueError("its instructions are not text")
             if not all(m["role"] in ("user", "assistant", "tool") and "content" in m for m in messages):
@@ -501,8 +533,11 @@ def _check_options(max_tokens: Any, sampling: Any, max_rounds: Any) -> None:
         )
 
 
-def _no_images() -> EdgeGemmaValueError:
-    return EdgeGemmaValueError("Images are not supported yet.", "unsupported")
+def _share_of(progress: Progress | None, before: int, size: int, total: int) -> Progress | None:
+    """What reports the progress of one picture, of `size` of all `total` soft tokens, after `before` of them."""
+    if progress is None:
+        return None
+    return lambda done, all_of_it: progress(before + size * done // max(all_of_it, 1), total)
 
 
 def _written_calls(calls: Sequence[ToolCall], first: int = 0) -> list[dict[str, Any]]:
@@ -515,69 +550,3 @@ def _written_calls(calls: Sequence[ToolCall], first: int = 0) -> list[dict[str, 
         }
         for n, call in enumerate(calls)
     ]
-
-
-def _user_message(text: str | None, audio: Any, images: Any) -> dict[str, Any] | None:
-    """The message; None when it would be empty. Raises EdgeGemmaValueError "argument"."""
-    if text is not None and not isinstance(text, str):
-        raise EdgeGemmaValueError(f"text is {type(text).__name__}, not str.", "argument")
-    pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-    sounds = [] if audio is None else [audio]
-    if isinstance(audio, (list, tuple)) and not all(isinstance(sample, (int, float)) for sample in audio):
-        sounds = list(audio)
-    parts: list[dict[str, Any]] = [{"type": "image", "image": _pixels(picture)} for picture in pictures]
-    if text is not None and (parts or sounds):
-        parts.append({"type": "text", "text": text})
-    parts += [{"type": "audio", "audio": _samples(sound)} for sound in sounds]
-    if not parts and text is None:
-        return None
-    return {"role": "user", "content": parts or text}
-
-
-def _pixels(picture: Any) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8."""
-    array = np.array(picture.convert("RGB") if hasattr(picture, "convert") else picture)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        wanted = "a PIL image or an (h, w, 3) uint8 array"
-        raise EdgeGemmaValueError(f"An image is {wanted}, not {array.dtype} {array.shape}.", "argument")
-    return array
-
-
-def _samples(sound: Any) -> NDArray[np.float32]:
-    """(n,) float32."""
-    array = np.array(sound)
-    if array.ndim != 1 or array.dtype.kind != "f":
-        wanted = "16 kHz mono samples, a 1-D array of floats in [-1, 1]"
-        raise EdgeGemmaValueError(f"audio is {wanted}, not {array.dtype} {array.shape}.", "argument")
-    return array.astype(np.float32)
-
-
-def _packed(value: Any) -> Any:
-    """`value` for JSON: arrays become base64 texts with their type and shape."""
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode("ascii")
-        return {"array": data, "dtype": value.dtype.newbyteorder("<").str, "shape": list(value.shape)}
-    if isinstance(value, Mapping):
-        return {key: _packed(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_packed(item) for item in value]
-    return value
-
-
-def _unpacked(messages: Any) -> list[dict[str, Any]]:
-    """Messages from what `_packed` made of them. Raises ValueError, KeyError or TypeError."""
-    unpacked = []
-    for message in messages:
-        if isinstance(message["content"], list) and message["role"] == "user":
-            parts = []
-            for part in message["content"]:
-                kind = part["type"]
-                if kind in ("audio", "image"):
-                    packed = part[kind]
-                    dtype = np.dtype({"<f4": "<f4", "|u1": "|u1"}[packed["dtype"]])
-                    array = np.frombuffer(base64.b64decode(packed["array"]), dtype).reshape(packed["shape"])
-                    part = {"type": kind, kind: (_samples if kind == "audio" else _pixels)(array)}
-                parts.append(part)
-            message = {**message, "content": parts}
-        unpacked.append(dict(message))
-    return unpacked

@@ -26,6 +26,10 @@ from numpy.typing import NDArray
 
 from ..engine.interface import TokenizerLike
 from ..errors import EdgeGemmaValueError
+from ..vision.budgets import FRAME_BUDGET, choose_budget
+from ..vision.cache import picture_key
+from ..vision.sampling import time_text
+from ..vision.video import Clip
 from .calls import MARKERS, format_call, format_tool_response
 from .reply import MODEL_STOPS, ReplyParser
 from .schemas import shown_schema
@@ -39,18 +43,22 @@ class Media:
     """A recording or a picture in a prompt; equal to another with the same content.
 
     Attributes:
-        kind: "audio" or "image".
+        kind: "audio" or "image". A frame of a video is an image.
         key: digest of the content.
         data: float32 samples (n,), or a picture (h, w, 3) uint8.
+        budget: the most soft tokens of a picture; 0 for a recording.
     """
 
     kind: str
     key: bytes
     data: Any = dataclasses.field(compare=False, repr=False)
+    budget: int = 0
 
     @classmethod
-    def of(cls, kind: str, array: NDArray[Any]) -> Media:
-        """Makes it of its samples or pixels."""
+    def of(cls, kind: str, array: NDArray[Any], budget: int | str | None = None) -> Media:
+        """Makes it of its samples or pixels; `budget` of a picture as `choose_budget` takes it."""
+        if kind == "image":
+            return cls(kind, picture_key(array), array, choose_budget(budget, array.shape[0], array.shape[1]))
         digest = hashlib.blake2b(array.tobytes(), digest_size=16, person=repr(array.shape).encode()[:16])
         return cls(kind, digest.digest(), array)
 
@@ -78,9 +86,39 @@ _HEAD = re.compile(r"(?:\w+\n+)?")
 _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
 _OPEN_THOUGHT = re.compile(r"<\|channel>(?:\w+\n*)?\Z")
 _PRIVATE = [chr(code) for code in range(0x10FF00, 0x10FFFE)]  # characters for private use, which text hardly ever has
-_MEDIA = {"<|audio|>": "audio", "<|image|>": "image", "<|video|>": "video"}
+_PLACES = re.compile(r"<\|(audio|image|video)\|>")
 _KEYWORDS = ("description", "type", "properties", "required", "nullable")
 _MODEL_ROLES = ("assistant", "model", "tool")
+
+
+def _placed(text: str, media: Sequence[Media | Clip]) -> tuple[str, list[Media]]:
+    """A rendered text, and the recordings and pictures for its places "<|audio|>" and "<|image|>" in their order.
+
+    The place of a video becomes a place for each frame, behind its time, and one for the sound. So the times are encoded
+    together with the text around them, as the models were trained. Raises EdgeGemmaValueError "template" where places and media
+    do not fit each other.
+    """
+    left = list(media)
+    placed: list[Media] = []
+
+    def place(found: re.Match[str]) -> str:
+        item = left.pop(0) if left else None
+        if isinstance(item, Clip) and found[1] == "video":
+            placed.extend(Media.of("image", frame.pixels, FRAME_BUDGET) for frame in item.frames)
+            times = " ".join(f"{time_text(frame.seconds)} <|image|>" for frame in item.frames)
+            if item.sound is None:
+                return times
+            placed.append(Media.of("audio", item.sound))
+            return f"{times}<|audio|>"
+        if not isinstance(item, Media) or item.kind != found[1]:
+            raise EdgeGemmaValueError(f"The chat template prints {found[0]} in the wrong place.", code="template")
+        placed.append(item)
+        return found[0]
+
+    text = _PLACES.sub(place, text)
+    if left:
+        raise EdgeGemmaValueError("The chat template has no place for audio, images or video.", code="template")
+    return text, placed
 
 
 def _from_json(text: str) -> dict[str, Any]:
@@ -191,7 +229,8 @@ class Prompt:
         Args:
             messages: roles system, developer, user, assistant (or model) and tool. The last is the user's, or a tool's
                 result, after which the model's turn stays open. Parts of a user's content are {"type": "text", "text"},
-                {"type": "audio", "audio": samples} and {"type": "image", "image": pixels}.
+                {"type": "audio", "audio": samples}, {"type": "image", "image": pixels}, also with "max_tokens" or
+                "detail", the budget of its soft tokens, and {"type": "video", "video": a `Clip`}.
 
         Raises:
             EdgeGemmaValueError: "template" when the template fails or leaves out a turn or media; "argument" for messages
@@ -200,7 +239,7 @@ class Prompt:
         escape = _Escape(
             self._firsts, [m.get("content") for m in messages], [m.get("tool_calls") for m in messages], self.tools
         )
-        media: list[Media] = []
+        media: list[Media | Clip] = []
         bodies: list[str] = []
         turns: list[dict[str, Any]] = []
         tail = ""
@@ -255,7 +294,7 @@ class Prompt:
                 code="template",
             )
 
-    def _other_turn(self, message: Mapping[str, Any], escape: _Escape, media: list[Media]) -> dict[str, Any]:
+    def _other_turn(self, message: Mapping[str, Any], escape: _Escape, media: list[Media | Clip]) -> dict[str, Any]:
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "developer", "user"):
             raise EdgeGemmaValueError(f"A message has the role {role!r}.", code="argument")
@@ -266,8 +305,11 @@ class Prompt:
             kind = part.get("type")
             if kind == "text":
                 parts.append({"type": "text", "text": escape.hide(part["text"])})
+            elif kind == "video":
+                media.append(part[kind])
+                parts.append({"type": kind})
             elif kind in ("audio", "image"):
-                media.append(Media.of(kind, part[kind]))
+                media.append(Media.of(kind, part[kind], part.get("max_tokens", part.get("detail"))))
                 parts.append({"type": kind})
             else:
                 raise EdgeGemmaValueError(f"A message has a part of type {kind!r}.", code="argument")
@@ -388,9 +430,9 @@ class Prompt:
             self._ids[marker] = self.tokenizer.encode(marker, special=True)
         return self._ids[marker]
 
-    def _encode(self, text: str, escape: _Escape, media: list[Media]) -> list[Unit]:
+    def _encode(self, text: str, escape: _Escape, media: Sequence[Media | Clip]) -> list[Unit]:
+        text, waiting = _placed(text, media)
         units: list[Unit] = []
-        waiting = iter(media)
         at = 0
         for found in [*self._any_marker.finditer(text), None]:
             plain = escape.show(text[at : found.start() if found else len(text)])
@@ -403,17 +445,7 @@ class Prompt:
             if found is None:
                 break
             at = found.end()
-            if found[0] in _MEDIA:
-                item = next(waiting, None)
-                if item is None or item.kind != _MEDIA[found[0]]:
-                    raise EdgeGemmaValueError(
-                        f"The chat template prints {found[0]} in the wrong place.", code="template"
-                    )
-                units.append(item)
-            else:
-                units.extend(self._marker(found[0]))
-        if next(waiting, None) is not None:
-            raise EdgeGemmaValueError("The chat template has no place for audio or images.", code="template")
+            units.extend([waiting.pop(0)] if _PLACES.fullmatch(found[0]) else self._marker(found[0]))
         return units
 
     def learn(self, ids: Sequence[int], generated: int) -> None:

@@ -33,6 +33,7 @@ VERBS = (
     "demo",
     "run",
     "chat",
+    "describe",
     "transcribe",
     "translate",
     "listen",
@@ -59,6 +60,8 @@ _SYNONYMS = {
     "generate": "run",
     "ask": "run",
     "complete": "completion",
+    "caption": "describe",
+    "look": "describe",
     "whisper": "transcribe",
     "benchmark": "bench",
 }
@@ -69,6 +72,7 @@ examples:
   edge-gemma pull e2b
   edge-gemma run -m e2b "Why is the sky blue?"
   edge-gemma chat -m e2b
+  edge-gemma describe -m e2b photo.jpg
   edge-gemma transcribe -m e2b talk.wav
   edge-gemma translate -m e2b --to German "Where is the station?"
   edge-gemma listen -m e2b --partials

@@ -36,15 +36,17 @@ from .common import (
 )
 from .outputs import check_output
 from .parsing import file_path, plain_text, suggestion
+from .pictures import EncodingBar, add_budget_options, add_media_options, media_options
 from .terminal import Interrupt, Screen
 
 LEAVING = ("/quit", "/exit", "/bye", "/q")
 LEAVING_ALONE = ("quit", "exit", "bye")
-WITH_FILE = ("/tools", "/audio", "/save", "/load")
+WITH_FILE = ("/tools", "/audio", "/image", "/video", "/save", "/load")
 
 EXAMPLES = """
 edge-gemma chat -m e2b
 edge-gemma chat --system "Answer in one sentence." --thinking --verbose
+edge-gemma chat --image photo.jpg
 edge-gemma chat --tools my_functions.py --context 16K
 printf 'My name is Ada.\\nWhat is my name?\\n' | edge-gemma chat
 """
@@ -54,6 +56,8 @@ HELP = """\
 /system [TEXT]      show the instructions, or set them for the next answers
 /tools [FILE]       list the tools, or use the functions of a Python file; /tools off removes all tools
 /audio FILE [TEXT]  send a recording of up to 30 seconds, after the text if there is one
+/image FILE [TEXT]  send a picture, before the text; without a text, with the next message
+/video FILE [TEXT]  the same with a video
 /reset              begin a new conversation
 /save FILE          write the conversation to a file
 /load FILE          go on with a saved conversation
@@ -77,7 +81,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print thoughts")
     parser.add_argument("--load", type=file_path, metavar="FILE", help="continue a conversation that /save wrote")
+    add_media_options(parser, "with the first message")
     parser.add_argument("--verbose", "-v", action="store_true", help="print the speed after each answer")
+    add_budget_options(parser)
     add_sampling_options(parser, max_tokens=None)
     parser.set_defaults(temperature=None)  # see sampling()
     add_session_options(parser)
@@ -88,10 +94,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Holds the conversation until the input ends."""
     tools = load_tools(args.tools) if args.tools else []
+    media_options(args)
     with open_model(args) as model:
         conversation = Conversation(model, args, tools)
         if args.load:
             conversation.load(args.load)
+        for kind in ("image", "video"):
+            for file in getattr(args, kind) or ():
+                conversation.attach(kind, file)
         reader = open_reader(conversation.commands, WITH_FILE)
         if reader.is_terminal:
             conversation.introduce()
@@ -135,12 +145,15 @@ class Conversation:
         system, home = home_of_toy(args) if args.system is None and not tools and not args.load else (None, [])
         self._single = bool(home)
         self.tools = tools or home
+        self._waiting: dict[str, list[Any]] = {"image": [], "video": []}  # what the next message shows
         self.chat = self._open(args.system if system is None else system, self.tools)
         self._commands = {
             "help": self._help,
             "system": self._system,
             "tools": self._tools,
             "audio": self._audio,
+            "image": lambda text: self._look("image", text),
+            "video": lambda text: self._look("video", text),
             "reset": self._reset,
             "save": self._save,
             "load": self._load,
@@ -240,16 +253,19 @@ class Conversation:
     # ---- turns ------------------------------------------------------------------------------------------------
 
     def _turn(self, text: str | None, audio: Any = None) -> None:
-        """Sends the text and the sound and shows the answer. Ctrl-C stops the answer."""
+        """Sends the text, the sound and what waits to be shown, and shows the answer. Ctrl-C stops the answer."""
         from ..errors import EdgeGemmaError
 
         if self._single:
             self.chat.reset()
         before = dict(self.chat.session.stats)
+        media = {"images": self._waiting["image"] or None, "video": self._waiting["video"] or None}
         try:
-            with Interrupt(self.chat.cancel) as interrupt:
+            with Interrupt(self.chat.cancel) as interrupt, EncodingBar("pictures") as bar:
                 try:
-                    for event in self.chat.send(text, audio=audio):
+                    events = self.chat.send(text, audio=audio, **media, **media_options(self.args), progress=bar)
+                    self._waiting = {"image": [], "video": []}
+                    for event in events:
                         self._show(event)
                         if interrupt.hit:
                             break
@@ -307,6 +323,7 @@ class Conversation:
 
     def _reset(self, _: str) -> None:
         self.chat.reset()
+        self._waiting = {"image": [], "video": []}
         self.screen.line("(new conversation)", "dim")
 
     def _system(self, text: str) -> None:
@@ -334,14 +351,50 @@ class Conversation:
     def _audio(self, text: str) -> None:
         from ..audio.source import load_audio
 
-        words = text.split(" ")
-        # File names may have spaces: the longest prefix that is a file is the name.
-        ends = (end for end in range(len(words), 1, -1) if Path(" ".join(words[:end])).expanduser().is_file())
-        end = next(ends, 1)
-        path = self._path(" ".join(words[:end]), "/audio FILE [TEXT]")
+        path, message = self._file_and_text(text, "/audio FILE [TEXT]")
         samples = load_audio(path)
         warn_if_long(path, len(samples))
-        self._turn(" ".join(words[end:]).strip() or None, audio=[samples])
+        self._turn(message, audio=[samples])
+
+    def _file_and_text(self, text: str, usage: str) -> tuple[str, str | None]:
+        """The file and the text of a command. File names may have spaces: the longest beginning that is a file is the name."""
+        words = text.split(" ")
+        ends = (end for end in range(len(words), 1, -1) if Path(" ".join(words[:end])).expanduser().is_file())
+        end = next(ends, 1)
+        return self._path(" ".join(words[:end]), usage), " ".join(words[end:]).strip() or None
+
+    def attach(self, kind: str, file: str) -> None:
+        """Keeps a picture or a video for the next message, and tells how large it is. Raises EdgeGemmaError."""
+        from ..chat.attachments import check_senses
+
+        part = {"type": kind, kind: file}
+        check_senses(self.model, [{"role": "user", "content": [part]}])
+        options = media_options(self.args)
+        if kind == "image":
+            from ..vision.budgets import choose_budget
+            from ..vision.images import load_image
+
+            opened: Any = load_image(file)
+            height, width = opened.shape[:2]
+            tokens = self.model.image_tokens(width, height, choose_budget(options["image_tokens"], height, width))
+            size = f"{width} x {height}, {tokens} tokens"
+        else:
+            from ..vision.video import load_video
+
+            room = self.chat.session.context
+            opened = load_video(file, options["frames"], options["fps"], sound=self.model.has_audio, room=room)
+            sizes = [frame.pixels.shape for frame in opened.frames]
+            tokens = sum(self.model.image_tokens(width, height, 70) for height, width, _ in sizes)
+            size = f"{len(sizes)} frames, {tokens} tokens"
+        self._waiting[kind].append(opened)
+        self._single = False
+        self.screen.line(f"({os.path.basename(file)}: {size})", "dim")
+
+    def _look(self, kind: str, text: str) -> None:
+        path, message = self._file_and_text(text, f"/{kind} FILE [TEXT]")
+        self.attach(kind, path)
+        if message:
+            self._turn(message)
 
     def _save(self, text: str) -> None:
         path = self._path(text, "/save FILE")

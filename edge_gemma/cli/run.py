@@ -32,6 +32,7 @@ from .common import (
     warn_if_long,
 )
 from .parsing import file_path, plain_text
+from .pictures import EncodingBar, add_budget_options, add_media_options, media_options
 from .terminal import Interrupt, Screen
 
 STDIN = "-"
@@ -43,6 +44,7 @@ edge-gemma run "Summarize this text:" --file notes.txt
 git diff | edge-gemma run "Write a commit message for this diff:" --file -
 edge-gemma run --audio question.wav
 edge-gemma run --audio question.wav "Who speaks, and about what?"
+edge-gemma run --image photo.jpg "What is the woman on the left holding?"
 edge-gemma run --thinking --temperature 0 "What is 17 * 23?"
 edge-gemma run --raw --max-tokens 40 "Once upon a time"
 edge-gemma run --json "Name three colours." | jq -r .text
@@ -76,6 +78,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=f"a recording of up to {HEARD_SECONDS} seconds, which the model hears after the prompt; may be given several"
         " times, and without a prompt",
     )
+    add_media_options(parser, "before the prompt")
     parser.add_argument(
         "--system", "-s", type=plain_text, metavar="TEXT", help="instructions for the whole conversation"
     )
@@ -86,6 +89,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print the thought on standard error")
     parser.add_argument("--json", action="store_true", help="one JSON object, when the answer is complete")
     parser.add_argument("--verbose", "-v", action="store_true", help="print speed on standard error")
+    add_budget_options(parser)
     add_sampling_options(parser, max_tokens=1024)
     parser.set_defaults(temperature=None)  # see sampling()
     add_session_options(parser)
@@ -95,8 +99,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Answers the prompt."""
-    if args.raw and (args.system is not None or args.thinking or args.audio):
-        raise UsageError("--raw continues the text itself: it cannot be used with --system, --thinking or --audio.")
+    if args.raw and (args.system is not None or args.thinking or _media(args)):
+        raise UsageError(
+            "--raw continues the text itself: it cannot be used with --system, --thinking, --audio, --image or --video."
+        )
+    media_options(args)
     args.prompt = " ".join(args.prompt) if args.prompt else None
     prompt = _prompt(args)
     with open_model(args) as model:
@@ -109,11 +116,21 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if answer["stop"] == "interrupted" else DONE
 
 
+def _media(args: argparse.Namespace) -> bool:
+    """Whether the model is to hear or see something."""
+    return bool(args.audio or args.image or args.video)
+
+
 def _prompt(args: argparse.Namespace) -> str | None:
-    """The text to answer, from the argument, the file and standard input; None if there is only sound."""
+    """The text to answer, from the argument, the file and standard input; None if there is only sound.
+
+    Pictures and videos alone are to be described.
+    """
     parts = []
-    if args.audio and args.prompt is None and args.file is None:
-        return None
+    if _media(args) and args.prompt is None and args.file is None:
+        from ..vision.describe import PICTURE_QUESTION, VIDEO_QUESTION
+
+        return None if args.audio else PICTURE_QUESTION if args.image else VIDEO_QUESTION
     if args.prompt not in (None, STDIN):
         parts.append(args.prompt)
     elif args.prompt == STDIN or args.file is None:
@@ -207,6 +224,7 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
 
     output = _Output(args)
     audio = _recordings(args.audio or ())
+    media = {"audio": audio, "images": args.image, "video": args.video, **media_options(args)}
     system, tools = home_of_toy(args) if args.system is None else (args.system, [])
     stop = ""
     with (
@@ -218,13 +236,14 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
             sampling=sampling(args),
             max_tokens=args.max_tokens,
             stop=args.stop,
-            **session_options(args, model, audio=audio is not None),
+            **session_options(args, model, audio=audio is not None or (args.video is not None and model.has_audio)),
         ) as chat,
         contextlib.closing(output),
+        EncodingBar("pictures") as bar,
     ):
         with Interrupt(chat.cancel) as interrupt:
             try:
-                for event in _until(interrupt, chat.send(prompt, audio=audio)):
+                for event in _until(interrupt, chat.send(prompt, **media, progress=bar)):
                     if event.kind == "text":
                         output.add_text(event.text)
                     elif event.kind == "thinking":

@@ -23,5 +23,6 @@ class ModelConfig:
     experts: int
     experts_used: int
     audio: bool
+    vision: bool
     parameters: int
     decode_bytes: int

@@ -5,7 +5,7 @@ The engine's own classes satisfy them; so does the scripted model of the tests, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,6 +131,10 @@ class SessionLike(Protocol):
         """Appends token ids."""
         ...
 
+    def feed_embeddings(self, embeddings: ArrayLike, picture: bool = False) -> None:
+        """Appends soft tokens."""
+        ...
+
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
         """Appends a recording."""
         ...
@@ -243,6 +247,21 @@ class ModelLike(Protocol):
     @property
     def has_audio(self) -> bool:
         """Whether it has an audio encoder."""
+        ...
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether it has a vision encoder."""
+        ...
+
+    def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
+        """Soft tokens of a picture of so many pixels."""
+        ...
+
+    def encode_image(
+        self, image: Any, max_tokens: int = 280, *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Soft tokens of a picture: (n, hidden_size)."""
         ...
 
     def session(

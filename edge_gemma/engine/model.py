@@ -23,6 +23,7 @@ from .native import Handle, check, ffi, file_params, lib, new_struct
 from .sampling import Sampling
 from .session import Session, kv_type
 from .tokenizer import Tokenizer
+from .vision import ImageEncoder, image_tokens
 
 if TYPE_CHECKING:
     from ..chat.conversation import Chat
@@ -210,6 +211,43 @@ class Model(Handle):
         stream = AudioEncoder(self, self.config.hidden_size, left_context)
         self._children.add(stream)
         return stream
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether the model was opened with a vision encoder."""
+        return self.config.vision
+
+    def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
+        """Soft tokens of a picture of so many pixels, without the two markers around them.
+
+        Raises EdgeGemmaError: "unsupported" without a vision encoder; "argument" for a side of 0, or a budget that is none of
+        70, 140, 280, 560 and 1120.
+        """
+        return image_tokens(self.pointer, width, height, max_tokens)
+
+    def encode_image(
+        self, image: Any, max_tokens: int | str = 280, *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Soft tokens of a picture: (n, hidden_size) float32.
+
+        Args:
+            image: a path, `bytes`, a file object, a PIL image or an (h, w, 3) array of RGB values.
+            max_tokens: its budget: 70, 140, 280, 560 or 1120, "low", "auto" or "high"; see `Session.feed_image`.
+            progress: called with the work that is done and all of it; what it raises ends the encoding.
+
+        Raises EdgeGemmaError: "file" and "format" for a picture that cannot be read; "unsupported" without a vision encoder;
+        "argument" for another budget.
+        """
+        from ..vision.feeding import encode_picture
+
+        with self.image_encoder() as encoder:
+            return encode_picture(encoder, image, max_tokens, progress)
+
+    def image_encoder(self) -> ImageEncoder:
+        """Opens the vision encoder alone. Raises EdgeGemmaError "unsupported" without an encoder."""
+        encoder = ImageEncoder(self, self.config.hidden_size)
+        self._children.add(encoder)
+        return encoder
 
     def _context(self, context: int) -> int:
         if not 1 <= context <= self.config.context_length:

@@ -107,6 +107,38 @@ class Session(Handle):
                     self._err,
                 )
 
+    def feed_image(self, image: Any, max_tokens: int | str | None = None, markers: bool = True) -> None:
+        """Appends a picture, between <|image> and <image|> unless `markers` is False.
+
+        Args:
+            image: a path, `bytes`, a file object, a PIL image or an (h, w, 3) array of RGB values.
+            max_tokens: its budget: 70, 140, 280, 560 or 1120 soft tokens, "low" (70), "high" (1120), "auto" (as many as the
+                picture's own resolution takes); None for 280.
+
+        The same picture is encoded once in a process. Raises EdgeGemmaError, and nothing was added: "file" and "format" for
+        a picture that cannot be read, "unsupported" without a vision encoder, "context" when it does not fit, "cancelled".
+        """
+        from ..vision.feeding import feed_picture
+
+        feed_picture(self, image, max_tokens, markers)
+
+    def feed_video(
+        self, video: Any, frames: int | None = None, fps: float | None = None, sound: bool | None = None
+    ) -> None:
+        """Appends a video: for each frame its time, such as "00:07", and its picture of up to 70 soft tokens; then the sound.
+
+        Args:
+            video: a path, a file object, or a list of (seconds, picture).
+            frames: how many frames, evenly from the beginning; None for 32. A video with fewer gives all of them.
+            fps: frames for each second of the video, instead of their number.
+            sound: whether the first 30 seconds of the sound are heard, too; None for whether the model hears.
+
+        Raises EdgeGemmaError as `feed_image`; "unsupported" also without PyAV (the extra `video`).
+        """
+        from ..vision.feeding import feed_video
+
+        feed_video(self, video, frames, fps, sound)
+
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
         """Appends a whole recording: 16 kHz mono samples (n,) in [-1, 1], between <|audio> and <audio|> unless `markers` is
         False. Raises EdgeGemmaError: "unsupported" without an audio encoder; "argument" for less than 161 samples or one

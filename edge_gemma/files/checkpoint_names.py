@@ -25,6 +25,8 @@ __all__ = [
     "LAYER_VALUES",
     "TEXT",
     "TEXT_PLE",
+    "UNIFIED_VISION",
+    "UNIFIED_VISION_PREFIXES",
     "UNUSED",
     "VISION",
     "VISION_LAYER",
@@ -38,7 +40,9 @@ class Row(NamedTuple):
     """One tensor: its name in the checkpoint, its name in GGUF, its shape (slowest axis first), and how it is stored.
 
     `kind` is "matrix" (in the type of the file), "clipped" (the same, with four clipping bounds as tensors of their own),
-    "f32", or the name of a change of the values before they are stored as F32: "patch", "softplus", "depthwise".
+    "f32", or the name of a change of the values before they are stored as F32: "softplus", "depthwise", "axes" (the first two
+    change places), "planes" (the values of a patch: colours are the fastest axis in the checkpoint and the slowest in GGUF),
+    "patch" (as planes, and the three axes of a patch are axes of the tensor).
     """
 
     theirs: str
@@ -135,6 +139,23 @@ VISION_LAYER = (
     _f32("post_feedforward_layernorm.weight", "ffn_post_norm.weight", "d"),
 )
 VISION_PROJECTION = (_matrix("embed_vision.embedding_projection.weight", "mm.input_projection.weight", "B", "d"),)
+
+# The 12B model has no encoders. These come before the projection, whose name depends on the first part of theirs.
+UNIFIED_VISION = (
+    Row("patch_ln1.weight", "v.patch_norm.1.weight", (6912,), "planes"),
+    Row("patch_ln1.bias", "v.patch_norm.1.bias", (6912,), "planes"),
+    Row("patch_dense.weight", "v.patch_embd.weight", ("d", 6912), "planes"),
+    _f32("patch_dense.bias", "v.patch_embd.bias", "d"),
+    _f32("patch_ln2.weight", "v.patch_norm.2.weight", "d"),
+    _f32("patch_ln2.bias", "v.patch_norm.2.bias", "d"),
+    Row("pos_embedding", "v.position_embd.weight", ("N", 2, "d"), "axes"),
+    _f32("pos_norm.weight", "v.patch_norm.3.weight", "d"),
+    _f32("pos_norm.bias", "v.patch_norm.3.bias", "d"),
+)
+UNIFIED_VISION_PREFIXES = {  # of these tensors -> of the projection, in the published files and in the modules of transformers
+    "vision_embedder.": "embed_vision.",
+    "embed_vision.": "embed_vision.multimodal_embedder.",
+}
 
 AUDIO = (
     _f32("subsample_conv_projection.layer0.conv.weight", "a.conv1d.0.weight", "C0", 1, 3, 3),

@@ -10,6 +10,7 @@ and gguf_writer.py.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,6 +35,8 @@ from .tokenizer_export import tokenizer_metadata
 __all__ = ["Converted", "convert", "output_paths"]
 
 TYPES = ("BF16", "F16", "F32", "Q8_0")
+UNIFIED = "gemma4_unified"  # the 12B model, which has projections of pixels and samples in place of encoders
+KINDS = ("gemma4", "gemma4_text", UNIFIED, "gemma4_unified_text")
 PACKED = "gemma"  # the quant_method whose packed matrices are understood
 PIECE = 1 << 22  # values converted at a time: 16 MB of floats
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
@@ -119,18 +122,22 @@ class _Job(NamedTuple):
 
     target: OutputTensor
     source: StoredTensor | NDArray[np.float32]
-    change: (
-        str  #: "" for no change, "patch" or "softplus" as in `checkpoint_names.Row`, "packed" for codes as in qat.py
-    )
+    change: str
+    """What happens to the values: "" for nothing, "planes", "axes" or "softplus" as in `checkpoint_names.Row`, "packed" for
+    codes as in qat.py."""
 
     def pieces(self) -> Iterator[bytes | NDArray[Any]]:
         """The data of the tensor, a few megabytes at a time."""
         source, name = self.source, self.target.name
         if isinstance(source, np.ndarray):
             yield source
-        elif self.change == "patch":  # [width, (row, column, colour)] -> [width, colour, row, column]
-            patches = source.floats().reshape(-1, 16, 16, 3).transpose(0, 3, 1, 2)
+        elif self.change == "planes":  # [..., (row, column, colour)] -> [..., (colour, row, column)]
+            side = math.isqrt(source.shape[-1] // 3)
+            patches = source.floats().reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
             yield encode(np.ascontiguousarray(patches), self.target.type, name)
+        elif self.change == "axes":
+            values = source.floats().reshape(source.shape).swapaxes(0, 1)
+            yield encode(np.ascontiguousarray(values), self.target.type, name)
         elif self.change == "packed":
             width = source.shape[1]
             for start in range(0, source.count, step := max(PIECE // width, 1) * width):
@@ -247,8 +254,11 @@ class _Rows:
             shape = (shape[0], 3, 16, 16)
         elif row.kind == "depthwise":
             shape = (shape[0], shape[2])
-        target = OutputTensor(ours, self._target(row.kind, ours, shape[-1]), shape[::-1])
-        self._jobs.append(_Job(target, tensor, row.kind if row.kind in ("patch", "softplus") else ""))
+        elif row.kind == "axes":
+            shape = (shape[1], shape[0], *shape[2:])
+        target = OutputTensor(ours, self._target(row.kind, ours, shape), shape[::-1])
+        change = "planes" if row.kind == "patch" else row.kind
+        self._jobs.append(_Job(target, tensor, change if change in ("planes", "axes", "softplus") else ""))
 
     def _add_packed(self, row: Row, parts: Parts, ours: str) -> None:
         """Adds a matrix of QC2, QC4 or QC8 with its scales and steps. The length of its rows tells the number of bits."""
@@ -294,15 +304,15 @@ class _Rows:
         """Whether a dimension has this size. A letter without a value gets it."""
         return size == (dim if isinstance(dim, int) else self.dims.setdefault(dim, size))
 
-    def _target(self, kind: str, name: str, row: int) -> str:
-        """The type in which a tensor with rows of `row` values is stored."""
-        if kind == "patch":
+    def _target(self, kind: str, name: str, shape: tuple[int, ...]) -> str:
+        """The type in which a tensor is stored."""
+        if kind in ("patch", "planes") and len(shape) > 1:
             return "F16" if self._type == "F16" else "F32"
         if kind not in ("matrix", "clipped"):
             return "F32"
         if self._type == "Q8_0" and name == "per_layer_model_proj.weight":
             return "BF16"
-        return self._type if row % type_info(self._type).block == 0 else "F16"
+        return self._type if shape[-1] % type_info(self._type).block == 0 else "F16"
 
 
 # ---- the text model ---------------------------------------------------------------------------------------------
@@ -435,11 +445,14 @@ def _rope_factors(settings: _Settings, head: int) -> NDArray[np.float32]:
 def _encoder_file(source: _Source, directory: Path, config: Mapping[str, Any], type: str) -> _Plan | None:
     """The plan of the encoders' file; None for a checkpoint without encoders."""
     plan, width = _Plan(), int(config.get("text_config", config)["hidden_size"])
+    unified = config.get("model_type") == UNIFIED
     metadata: dict[str, bytes] = {}
     if vision := config.get("vision_config"):
-        metadata |= _vision(source, plan.jobs, _Settings(directory, vision), width, type)
+        add = _unified_vision if unified else _vision
+        metadata |= add(source, plan.jobs, _Settings(directory, vision), width, type)
     if audio := config.get("audio_config"):
-        metadata |= _audio(source, plan.jobs, _Settings(directory, audio), width, type)
+        add = _unified_audio if unified else _audio
+        metadata |= add(source, plan.jobs, _Settings(directory, audio), width, type)
     source.refuse_missing()
     if not metadata:
         return None
@@ -460,22 +473,34 @@ def _vision(source: _Source, jobs: list[_Job], settings: _Settings, width: int, 
     for layer in range(layers):
         rows.add(names.VISION_LAYER, f"{tower}encoder.layers.{layer}.", f"v.blk.{layer}.")
     rows.add(names.VISION_PROJECTION, tower.removesuffix("vision_tower."))
-    values = {
-        "projection_dim": u32(width),
-        "image_size": u32(224),  # required by other programs, but without a meaning for Gemma 4
-        "patch_size": u32(patch),
-        "embedding_length": u32(rows.dims["d"]),
-        "feed_forward_length": u32(rows.dims.get("F", 0)),
-        "block_count": u32(layers),
-        "attention.head_count": u32(settings.whole("num_attention_heads")),
-        "image_mean": numbers(_image_setting(settings.directory, "image_mean", [0.0, 0.0, 0.0]), np.float32),
-        "image_std": numbers(_image_setting(settings.directory, "image_std", [1.0, 1.0, 1.0]), np.float32),
-        "projector_type": text("gemma4v"),
-        "attention.layer_norm_epsilon": f32(settings.get("rms_norm_eps", 1e-6)),
-    }
+    heads = settings.whole("num_attention_heads")
+    metadata = _part("vision", "gemma4v", settings, width, rows.dims["d"], rows.dims.get("F", 0), layers, heads)
     if (pool := settings.whole("pooling_kernel_size", 3)) != 3:
-        values["projector.scale_factor"] = u32(pool)
-    return {"clip.has_vision_encoder": boolean(True), **{f"clip.vision.{key}": value for key, value in values.items()}}
+        metadata["clip.vision.projector.scale_factor"] = u32(pool)
+    return metadata | _pictures(settings.directory)
+
+
+def _unified_vision(source: _Source, jobs: list[_Job], settings: _Settings, width: int, type: str) -> dict[str, bytes]:
+    """Adds the tensors of the 12B model's projection of pixels. Returns its metadata."""
+    if (side := settings.whole("patch_size", 16) * settings.whole("pooling_kernel_size", 3)) != 48:
+        raise settings.bad(f"patch_size times pooling_kernel_size is {side}, not 48")
+    pairs = {part + own: part + its for part in PART_PREFIXES for own, its in names.UNIFIED_VISION_PREFIXES.items()}
+    own = source.prefix(tuple(pairs), "patch_dense.weight")
+    rows = _Rows(source, jobs, type, {"d": settings.whole("mm_embed_dim"), "B": width})
+    rows.add(names.UNIFIED_VISION, own)
+    (projection,) = names.VISION_PROJECTION
+    rows.add([projection._replace(theirs=projection.theirs.removeprefix("embed_vision."))], pairs[own])
+    return _part("vision", "gemma4uv", settings, width, rows.dims["d"]) | _pictures(settings.directory)
+
+
+def _pictures(directory: Path) -> dict[str, bytes]:
+    """What other programs require about pictures. It is the same for all of Gemma 4."""
+    return {
+        "clip.vision.image_size": u32(224),  # without a meaning: pictures have many sizes
+        "clip.vision.patch_size": u32(16),
+        "clip.vision.image_mean": numbers(_image_setting(directory, "image_mean", [0.0, 0.0, 0.0]), np.float32),
+        "clip.vision.image_std": numbers(_image_setting(directory, "image_std", [1.0, 1.0, 1.0]), np.float32),
+    }
 
 
 def _audio(source: _Source, jobs: list[_Job], settings: _Settings, width: int, type: str) -> dict[str, bytes]:
@@ -488,19 +513,35 @@ def _audio(source: _Source, jobs: list[_Job], settings: _Settings, width: int, t
     for layer in range(layers):
         rows.add(names.AUDIO_LAYER, f"{tower}layers.{layer}.", f"a.blk.{layer}.")
     rows.add(names.AUDIO_PROJECTION, tower.removesuffix("audio_tower."))
+    bins = 4 * rows.dims.get("W", 0) // max(rows.dims.get("C1", 1), 1)  # each of two convolutions halves them
+    metadata = _part("audio", "gemma4a", settings, width, size, rows.dims.get("F", 0), layers, heads)
+    return metadata | {"clip.audio.num_mel_bins": u32(bins)}
+
+
+def _unified_audio(source: _Source, jobs: list[_Job], settings: _Settings, width: int, type: str) -> dict[str, bytes]:
+    """Adds the 12B model's projection of samples. Returns its metadata."""
+    (projection,) = names.AUDIO_PROJECTION
+    size = settings.whole("audio_embed_dim", 640)
+    rows = _Rows(source, jobs, type, {"O": size, "B": width})
+    rows.add([projection], source.prefix(PART_PREFIXES, projection.theirs))
+    # There is no mel spectrogram, but other programs require a number of its bins.
+    return _part("audio", "gemma4ua", settings, width, size) | {"clip.audio.num_mel_bins": u32(128)}
+
+
+def _part(
+    part: str, projector: str, settings: _Settings, width: int, size: int, ffn: int = 0, layers: int = 0, heads: int = 0
+) -> dict[str, bytes]:
+    """The keys that pictures ("vision") and sound ("audio") have in common; zeros for what a projection does not have."""
     values = {
         "projection_dim": u32(width),
         "embedding_length": u32(size),
-        "feed_forward_length": u32(rows.dims.get("F", 0)),
+        "feed_forward_length": u32(ffn),
         "block_count": u32(layers),
         "attention.head_count": u32(heads),
-        "projector_type": text("gemma4a"),
-        "num_mel_bins": u32(
-            4 * rows.dims.get("W", 0) // max(rows.dims.get("C1", 1), 1)
-        ),  # each of two convolutions halves them
+        "projector_type": text(projector),
         "attention.layer_norm_epsilon": f32(settings.get("rms_norm_eps", 1e-6)),
     }
-    return {"clip.has_audio_encoder": boolean(True), **{f"clip.audio.{key}": value for key, value in values.items()}}
+    return {f"clip.has_{part}_encoder": boolean(True), **{f"clip.{part}.{key}": value for key, value in values.items()}}
 
 
 def _image_setting(directory: Path, key: str, default: list[float]) -> list[float]:
@@ -555,9 +596,9 @@ class _Settings:
 def _refuse_others(directory: Path, config: Mapping[str, Any]) -> None:
     """Raises ValueError for another model than Gemma 4, and for weights that are packed in an unknown way."""
     kind = config.get("model_type")
-    if kind not in ("gemma4", "gemma4_text"):
+    if kind not in KINDS:
         raise EdgeGemmaValueError(
-            f"{directory}: model_type is {kind!r}; only gemma4 and gemma4_text can be converted.", "unsupported"
+            f"{directory}: model_type is {kind!r}; only {', '.join(KINDS)} can be converted.", "unsupported"
         )
     if (method := _quant_method(config)) not in ("", PACKED):
         raise EdgeGemmaValueError(

@@ -1,8 +1,8 @@
 """Audio encoder: sound at 16 kHz to soft tokens, one every 40 ms.
 
-Owns the log-mel front end, the conformer, and the state with which both work on sound as it arrives. It does not own files
-(gguf.py), the decoder that reads the soft tokens (text.py), resampling, or the segmentation of long recordings. Source:
-Gemma 4 specification, audio.
+Owns the log-mel front end, the conformer, and the state with which both work on sound as it arrives; also the projection of
+samples that the 12B model has in place of them. It does not own files (gguf.py), the decoder that reads the soft tokens
+(text.py), resampling, or the segmentation of long recordings. Source: Gemma 4 specification, audio and unified variant.
 
     u = log mel frames, one every 10 ms
     x = W_in conv1( conv0( u ) )                           each conv: 3 x 3, stride 2, LayerNorm, ReLU
@@ -11,6 +11,8 @@ Gemma 4 specification, audio.
                        x = x + W_2 silu( rms( depthwise( glu( W_1 rms(x) ) ) ) )
                        x = rms( ffw_2(x) )
     soft tokens = W_emb rms( W_out x + b )
+
+Without an encoder (gemma4ua):   soft tokens = W_emb rms( 640 samples )          the last ones are followed by zeros
 
 A token depends on its own frames and on earlier tokens, never on later ones. So there is one computation, which takes the
 next frames and a state with the part of the past that it needs. A whole recording is a single step from an empty state.
@@ -95,15 +97,15 @@ def _vector(samples: ArrayLike) -> Array:
 # ---- arithmetic ----------------------------------------------------------------------------------------------------
 
 
-def rms(x: Array, weight: Array | None = None) -> Array:
+def rms(x: Array, weight: Array | None = None, eps: float = EPS) -> Array:
     """x / sqrt(mean(x^2) + eps) over the last axis, times weight."""
-    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS)
+    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     return y if weight is None else y * weight
 
 
-def layer_norm(x: Array, weight: Array) -> Array:
+def layer_norm(x: Array, weight: Array, eps: float = EPS) -> Array:
     """(x - mean) / sqrt(variance + eps) over the last axis, times weight."""
-    return rms(x - x.mean(-1, keepdims=True), weight)
+    return rms(x - x.mean(-1, keepdims=True), weight, eps)
 
 
 def sigmoid(x: Array) -> Array:
@@ -147,7 +149,7 @@ def after_past(x: Array, state: State, stage: str, count: int, start: int = 0) -
 
 
 class AudioEncoder:
-    """The audio encoder of one mmproj file.
+    """The audio part of one mmproj file: an encoder (gemma4a), or a projection of samples (gemma4ua).
 
     source: a path, or an open `Gguf`. dtype: float64 (default) or float32, the type of all computation after the mel
     frames. left_context: number of tokens that a token attends to, itself included.
@@ -157,14 +159,19 @@ class AudioEncoder:
     def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64, left_context: int = 12) -> None:
         self.file = source if isinstance(source, Gguf) else Gguf(source)
         get = self.file.metadata.get
-        if not get("clip.has_audio_encoder") or get("clip.audio.projector_type") != "gemma4a":
-            raise GgufError("the file has no audio encoder of type gemma4a.")
+        kind = get("clip.audio.projector_type")
+        if not get("clip.has_audio_encoder") or kind not in ("gemma4a", "gemma4ua"):
+            raise GgufError("the file has no audio encoder of type gemma4a or gemma4ua.")
         if left_context < 1:
             raise ValueError(f"left_context is {left_context}; it must be at least 1, since a token attends to itself.")
         self.layers: int = self._number("block_count")
         self.heads: int = self._number("attention.head_count")
         self.width: int = self._number("embedding_length")
         self.bins: int = self._number("num_mel_bins")
+        self.raw = kind == "gemma4ua"  # the features are the samples themselves, in rows of `width`
+        self.past: int = 0 if self.raw else HOP  # samples before the first feature's hop
+        self.hop: int = self.width if self.raw else HOP
+        self.rows: int = 1 if self.raw else 4  # features of a token
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.left_context = left_context
         self._kept: dict[str, Array] = {}
@@ -178,8 +185,8 @@ class AudioEncoder:
         return self._embed(self.tower(samples))
 
     def tower(self, samples: ArrayLike) -> Array:
-        """The conformer's output [n, width of a.pre_encode.out], before the decoder's width is reached."""
-        return self._tower(log_mel(samples, self.bins), {})
+        """What is projected to the decoder's width: the conformer's output [n, width of a.pre_encode.out], or samples."""
+        return self._tower(self._features(self._opening(samples), last=True), {})
 
     def stream(self) -> AudioStream:
         """Encode sound as it arrives."""
@@ -213,8 +220,25 @@ class AudioEncoder:
     def _rms(self, name: str, x: Array) -> Array:
         return rms(x, self._w(name + ".weight"))
 
+    def _opening(self, samples: ArrayLike) -> Array:
+        """Samples with the silence that lies before the first feature's hop."""
+        return np.concatenate([np.zeros(self.past), _vector(samples)])
+
+    def _features(self, sound: Array, last: bool = False) -> Array:
+        """Features [F, bins], or rows of samples [F, width], of sound that begins `past` samples before the first one's hop.
+
+        At the end of a recording, an incomplete row of samples is filled up with zeros; an incomplete mel frame is dropped.
+        """
+        if not self.raw:
+            return _features(sound, self.bins)
+        if last:
+            sound = np.pad(sound, (0, -len(sound) % self.width))
+        return sound[: len(sound) // self.width * self.width].reshape(-1, self.width)
+
     def _tower(self, mel: Array, state: State) -> Array:
         """The next frames [F, bins] -> their tokens [n, width]. F is a multiple of 4 unless these are the last frames."""
+        if self.raw:
+            return mel.astype(self.dtype)
         if not len(mel):
             return np.zeros((0, *self.file["a.pre_encode.out.bias"].shape), self.dtype)
         x = self._subsample(mel.astype(self.dtype), state)
@@ -298,9 +322,9 @@ class AudioEncoder:
 class AudioStream:
     """Encodes sound in pieces of any size. The tokens are those of `AudioEncoder.encode` for the whole recording.
 
-    Between two pieces it holds at most 800 samples (160 before the next frame, and those of an incomplete token) and
+    Between two pieces it holds the samples of an incomplete token, at most 800 (160 of them before the next frame), and
     `state`: the last input row of either convolution, and for every layer the last left_context - 1 keys and values and
-    the last taps - 1 input rows of the depthwise convolution.
+    the last taps - 1 input rows of the depthwise convolution. A projection of samples has no state.
     """
 
     def __init__(self, encoder: AudioEncoder) -> None:
@@ -309,24 +333,24 @@ class AudioStream:
 
     def reset(self) -> None:
         """Forget the past: the next piece begins a new recording."""
-        self.samples, self.state = np.zeros(HOP), State()
+        self.samples, self.state = np.zeros(self.encoder.past), State()
 
     def push(self, samples: ArrayLike) -> Array:
-        """The tokens [n, d] that these samples [N] complete. Token t is complete once sample 640 t + 640 has been pushed."""
+        """The tokens [n, d] that these samples [N] complete. Token t is complete once sample 640 t + 640 has been pushed.
+
+        A projection of samples needs one sample less.
+        """
         self.samples = np.concatenate([self.samples, _vector(samples)])
-        mel = self._mel()
-        mel = mel[: len(mel) // 4 * 4]
-        self.samples = self.samples[len(mel) * HOP :]
-        return self._encode(mel)
+        rows = self.encoder._features(self.samples)
+        rows = rows[: len(rows) // self.encoder.rows * self.encoder.rows]
+        self.samples = self.samples[len(rows) * self.encoder.hop :]
+        return self._encode(rows)
 
     def finish(self) -> Array:
-        """The token [0 or 1, d] of the last one to three frames. Samples of an incomplete frame are dropped. Resets."""
-        last = self._encode(self._mel())
+        """The token [0 or 1, d] of what is left: the last one to three frames, or the last samples. Resets."""
+        last = self._encode(self.encoder._features(self.samples, last=True))
         self.reset()
         return last
 
-    def _mel(self) -> Array:
-        return _features(self.samples, self.encoder.bins)
-
-    def _encode(self, mel: Array) -> Array:
-        return self.encoder._embed(self.encoder._tower(mel, self.state))
+    def _encode(self, rows: Array) -> Array:
+        return self.encoder._embed(self.encoder._tower(rows, self.state))

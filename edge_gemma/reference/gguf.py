@@ -1,7 +1,7 @@
 """Reads GGUF files: metadata, and tensors that are dequantized when they are used.
 
 Owns the container (versions 2 and 3, little endian, whole or split files). It does not own block formats (quants.py) or
-the meaning of tensor names (text.py, audio.py). Source: Gemma 4 specification, container.
+the meaning of tensor names (text.py, audio.py, vision.py). Source: Gemma 4 specification, container.
 
     header: magic "GGUF", u32 version, u64 tensors, u64 pairs
     pair:   string key, u32 type, value            tensor: string name, u32 dims, u64 ne[dims], u32 type, u64 offset

@@ -28,13 +28,14 @@ from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..audio.vad import Detector
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
+from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaValueError
 from .answer import Answer
 from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
-from .transcriber import ModelOrPath, opened_model, yield_and_close
+from .transcriber import yield_and_close
 from .transcript import Segment
 from .turn import Latency, Turn, TurnTiming
 

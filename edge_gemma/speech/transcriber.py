@@ -20,9 +20,8 @@ from ..audio.vad import Detector
 from ..engine.audio import audio_tokens
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
-from ..engine.model import Model
+from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
-from ..hub.resolve import model_files, warn_if_toy
 from .answer import Samples
 from .language_detection import LanguageDetection
 from .languages import language_names
@@ -31,10 +30,8 @@ from .request import Cancellable, SpeechRequest, open_endpointer, open_request, 
 from .transcript import Segment, Transcript
 
 __all__ = [
-    "ModelOrPath",
     "Progress",
     "Transcriber",
-    "opened_model",
     "transcribe",
     "transcribe_segments",
     "yield_and_close",
@@ -42,9 +39,6 @@ __all__ = [
 
 Progress = Callable[[float, float | None], None]
 """Called with the seconds that are done, and the seconds of the whole recording or None if they are not known."""
-
-ModelOrPath = ModelLike | str | os.PathLike[str]
-"""An open model, the path of its file, or the name of one that was downloaded."""
 
 _Item = TypeVar("_Item")
 _SESSIONS = 2  # that are open at the same time: the request, and a fork of it
@@ -246,21 +240,6 @@ class _Stoppable(Source):
 
 
 # ---- one call for all of it -----------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def opened_model(
-    model: ModelOrPath | None, mmproj: str | os.PathLike[str] | None, threads: int | None
-) -> Iterator[ModelLike]:
-    """The model itself, or the one of a path or of the environment, which is closed afterwards."""
-    if model is not None and not isinstance(model, (str, os.PathLike)):
-        yield model
-        return
-    path, encoders = model_files(model, mmproj)
-    if model is None:
-        warn_if_toy(path)
-    with Model.load(path, mmproj=encoders, threads=threads) as opened:
-        yield opened
 
 
 def transcribe_segments(

@@ -16,13 +16,14 @@ from ..audio.vad import Detector
 from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit, fit
+from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .answer import Answer
 from .languages import language_names
 from .prompts import Order, text_translation_prompt, text_turn
 from .request import SPARE_TOKENS, Cancellable, hints
-from .transcriber import ModelOrPath, Progress, opened_model, transcribe
+from .transcriber import Progress, transcribe
 from .transcript import Transcript
 
 __all__ = ["Translator", "input_kind", "is_text", "read_text", "translate"]

@@ -156,6 +156,26 @@ static void check_attention(const eg_kernels *k)
         }
 }
 
+/* The attention of encoders, with a partial block of keys and a partial vector of queries. */
+static void check_bidirectional(const eg_kernels *k)
+{
+    static const int dims[] = {4, 16, 64, 72, 128};
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+        enum { N = 77, M = 203 };
+        const int64_t d = dims[i], blocks = (M + EG_SEEN_KEYS - 1) / EG_SEEN_KEYS;
+        float *q = memory((size_t)(N * d) * 4), *keys = memory((size_t)(M * d) * 4), *values = memory((size_t)(M * d) * 4);
+        float *o = memory((size_t)(N * d) * 4);
+        void *packed = memory(eg_bidirectional_bytes(d, M)), *scratch = memory(eg_bidirectional_scratch_bytes(d));
+        fill(q, N * d);
+        fill(keys, M * d);
+        fill(values, M * d);
+        k->bidirectional_pack(packed, keys, d, values, d, M, 0, blocks, d);
+        k->bidirectional(o, d, q, d, N, packed, M, d, scratch);
+        printf("%s bidirectional %d %016llx\n", k->name, dims[i], (unsigned long long)hash(o, (size_t)(N * d) * 4));
+        free(q), free(keys), free(values), free(o), free(packed), free(scratch);
+    }
+}
+
 static void check_vectors(const eg_kernels *k)
 {
     enum { N = 1001 };
@@ -183,6 +203,7 @@ int main(void)
         check_matrices(k);
         check_channels(k);
         check_attention(k);
+        check_bidirectional(k);
         check_vectors(k);
     }
     return 0;

@@ -132,6 +132,11 @@ static void check_session(eg_model *model)
     eg_audio_params audio = {.struct_size = sizeof audio, .left_context = 13};
     REQUIRE_REFUSED(audio, eg_session_audio_begin(session, &audio, &err.value));
     REQUIRE(!eg_session_audio_begin(session, &audio, &err.value) && !eg_session_audio_abort(session, &err.value));
+
+    const uint8_t pixel[3] = {0};
+    eg_image image = {.struct_size = sizeof image, .width = 1, .height = 1, .rgb = pixel};
+    REQUIRE_REFUSED(image, eg_session_feed_image(session, &image, &err.value));
+    REQUIRE(eg_session_feed_image(session, &image, &err.value) == EG_ERROR_UNSUPPORTED);
     REQUIRE(!eg_session_get_stats(session, &stats.value, &err.value) && stats.value.decode_tokens == 9);
     REQUIRE(!eg_session_get_memory(session, &memory.value, &err.value) && memory.value.mapped > 0);
     IS_ZERO(stats);

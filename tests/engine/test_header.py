@@ -22,7 +22,7 @@ from support.tiny_model import VOCAB, Shape, model_writer, write_model
 IDS = [2, *range(20, 40)]
 #: Every struct of the header that begins with struct_size, and what to call to have it read or filled.
 INPUTS = ["eg_file_params", "eg_model_params", "eg_session_params", "eg_sampling", "eg_audio_params", "eg_chat_message"]
-INPUTS += ["eg_batch_item"]
+INPUTS += ["eg_batch_item", "eg_image"]
 OUTPUTS = ["eg_file_metadata", "eg_file_tensor", "eg_model_info", "eg_memory", "eg_token", "eg_stats", "eg_error"]
 
 
@@ -72,6 +72,8 @@ def reader(name: str, session: eg.Session) -> Callable[[Any, Any], int]:
         return lambda struct, err: (
             lib.eg_audio_stream_open(raw, struct, stream, err) or lib.eg_audio_stream_close(stream[0]) or lib.EG_OK
         )
+    if name == "eg_image":
+        return lambda struct, err: lib.eg_session_feed_image(session.pointer, struct, err)
     if name == "eg_batch_item":
         return lambda struct, err: lib.eg_batch_run(struct, 1, err)
     length = ffi.new("size_t *")

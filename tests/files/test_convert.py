@@ -16,7 +16,9 @@ from edge_gemma.engine.gguf import GGUFFile
 from edge_gemma.errors import EdgeGemmaError
 from edge_gemma.files import safetensors
 from edge_gemma.files.convert import convert
+from edge_gemma.reference.audio import AudioEncoder
 from edge_gemma.reference.gguf import Gguf
+from edge_gemma.reference.vision import VisionEncoder
 from support import tiny_checkpoint
 from support.tiny_checkpoint import GLOBAL, LOCAL, Shape, write_checkpoint
 
@@ -69,7 +71,7 @@ def test_equals_llama_cpp(shared, tmp_path, variant):
     assert_same(written.mmproj, folder / "mmproj-BF16.gguf")
 
 
-@pytest.mark.parametrize(("variant", "shards"), [("e4b", 1), ("dense", 3), ("e2b", 2), ("moe", 1)])
+@pytest.mark.parametrize(("variant", "shards"), [("e4b", 1), ("dense", 3), ("e2b", 2), ("moe", 1), ("unified", 2)])
 def test_there_and_back(shared, tmp_path, variant, shards):
     """A checkpoint made of another converter's files becomes these files again."""
     folder = shared / "fixtures" / variant
@@ -80,6 +82,8 @@ def test_there_and_back(shared, tmp_path, variant, shards):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(shared / "fixtures" / "e2b" / "hf" / name, tmp_path / "hf" / name)
     (tmp_path / "hf" / "chat_template.jinja").unlink()
+    if variant == "unified":
+        (tmp_path / "hf" / "generation_config.json").write_text('{"suppress_tokens": [7, 8]}')
     written = convert(tmp_path / "hf", tmp_path / "model.gguf")
     assert_same(written.model, inputs[0])
     assert_same(written.mmproj, inputs[1])
@@ -88,6 +92,7 @@ def test_there_and_back(shared, tmp_path, variant, shards):
 def _unconvert(model: Gguf, encoders: Gguf) -> dict[str, np.ndarray]:
     """Checkpoint tensors by their names, from GGUF files in BF16."""
     files = model.tensors | encoders.tensors
+    unified = encoders.metadata["clip.vision.projector_type"] == "gemma4uv"
     found: dict[str, np.ndarray] = {}
     for row, theirs, ours in tiny_checkpoint.rows(*(_layers(files, prefix) for prefix in ("blk.", "v.blk.", "a.blk."))):
         suffixes = {".weight": ".linear.weight"} | {f".{b}": f".{b}" for b in tiny_checkpoint.names.CLIP_BOUNDS}
@@ -95,8 +100,16 @@ def _unconvert(model: Gguf, encoders: Gguf) -> dict[str, np.ndarray]:
             if not (tensor := files.get(ours + row.ours + ending)):
                 continue
             values = tensor.raw.view(np.uint16 if tensor.type == "BF16" else np.float32).reshape(tensor.shape)
-            if row.kind == "patch":
-                values = values.transpose(0, 2, 3, 1).reshape(len(values), -1)
+            if row in tiny_checkpoint.names.UNIFIED_VISION and not unified:
+                continue
+            if row in tiny_checkpoint.names.VISION and unified:
+                continue
+            if row.kind in ("patch", "planes"):
+                side = 16 if row.kind == "patch" else 48
+                shape = (*values.shape[: values.ndim - (3 if row.kind == "patch" else 1)], -1)
+                values = np.moveaxis(values.reshape(-1, 3, side, side), 1, -1).reshape(shape)
+            elif row.kind == "axes":
+                values = values.swapaxes(0, 1)
             elif row.kind == "depthwise":
                 values = values[:, None, :]
             elif row.kind == "softplus":
@@ -139,8 +152,12 @@ def _config(model: Gguf, encoders: Gguf) -> dict[str, Any]:
         "rope_parameters": Shape().config()["text_config"]["rope_parameters"],
     }
 
+    unified = encoders.metadata["clip.vision.projector_type"] == "gemma4uv"
+
     def encoder(prefix: str) -> dict[str, Any] | None:
         values = {key[len(prefix) :]: value for key, value in encoders.metadata.items() if key.startswith(prefix)}
+        if unified:
+            return {"mm_embed_dim" if "vision" in prefix else "audio_embed_dim": values["embedding_length"]}
         return values and {
             "hidden_size": values["embedding_length"],
             "num_hidden_layers": values["block_count"],
@@ -149,7 +166,7 @@ def _config(model: Gguf, encoders: Gguf) -> dict[str, Any]:
         }
 
     return {
-        "model_type": "gemma4",
+        "model_type": "gemma4_unified" if unified else "gemma4",
         "text_config": text,
         "vision_config": encoder("clip.vision."),
         "audio_config": encoder("clip.audio."),
@@ -204,6 +221,65 @@ def test_types(tmp_path, type, dtype):
     wanted = shape.tensors()["model.language_model.layers.0.self_attn.q_proj.weight"]
     np.testing.assert_allclose(model["blk.0.attn_q.weight"].array(), wanted, atol=5e-3)
     assert model.metadata["general.file_type"] == {"F32": 0, "F16": 1, "Q8_0": 7}[type]
+
+
+def test_the_12b_model(tmp_path):
+    """Projections in place of encoders: a picture and sound, computed with the checkpoint's tensors and the file's."""
+    shape = Shape(shared=0, ple=0, k_eq_v=True, unified=True, dtype="F32")
+    source = shape.tensors()
+    written = convert(write_checkpoint(tmp_path / "hf", shape), tmp_path / "model.gguf", type="F32")
+    get = lambda name: source[f"model.{name}"].astype(np.float64)  # noqa: E731
+    rms = lambda x: x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + 1e-6)  # noqa: E731
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * get(f"vision_embedder.{name}.weight") + get(f"vision_embedder.{name}.bias")
+
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
+    patches = np.stack([pixels[:, :48], pixels[:, 48:]]).reshape(2, -1) / 255  # colour is the fastest axis
+    x = norm("patch_ln1", patches) @ get("vision_embedder.patch_dense.weight").T + get(
+        "vision_embedder.patch_dense.bias"
+    )
+    table = get("vision_embedder.pos_embedding")
+    x = norm("pos_norm", norm("patch_ln2", x) + table[[0, 1], 0] + table[[0, 0], 1])
+    expected = rms(x) @ get("embed_vision.embedding_projection.weight").T
+    np.testing.assert_allclose(VisionEncoder(written.mmproj).soft_tokens(pixels), expected, atol=1e-5)
+
+    samples = np.random.default_rng(1).normal(size=1280)
+    expected = rms(samples.reshape(2, 640)) @ get("embed_audio.embedding_projection.weight").T
+    np.testing.assert_allclose(AudioEncoder(written.mmproj).encode(samples), expected, atol=1e-5)
+    with eg.Model.load(str(written.model), threads=1) as model:
+        assert np.isfinite(model.session().forward([2, 5, 270, 271])).all()
+
+
+def test_names_of_the_12b_model(tmp_path):
+    """Published files and the modules of transformers have different names for the same tensors."""
+    shape = Shape(shared=0, ple=0, unified=True)
+    first = convert(write_checkpoint(tmp_path / "a", shape), tmp_path / "a.gguf").mmproj
+    swaps = {
+        "model.embed_vision.": "embed_vision.multimodal_embedder.",
+        "model.vision_embedder.": "embed_vision.",
+        "model.embed_audio.": "embed_audio.",
+    }
+    tensors = {}
+    for name, values in shape.tensors().items():
+        old = next((old for old in swaps if name.startswith(old)), "")
+        tensors[swaps.get(old, "") + name[len(old) :]] = values
+    second = convert(write_checkpoint(tmp_path / "b", shape, tensors=tensors), tmp_path / "b.gguf").mmproj
+    assert {n: t.raw.tobytes() for n, t in Gguf(first).tensors.items()} == {
+        n: t.raw.tobytes() for n, t in Gguf(second).tensors.items()
+    }
+    assert Gguf(first)["v.patch_embd.weight"].type == Gguf(first)["v.patch_norm.1.bias"].type == "F32"
+    half = Gguf(convert(tmp_path / "a", tmp_path / "c.gguf", type="F16").mmproj)
+    assert half["v.patch_embd.weight"].type == "F16" and half["v.patch_norm.1.bias"].type == "F32"
+
+
+def test_other_patches_are_refused(tmp_path):
+    shape = Shape(shared=0, ple=0, unified=True)
+    config = shape.config()
+    config["vision_config"]["pooling_kernel_size"] = 2
+    with pytest.raises(ValueError, match="patch_size times pooling_kernel_size is 32, not 48"):
+        convert(write_checkpoint(tmp_path / "hf", shape, config=config), tmp_path / "m.gguf")
 
 
 def test_sound_alone(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
+from edge_gemma.engine.gguf import GGUFFile
 from support.paths import ROOT
 from support.tiny_checkpoint import Shape, write_checkpoint
+from support.videos import make_video
 
 MODEL, MMPROJ = "gemma-4-E2B-it-Q4_0.gguf", "mmproj-gemma-4-E2B-it-Q8_0.gguf"
 
@@ -73,29 +77,50 @@ _ARECORD = '#!/bin/sh\n# Stands in for a recorder: raw samples of one recording.
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: `language` is the first word behind its fence, `line` that of its first line of text."""
+    """A fenced block: `language` is the first word behind its fence, `line` that of its first line of text.
+
+    `vision`: whether "vision" is another word there: the block needs a model that sees.
+    """
 
     page: str
     line: int
     language: str
     text: str
+    vision: bool = False
 
 
 def blocks(page: str) -> list[Block]:
     """The blocks of a page, which is named from the project's folder."""
     found: list[Block] = []
     lines: list[str] = []
-    start, language = 0, ""
+    start, language, vision = 0, "", False
     for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```") and not start:
-            start, language, lines = number + 1, (line[3:].split() or [""])[0], []
+            words = [*line[3:].split(), ""]
+            start, language, vision, lines = number + 1, words[0], "vision" in words, []
         elif line.startswith("```"):
-            found.append(Block(page, start, language, "".join(f"{text}\n" for text in lines)))
+            found.append(Block(page, start, language, "".join(f"{text}\n" for text in lines), vision))
             start = 0
         else:
             lines.append(line)
     assert not start, f"{page}:{start - 1}: the block has no end"
     return found
+
+
+def model_sees() -> bool:
+    """Whether the embedded model, which stands for the real one, has a vision encoder."""
+    with GGUFFile(_DEMO / "demo-mmproj.gguf") as file:
+        return bool(file.metadata.get("clip.has_vision_encoder"))
+
+
+def _write_pictures(folder: Path) -> None:
+    """Two pictures, and a video where PyAV is installed."""
+    (folder / "photos").mkdir()
+    for path, seed in ((folder / "photo.jpg", 1), (folder / "photos" / "second.png", 2)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+        PIL.Image.fromarray(pixels).resize((320, 240)).save(path)
+    with contextlib.suppress(ImportError):
+        (folder / "holiday.mp4").write_bytes(make_video(40, 10))
 
 
 def furnish(folder: Path) -> dict[str, str]:
@@ -114,6 +139,7 @@ def furnish(folder: Path) -> dict[str, str]:
         soundfile.write(folder / name, talk, 16000)
     (folder / "talk.txt").write_text("Turn on the kitchen lights.\n")
     write_checkpoint(folder / "gemma-4-E2B-it", Shape())
+    _write_pictures(folder)
     programs, modules = folder / "programs", folder / "modules"
     programs.mkdir()
     modules.mkdir()

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_gemma.chat.calls import MARKERS
+from edge_gemma.chat.conversation import Chat
 from edge_gemma.engine.audio import audio_tokens
 from edge_gemma.engine.generation import Generation, Token
 from edge_gemma.engine.interface import TokenizerLike
@@ -33,6 +34,7 @@ from edge_gemma.engine.sampling import Sampling
 from edge_gemma.engine.session import Session
 from edge_gemma.engine.tokenizer import StreamingDetokenizer
 from edge_gemma.errors import Cancelled, EdgeGemmaError, EdgeGemmaValueError
+from edge_gemma.vision.budgets import target_size
 
 RATE = 16000
 SAMPLES_OF_TOKEN = 640
@@ -149,10 +151,12 @@ class ScriptedModel:
         script: the answers that are left, or what each answer is.
         on_call: called as `on_call(session, name, value)` when a call of a session begins, with the ids or samples that are
             fed, or None. It may wait, cancel the session, or raise.
+        on_encode: called with each picture before it is encoded.
         sessions: all that were opened or forked, in their order.
         opened: the options of each `session()`.
         requests: one for each answer, added when its first token is drawn.
         heard: the samples of each recording that was fed to its end.
+        encoded: the pictures that were encoded, (h, w, 3) uint8, and their budgets.
         drawn, checked: tokens that were drawn by `next`, and that were evaluated by `verify` or `forward`.
     """
 
@@ -163,6 +167,7 @@ class ScriptedModel:
         tokenizer: TokenizerLike | None = None,
         context_length: int = 4096,
         has_audio: bool = True,
+        has_vision: bool = True,
     ) -> None:
         """`tokenizer`: a real one may take the place of `ScriptedTokenizer`."""
         self.tokenizer: TokenizerLike = tokenizer or ScriptedTokenizer()
@@ -170,13 +175,15 @@ class ScriptedModel:
             script if isinstance(script, str) or callable(script) else list(script)
         )
         self.path, self.mmproj, self.threads = Path("scripted.gguf"), None, 1
-        self.has_audio, self.closed = has_audio, False
+        self.has_audio, self.has_vision, self.closed = has_audio, has_vision, False
         self.config = ScriptedConfig(context_length, self.tokenizer.vocab_size, has_audio)
         self.on_call: Callable[[ScriptedSession, str, Any], None] | None = None
+        self.on_encode: Callable[[Any], None] | None = None
         self.sessions: list[ScriptedSession] = []
         self.opened: list[dict[str, Any]] = []
         self.requests: list[Request] = []
         self.heard: list[NDArray[np.float32]] = []
+        self.encoded: list[tuple[NDArray[np.uint8], int]] = []
         self.drawn = self.checked = 0
         self.logprob = float(1 - np.log(self.config.vocab_size - 1 + np.e))  # for the logits 1 and 0 of `logits`
 
@@ -186,6 +193,28 @@ class ScriptedModel:
         """As `Model.session`."""
         self.opened.append({"context": context, "kv": kv, "restore": restore, "memory_limit": memory_limit})
         return ScriptedSession(self, min(4096, self.config.context_length) if context is None else context)
+
+    def chat(self, **options: Any) -> Chat:
+        """As `Model.chat`."""
+        return Chat(self, **options)
+
+    def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
+        """As `Model.image_tokens`."""
+        rows, columns = target_size(height, width, max_tokens)
+        return rows * columns // 48**2
+
+    def encode_image(
+        self, image: Any, max_tokens: int = 280, *, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """As `Model.encode_image`, with eight numbers a token, the mean of the pixels among them."""
+        if self.on_encode:
+            self.on_encode(image)
+        self.encoded.append((image, max_tokens))
+        if progress:
+            progress(1, 2)
+            progress(2, 2)
+        count = self.image_tokens(image.shape[1], image.shape[0], max_tokens)
+        return np.full((count, 8), image.mean(), np.float32)
 
     def take_answer(self, session: ScriptedSession) -> Answer:
         """The answer that the session begins now."""
@@ -369,6 +398,13 @@ class ScriptedSession:
         self._begin("feed_tokens", tokens, room=len(tokens), kept=tokens[: len(tokens) // 2])
         self.fed.append(tokens)
         self._append(tokens)
+
+    def feed_embeddings(self, embeddings: ArrayLike, picture: bool = False) -> None:
+        """As `Session.feed_embeddings`."""
+        rows = np.asarray(embeddings, np.float32)
+        self._begin("feed_embeddings", rows, room=len(rows))
+        self.fed.append(("picture" if picture else "rows", rows))
+        self._append([-1] * len(rows))
 
     def feed_audio(self, samples: ArrayLike, markers: bool = True, left_context: int = 12) -> None:
         """As `Session.feed_audio`."""

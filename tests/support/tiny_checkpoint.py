@@ -52,6 +52,7 @@ class Shape:
     k_eq_v: bool = False
     vision: bool = True
     audio: bool = True
+    unified: bool = False  # projections as in the 12B model in place of the encoders
     dtype: str = "BF16"
     seed: int = 0
 
@@ -86,12 +87,16 @@ class Shape:
         }
         encoder = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "rms_norm_eps": 1e-6}
         vision = {**encoder, "patch_size": 16, "pooling_kernel_size": 3, "standardize": self.experts > 0}
+        audio: dict[str, Any] = encoder
+        if self.unified:
+            vision = {"patch_size": 16, "pooling_kernel_size": 3, "mm_embed_dim": 48, "rms_norm_eps": 1e-6}
+            audio = {"audio_embed_dim": 640, "rms_norm_eps": 1e-6}
         return {
-            "model_type": "gemma4",
+            "model_type": "gemma4_unified" if self.unified else "gemma4",
             "tie_word_embeddings": True,
             "text_config": text,
             "vision_config": vision if self.vision else None,
-            "audio_config": encoder if self.audio else None,
+            "audio_config": audio if self.audio else None,
         }
 
     def tensors(self) -> Tensors:
@@ -135,6 +140,12 @@ class Shape:
                 add(() if self.k_eq_v and kind == GLOBAL else names.LAYER_VALUES, where, sizes)
             add(names.LAYER_PLE if self.ple else (), where, sizes)
             add(names.EXPERTS if self.experts else (), where, sizes)
+        if self.unified:
+            sizes = {"d": 48, "N": 40, "B": self.width, "O": 640}
+            add(names.UNIFIED_VISION if self.vision else (), "model.vision_embedder.", sizes)
+            add(names.VISION_PROJECTION if self.vision else (), "model.", sizes)
+            add(names.AUDIO_PROJECTION if self.audio else (), "model.", sizes)
+            return found
         if self.vision:
             sizes = {"d": 32, "N": 40, "q": 32, "D": 16, "F": 64, "B": self.width}
             add(names.VISION, "model.vision_tower.", sizes)
@@ -235,6 +246,8 @@ def rows(text_layers: int, vision_layers: int, audio_layers: int) -> Iterator[tu
     for layer in range(text_layers):
         for row in tables:
             yield row, f"{text}layers.{layer}.", f"blk.{layer}."
+    for row in names.UNIFIED_VISION:
+        yield row, "model.vision_embedder.", ""
     for row in (*names.VISION, *names.VISION_STANDARDIZE):
         yield row, "model.vision_tower.", ""
     for layer in range(vision_layers):
