@@ -32,6 +32,7 @@ from edge_gemma.speech.prompts import (
     text_turn,
     translation_prompt,
 )
+from edge_gemma.vision.describe import PICTURE_QUESTION, location_request
 from words import LANGUAGES
 
 SCHEMAS = Toolbox(Home().tools).schemas
@@ -54,22 +55,30 @@ def call_text(sentence: Sentence) -> str:
     return format_call(*sentence.call) if sentence.call else ""
 
 
-DESCRIBE = "Describe this image."
-LOCATE = (
-    'Detect the {label}. Output a json list where each entry contains the 2D bounding box in "box_2d" and the label in '
-    '"label".'
-)
+# The package's requests come first and are the most frequent. The others are Google's, for programs that ask so.
+DESCRIBE = (PICTURE_QUESTION, "Describe this image.", "What is in this picture?")
 
 
-def located(scene: scenes.Scene, label: str, things: list[scenes.Thing]) -> str:
-    """The boxes of things, in Google's convention."""
-    return json.dumps([{"box_2d": scene.box(thing), "label": label} for thing in things])
+def locate(labels: list[str], rng: random.Random) -> str:
+    """A request for the boxes of things."""
+    if rng.random() < 0.7:
+        return location_request(labels)
+    return (
+        f"Detect the {' and the '.join(labels)}. Output a json list where each entry contains the 2D bounding box in "
+        '"box_2d" and the label in "label".'
+    )
+
+
+def located(scene: scenes.Scene, found: list[tuple[str, scenes.Thing]]) -> str:
+    """The boxes of things with their labels, in Google's convention."""
+    return json.dumps([{"box_2d": scene.box(thing), "label": label} for label, thing in found])
 
 
 def prompts() -> Iterator[str]:
     """The texts of all requests."""
-    yield render_chat([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DESCRIBE}]}], None)
-    yield render_chat([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": LOCATE}]}], None)
+    rng = random.Random(0)
+    for text in (*DESCRIBE, *(locate(["circle", "square"], rng) for _ in range(6))):
+        yield render_chat([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}], None)
     yield render_chat(
         [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": [{"type": "audio"}]}],
         None,
@@ -163,17 +172,22 @@ class Tasks:
     def shown(self, scene: scenes.Scene, rng: random.Random, kind: str) -> tuple[str, str]:
         """A question of a kind (describe, question, locate) about a picture, and the answer."""
         if kind == "describe":
-            return DESCRIBE, scenes.description(scene)
+            return rng.choices(DESCRIBE, (6, 2, 2))[0], scenes.description(scene)
         if kind == "question":
             # Each thing that is asked for is as frequent as the others.
             found = scenes.questions(scene)
             about = rng.choice(sorted({entry[0] for entry in found}))
             return rng.choice([entry[1:] for entry in found if entry[0] == about])
         labels = scenes.labels(scene)
-        label = rng.choice(list(labels))
+        absent = f"{rng.choice(list(scenes.COLORS))} {rng.choice(list(scenes.SHAPES))}"
+        chosen = rng.sample(list(labels), min(len(labels), rng.choices((1, 2), (8, 2))[0]))
         if rng.random() < 0.1:
-            label = f"{rng.choice(list(scenes.COLORS))} {rng.choice(list(scenes.SHAPES))}"
-        return LOCATE.format(label=label), located(scene, label, labels.get(label, []))
+            chosen = [absent]
+        things: dict[scenes.Thing, str] = {}  # a thing that has two of the labels gets the first
+        for label in chosen:
+            things |= {thing: label for thing in labels.get(label, []) if thing not in things}
+        ordered = sorted(things.items(), key=lambda item: item[0].box)
+        return locate(chosen, rng), located(scene, [(label, thing) for thing, label in ordered])
 
     def _prompt(self) -> Prompt:
         return Prompt(self.pieces, None, SCHEMAS, {"enable_thinking": False})

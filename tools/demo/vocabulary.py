@@ -80,7 +80,7 @@ def _corpus() -> Iterator[str]:
             yield from _words(question)
             yield from _words(answer)
         for things in scenes.labels(scene).values():
-            yield from _JSON.split(located(scene, "", things).replace(" ", SPACE))
+            yield from _JSON.split(located(scene, [("", thing) for thing in things]).replace(" ", SPACE))
     for prompt in prompts():  # part of every request, so they are worth pieces of their own
         for _ in range(PROMPTS):
             yield from _words(prompt)
