@@ -326,6 +326,9 @@ class _Canvas:
         x, y = (box[0] + box[2] - left - right) / 2, (box[1] + box[3] - top - bottom) / 2
         pen.text((x, y), text, fill=fill, font=font)
         marks = tuple(x + font.getlength(text[:at]) for at in range(len(text) + 1))
+        ink, offset = font.getmask2(text)
+        left, top, right, bottom = ink.getbbox()
+        x, y = x + offset[0], y + offset[1]
         return (x + left, y + top, x + right, y + bottom), marks
 
 
