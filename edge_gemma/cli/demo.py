@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     paths = model_paths(args)
     bundled = args.microphone is None and args.audio is None
     from ..demo.demo import Demo, summary
+    from ..demo.pictures import bundled_pictures
     from ..errors import Cancelled
 
     utterances = _utterances(args.language) if bundled else []
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
                 screen.show(event)
                 if event.kind == "done" and event.exchange:
                     done.append(event.exchange)
+            for seen in demo.look(bundled_pictures() if bundled else ()):
+                screen.look(seen)
         except Cancelled:
             if not interrupt.hit:
                 raise
