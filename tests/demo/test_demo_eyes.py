@@ -40,7 +40,7 @@ def describer() -> Iterator[Describer]:
 
 
 def pictures(seed: str, count: int, shapes: tuple[str, ...] = tuple(scenes.SHAPES)) -> list[scenes.Scene]:
-    """Pictures with Pillow's own font. Every second one is of a kind that is held out; of the others only the picture is new."""
+    """Pictures with Pillow's own font. Every second one is of a kind that is held out; of the others the picture is new."""
     fonts, scenes.FONTS = scenes.FONTS, ()
     try:
         rng = random.Random(seed)

@@ -81,6 +81,20 @@ SHAPES: dict[str, Callable[[float], list[Point]]] = {
 }
 
 
+def _noun(kind: str, color: str, text: str) -> str:
+    return f"{kind} {text}" if text else f"{color} {kind}"
+
+
+Plan = list[tuple[str, str, str]]  # kind, color and text of each thing
+
+
+def _held_out(plan: Plan, relation: str) -> bool:
+    keys = [text for kind, _, text in plan if kind == "number"]
+    if relation:
+        keys.append(" ".join(_noun(*thing) for thing in plan))
+    return any(int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % 20 == 0 for key in keys)
+
+
 @dataclass(frozen=True)
 class Thing:
     """What a picture shows.
@@ -106,7 +120,7 @@ class Thing:
     @property
     def noun(self) -> str:
         """Color and shape, or the kind of text with the text."""
-        return f"{self.kind} {self.text}" if self.text else f"{self.color} {self.kind}"
+        return _noun(self.kind, self.color, self.text)
 
     @property
     def phrase(self) -> str:
@@ -136,9 +150,7 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        texts = [thing.text for thing in self.things if thing.kind == "number"]
-        pair = [" ".join(thing.noun for thing in self.things)] if self.relation else []
-        return any(int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % 20 == 0 for key in texts + pair)
+        return _held_out([(thing.kind, thing.color, thing.text) for thing in self.things], self.relation)
 
     def box(self, thing: Thing) -> list[int]:
         """Top, left, bottom, right in thousandths of the picture's height and width."""
@@ -169,13 +181,9 @@ def patches(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.ui
 def draw(rng: random.Random, width: int, height: int, held_out: bool | None = None) -> Scene:
     """A picture of a size. With `held_out`, one that is held out for the tests, or one that is not."""
     while True:
-        plan = _plan(rng)
-        scene = _Canvas(rng, width, height).paint(plan)
-        if scene and held_out in (None, scene.held_out):
+        scene = _Canvas(rng, width, height).paint(_plan(rng), held_out)
+        if scene:
             return scene
-
-
-Plan = list[tuple[str, str, str]]  # kind, color and text of each thing
 
 
 def _plan(rng: random.Random) -> Plan:
@@ -212,13 +220,15 @@ class _Canvas:
         self.rng, self.width, self.height = rng, width, height
         self.scale = math.sqrt(width * height)
 
-    def paint(self, plan: Plan) -> Scene | None:
-        """The picture, or None if the things found no place."""
+    def paint(self, plan: Plan, held_out: bool | None) -> Scene | None:
+        """The picture, or None if the things found no place, or if it is held out or not and should not be so."""
         alike = len(set(plan)) == 1
         places = self._places(plan, alike)
         if places is None:
             return None
         boxes, relation = places
+        if held_out not in (None, _held_out(plan, relation)):
+            return None
         ground = self._ground({color for _, color, _ in plan})
         image = Image.fromarray(ground)
         pen = ImageDraw.Draw(image)
