@@ -184,7 +184,8 @@ def see(model: Gemma4ForConditionalGeneration, patches: Tensor, columns: int, ro
         q, k = turned(attention.q_norm(q)), turned(attention.k_norm(k))
         v = attention.v_norm(v).transpose(1, 2)
         # On a CPU, this kernel takes a third of the time in float32 at 200 patches, and as long as in bfloat16 at 2,000.
-        mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=1.0).to(q.dtype)
+        with torch.autocast("cpu", enabled=False):
+            mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=1.0)
         states = states + layer.post_attention_layernorm(attention.o_proj(mixed.transpose(1, 2).flatten(2)))
         states = states + layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(states)))
     pooled = states.unflatten(1, (rows, 3, columns, 3)).float().mean((2, 4)).flatten(1, 2) * math.sqrt(VISION_WIDTH)
