@@ -586,7 +586,7 @@ def finish(trainer: Trainer) -> None:
 
 
 def work(rank: int, ranks: int, meeting: str, folder: Path, recordings: Path) -> None:
-    """The work of one process."""
+    """The work of one process of several."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     Training(folder, recordings, rank, ranks).run()
@@ -599,6 +599,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="1, 2 or 4")
     options = parser.parse_args()
+    if options.processes == 1:  # in this process, which can be stopped and continued by its number
+        torch.set_num_threads(1)
+        Training(options.folder, options.recordings, 0, 1).run()
+        return
     with tempfile.TemporaryDirectory() as meeting:
         arguments = (options.processes, f"{meeting}/point", options.folder, options.recordings)
         torch.multiprocessing.spawn(work, arguments, options.processes)
