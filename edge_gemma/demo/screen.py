@@ -144,7 +144,11 @@ class JSONLines:
     def look(self, look: Look) -> None:
         """Prints what is said about a picture."""
         picture, boxes = look.picture, [dataclasses.asdict(box) for box in look.boxes]
-        values = {"file": picture.path.name, "description": look.description, "question": picture.question}
+        values: dict[str, Any] = {
+            "file": picture.path.name,
+            "description": look.description,
+            "question": picture.question,
+        }
         values |= {"answer": look.answer, "label": picture.label, "boxes": boxes, "seconds": round(look.seconds, 3)}
         self._print({"event": "picture", **values, "right": look.verdict()})
 
