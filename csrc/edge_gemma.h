@@ -552,8 +552,9 @@ typedef struct eg_audio_params {
     bool no_markers; /* of a session: without <|audio> before and <audio|> behind it */
 } eg_audio_params;
 
-/* Soft tokens of a recording of so many samples: ceil(floor((samples - 1) / 160) / 4), none below 161. Any thread. */
-EG_API size_t eg_audio_token_count(size_t samples);
+/* Soft tokens of a recording of so many samples. Encoders (E2B, E4B; also for a model that is NULL or hears nothing):
+ * ceil(floor((samples - 1) / 160) / 4), none below 161. The 12B: ceil(samples / 640). Any thread. */
+EG_API size_t eg_audio_token_count(const eg_model *model, size_t samples);
 
 /* Begins audio in the timeline; params NULL: all defaults. Until its end nothing else can be fed or drawn, nor can the session
  * be rewound or saved (EG_ERROR_STATE); reading logits and positions is fine, and a fork has a copy of the audio in
@@ -569,7 +570,7 @@ EG_API eg_status eg_session_audio_begin(eg_session *session, const eg_audio_para
 EG_API eg_status eg_session_audio_push(eg_session *session, const float *samples, size_t n, eg_error *err);
 
 /* Completes the open audio: encodes the last samples and appends the end marker; both are prefilled with what is fed next.
- * EG_ERROR_STATE: no audio is open. EG_ERROR_ARGUMENT: there were less than 161 samples; the audio is over, and the timeline
+ * EG_ERROR_STATE: no audio is open. EG_ERROR_ARGUMENT: there were too few samples for a token; the audio is over, and the timeline
  * is as before begin. EG_CANCELLED: as in eg_session_audio_push. */
 EG_API eg_status eg_session_audio_end(eg_session *session, eg_error *err);
 

@@ -15,11 +15,14 @@ CSRC = ROOT / "csrc"
 HEADERS = [
     "edge_gemma.h",
     "base/arena.h",
+    "base/pool.h",
     "format/types.h",
     "format/quantize.h",
     "kernels/kernels.h",
     "audio/mel.h",
     "text/tokenizer.h",
+    "vision/resize.h",
+    "vision/target.h",
 ]
 # Functions of Python that the engine calls.
 CALLBACKS = 'extern "Python" void edge_gemma_progress(void *context, uint32_t done, uint32_t total);\n'

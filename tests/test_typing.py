@@ -49,6 +49,9 @@ USES = {
     "next(eg.listen())": "ListenerEvent",
     'eg.open_audio("x.wav")': "Source",
     'eg.transcribe("x.wav").render("srt")': "str",
+    'eg.describe("photo.jpg", "e2b")': "str",
+    'eg.locate("photo.jpg", "cat")': "list[Box]",
+    "eg.Describer(model).describe(b'').text": "str",
     "eg.kernels.targets": "dict[str, Target | None]",
     'edge_gemma.hub.pull("e2b")': "Pulled",
 }

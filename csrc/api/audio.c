@@ -6,9 +6,10 @@
 #include "../base/structs.h"
 #include "objects.h"
 
-size_t eg_audio_token_count(size_t samples)
+size_t eg_audio_token_count(const eg_model *model, size_t samples)
 {
     size_t frames = samples ? (samples - 1) / EG_MEL_HOP : 0;
+    if (model && model->has_audio && model->audio.config.unified && samples) frames++;
     return frames / EG_AUDIO_FRAMES + (frames % EG_AUDIO_FRAMES != 0);
 }
 
@@ -22,8 +23,9 @@ eg_status eg_audio_check_samples(const float *samples, size_t n, eg_error *err)
 
 static void layout(eg_audio_stream *s, eg_arena *arena)
 {
-    int32_t features = s->model->audio.config.features;
-    eg_mel_layout(&s->mel, features, arena);
+    const eg_audio_config *c = &s->model->audio.config;
+    const int32_t features = c->features;
+    eg_mel_layout(&s->mel, features, c->unified, arena);
     s->frames = eg_arena_take(arena, EG_AUDIO_BLOCK * EG_AUDIO_FRAMES, (size_t)features * sizeof *s->frames);
     eg_audio_layout(&s->encoder, arena);
 }
@@ -64,7 +66,7 @@ static const float *relative_keys(eg_model *model)
 {
     float *keys = atomic_load(&model->audio_relative);
     if (keys) return keys;
-    float *made = malloc(eg_audio_relative_bytes(model));
+    float *made = malloc(eg_audio_relative_bytes(model) + 1);   /* not of size 0: a model may have no layers */
     eg_audio_work *work = made ? borrow(model) : NULL;
     if (!work) {
         free(made);
@@ -212,21 +214,23 @@ eg_status eg_audio_stream_run(eg_audio_stream *s, const float *samples, size_t n
 {
     enum { ROOM = EG_AUDIO_BLOCK * EG_AUDIO_FRAMES };
     int64_t left = (int64_t)n;
+    bool end;
     *written = 0;
     do {
         s->n_frames += eg_mel_push(&s->mel, &samples, &left, s->frames + s->n_frames * s->mel.features, ROOM - s->n_frames);
-        bool end = last && !left;
+        end = last && !left && s->n_frames < ROOM;
+        if (end) s->n_frames += eg_mel_finish(&s->mel, s->frames + s->n_frames * s->mel.features);
         const int64_t ready = end ? s->n_frames : s->n_frames / EG_AUDIO_FRAMES * EG_AUDIO_FRAMES;
         eg_status status = encode(s, ready, embeddings, written, err);
         if (status) return status;
-    } while (left);
+    } while (left || (last && !end));
     if (last) eg_audio_stream_reset(s);
     return EG_OK;
 }
 
 size_t eg_audio_stream_all_tokens(const eg_audio_stream *s, size_t n)
 {
-    return (size_t)((s->n_frames + eg_mel_frames(&s->mel, (int64_t)n) + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES);
+    return (size_t)((s->n_frames + eg_mel_all_frames(&s->mel, (int64_t)n) + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES);
 }
 
 static bool is_cancelled(void *stream)
@@ -282,6 +286,6 @@ eg_status eg_audio_stream_push(eg_audio_stream *s, const float *samples, size_t 
 eg_status eg_audio_stream_finish(eg_audio_stream *s, float *embeddings, size_t capacity, size_t *written, eg_error *err)
 {
     if (!s || !written) return eg_fail(err, EG_ERROR_ARGUMENT, "stream or written is NULL.");
-    eg_status status = check(s, embeddings, s->n_frames != 0, capacity, err);
+    eg_status status = check(s, embeddings, eg_audio_stream_all_tokens(s, 0), capacity, err);
     return status ? status : run(s, NULL, 0, true, embeddings, written, err);
 }

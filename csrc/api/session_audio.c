@@ -22,6 +22,8 @@ eg_status eg_session_audio_check_closed(const eg_session *s, eg_error *err)
 
 enum { GATHERED = EG_AUDIO_BLOCK * EG_TOKEN_SAMPLES };   /* samples that are encoded together, at most */
 
+static const char *least(const eg_model *model) { return model->audio.config.unified ? "1 sample" : "161 samples (10 ms)"; }
+
 static size_t embeddings_size(const eg_session *s) { return (EG_AUDIO_BLOCK + 1) * (size_t)s->model->config.hidden; }
 
 static eg_status allocate(eg_session *s, eg_error *err)
@@ -219,7 +221,7 @@ eg_status eg_session_audio_end(eg_session *s, eg_error *err)
         eg_timeline_end(s, EG_OK);
         eg_timeline_rewind_to(s, a->start, NULL);
         count_recording(s, 0);
-        return eg_fail(err, EG_ERROR_ARGUMENT, "the recording is too short: it takes 161 samples (10 ms) at least.");
+        return eg_fail(err, EG_ERROR_ARGUMENT, "the recording is too short: it takes %s at least.", least(s->model));
     }
     if (status) {
         count_recording(s, 0);
@@ -251,9 +253,9 @@ eg_status eg_session_feed_audio(eg_session *s, const float *samples, size_t n, c
     eg_audio_params p;
     eg_status status = eg_audio_read_params(s->model, params, &p, err);
     if (!status) status = eg_audio_check_samples(samples, n, err);
-    if (!status && n <= EG_MEL_HOP)
-        status = eg_fail(err, EG_ERROR_ARGUMENT, "the recording has %zu samples: it takes 161 (10 ms) at least.", n);
-    if (!status) status = eg_timeline_check_room(s, eg_audio_token_count(n) + (p.no_markers ? 0 : 2), err);
+    if (!status && !eg_audio_token_count(s->model, n))
+        status = eg_fail(err, EG_ERROR_ARGUMENT, "the recording has %zu samples: it takes %s at least.", n, least(s->model));
+    if (!status) status = eg_timeline_check_room(s, eg_audio_token_count(s->model, n) + (p.no_markers ? 0 : 2), err);
     if (!status) status = eg_session_audio_begin(s, params, err);
     if (!status) status = eg_session_audio_push(s, samples, n, err);
     return status ? status : eg_session_audio_end(s, err);

@@ -460,7 +460,7 @@ static void output_task(void *context, int64_t begin, int64_t end, unsigned work
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
         float *y = call->work->wide + t * n;
-        for (int64_t i = 0; i < n; i++) y[i] += w->output_bias[i];
+        for (int64_t i = 0; w->output_bias && i < n; i++) y[i] += w->output_bias[i];
         call->work->matmul.kernels->rms_norm(y, y, NULL, n, EPS);
     }
 }
@@ -484,6 +484,15 @@ static void keep(const eg_audio *enc, const eg_audio_work *work, int32_t l, int6
     memcpy(s->g, work->g + at, (EG_AUDIO_KERNEL - 1) * w * sizeof *s->g);
 }
 
+/* The rows of the projection are the frames themselves, with zeros behind the last one. */
+static void take_samples(eg_audio_work *work, const float *frames, int64_t n_frames, int64_t n)
+{
+    const size_t given = (size_t)(n_frames * work->weights->config.features);
+    const size_t all = (size_t)(n * work->weights->config.output);
+    memcpy(work->wide, frames, given * sizeof *frames);
+    memset(work->wide + given, 0, (all - given) * sizeof *frames);
+}
+
 /* Puts the frames behind the last one of the block before, and makes x of them. */
 static void take_frames(eg_audio *enc, eg_audio_work *work, const float *frames, int64_t n_frames, int64_t n)
 {
@@ -499,25 +508,37 @@ static void take_frames(eg_audio *enc, eg_audio_work *work, const float *frames,
     memcpy(enc->row, work->rows + 2 * (size_t)n * width, width * sizeof *enc->row);
 }
 
+/* The layers, from frames to x; false if they were stopped. */
+static bool run_layers(encoder_call *call, eg_audio *enc, eg_turn *turn, const float *frames, int64_t n_frames)
+{
+    const eg_audio_weights *w = enc->weights;
+    take_frames(enc, call->work, frames, n_frames, call->n);
+    for (int32_t l = 0; l < w->config.layers; l++) {
+        if (!eg_pool_go_on(call->work->matmul.pool, turn)) return false;
+        call->w = &w->layer[l];
+        call->relative = enc->relative + (int64_t)l * EG_AUDIO_REACH * w->config.width;
+        recall(enc, call->work, l);
+        feed_forward(call, &call->w->ffw[0]);
+        attention(call);
+        light_convolution(call);
+        feed_forward(call, &call->w->ffw[1]);
+        for_tokens(call, last_norm_task);
+        keep(enc, call->work, l, call->n);
+    }
+    return true;
+}
+
 bool eg_audio_encode(eg_audio *enc, eg_audio_work *work, eg_turn *turn, const float *frames, int64_t n_frames, float *out)
 {
     const eg_audio_weights *w = enc->weights;
     const int64_t n = (n_frames + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES;
     encoder_call call = {.enc = enc, .work = work, .n = n};
-    take_frames(enc, work, frames, n_frames, n);
-    for (int32_t l = 0; l < w->config.layers; l++) {
-        if (!eg_pool_go_on(work->matmul.pool, turn)) return false;
-        call.w = &w->layer[l];
-        call.relative = enc->relative + (int64_t)l * EG_AUDIO_REACH * w->config.width;
-        recall(enc, work, l);
-        feed_forward(&call, &call.w->ffw[0]);
-        attention(&call);
-        light_convolution(&call);
-        feed_forward(&call, &call.w->ffw[1]);
-        for_tokens(&call, last_norm_task);
-        keep(enc, work, l, n);
+    if (w->config.unified) {
+        take_samples(work, frames, n_frames, n);
+    } else {
+        if (!run_layers(&call, enc, turn, frames, n_frames)) return false;
+        eg_multiply_one(&work->matmul, &w->output, work->x, n, work->wide);
     }
-    eg_multiply_one(&work->matmul, &w->output, work->x, n, work->wide);
     for_tokens(&call, output_task);
     eg_multiply_one(&work->matmul, &w->projection, work->wide, n, out);
     enc->position += n;

@@ -1,5 +1,8 @@
 /* The streaming audio encoder: log-mel frames to soft tokens.
  *
+ * The 12B has no encoder ("unified", gemma4ua): its frames are samples as they are, and a token is the projection of four frames.
+ * It has no state and no layers, and of the weights below only the projection.
+ *
  * A conformer over tokens of 40 ms (four frames). It is causal, except for the two strided convolutions in front, which look
  * ahead by three frames. The state between calls is small: the last frame, the last row of the first convolution, and for each
  * layer the last keys, values and inputs of the depthwise convolution. So a recording that is cut into calls in any way gives
@@ -25,8 +28,9 @@ enum {
 };
 
 typedef struct eg_audio_config {
+    bool unified;
     int32_t layers, width, heads, head_dim, ffn;
-    int32_t features;          /* num_mel_bins */
+    int32_t features;          /* num_mel_bins, or the samples of a frame */
     int32_t channels[EG_AUDIO_CHANNELS], rows[EG_AUDIO_CHANNELS];   /* of the outputs; rows along frequency */
     int32_t output, hidden;    /* width of the tower's output, and of a soft token */
 } eg_audio_config;

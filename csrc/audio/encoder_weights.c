@@ -6,6 +6,7 @@
 #include "../base/map.h"
 #include "../nn/keys.h"
 #include "encoder.h"
+#include "mel.h"
 
 enum { MAX_FEATURES = 1024 };
 
@@ -13,13 +14,19 @@ static eg_status read_config(const eg_gguf *file, eg_audio_config *c, eg_error *
 {
     eg_span projector = eg_keys_text(file, "clip.audio.projector_type");
     if (!projector.length) projector = eg_keys_text(file, "clip.projector_type");   /* in files with one encoder */
-    if (!eg_span_is(projector, "gemma4a"))
+    c->unified = eg_span_is(projector, "gemma4ua");
+    if (!c->unified && !eg_span_is(projector, "gemma4a"))
         return eg_fail(err, EG_ERROR_UNSUPPORTED,
-                       "%s: the key 'clip.audio.projector_type' is '%.*s'; only 'gemma4a' encoders "
+                       "%s: the key 'clip.audio.projector_type' is '%.*s'; only 'gemma4a' and 'gemma4ua' encoders "
                        "can be run.",
                        eg_gguf_name(file), (int)(projector.length < 64 ? projector.length : 64),
                        projector.length ? projector.data : "");
     eg_keys keys = {file, "clip.audio", err, EG_OK};
+    if (c->unified) {
+        c->features = EG_MEL_HOP;
+        c->output = EG_AUDIO_FRAMES * EG_MEL_HOP;
+        return EG_OK;
+    }
     c->layers = eg_keys_integer(&keys, "block_count", 1, EG_AUDIO_MAX_LAYERS, true, 0);
     c->width = eg_keys_integer(&keys, "embedding_length", 4, EG_MAX_WIDTH, true, 0);
     c->ffn = eg_keys_integer(&keys, "feed_forward_length", 1, EG_MAX_WIDTH, true, 0);
@@ -103,6 +110,31 @@ static void bind_convolution(eg_binder *b, eg_audio_weights *w, int i)
     w->conv_norm[i] = eg_bind_vector(b, name, channels);
 }
 
+/* All but the projection. */
+static void bind_encoder(eg_binder *b, eg_audio_weights *w)
+{
+    eg_audio_config *c = &w->config;
+    c->head_dim = c->width / c->heads;
+    for (int i = 0; i < EG_AUDIO_CHANNELS; i++) bind_convolution(b, w, i);
+    w->input = eg_bind_matrix(b, "a.input_projection.weight", c->width, (int64_t)c->rows[1] * c->channels[1]);
+    for (int32_t l = 0; l < c->layers && !b->status; l++) bind_layer(b, c, l, &w->layer[l]);
+    const eg_gguf_tensor *output = eg_bind_find(b, "a.pre_encode.out.weight", true);
+    c->output = output && output->dims[1] >= 1 && output->dims[1] <= EG_MAX_WIDTH ? (int32_t)output->dims[1] : 1;
+    w->output = eg_bind_matrix(b, "a.pre_encode.out.weight", c->output, c->width);
+    w->output_bias = eg_bind_vector(b, "a.pre_encode.out.bias", c->output);
+}
+
+static void bind_projection(eg_binder *b, int32_t hidden, eg_audio_weights *w)
+{
+    static const char name[] = "mm.a.input_projection.weight";
+    const eg_gguf_tensor *last = eg_bind_find(b, name, true);
+    if (last && last->dims[1] != hidden)
+        b->status = eg_fail(b->err, EG_ERROR_FORMAT,
+                            "%s: these encoders are of another model: their audio tokens are %lld wide, and the model's are %d.",
+                            eg_gguf_name(b->file), (long long)last->dims[1], hidden);
+    w->projection = eg_bind_matrix(b, name, hidden, w->config.output);
+}
+
 eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w, bool *present, eg_error *err)
 {
     memset(w, 0, sizeof *w);
@@ -111,27 +143,14 @@ eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w
     eg_audio_config *c = &w->config;
     eg_status status = read_config(file, c, err);
     if (status) return status;
-    c->head_dim = c->width / c->heads;
     c->hidden = hidden;
-    w->layer = calloc((size_t)c->layers, sizeof *w->layer);
-    if (!w->layer) return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", eg_gguf_name(file));
+    if (c->layers && !(w->layer = calloc((size_t)c->layers, sizeof *w->layer)))
+        return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", eg_gguf_name(file));
     w->heap_bytes = (uint64_t)c->layers * sizeof *w->layer;
 
     eg_binder b = {file, &w->owned, err, EG_OK};
-    for (int i = 0; i < EG_AUDIO_CHANNELS; i++) bind_convolution(&b, w, i);
-    w->input = eg_bind_matrix(&b, "a.input_projection.weight", c->width, (int64_t)c->rows[1] * c->channels[1]);
-    for (int32_t l = 0; l < c->layers && !b.status; l++) bind_layer(&b, c, l, &w->layer[l]);
-    const eg_gguf_tensor *output = eg_bind_find(&b, "a.pre_encode.out.weight", true);
-    c->output = output && output->dims[1] >= 1 && output->dims[1] <= EG_MAX_WIDTH ? (int32_t)output->dims[1] : 1;
-    w->output = eg_bind_matrix(&b, "a.pre_encode.out.weight", c->output, c->width);
-    w->output_bias = eg_bind_vector(&b, "a.pre_encode.out.bias", c->output);
-    const eg_gguf_tensor *last = eg_bind_find(&b, "mm.a.input_projection.weight", true);
-    if (last && last->dims[1] != hidden)
-        b.status = eg_fail(err, EG_ERROR_FORMAT,
-                           "%s: these encoders are of another model: their audio tokens are %lld wide, "
-                           "and the model's are %d.",
-                           eg_gguf_name(file), (long long)last->dims[1], hidden);
-    w->projection = eg_bind_matrix(&b, "mm.a.input_projection.weight", hidden, c->output);
+    if (!c->unified) bind_encoder(&b, w);
+    bind_projection(&b, hidden, w);
     if (b.status) {
         eg_audio_free(w);
         return b.status;

@@ -9,9 +9,10 @@ enum { HALF = EG_MEL_FFT / 2, BINS = HALF + 1 };
 
 static const double PI = 3.14159265358979323846;
 
-void eg_mel_layout(eg_mel *m, int32_t features, eg_arena *arena)
+void eg_mel_layout(eg_mel *m, int32_t features, bool raw, eg_arena *arena)
 {
     m->features = features;
+    m->raw = raw;
     m->window = eg_arena_take(arena, EG_MEL_FRAME, sizeof *m->window);
     m->cos = eg_arena_take(arena, HALF, sizeof *m->cos);
     m->sin = eg_arena_take(arena, HALF, sizeof *m->sin);
@@ -31,6 +32,10 @@ static double edge(int32_t j, int32_t features)
 
 void eg_mel_init(eg_mel *m)
 {
+    if (m->raw) {
+        eg_mel_reset(m);
+        return;
+    }
     for (int i = 0; i < EG_MEL_FRAME; i++) m->window[i] = 0.5 - 0.5 * cos(2 * PI * i / EG_MEL_FRAME);
     for (int k = 0; k < HALF; k++) {
         m->cos[k] = cos(2 * PI * k / EG_MEL_FFT);
@@ -54,7 +59,7 @@ void eg_mel_init(eg_mel *m)
 
 void eg_mel_reset(eg_mel *m)
 {
-    m->filled = EG_MEL_FRAME / 2;
+    m->filled = m->raw ? 0 : EG_MEL_FRAME / 2;
     memset(m->samples, 0, (size_t)m->filled * sizeof *m->samples);
 }
 
@@ -111,18 +116,23 @@ static void frame(eg_mel *m, float *out)
     }
 }
 
+/* Samples that complete a frame. */
+static int32_t needed(const eg_mel *m) { return m->raw ? EG_MEL_HOP : EG_MEL_FRAME + 1; }
+
 int64_t eg_mel_push(eg_mel *m, const float **samples, int64_t *n, float *frames, int64_t room)
 {
     int64_t written = 0;
     while (*n > 0 && written < room) {
-        int64_t copied = EG_MEL_FRAME + 1 - m->filled;   /* no more than completes the frame */
+        int64_t copied = needed(m) - m->filled;   /* no more than completes the frame */
         if (copied > *n) copied = *n;
         memcpy(m->samples + m->filled, *samples, (size_t)copied * sizeof **samples);
         m->filled += (int32_t)copied;
         *samples += copied;
         *n -= copied;
-        if (m->filled <= EG_MEL_FRAME) continue;
-        frame(m, frames + written++ * m->features);
+        if (m->filled < needed(m)) continue;
+        if (m->raw) memcpy(frames + written * m->features, m->samples, EG_MEL_HOP * sizeof *frames);
+        else frame(m, frames + written * m->features);
+        written++;
         m->filled -= EG_MEL_HOP;
         memmove(m->samples, m->samples + EG_MEL_HOP, (size_t)m->filled * sizeof *m->samples);
     }
@@ -131,6 +141,20 @@ int64_t eg_mel_push(eg_mel *m, const float **samples, int64_t *n, float *frames,
 
 int64_t eg_mel_frames(const eg_mel *m, int64_t n)
 {
-    int64_t past = n + m->filled - EG_MEL_FRAME - 1;
+    int64_t past = n + m->filled - needed(m);
     return past < 0 ? 0 : past / EG_MEL_HOP + 1;
+}
+
+int64_t eg_mel_finish(eg_mel *m, float *frame)
+{
+    if (!m->raw || !m->filled) return 0;
+    memcpy(frame, m->samples, (size_t)m->filled * sizeof *frame);
+    memset(frame + m->filled, 0, (size_t)(EG_MEL_HOP - m->filled) * sizeof *frame);
+    m->filled = 0;
+    return 1;
+}
+
+int64_t eg_mel_all_frames(const eg_mel *m, int64_t n)
+{
+    return m->raw ? (m->filled + n + EG_MEL_HOP - 1) / EG_MEL_HOP : eg_mel_frames(m, n);
 }

@@ -78,7 +78,7 @@ EG_INLINE ints ints_dot_pairs(ints acc, ints w, int32_t pair)
 }
 
 enum { PANEL_ROWS = 4, PANEL_VECTORS = 1 };
-#include "bidirectional.inc"
+#include "panels.inc"
 
 EG_KERNEL_SET(eg_kernels_avx2, "avx2");
 

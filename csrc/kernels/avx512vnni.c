@@ -172,7 +172,7 @@ EG_INLINE vec vec_times_power(vec a, vec k)
 }
 
 enum { PANEL_ROWS = 8, PANEL_VECTORS = 2 };
-#include "bidirectional.inc"
+#include "panels.inc"
 
 EG_KERNEL_SET(eg_kernels_avx512vnni, "avx512vnni");
 

@@ -37,6 +37,14 @@ size_t eg_bidirectional_scratch_bytes(int64_t head_dim)
     return sizeof(eg_seen_queries) + numbers * EG_PACKED_BYTES + sums;
 }
 
+size_t eg_i16_bytes(int64_t n, int64_t cols)
+{
+    size_t blocks = (size_t)((n + 15) / 16), groups = (size_t)((cols + EG_PANEL_DEPTH - 1) / EG_PANEL_DEPTH);
+    return blocks * groups * 16 * (sizeof(float) + EG_PANEL_DEPTH * EG_PACKED_BYTES);
+}
+
+size_t eg_matmul_i16_scratch_bytes(void) { return sizeof(eg_i16_scratch); }
+
 size_t eg_attention_partial_floats(int64_t head_dim, int64_t rows)
 {
     return (size_t)rows * ((size_t)eg_round_up_16(head_dim) + 2);

@@ -11,7 +11,9 @@
  *   neon_along.inc  the same with NEON for Q4_0, Q8_0, Q4_K and Q6_K
  *   neon_multiply.inc   the product of a tile with NEON
  *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8
- *   bidirectional.inc   the attention of encoders; neon_panels.inc   its products with NEON
+ *   panels.inc      products of matrices of integers of 14 bits, for encoders; with NEON neon_panels.inc
+ *   matmul_i16.inc      products with float weights, on panels
+ *   bidirectional.inc   the attention of encoders, on panels
  * The .inc files are compiled once for each set, inside its target pragma.
  */
 #ifndef EG_KERNELS_INTERNAL_H
@@ -44,8 +46,11 @@ enum {
     EG_KEYS = 32,                        /* keys of a block of attention */
     EG_QUERIES = EG_SPAN_QUERIES,        /* queries that share a block of converted keys and values */
     EG_SEEN_QUERIES = 32,                /* the same of bidirectional */
+    EG_PANEL_DEPTH = 128,                /* most numbers of a vector that becomes integers with one scale, see panels.inc */
+    EG_I16_TOKENS = 512,                 /* matmul_i16: tokens that are multiplied by weights before the next are packed */
+    EG_I16_ROWS = 32,                    /* matmul_i16: most rows that are packed together */
 #if defined(__aarch64__)
-    EG_PACKED_BYTES = 3                  /* of a number that bidirectional packs, in the set that takes most */
+    EG_PACKED_BYTES = 3                  /* of a number in a panel, in the set that takes most */
 #else
     EG_PACKED_BYTES = 2
 #endif
@@ -68,9 +73,9 @@ enum {
 /* clang-format off: keeps the list in rows */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name,        quantize_q8, matmul_q8,     matmul_float, rms_norm,           gelu_mul, \
-        sigmoid_mul, softcap,     kv_store,      attention,    attention_span,     attention_merge, \
-        quantize_i8, matmul_i8,   fake_quant_i8, exp_sum,      bidirectional_pack, bidirectional, \
+        name,          quantize_q8, matmul_q8,          matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul, \
+        softcap,       kv_store,    attention,          attention_span, attention_merge, quantize_i8, matmul_i8, \
+        fake_quant_i8, exp_sum,     bidirectional_pack, bidirectional,  pack_i16,        matmul_i16, \
     }
 /* clang-format on */
 
@@ -84,24 +89,34 @@ typedef struct eg_tile {
 
 /* A block of packed keys and values of one head, see bidirectional.inc. Behind it lie its two panels. */
 typedef struct eg_seen_block {
-    float dk[EG_SEEN_KEYS];              /* the scales of the keys; 0 for a key that is not finite */
-    _Alignas(64) float dv;               /* the scale of the values; NaN if a key or a value is not finite */
+    float dk[EG_SEEN_KEYS];                                 /* scales of the keys; 0 for one that is not finite */
+    _Alignas(64) float dv;                                  /* scale of the values; NaN if something is not finite */
 } eg_seen_block;
 
-/* What bidirectional keeps of the queries that it works on together. Behind it lie three arrays: the panel of queries, the panel
- * of weights, and the sums of weighted values [EG_SEEN_QUERIES, width]. */
+/* What bidirectional keeps of the queries that it works on together. Behind it lie three arrays: the panel of queries,
+ * the panel of weights, and the sums of weighted values [EG_SEEN_QUERIES, width]. */
 typedef struct eg_seen_queries {
     _Alignas(64) float score[EG_SEEN_KEYS][EG_SEEN_QUERIES];
-    float d[EG_SEEN_QUERIES], bad[EG_SEEN_QUERIES]; /* the scale times log2(e); NaN if the query is not finite, else 0 */
-    float best[EG_SEEN_QUERIES], m[EG_SEEN_QUERIES], l[EG_SEEN_QUERIES], c[EG_SEEN_QUERIES], f[EG_SEEN_QUERIES];
+    float d[EG_SEEN_QUERIES];                               /* the scale times log2(e) */
+    float bad[EG_SEEN_QUERIES];                             /* NaN for a query that is not finite, else 0 */
+    float best[EG_SEEN_QUERIES];                            /* the largest score in the block */
+    float m[EG_SEEN_QUERIES], l[EG_SEEN_QUERIES], c[EG_SEEN_QUERIES], f[EG_SEEN_QUERIES];
 } eg_seen_queries;
+
+/* Scratch of matmul_i16. */
+typedef struct eg_i16_scratch {
+    _Alignas(64) float row[16][EG_PANEL_DEPTH];             /* weights of a group of columns as floats */
+    _Alignas(64) float d[EG_I16_ROWS];                      /* their scales, and the integers */
+    _Alignas(64) uint8_t panel[EG_I16_ROWS * EG_PANEL_DEPTH * EG_PACKED_BYTES];
+    _Alignas(64) float sum[EG_I16_TOKENS][EG_I16_ROWS];
+} eg_i16_scratch;
 
 /* Scratch of matmul_q8 and matmul_i8. */
 typedef struct eg_scratch {
     eg_tile tile[EG_TILES];
-    _Alignas(64) int32_t addend[EG_ADDENDS]; /* [tokens][groups], see tiles.inc */
-    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT]; /* [16 rows][columns]: codes of types that unpack.inc lacks */
-    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS]; /* of one row */
+    _Alignas(64) int32_t addend[EG_ADDENDS];                /* [tokens][groups], see tiles.inc */
+    _Alignas(64) int8_t plain[EG_ROW_TILE * EG_SEGMENT];    /* [16 rows][columns]: codes of types that unpack.inc lacks */
+    float plain_scale[EG_GROUPS], plain_min[EG_GROUPS];     /* of one row */
 } eg_scratch;
 
 /* Prefetches weights that are read once. On x86 into the first-level cache: from there, wide rows are evicted into the second one

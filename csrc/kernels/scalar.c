@@ -91,6 +91,12 @@ EG_INLINE void ints_store(void *p, ints a) { memcpy(p, &a, sizeof a); }
 EG_INLINE ints ints_set32(int32_t a) { EACH_INT(a); }
 EG_INLINE ints ints_add(ints a, ints b) { EACH_INT(a.v[i] + b.v[i]); }
 EG_INLINE vec ints_to_vec(ints a) { EACH((float)a.v[i]); }
+EG_INLINE void ints_gather(const uint8_t *p, size_t stride, ints out[4])
+{
+    for (int r = 0; r < 16; r++)
+        for (int i = 0; i < 4; i++) memcpy(&out[i].v[r], p + (size_t)r * stride + 4 * i, 4);
+}
+
 EG_INLINE ints ints_round(vec a) { EACH_INT((int32_t)(a.v[i] + 0x1.8p23f - 0x1.8p23f)); }
 EG_INLINE ints ints_join(ints a, ints b) { EACH_INT((int32_t)(((uint32_t)a.v[i] & 0xffff) | (uint32_t)b.v[i] << 16)); }
 EG_INLINE vec vec_times_power(vec a, vec k)
@@ -105,7 +111,7 @@ EG_INLINE ints ints_dot_pairs(ints acc, ints w, int32_t pair)
 }
 
 enum { PANEL_ROWS = 8, PANEL_VECTORS = 1 };
-#include "bidirectional.inc"
+#include "panels.inc"
 
 /* The dot product of one group of int8 weights and activations. */
 EG_INLINE int32_t dot_i8(const int8_t *a, const int8_t *b, const int n)
@@ -180,6 +186,6 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 const eg_kernels eg_kernels_scalar = {
     "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
     softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    fake_quant_i8, exp_sum,     bidirectional_pack,  bidirectional,
+    fake_quant_i8, exp_sum,     bidirectional_pack,  bidirectional,  pack_i16,        matmul_i16,
 };
 /* clang-format on */

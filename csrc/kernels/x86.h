@@ -21,8 +21,8 @@ EG_INLINE int32_t eg_int_at(const int8_t *x, int c)
     return word;
 }
 
-/* Makes gcc add to a sum in the register where it lies. In a loop over many sums it would copy each of them twice, at a cost of up to
- * a third of the time. */
+/* Makes gcc add to a sum in the register where it lies. In a loop over many sums it would copy each of them twice, at a
+ * cost of up to a third of the time. */
 #if defined(__clang__)
 #define EG_SUM_IN_PLACE(sum) (void)0
 #else

@@ -37,6 +37,10 @@ void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scrat
     m->q8.d = eg_arena_take(arena, (size_t)values / 32 + 1, sizeof *m->q8.d);
     m->q8.sum = eg_arena_take(arena, count / 16 + 1, sizeof *m->q8.sum);
     m->i8 = (eg_i8){m->q8.q, m->q8.d, (int32_t *)(void *)m->q8.sum};
+    if (m->rounds_floats) {
+        m->i16 = eg_arena_take(arena, 1, eg_i16_bytes((values + widest - 1) / widest, widest));
+        if (bytes < eg_matmul_i16_scratch_bytes()) bytes = eg_matmul_i16_scratch_bytes();
+    }
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);
 }
@@ -46,7 +50,15 @@ typedef struct matmul_call {
     const float *x;
     int64_t ldx;
     eg_product *products;
+    int64_t n;                 /* rows of x */
 } matmul_call;
+
+/* Whether a product goes through i16, which holds whole inputs. */
+static bool is_rounded(const matmul_call *call, const eg_product *product)
+{
+    return call->m->rounds_floats && !product->w.type->group && product->w.cols % 4 == 0 && !product->first &&
+           product->n == call->n;
+}
 
 /* The rows of q8 from `row` on; a row has cols values. */
 static eg_q8 q8_rows(const eg_q8 *q8, int64_t row, int64_t cols)
@@ -77,6 +89,17 @@ static void quantize_task(void *context, int64_t begin, int64_t end, unsigned wo
     }
 }
 
+enum { PACKED = 16 };          /* tokens that are packed together */
+
+/* Unit of work: PACKED tokens. */
+static void pack_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    matmul_call *call = context;
+    const int64_t last = end * PACKED < call->n ? end * PACKED : call->n;
+    (void)worker;
+    call->m->kernels->pack_i16(call->m->i16, call->x, call->ldx, call->n, call->products[0].w.cols, begin * PACKED, last);
+}
+
 /* y *= the scales of the rows: matmul_q8 sees a per-channel type as one with scales of 1. */
 static void scale_rows(const eg_product *product, int64_t row0, int64_t row1)
 {
@@ -98,7 +121,9 @@ static void multiply_rows(const matmul_call *call, const eg_product *product, in
 {
     const eg_kernels *kernels = call->m->kernels;
     const eg_matrix *w = &product->w;
-    if (!w->type->group) {
+    if (is_rounded(call, product)) {
+        kernels->matmul_i16(product->y, product->ldy, call->m->i16, product->n, w, row0, row1, scratch);
+    } else if (!w->type->group) {
         kernels->matmul_float(product->y, product->ldy, call->x + product->first * call->ldx, call->ldx, product->n, w, row0,
                               row1, scratch);
     } else if (w->in_step > 0) {
@@ -133,15 +158,17 @@ static void multiply_task(void *context, int64_t begin, int64_t end, unsigned wo
 /* Products whose input has the same step, or no step: the input is quantized once for all of them. */
 static void multiply_same_step(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
 {
-    matmul_call call = {m, x, ldx, products};
-    bool quantized = false;
+    matmul_call call = {m, x, ldx, products, n};
+    bool quantized = false, rounded = false;
     int64_t tiles = 0;
     for (int64_t i = 0; i < n_products; i++) {
         quantized |= products[i].w.type->group != 0;
+        rounded |= is_rounded(&call, &products[i]);
         tiles += (products[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
         products[i].end = tiles;
     }
     if (quantized) eg_pool_run(m->pool, products[0].w.in_step > 0 ? quantize_fixed_task : quantize_task, &call, n, 1);
+    if (rounded) eg_pool_run(m->pool, pack_task, &call, (n + PACKED - 1) / PACKED, 1);
     eg_pool_run(m->pool, multiply_task, &call, tiles, TILES);
 }
 

@@ -4,6 +4,8 @@
  * that, but over an encoder's layers the error grows to a percent or two. So encoders use two-term activations of 16 bits: two
  * int8 terms, which share the unpacked weights.
  *
+ * Matrices of floats multiply floats; for an encoder that has many tokens at hand, integers of 14 bits are twice as fast.
+ *
  * A matrix with a step for its input (eg_matrix.in_step) has the input quantized with that step, as in training; two_term does
  * not matter then.
  */
@@ -19,6 +21,8 @@ typedef struct eg_matmul {
     eg_pool *pool;
     eg_q8 q8;                  /* quantized input of a call; two_term for encoders */
     eg_i8 i8;                  /* the same with a fixed step, in the same memory */
+    bool rounds_floats;        /* F32, F16 and BF16 matrices are multiplied as integers of 14 bits, where columns allow it */
+    void *i16;                 /* the input of a call for that */
     uint8_t *scratch;          /* [threads, scratch_bytes], also for the owner's tasks */
     size_t scratch_bytes;
 } eg_matmul;
@@ -34,7 +38,8 @@ typedef struct eg_product {
 } eg_product;
 
 /* Lays out memory for inputs of at most `values` numbers in all and at most `widest` columns, and at least `scratch_bytes` of
- * scratch for each thread. The caller sets kernels, pool and q8.two_term before. */
+ * scratch for each thread. The caller sets kernels, pool, q8.two_term and rounds_floats
+ * before. */
 void eg_matmul_layout(eg_matmul *matmul, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
 
 /* All products with one input x[n, cols] (row stride ldx). The input is quantized once for each run of products with the same

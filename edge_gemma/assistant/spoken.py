@@ -31,7 +31,6 @@ from ..chat.prompt import Prompt, around_media
 from ..chat.reply import MODEL_STOPS, Reply, ReplyParser
 from ..chat.tool_loop import ToolLoop
 from ..chat.tools import Tool, Toolbox
-from ..engine.audio import audio_tokens
 from ..engine.interface import ModelLike
 from ..engine.memory import resident
 from ..engine.sampling import GREEDY, Sampling
@@ -140,7 +139,7 @@ class SpokenAssistant:
         self._prompt = Prompt(tokenizer, tokenizer.chat_template, self._tools.schemas, {"enable_thinking": False})
         self._instructions = instructions
         before, closing = self._around_sound()
-        sound_tokens = audio_tokens(round(max_seconds * SAMPLE_RATE)) + 2
+        sound_tokens = model.audio_tokens(round(max_seconds * SAMPLE_RATE)) + 2
         answers = (max_rounds + 1) * max_tokens + result_tokens
         needed = len(before) + sound_tokens + len(closing) + answers
         if needed > model.config.context_length:

@@ -413,14 +413,16 @@ def context_length(args: argparse.Namespace, model: Model) -> int:
     return args.context or min(DEFAULT_CONTEXT, model.config.context_length)
 
 
-def session_options(args: argparse.Namespace, model: Model, audio: bool | None = None) -> dict[str, Any]:
+def session_options(
+    args: argparse.Namespace, model: Model, audio: bool | None = None, vision: bool | None = None
+) -> dict[str, Any]:
     """The session options as keyword arguments of `Model.session` and `Model.chat`.
 
-    `audio`: whether the session will hear sound; None if that is not known yet.
+    `audio`, `vision`: whether the session will hear sound, and see pictures; None if that is not known yet.
     """
     if args.memory_limit is None:
         return {"context": context_length(args, model), "kv": args.kv}
-    limit = MemoryLimit(args.memory_limit, audio=audio)
+    limit = MemoryLimit(args.memory_limit, audio=audio, vision=vision)
     return {"context": args.context, "kv": args.kv, "memory_limit": limit}
 
 

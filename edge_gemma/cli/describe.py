@@ -29,6 +29,7 @@ from .common import (
     print_json,
     rounded,
     sampling,
+    session_options,
     timings,
 )
 from .outputs import check_output, naming
@@ -119,15 +120,17 @@ def run(args: argparse.Namespace) -> int:
     options = media_options(args)
     outputs = _outputs(args, files)
     from .. import Describer
+    from ..vision.video import is_video
 
     done = failed = 0
     for folder in missing:
         failed += 1
         print_error(f"{folder} has no pictures or videos.")
-    limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
+    drawing = {"max_tokens": args.max_tokens, "sampling": sampling(args), "stop": args.stop}
+    hears = not args.no_sound and any(os.path.isfile(file) and is_video(file) for file in files)
     with (
         open_model(args) as model,
-        Describer(model, max_tokens=args.max_tokens, sampling=sampling(args), stop=args.stop, **limits) as describer,
+        Describer(model, **drawing, **session_options(args, model, audio=hears, vision=True)) as describer,
         Interrupt(describer.cancel) as interrupt,
     ):
         several = len(files) > 1
@@ -223,10 +226,15 @@ def _do(
         found = _picture(describer, args, options, file, is_camera, output, bar)
     after = describer.stats
     used = {key: after[key] - before[key] for key in after}
-    found.timings = rounded(timings(used)["timings"])
+    found.timings = rounded({**(found.timings or {}), **timings(used)["timings"]})
     if args.verbose:
-        print(f"[{_name(file)}: {_size(found)}; {found.stop}; {format_stats(used)}]", file=sys.stderr)
+        print(f"[{_name(file)}: {_size(found)}; {found.stop}; {format_stats(used)}; {_total(found)}]", file=sys.stderr)
     return found
+
+
+def _total(found: Found) -> str:
+    """How long all of it took, the encoding of pictures included."""
+    return f"{(found.timings or {}).get('total_s', 0):.2f} s in all"
 
 
 def _size(found: Found) -> str:
@@ -300,6 +308,7 @@ def _take(found: Found, answer: Any) -> None:
         "prompt": stats["prompt_tokens"] + stats["reused_tokens"],
         "answer": stats["generated_tokens"],
     }
+    found.timings = {"first_token_s": stats["first_token_s"], "total_s": stats["seconds"]}
 
 
 def _print(found: Found, args: argparse.Namespace, several: bool) -> None:

@@ -116,6 +116,7 @@ def describe(path: str, metadata: Any, rows: list[TensorRow], threads: int | Non
         "type": inspection.main_type(rows),
         "parameters": sum(row.count for row in rows),
         "shape": inspection.shape(metadata),
+        "pictures": inspection.picture_costs(metadata, rows),
         "parts": inspection.totals(rows, "part"),
         "types": inspection.totals(rows, "type"),
         "vocabulary": inspection.vocabulary(metadata),
@@ -231,6 +232,10 @@ def _print_report(report: dict[str, Any]) -> None:
     for group in ("part", "type"):
         if entries := report.get(group + "s"):
             _print_totals(group, entries)
+    if report.get("pictures"):
+        print("\npictures by budget (at most)")
+        table = [(str(p["budget"]), str(p["patches"]), format_count(p["multiply_adds"])) for p in report["pictures"]]
+        print_table([("soft tokens", "patches", "multiply-adds"), *table])
     if report.get("memory"):
         _print_memory(report["memory"])
     if "tensors" in report:

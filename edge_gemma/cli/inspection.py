@@ -26,6 +26,7 @@ ENCODER_KEYS = (
     "patch_size",
     "num_mel_bins",
 )
+BUDGETS = (70, 140, 280, 560, 1120)  # soft tokens of a picture, at most
 TURN_TOKENS = ("<|turn>", "<turn|>", "<|tool_response>", "<|channel>", "<|think|>", "<|image>", "<|audio>")
 ENCODERS = ("audio encoder", "image encoder")  # parts of a model
 TEMPLATE_FEATURES = {  # feature -> a word in every template that has it
@@ -199,11 +200,50 @@ def shape(metadata: Metadata) -> dict[str, Any]:
 
 
 def _encoder(metadata: Metadata, side: str) -> dict[str, Any]:
-    """The dimensions of an encoder, "vision" or "audio"; empty if the file lacks it."""
+    """The dimensions of an encoder, "vision" or "audio"; empty if the file lacks it.
+
+    The 12B model has no encoders: its keys are 0, or mean nothing, but for the width. A soft token of it is a patch of 48 x 48
+    pixels or a frame of samples.
+    """
     if not metadata.get(f"clip.has_{side}_encoder"):
         return {}
     found = {name.split(".")[-1]: metadata.get(f"clip.{side}.{name}") for name in ENCODER_KEYS}
-    return {name: value for name, value in found.items() if value is not None}
+    if found["projector_type"] == "gemma4uv":
+        found["patch_size"] = _number(metadata, "clip.vision.patch_size") * _pool(metadata)
+    if found["projector_type"] == "gemma4ua":
+        found |= {"num_mel_bins": None, "samples_per_token": found.pop("embedding_length")}
+    return {name: value for name, value in found.items() if value not in (None, 0)}
+
+
+def _number(metadata: Metadata, key: str, default: int = 0) -> int:
+    """A whole number under a full key; `default` if it is absent or no whole number of a sensible size."""
+    value = metadata.get(key)
+    return value if isinstance(value, int) and 0 <= value < 2**31 else default
+
+
+def _pool(metadata: Metadata) -> int:
+    return _number(metadata, "clip.vision.projector.scale_factor", 3)
+
+
+def picture_costs(metadata: Metadata, rows: Iterable[TensorRow]) -> list[dict[str, int]]:
+    """What the largest picture of each budget costs: soft tokens, patches, and multiply-adds; empty without a vision encoder.
+
+    Every patch multiplies the matrices of all layers once. In the attention of a layer each of n patches meets all of them,
+    once as a key and once as a value: 2 n^2 width. The projection to the model's width comes after patches have become tokens.
+    """
+    if not metadata.get("clip.has_vision_encoder"):
+        return []
+    unified = metadata.get("clip.vision.projector_type") == "gemma4uv"
+    layers, width = (_number(metadata, f"clip.vision.{key}") for key in ("block_count", "embedding_length"))
+    matrices = [row for row in rows if row.name.endswith(".weight") and len(row.dims) > 1]
+    patch = sum(row.count for row in matrices if row.name.startswith(("v.blk.", "v.patch_embd.")))
+    token = sum(row.count for row in matrices if row.name.startswith("mm.") and not row.name.startswith("mm.a."))
+    costs = []
+    for budget in BUDGETS:
+        n = budget if unified else budget * _pool(metadata) ** 2
+        work = n * patch + 2 * n**2 * width * layers + budget * token
+        costs.append({"budget": budget, "patches": n, "multiply_adds": work})
+    return costs
 
 
 def _runs(values: list[int]) -> list[tuple[int, int]]:

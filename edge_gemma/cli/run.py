@@ -200,7 +200,7 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
 
     output = _Output(args)
     with (
-        contextlib.closing(model.session(**session_options(args, model, audio=False))) as session,
+        contextlib.closing(model.session(**session_options(args, model, audio=False, vision=False))) as session,
         contextlib.closing(output),
     ):
         stop = ""
@@ -236,7 +236,7 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
             sampling=sampling(args),
             max_tokens=args.max_tokens,
             stop=args.stop,
-            **session_options(args, model, audio=audio is not None or (args.video is not None and model.has_audio)),
+            **session_options(args, model, audio=bool(audio or args.video), vision=bool(args.image or args.video)),
         ) as chat,
         contextlib.closing(output),
         EncodingBar("pictures") as bar,

@@ -25,8 +25,9 @@ that Python sees Ctrl-C in between."""
 
 
 def audio_tokens(samples: int) -> int:
-    """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples."""
-    return int(lib.eg_audio_token_count(max(samples, 0)))
+    """Soft tokens of a recording of so many samples: one for every 40 ms begun, none below 161 samples. So it is for E2B and E4B;
+    `Model.audio_tokens` counts those of any model."""
+    return int(lib.eg_audio_token_count(ffi.NULL, max(samples, 0)))
 
 
 _WAITING = 66  # tokens that may wait in open audio: EG_AUDIO_BLOCK and the markers
@@ -117,7 +118,7 @@ class AudioFeed:
             owner = self.session.pointer
             room = lib.eg_session_context(owner) - lib.eg_session_position(owner)
             # What waits for the encoder and the markers take a few tokens more.
-            if audio_tokens(sound.size) + _WAITING > room or not np.isfinite(sound).all():
+            if audio_tokens(sound.size) + 1 + _WAITING > room or not np.isfinite(sound).all():
                 step = sound.size  # may be refused, and then as a whole
         for start in range(0, sound.size, step) or (0,):
             part = sound[start : start + step]

@@ -221,6 +221,11 @@ class SessionLike(Protocol):
         """Ends the call that runs in another thread, or the next one."""
         ...
 
+    @property
+    def cancel_requests(self) -> int:
+        """How often `cancel` was called."""
+        ...
+
     def close(self) -> None:
         """Frees it."""
         ...
@@ -252,6 +257,10 @@ class ModelLike(Protocol):
     @property
     def has_vision(self) -> bool:
         """Whether it has a vision encoder."""
+        ...
+
+    def audio_tokens(self, samples: int) -> int:
+        """Soft tokens of a recording of so many samples."""
         ...
 
     def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:

@@ -1,8 +1,9 @@
 """How much memory a session needs, and which cache and context stay within a limit.
 
 What is resident while a model answers: the process as it is, every weight but the table of per-layer embeddings (of which
-single rows are read), the audio encoder where it is used, the session's K/V cache and its work space. The engine tells the
-last two exactly (`Model.estimate`), so a plan is made before anything is allocated. It reads directories of files only.
+single rows are read), the encoders of sound and pictures where they are used, the session's K/V cache and its work space. The
+engine tells the last two exactly (`Model.estimate`), so a plan is made before anything is allocated. It reads directories of
+files only.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _ENCODER_STATE, _ENCODER_WORK = (
     2_500_000,
     9_000_000,
 )  # of a stream of sound; of all that are encoded one after the other
+_PICTURE_WORK = 130_000_000  # while the largest picture is encoded
 _PROCESS = 64_000_000  # an interpreter with NumPy, where the system does not tell
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -69,13 +71,14 @@ class MemoryLimit:
     """A limit in bytes, and what is known about the session that must stay within it.
 
     `least`: the smallest context that is of use. `sessions`: how many of them are alive at once, forks included.
-    `audio`: whether sound will be heard; None if the model can.
+    `audio`, `vision`: whether sound will be heard, and pictures seen; None if the model can.
     """
 
     bytes: int
     least: int = STEP
     sessions: int = 1
     audio: bool | None = None
+    vision: bool | None = None
 
     @classmethod
     def of(cls, limit: int | str | MemoryLimit, **known: Any) -> MemoryLimit:
@@ -94,7 +97,7 @@ class MemoryNeed:
 
     process: int  #: the interpreter, its libraries, tables of the model, and some to spare
     weights: int  #: what every token reads
-    encoder: int  #: the audio encoder; 0 where it is not used
+    encoder: int  #: the encoders of sound and pictures; 0 where they are not used
     kv: int  #: caches of all sessions
     scratch: int  #: what else sessions hold, and the work space that they share
 
@@ -123,20 +126,29 @@ def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
 
 
 def memory_need(
-    model: Any, context: int, kv: str = "f16", *, sessions: int = 1, audio: bool | None = None
+    model: Any,
+    context: int,
+    kv: str = "f16",
+    *,
+    sessions: int = 1,
+    audio: bool | None = None,
+    vision: bool | None = None,
 ) -> MemoryNeed:
-    """What `sessions` of that size take together with the process as it is now. `audio` as in `MemoryLimit`.
+    """What `sessions` of that size take together with the process as it is now. `audio` and `vision` as in `MemoryLimit`.
 
     An upper bound while nothing else in the process grows. Raises as `Model.estimate`.
     """
     estimate = model.estimate(context, kv)
     hears = model.has_audio if audio is None else audio and model.has_audio
+    sees = model.has_vision if vision is None else vision and model.has_vision
     parts = model.weight_sizes()
     rows = min(_ROWS, parts["rows"])
+    encoder = parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0
+    encoder += parts["image"] + _PICTURE_WORK if sees else 0
     return MemoryNeed(
         process=_process(model) + parts["vocabulary"] + _SPARE,
         weights=parts["weights"] + rows,
-        encoder=parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0,
+        encoder=encoder,
         **_session_sizes(estimate, sessions),
     )
 
@@ -166,7 +178,7 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
     least = min(limit.least, wanted)
     caches = (kv,) if kv else CACHES
     needs: dict[tuple[int, str], MemoryNeed] = {}
-    fixed = memory_need(model, wanted, caches[0], sessions=limit.sessions, audio=limit.audio)
+    fixed = memory_need(model, wanted, caches[0], sessions=limit.sessions, audio=limit.audio, vision=limit.vision)
 
     def need(tokens: int, cache: str) -> MemoryNeed:
         """As `memory_need`, with one look at the process for all."""
@@ -191,7 +203,7 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
 def check_fits(session: Any, limit: int | str | MemoryLimit) -> None:
     """Raises EdgeGemmaMemoryError "memory" when an open session goes beyond the limit once it is used."""
     limit, model, sizes = MemoryLimit.of(limit), session.model, session.memory()
-    need = memory_need(model, 1, sessions=limit.sessions, audio=limit.audio)
+    need = memory_need(model, 1, sessions=limit.sessions, audio=limit.audio, vision=limit.vision)
     # What it has touched by now counts as part of the process already; so this is never too little.
     total = need.total - need.kv - need.scratch + sum(_session_sizes(sizes, limit.sessions).values())
     if total > limit.bytes:
@@ -210,7 +222,7 @@ def _refusal(limit: MemoryLimit, needs: dict[tuple[int, str], MemoryNeed]) -> st
     need = list(needs.values())[-1]
     parts = f"{format_bytes(need.weights)} are weights, {format_bytes(need.process)} the process"
     if need.encoder:
-        parts += f", {format_bytes(need.encoder)} the audio encoder"
+        parts += f", {format_bytes(need.encoder)} the encoders"
     return (
         f"The memory limit of {format_bytes(limit.bytes)} is too small: the model needs {'; '.join(sizes)} ({parts}). "
         "Allow that, or take a smaller quantization."

@@ -200,11 +200,15 @@ class Model(Handle):
         """
         sound = sound_array(samples)
         with self.audio_encoder(left_context) as stream:
-            if sound.size <= 160:
+            if not self.audio_tokens(sound.size):
                 raise EdgeGemmaValueError(
                     f"the recording has {sound.size} samples: it takes 161 (10 ms) at least.", "argument"
                 )
             return np.concatenate([stream.push(sound), stream.finish()])
+
+    def audio_tokens(self, samples: int) -> int:
+        """Soft tokens of a recording of so many samples, without the two markers around them: one for every 40 ms."""
+        return int(lib.eg_audio_token_count(self.pointer, max(samples, 0)))
 
     def audio_encoder(self, left_context: int = 12) -> AudioEncoder:
         """Opens the audio encoder alone, for sound as it comes. Raises EdgeGemmaError "unsupported" without an encoder."""

@@ -51,7 +51,7 @@ class Session(Handle):
         self._config, self._adopt = config, adopt
         self._err = new_struct("eg_error")
         self._native: NativeSampling | None = None  # that of the last token
-        self._priority = 0
+        self._priority, self._cancel_requests = 0, 0
 
     def __repr__(self) -> str:
         """Tells the position."""
@@ -145,7 +145,7 @@ class Session(Handle):
         that is not finite, "context" when it does not fit (then nothing was added); "cancelled"."""
         sound, params = sound_array(samples), audio_params(left_context, markers)
         room = self.context - self.position
-        if sound.size <= AUDIO_PIECE or audio_tokens(sound.size) + 2 > room or not np.isfinite(sound).all():
+        if sound.size <= AUDIO_PIECE or audio_tokens(sound.size) + 3 > room or not np.isfinite(sound).all():
             with self.exclusive() as session:  # refuses what cannot be fed, as a whole
                 check(
                     lib.eg_session_feed_audio(session, pointer(sound, "float *"), sound.size, params, self._err),
@@ -417,6 +417,13 @@ class Session(Handle):
         """Stops the call that runs in another thread within one layer, or else the next one that computes: it raises
         `Cancelled`. Feeding no tokens uses up a request that came too late."""
         lib.eg_session_cancel(self.pointer)
+        self._cancel_requests += 1  # after the request is there: who sees the number finds the request
+
+    @property
+    def cancel_requests(self) -> int:
+        """How often `cancel` was called. Work for the session that is not done by the engine, or not on its timeline, ends when
+        this number changes."""
+        return self._cancel_requests
 
     # ---- reports ----
 

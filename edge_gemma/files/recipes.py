@@ -128,7 +128,9 @@ def choose_types(
 ) -> dict[str, str]:
     """The type of each tensor by name, for a mix of `MIXES`.
 
-    `encoders` is true for an mmproj file, whose matrices all get the base type. `overrides` are pairs (pattern, type): the
+    `encoders` is true for an mmproj file, whose matrices all get the base type, but for the projections that end in the
+    model's width: they are small, all soft tokens go through them, and in the 12B model there is nothing else, so they get
+    eight bits at least. `overrides` are pairs (pattern, type): the
     last one whose shell pattern matches the name decides. Raises ValueError for a pattern that matches no tensor that may
     be quantized.
     """
@@ -142,6 +144,8 @@ def choose_types(
             chosen[tensor.name] = tensor.type
             continue
         wanted = mix.base if encoders else _by_rule(mix, tensor.name, layers, values, heads_per_key)
+        if tensor.name.startswith("mm.") and not is_float(wanted):
+            wanted = "Q8_0"
         if tensor.name == "per_layer_model_proj.weight" and not is_float(wanted):
             wanted = tensor.type if is_float(tensor.type) else "F16"  # small, and its errors affect every layer
         for pattern, type in overrides:

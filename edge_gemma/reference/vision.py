@@ -33,9 +33,8 @@ from .text import attention, gelu, rope
 Array = NDArray[Any]
 
 ROPE_THETA = 100.0
-PATCH_EPS = (
-    1e-5  # epsilon of the norms around the patches of gemma4uv; the value in the metadata is that of other norms
-)
+PATCH_EPS = 1e-5
+"""Epsilon of the norms around the patches of gemma4uv. The value in the metadata is that of the norm behind them."""
 
 
 class VisionEncoder:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..audio.endpointing import Endpointer
 from ..audio.source import SAMPLE_RATE
 from ..audio.vad import BLOCK, Detector
-from ..engine.audio import audio_tokens
 from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike, SessionLike
 from ..engine.memory import MemoryLimit, fit
@@ -185,7 +184,7 @@ def open_request(
     def parse(text: str) -> tuple[str, str | None]:
         return split_translation(text, to, language) if to else _plain(text)
 
-    sound = audio_tokens(round(max_seconds * SAMPLE_RATE)) + 2
+    sound = model.audio_tokens(round(max_seconds * SAMPLE_RATE)) + 2
     prompt, answer = len(before) + len(closing), limit(max_seconds)
     needed = prompt + sound + answer
     room = context or model.config.context_length
@@ -198,7 +197,9 @@ def open_request(
         )
     context = context or needed
     if memory_limit is not None:
-        plan = fit(model, MemoryLimit.of(memory_limit, least=needed, sessions=sessions, audio=True), context, kv)
+        plan = fit(
+            model, MemoryLimit.of(memory_limit, least=needed, sessions=sessions, audio=True, vision=False), context, kv
+        )
         context, kv = plan.context, plan.kv
     session = model.session(context=context, kv=kv)
     with contextlib.ExitStack() as on_failure:

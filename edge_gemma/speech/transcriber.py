@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..audio.endpointing import segments
 from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..audio.vad import Detector
-from ..engine.audio import audio_tokens
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.opening import ModelOrPath, opened_model
@@ -204,7 +203,7 @@ class Transcriber(Cancellable):
 
         Raises as `segments`.
         """
-        if audio_tokens(len(samples)) == 0:
+        if self._model.audio_tokens(len(samples)) == 0:
             return "", None
         sampling = self.request.sampling
         text = self._answer(samples, sampling)

@@ -82,7 +82,7 @@ class Translator(Cancellable):
         self.model, self.source_language, self.to = model, source, target
         self._context, self._kv = context or min(4096, model.config.context_length), kv
         if memory_limit is not None:
-            plan = fit(model, MemoryLimit.of(memory_limit, audio=False), self._context, kv)
+            plan = fit(model, MemoryLimit.of(memory_limit, audio=False, vision=False), self._context, kv)
             self._context, self._kv = plan.context, plan.kv
         self._max_tokens, self._sampling, self._stop = max_tokens, sampling or GREEDY, stop_texts(stop)
         self._hints = hints(model, initial_prompt, hotwords)

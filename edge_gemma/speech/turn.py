@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..audio.source import SAMPLE_RATE
-from ..engine.audio import audio_tokens
 from ..engine.interface import SessionLike
 from ..engine.sampling import GREEDY, Sampling
 from ..errors import EdgeGemmaError
@@ -118,7 +117,8 @@ class Turn:
         self.resume()
         self.kept = keep
         session, sound = self._session, None
-        surplus = audio_tokens(self.heard) - audio_tokens(keep)
+        count = session.model.audio_tokens
+        surplus = count(self.heard) - count(keep)
         if surplus:
             self._audio.finish()
             end = session.tokens[-1]

@@ -46,7 +46,12 @@ class SoftTokenCache:
         self._models: dict[int, weakref.finalize[Any, Any]] = {}
 
     def get(
-        self, model: Any, key: bytes, budget: int, encode: Callable[[], NDArray[np.float32]]
+        self,
+        model: Any,
+        key: bytes,
+        budget: int,
+        encode: Callable[[], NDArray[np.float32]],
+        waiting: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
         """The soft tokens (n, hidden) of a picture, read-only.
 
@@ -56,6 +61,7 @@ class SoftTokenCache:
             budget: the most tokens, as they were asked for.
             encode: makes the tokens when the cache does not have them. While one thread encodes a picture, others that ask
                 for it wait. What `encode` raises is raised to its caller, and a waiting thread encodes then.
+            waiting: called again and again while the thread waits; what it raises ends the wait.
         """
         place = (id(model), key, budget)
         while True:
@@ -67,7 +73,8 @@ class SoftTokenCache:
                     mine = self._running[place] = threading.Event()
                     break
             while not other.wait(0.1):  # Ctrl-C is seen in between
-                pass
+                if waiting is not None:
+                    waiting()
         try:
             rows = encode()
             if rows.flags.writeable:

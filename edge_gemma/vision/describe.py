@@ -184,6 +184,11 @@ def location_request(label: str | Sequence[str]) -> str:
     )
 
 
+def _limit(memory_limit: int | str | MemoryLimit | None) -> MemoryLimit | None:
+    """The limit of a session that sees a picture and hears nothing."""
+    return None if memory_limit is None else MemoryLimit.of(memory_limit, audio=False, vision=True)
+
+
 @contextlib.contextmanager
 def _describer(
     model: ModelOrPath | None,
@@ -237,7 +242,7 @@ def describe(
             encoder.
     """
     pixels = _checked(image, max_tokens)
-    options = {"context": context, "kv": kv, "memory_limit": memory_limit, "sampling": sampling, "stop": stop}
+    options = {"context": context, "kv": kv, "memory_limit": _limit(memory_limit), "sampling": sampling, "stop": stop}
     with _describer(model, mmproj, threads, {**options, "max_tokens": answer_tokens}) as describer:
         return describer.describe(pixels, question, max_tokens, progress).text
 
@@ -273,6 +278,6 @@ def locate(
     """
     location_request(label)
     pixels = _checked(image, max_tokens)
-    options = {"context": context, "kv": kv, "memory_limit": memory_limit, "sampling": sampling}
+    options = {"context": context, "kv": kv, "memory_limit": _limit(memory_limit), "sampling": sampling}
     with _describer(model, mmproj, threads, {**options, "max_tokens": answer_tokens}) as describer:
         return describer.locate(pixels, label, max_tokens, progress)

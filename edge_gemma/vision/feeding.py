@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.audio import audio_tokens
-from ..engine.interface import ModelLike, SessionLike
+from ..engine.interface import SessionLike
 from ..engine.vision import ImageEncoder
-from ..errors import EdgeGemmaError, EdgeGemmaValueError
+from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaValueError
 from ..hub.resolve import no_encoder
 from .budgets import FRAME_BUDGET, choose_budget
 from .cache import picture_key, shared_cache
@@ -31,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 def soft_tokens(
-    model: ModelLike,
+    session: SessionLike,
     pixels: NDArray[np.uint8],
     budget: int,
     *,
@@ -41,14 +40,30 @@ def soft_tokens(
     """The soft tokens (n, hidden) of a picture, read-only, from the cache or the encoder.
 
     Args:
-        model: has the encoder.
+        session: for whose model they are. `cancel` of it ends the encoding, with `Cancelled`.
         pixels: (h, w, 3) uint8.
         budget: the most tokens.
         key: `picture_key(pixels)`, if it is known.
         progress: called while the picture is encoded.
     """
-    key = picture_key(pixels) if key is None else key
-    return shared_cache.get(model, key, budget, lambda: model.encode_image(pixels, budget, progress=progress))
+    model, key = session.model, picture_key(pixels) if key is None else key
+    session.feed_tokens([])  # a request to cancel that is there already
+    requests = session.cancel_requests
+
+    def check() -> None:
+        if session.cancel_requests != requests:
+            raise Cancelled()
+
+    def report(done: int, total: int) -> None:
+        check()
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        return shared_cache.get(model, key, budget, lambda: model.encode_image(pixels, budget, progress=report), check)
+    except Cancelled:
+        session.feed_tokens([])  # uses up the request, and raises
+        raise
 
 
 def encode_picture(
@@ -82,7 +97,7 @@ def feed_pixels(
     around = _markers(session) if markers else ([], [])
     count = model.image_tokens(pixels.shape[1], pixels.shape[0], budget)
     _check_room(session, count + 2 * markers, "the picture")
-    rows = soft_tokens(model, pixels, budget, key=key, progress=progress)
+    rows = soft_tokens(session, pixels, budget, key=key, progress=progress)
     with _whole(session):
         _feed_rows(session, rows, around)
 
@@ -106,10 +121,10 @@ def feed_video(
     parts = []
     for number, frame in enumerate(clip.frames):
         time = f"{' ' if number else ''}{time_text(frame.seconds)} "
-        parts.append((model.tokenizer.encode(time), soft_tokens(model, frame.pixels, FRAME_BUDGET)))
+        parts.append((model.tokenizer.encode(time), soft_tokens(session, frame.pixels, FRAME_BUDGET)))
     samples = clip.sound if heard else None
     needed = sum(len(text) + len(rows) + 2 for text, rows in parts)
-    needed += 0 if samples is None else audio_tokens(len(samples)) + 2
+    needed += 0 if samples is None else model.audio_tokens(len(samples)) + 2
     _check_room(session, needed, clip.name)
     with _whole(session):
         for text, rows in parts:

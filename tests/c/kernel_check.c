@@ -156,6 +156,27 @@ static void check_attention(const eg_kernels *k)
         }
 }
 
+/* Products of floats as integers of 14 bits: a partial group of columns, block of tokens and vector of rows. */
+static void check_i16(const eg_kernels *k)
+{
+    static const uint32_t ids[] = {EG_TYPE_F32, EG_TYPE_F16, EG_TYPE_BF16};
+    const eg_type_info *type;
+    for (size_t i = 0; (type = eg_type_at(i)); i++) {
+        enum { N = 37, ROWS = 53, COLS = 300 };
+        if (type->id != ids[0] && type->id != ids[1] && type->id != ids[2]) continue;
+        uint8_t *w = memory((size_t)(ROWS * COLS * type->bytes));
+        float *x = memory(N * COLS * 4), *y = memory(N * ROWS * 4);
+        void *packed = memory(eg_i16_bytes(N, COLS)), *scratch = memory(eg_matmul_i16_scratch_bytes());
+        eg_matrix m = {.data = w, .type = type, .rows = ROWS, .cols = COLS, .row_bytes = (size_t)(COLS * type->bytes)};
+        fill_blocks(type, w, ROWS * COLS);
+        fill(x, N * COLS);
+        k->pack_i16(packed, x, COLS, N, COLS, 0, N);
+        k->matmul_i16(y, ROWS, packed, N, &m, 0, ROWS, scratch);
+        printf("%s i16 %s %016llx\n", k->name, type->name, (unsigned long long)hash(y, N * ROWS * 4));
+        free(w), free(x), free(y), free(packed), free(scratch);
+    }
+}
+
 /* The attention of encoders, with a partial block of keys and a partial vector of queries. */
 static void check_bidirectional(const eg_kernels *k)
 {
@@ -203,6 +224,7 @@ int main(void)
         check_matrices(k);
         check_channels(k);
         check_attention(k);
+        check_i16(k);
         check_bidirectional(k);
         check_vectors(k);
     }

@@ -26,11 +26,12 @@ def run(program: Path, *arguments: Path) -> None:
 
 
 def test_address_and_undefined(tmp_path: Path) -> None:
-    """No bad access, leak or undefined operation from opening to closing."""
+    """No bad access, leak or undefined operation from opening to closing, nor in any kernel."""
     program = sanitized("use_c.c", tmp_path, "address,undefined")
     for model in MODELS:
         run(program, model)
     run(sanitized("use_audio.c", tmp_path, "address,undefined"), *HEARING)
+    run(sanitized("kernel_check.c", tmp_path, "address,undefined"))
     program = sanitized("use_batch.c", tmp_path, "address,undefined")
     for model in MODELS:
         run(program, model)

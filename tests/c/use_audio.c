@@ -56,7 +56,7 @@ static int check_stream(eg_model *model, size_t hidden, const float *samples)
     if (eg_audio_stream_finish(stream, rows + tokens * hidden, TOKENS - tokens, &written, &err)) return failed("finish", &err);
     tokens += written;
     eg_audio_stream_close(stream);
-    if (tokens != eg_audio_token_count(N)) return EXIT_FAILURE;
+    if (tokens != eg_audio_token_count(model, N)) return EXIT_FAILURE;
     printf("embeddings %lu %016llx\n", (unsigned long)tokens, hash(rows, tokens * hidden * sizeof *rows));
     free(rows);
     return EXIT_SUCCESS;

@@ -226,6 +226,28 @@ def test_info_json_adds_up() -> None:
             assert entry["kv"] == model.estimate(entry["context"], entry["kv_type"])["kv"]
 
 
+def test_info_of_encoders() -> None:
+    """A vision encoder with the cost of pictures, by budget, and the projections of the 12B model."""
+    text = good("info", str(DATA / "vision-moe.gguf"))
+    assert re.search(
+        r"vision encoder +projector type gemma4v, block count 2, embedding length 64, .* patch size 16\n", text
+    )
+    assert re.search(r"\n  soft tokens  patches  multiply-adds\n  70 +630 +185 M\n", text)
+    report = json.loads(good("info", str(DATA / "vision-moe.gguf"), "--json"))
+    layer, attention = 4 * 64 * 64 + 3 * 64 * 128, 2 * 630 * 64
+    work = 630 * (2 * (layer + attention) + 768 * 64) + 70 * 64 * 128
+    assert report["pictures"][0] == {"budget": 70, "patches": 630, "multiply_adds": work}
+    assert [entry["budget"] for entry in report["pictures"]] == [70, 140, 280, 560, 1120]
+
+    unified = json.loads(good("info", str(DATA / "unified-mmproj.gguf"), "--json"))
+    assert unified["shape"] == {
+        "vision": {"projector_type": "gemma4uv", "embedding_length": 32, "projection_dim": 32, "patch_size": 48},
+        "audio": {"projector_type": "gemma4ua", "projection_dim": 32, "samples_per_token": 640},
+    }
+    assert unified["pictures"][2] == {"budget": 280, "patches": 280, "multiply_adds": 280 * 32 * (6912 + 32)}
+    assert "pictures" not in json.loads(good("info", str(DATA / "audio-e2b.gguf"), "--json"))
+
+
 @pytest.mark.slow
 def test_info_tolerates_foreign_files(tmp_path: Path) -> None:
     file = tmp_path / "foreign.gguf"
@@ -240,6 +262,13 @@ def test_info_tolerates_foreign_files(tmp_path: Path) -> None:
         gemma | {"gemma4.block_count": "many"},
         gemma | {"gemma4.attention.shared_kv_layers": 9, "gemma4.context_length": "long"},
         {"general.architecture": "clip", "clip.has_audio_encoder": True, "clip.audio.block_count": 12},
+        {
+            "general.architecture": "clip",
+            "clip.has_vision_encoder": True,
+            "clip.vision.block_count": "x",
+            "clip.vision.projector_type": "gemma4uv",
+        },
+        {"general.architecture": "clip", "clip.has_audio_encoder": 1, "clip.audio.projector_type": "gemma4ua"},
         {
             "general.architecture": 7,
             "general.name": [1, 2],

@@ -15,6 +15,7 @@ import pytest
 
 import edge_gemma.cli.chat
 import edge_gemma.cli.describe
+import edge_gemma.cli.pictures
 import edge_gemma.cli.run
 from edge_gemma.cli import main
 from edge_gemma.vision.cache import shared_cache
@@ -85,6 +86,7 @@ def test_json_tells_sizes_and_tokens(folder: Path, cli: Any) -> None:
     assert (found["width"], found["height"], found["question"], found["text"]) == (100, 50, "What?", "A cat.")
     assert found["tokens"]["image"] == model_of(cli).image_tokens(100, 50, 140) and found["tokens"]["answer"] == 7
     assert found["stop"] == "turn" and "boxes" not in found
+    assert 0 <= found["timings"]["first_token_s"] <= found["timings"]["total_s"]
 
 
 def test_a_folder_and_errors_for_each_file(folder: Path, cli: Any) -> None:
@@ -269,3 +271,33 @@ def test_a_picture_that_waits_is_kept_after_an_error(folder: Path, cli: Any) -> 
     assert "<|turn>user\n<|image><image|>What is it?<turn|>" in model_of(cli).sessions[0].text
     cli("chat", stdin=b"/image pictures/a.jpg\n/reset\nWhat?\n")
     assert not model_of(cli).encoded
+
+
+def test_the_bar_is_there_while_pictures_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens with the first report, and is taken away when all is done, or when the block ends."""
+    shown: list[Any] = []
+
+    class FakeBar:
+        def __init__(self, name: str, start: float, total: float, label: Callable[[float], str]) -> None:
+            shown.append((name, start, total, label(70)))
+
+        def __enter__(self) -> FakeBar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            shown.append("closed")
+
+        def update(self, done: float, total: float) -> None:
+            shown.append(done)
+
+    monkeypatch.setattr(edge_gemma.cli.pictures, "Bar", FakeBar)
+    with edge_gemma.cli.pictures.EncodingBar("a.png") as bar:
+        bar(100, 266)
+        bar(200, 266)
+        bar(266, 266)
+        assert shown == [("a.png", 0, 266, "70 tokens"), 100, 200, "closed"]
+        bar(10, 70)
+    assert shown[4:] == [("a.png", 0, 70, "70 tokens"), 10, "closed"]
+    with edge_gemma.cli.pictures.EncodingBar("b.png") as bar:
+        bar(70, 70)
+    assert len(shown) == 7

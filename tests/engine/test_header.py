@@ -73,7 +73,8 @@ def reader(name: str, session: eg.Session) -> Callable[[Any, Any], int]:
             lib.eg_audio_stream_open(raw, struct, stream, err) or lib.eg_audio_stream_close(stream[0]) or lib.EG_OK
         )
     if name == "eg_image":
-        return lambda struct, err: lib.eg_session_feed_image(session.pointer, struct, err)
+        seeing = eg.Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf").session(context=2048)
+        return lambda struct, err: lib.eg_session_feed_image(seeing.pointer, struct, err)
     if name == "eg_batch_item":
         return lambda struct, err: lib.eg_batch_run(struct, 1, err)
     length = ffi.new("size_t *")
@@ -89,6 +90,10 @@ def set_fields(name: str, struct: Any, session: eg.Session) -> list[Any]:
         struct.role = struct.content = kept[1]
     elif name == "eg_batch_item":
         struct.session = session.pointer
+    elif name == "eg_image":
+        kept.append(ffi.new("uint8_t[]", 3))
+        struct.width = struct.height = 1
+        struct.rgb = kept[-1]
     return kept
 
 

@@ -127,6 +127,19 @@ def test_the_table_of_rows_does_not_count_and_the_encoder_does() -> None:
         assert with_sound.encoder >= model.weight_sizes()["encoder"] and without.encoder == 0
 
 
+def test_pictures_count_where_they_are_seen() -> None:
+    with Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf", threads=1) as model:
+        image = model.weight_sizes()["image"]
+        seeing, unknown, blind = (memory_need(model, 256, vision=vision) for vision in (True, None, False))
+        assert image > 0 and seeing.encoder == unknown.encoder > image and blind.encoder == 0
+        limit = blind.total + 1_000_000
+        assert fit(model, MemoryLimit(limit, vision=False), 256).context == 256
+        with pytest.raises(EdgeGemmaMemoryError, match="the encoders"):
+            fit(model, MemoryLimit(limit), 256)
+    with Model.load(DATA / "e2b-Q4_0.gguf", threads=1) as model:
+        assert memory_need(model, 256, vision=True).encoder == 0
+
+
 # ---- sessions ---------------------------------------------------------------------------------------------------
 
 

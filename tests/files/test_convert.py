@@ -176,16 +176,24 @@ def _config(model: Gguf, encoders: Gguf) -> dict[str, Any]:
 # ---- without other programs' files ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [Shape(), MOE, Shape(shared=0, ple=0, k_eq_v=True, keys_local=2, vision=False)])
+SEEING = Shape(shared=0, ple=0, k_eq_v=True, unified=True, audio=False)
+
+
+@pytest.mark.parametrize(
+    "shape", [Shape(), MOE, Shape(shared=0, ple=0, k_eq_v=True, keys_local=2, vision=False), SEEING]
+)
 def test_engine_runs_it(tmp_path, shape):
     checkpoint = write_checkpoint(tmp_path / "hf", shape)
     written = convert(checkpoint, tmp_path / "model.gguf")
-    encoder = written.mmproj if shape.audio else None  # the engine hears; it does not see yet
-    with eg.Model.load(str(written.model), mmproj=str(encoder) if encoder else None, threads=1) as model:
+    with eg.Model.load(written.model, mmproj=written.mmproj, threads=1) as model:
         assert model.tokenizer.encode("<|turn>hello world", special=True)[:1] == [5]
         assert np.isfinite(model.session().forward([2, 5, 270, 271])).all()
-        if encoder:
+        if shape.audio:
             assert len(model.encode_audio(np.zeros(16000, np.float32))) == 25
+        if shape.vision:
+            pixels = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
+            expected = VisionEncoder(written.mmproj).encode(pixels, 70)
+            np.testing.assert_allclose(model.encode_image(pixels, 70), expected, atol=1e-3 * float(np.std(expected)))
 
 
 def test_values_arrive(tmp_path):

@@ -22,7 +22,9 @@ from edge_gemma.files.qat import repack
 from edge_gemma.files.quantize import quantize
 from edge_gemma.reference import quants
 from edge_gemma.reference.audio import AudioEncoder
+from edge_gemma.reference.gguf import Gguf
 from edge_gemma.reference.text import TextModel
+from edge_gemma.reference.vision import VisionEncoder
 from support.paths import ROOT
 from support.tiny_checkpoint import TOKENS, Shape, write_checkpoint
 
@@ -290,6 +292,42 @@ def test_packed_encoder(tmp_path):
     coarse = AudioEncoder(written.mmproj, dtype=F)
     coarse.file.steps = lambda name: (0.0, 0.0)
     assert rms(got - want) < 0.5 * rms(got - coarse.encode(sound)), "the steps must show"
+
+
+def test_packed_vision_encoder(tmp_path):
+    """As sound, pictures: eight bits, bounds and steps."""
+    shape, rng = Shape(**{**vars(SHAPE), "vision": True, "dtype": "F32"}), np.random.default_rng(3)
+    tensors = shape.tensors()
+    for name in [name for name in tensors if "vision_tower.encoder" in name and name.endswith(".linear.weight")]:
+        rows, cols = tensors[name].shape
+        tensors[name] = codes(rng, rows, cols, 8).astype(np.int8)
+        tensors[f"{name}_scale"] = np.full((rows, 1), cols**-0.5 / 64, F)
+        for side in ("input", "output"):
+            tensors[f"{name.removesuffix('weight')}{side}_activation_scale"] = np.full((), 0.02, F)
+    config = shape.config() | {"quantization_config": {"quant_method": "gemma"}}
+    written = convert(write_checkpoint(tmp_path / "hf", shape, tensors=tensors, config=config), tmp_path / "m.gguf")
+    pixels = rng.integers(0, 256, (96, 144, 3), np.uint8)
+    with eg.Model.load(written.model, mmproj=written.mmproj, threads=1) as model:
+        got = model.encode_image(pixels, 70)
+    encoder = VisionEncoder(written.mmproj, F)
+    assert sum(tensor.type == "QC8" for tensor in encoder.file.tensors.values()) == 14
+    want = encoder.encode(pixels, 70)
+    assert rms(got - want) < 0.05 * rms(want)  # a number on a border changes tokens behind it
+    encoder.file.steps = lambda name: (0.0, 0.0)
+    assert rms(got - want) < 0.5 * rms(got - encoder.encode(pixels, 70)), "the steps must show"
+
+
+def test_encoders_of_the_mobile_checkpoint(shared, tmp_path):
+    """They are not packed, and both come into one file, like those of the large checkpoint."""
+    folder = shared / "fixtures" / "e2b-qat-mobile" / "hf"
+    written = convert(folder, tmp_path / "m.gguf")
+    ours, theirs = Gguf(written.mmproj).tensors, Gguf(shared / "fixtures" / "e2b" / "mmproj-BF16.gguf").tensors
+    assert {(n, t.shape, t.type) for n, t in ours.items()} == {(n, t.shape, t.type) for n, t in theirs.items()}
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
+    with eg.Model.load(written.model, mmproj=written.mmproj, threads=1) as model:
+        got, want = model.encode_image(pixels, 70), VisionEncoder(written.mmproj).encode(pixels, 70)
+        assert len(model.encode_audio(np.zeros(16000, F))) == 25
+    assert rms(got - want) < 1e-3 * rms(want)
 
 
 CHECKPOINT_FAULTS = {

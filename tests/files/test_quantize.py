@@ -17,6 +17,7 @@ from edge_gemma.files.gguf_source import SourceTensor
 from edge_gemma.files.quantize import output_path, quantize
 from edge_gemma.files.recipes import MIXES, choose_types
 from edge_gemma.reference.gguf import Gguf
+from edge_gemma.reference.vision import VisionEncoder
 from support.c_build import CSRC, FLAGS
 from support.gguf_writer import Writer, write_split
 from support.paths import DATA, TESTS
@@ -184,6 +185,41 @@ def test_rows_that_do_not_divide():
     for mix, type in fallback.items():
         types = choose_types(tensors, mix, encoders=True)
         assert [*types.values()] == [type, mix, "F16", "BF16"]
+
+
+def test_parts_of_the_vision_encoders():
+    """What is small, or comes before the first layer, stays as it is; the 12B model has no layers."""
+    names = {
+        "v.patch_embd.weight": ((16, 16, 3, 1152), None),
+        "v.position_embd.weight": ((1152, 10240, 2), None),
+        "v.blk.0.attn_q.weight": ((1152, 1152), "Q4_0"),
+        "v.blk.0.attn_q_norm.weight": ((72,), None),
+        "v.blk.0.ffn_up.weight": ((1152, 4304), "Q4_0"),
+        "v.blk.0.ffn_down.weight": ((4304, 1152), "F16"),
+        "v.std_bias": ((1152,), None),
+        "mm.input_projection.weight": ((1152, 2816), "Q8_0"),
+        "v.patch_norm.1.weight": ((6912,), None),
+        "v.patch_embd.bias": ((3840,), None),
+        "mm.a.input_projection.weight": ((640, 3840), "Q8_0"),
+    }
+    types = choose_types([_named(name, *shape) for name, (shape, _) in names.items()], "Q4_0", encoders=True)
+    assert types == {name: type or "BF16" for name, (_, type) in names.items()}
+    types = choose_types([_named("mm.input_projection.weight", 768, 1536)], "F16", encoders=True)
+    assert types == {"mm.input_projection.weight": "F16"}
+
+
+@pytest.mark.parametrize(("encoder", "picture"), [("vision-e2b", "small"), ("vision-moe", "rgba")])
+@pytest.mark.parametrize(("mix", "error"), [("Q8_0", 0.02), ("Q6_K", 0.02), ("Q4_0", 0.25), ("Q4_K_M", 0.12)])
+def test_vision(tmp_path, encoder, picture, mix, error):
+    """Soft tokens of quantized encoders: near those of the encoder, and the specification's of the same file."""
+    pixels = np.load(DATA / "vision-reference.npz")[picture]
+    written = quantize(DATA / f"{encoder}.gguf", tmp_path / "m.gguf", mix, threads=1).path
+    with eg.Model.load(DATA / f"{encoder[7:]}-Q4_0.gguf", mmproj=written, threads=1) as model:
+        found = model.encode_image(pixels, 70)
+    wanted, plain = (VisionEncoder(path, np.float32).encode(pixels, 70) for path in (written, DATA / f"{encoder}.gguf"))
+    rms = lambda x: float(np.sqrt(np.mean(x**2)))  # noqa: E731
+    assert rms(found - wanted) < 1e-3 * rms(wanted)
+    assert error / 20 < rms(found - plain) / rms(plain) < error
 
 
 def test_overrides():

@@ -198,6 +198,10 @@ class ScriptedModel:
         """As `Model.chat`."""
         return Chat(self, **options)
 
+    def audio_tokens(self, samples: int) -> int:
+        """As `Model.audio_tokens`."""
+        return audio_tokens(samples)
+
     def image_tokens(self, width: int, height: int, max_tokens: int = 280) -> int:
         """As `Model.image_tokens`."""
         rows, columns = target_size(height, width, max_tokens)
@@ -320,6 +324,7 @@ class ScriptedSession:
         self.closed, self.drawn = False, 0
         self.rewind_limit: int | None = None
         self._cancelled = False
+        self.cancel_requests = 0
         self._max_tokens: int | None = None  # of the `generate` that draws next
         self._ids: list[int] = list(parent._ids) if parent else []
         self._recordings: list[_Recording] = list(parent._recordings) if parent else []
@@ -599,6 +604,7 @@ class ScriptedSession:
         """As `Session.cancel`: ends the call that runs in another thread, or the next one."""
         self._check_open()
         self._cancelled = True
+        self.cancel_requests += 1
 
     def close(self) -> None:
         """As `Session.close`."""

@@ -114,3 +114,24 @@ def test_a_failure_leaves_the_work_to_the_next() -> None:
     for thread in threads:
         thread.join()
     assert got[0][0, 0] == 2 and cache.has(model, b"a", 70)
+
+
+def test_a_wait_can_be_ended() -> None:
+    cache, model, begun, done = SoftTokenCache(), Owner(), threading.Event(), threading.Event()
+
+    def slow() -> np.ndarray:
+        begun.set()
+        done.wait(10)
+        return rows(1)
+
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=lambda: cache.get(model, b"a", 70, slow))
+    thread.start()
+    begun.wait(5)
+    with pytest.raises(KeyboardInterrupt):
+        cache.get(model, b"a", 70, lambda: rows(2), leave)
+    done.set()
+    thread.join()
+    assert cache.get(model, b"a", 70, lambda: rows(3))[0, 0] == 1

@@ -201,7 +201,9 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
 def _plan(args: argparse.Namespace, model: Any, context: int) -> Plan:
     """The cache and context that stay within --memory-limit. Raises EdgeGemmaMemoryError if the limit is too small."""
     least = args.prompt_tokens + args.tokens
-    limit = MemoryLimit(args.memory_limit, least=least, sessions=1 + (args.batch or 0), audio=args.audio is not None)
+    limit = MemoryLimit(
+        args.memory_limit, least=least, sessions=1 + (args.batch or 0), audio=args.audio is not None, vision=False
+    )
     return fit(model, limit, context, args.kv)
 
 

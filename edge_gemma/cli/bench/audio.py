@@ -55,12 +55,11 @@ def measure(model: Any, samples: Any, kv: str) -> dict[str, float]:
 
 def _answer(model: Any, samples: Any, kv: str, feed: Any) -> float:
     """Seconds from the end of the recording to the first token. `feed` feeds the recording and returns the time of its end."""
-    from ... import audio_tokens
     from ...engine.sampling import GREEDY
     from ...speech.prompts import asr_prompt, speech_turn
 
     before, after = speech_turn(model.tokenizer, asr_prompt("English"))
-    context = len(before) + audio_tokens(len(samples)) + 2 + len(after) + 1
+    context = len(before) + model.audio_tokens(len(samples)) + 2 + len(after) + 1
     with contextlib.closing(model.session(context=context, kv=kv)) as session:
         session.feed_tokens(before)
         session.logits()  # touches the weights that prefill does not need

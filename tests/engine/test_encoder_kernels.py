@@ -1,4 +1,5 @@
-"""The attention of encoders, against its contract (csrc/kernels/kernels.h) in NumPy, to the bit, and against float64."""
+"""The kernels of encoders (bidirectional attention, products with float weights as integers), against their contract
+(csrc/kernels/kernels.h) in NumPy, to the bit, and against float64."""
 
 from __future__ import annotations
 
@@ -99,6 +100,18 @@ def contract(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return acc * (F(1) / total)[:, None]
 
 
+def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The contract of matmul_i16, for finite numbers."""
+    acc = np.zeros((len(x), len(w)), F)
+    for k in range(0, x.shape[1], 128):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            (xi, dx), (wi, dw) = integers(x[:, k : k + 128]), integers(w[:, k : k + 128])
+        isum = xi @ wi.T
+        assert not isum.size or np.abs(isum).max() < 2**31
+        acc = fma(isum.astype(F), dx[:, None] * dw, acc)
+    return acc
+
+
 def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     """What attention is, in float64."""
     q, k, v = (a.astype(np.float64) for a in (q, k, v))
@@ -107,7 +120,7 @@ def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("htj,hjd->htd", p / p.sum(2, keepdims=True), v)
 
 
-# ---- tests -----------------------------------------------------------------------------------------------------------
+# ---- attention -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "dim"), SIZES)
@@ -206,3 +219,77 @@ def test_shapes(target: kernels.Target) -> None:
             target.bidirectional_attention(q, k, k)
     with pytest.raises(EdgeGemmaValueError):
         target.bidirectional_attention(ones, np.ones((2, 3, 8), F), np.ones((2, 3, 8), F))
+
+
+# ---- products --------------------------------------------------------------------------------------------------------
+
+
+def weights_of(rng: np.random.Generator, kind: str, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random weights of a type, as float32 and raw."""
+    w = rng.normal(0, 0.05, (rows, cols)).astype(F)
+    if kind == "F32":
+        return w, w
+    if kind == "F16":
+        half = w.astype(np.float16)
+        return half.astype(F), half
+    bits = w.view(np.uint32) >> 16
+    return (bits << 16).view(F), bits.astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize(
+    ("n", "rows", "cols"), [(1, 1, 4), (7, 33, 128), (16, 16, 132), (33, 50, 316), (530, 65, 256), (0, 4, 8), (4, 0, 8)]
+)
+def test_products_are_the_contract_to_the_bit(target: kernels.Target, kind: str, n: int, rows: int, cols: int) -> None:
+    """Partial blocks of tokens, rows and columns; more tokens than go together; zeros and outliers. Close to float64."""
+    rng = np.random.default_rng(n + cols)
+    x, (w, raw) = rng.standard_normal((n, cols)).astype(F), weights_of(rng, kind, rows, cols)
+    x[1:2], x[2:3], x[3:4, ::50] = 0, 1.5, 40
+    x[4:5], x[5:6], x[6:7, :1] = 1e-38, -1e-30, LARGEST
+    got = target.matmul_i16(x, raw, kind, rows)
+    assert same(got, product(x, w))
+    some = np.arange(n) % 500 > 6
+    want = x[some].astype(np.float64) @ w.T.astype(np.float64)
+    assert np.sqrt(np.sum((got[some] - want) ** 2)) <= 4e-4 * np.sqrt(np.sum(want**2))
+
+
+def test_rows_and_tokens_in_pieces(target: kernels.Target) -> None:
+    """Any range of rows, tokens packed in any order, strides: the same bits; nothing is written beyond."""
+    rng, n, rows, cols, ldx, ldy = np.random.default_rng(8), 41, 70, 200, 203, 77
+    x, (_, raw) = rng.standard_normal((n, ldx)).astype(F), weights_of(rng, "BF16", rows, cols)
+    want, table = target.matmul_i16(x[:, :cols], raw, "BF16", rows), target.table
+    odd = np.zeros(raw.size * 2 + 1, np.uint8)
+    odd[1:] = raw.view(np.uint8).reshape(-1)  # weights at an odd address, as in a file
+    matrix = ffi.new("eg_matrix *", (pointer(odd[1:], "uint8_t *"), kernels.type_info("BF16"), rows, cols, 2 * cols))
+    size, work = lib.eg_i16_bytes(n, cols), lib.eg_matmul_i16_scratch_bytes()
+    memory = [np.full(bytes + 128, 0xA5, np.uint8) for bytes in (size, work)]
+    packed, scratch = (ffi.cast("void *", a.ctypes.data + -a.ctypes.data % 64) for a in memory)
+    for t0, t1 in ((32, n), (0, 16), (16, 32)):
+        table.pack_i16(packed, pointer(x, "float *"), ldx, n, cols, t0, t1)
+    for row0, row1 in ((0, rows), (0, 1), (69, 70), (16, 48), (5, 38), (20, 20), (3, 19)):
+        y = np.full((n + 2, ldy), -7.25, F)
+        table.matmul_i16(pointer(y[1:], "float *"), ldy, packed, n, matrix, row0, row1, scratch)
+        expected = np.full((n + 2, ldy), -7.25, F)
+        expected[1:-1, row0:row1] = want[:, row0:row1]
+        assert same(y, expected), (row0, row1)
+    for a, used in zip(memory, (size, work), strict=True):
+        assert (a[-a.ctypes.data % 64 + used :][:32] == 0xA5).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**60])
+def test_products_not_finite(target: kernels.Target, bad: float) -> None:
+    """A token spoils its own results, a row of weights its own."""
+    rng = np.random.default_rng(9)
+    x, (w, _) = rng.standard_normal((20, 160)).astype(F), weights_of(rng, "F32", 20, 160)
+    want = target.matmul_i16(x, w, "F32", 20)
+    x[17, 150], w[3, 5] = bad, bad
+    want[17], want[:, 3] = np.nan, np.nan
+    assert same(target.matmul_i16(x, w, "F32", 20), want)
+
+
+def test_products_refuse_what_does_not_fit(target: kernels.Target) -> None:
+    """Quantized types, sizes that do not agree, and columns that are not a multiple of 4."""
+    x = np.ones((2, 32), F)
+    for kind, size, cols in (("Q8_0", 34, 32), ("F32", 127, 32), ("F32", 30 * 4, 30)):
+        with pytest.raises(EdgeGemmaValueError):
+            target.matmul_i16(x[:, :cols], np.zeros(size, np.uint8), kind, 1)
