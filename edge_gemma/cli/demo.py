@@ -1,4 +1,5 @@
-"""`edge-gemma demo`: spoken commands to a simulated home, which are transcribed, translated and carried out on the screen.
+"""`edge-gemma demo`: spoken commands to a simulated home, which are transcribed, translated and carried out on the screen, and
+pictures that are described.
 
 Owns the options, the source of the sound, and the summary at the end. `edge_gemma.demo.demo` runs the demonstration and
 `edge_gemma.demo.screen` shows it.
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     paths = model_paths(args)
     bundled = args.microphone is None and args.audio is None
     from ..demo.demo import Demo, summary
+    from ..demo.pictures import bundled_pictures
     from ..errors import Cancelled
 
     utterances = _utterances(args.language) if bundled else []
@@ -105,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
                 screen.show(event)
                 if event.kind == "done" and event.exchange:
                     done.append(event.exchange)
+            for seen in demo.look(bundled_pictures() if bundled else ()):
+                screen.look(seen)
         except Cancelled:
             if not interrupt.hit:
                 raise
@@ -210,12 +214,13 @@ def _toy_notice(model: Any, paths: tuple[str, str | None]) -> list[str]:
         return []
     command = typed_command()
     first = [] if find_spec("huggingface_hub") else [f"{typed_python()} -m pip install huggingface_hub"]
+    drawn = " and on drawn shapes" if model.has_vision else ""
     verbs = ["pull e2b", *["listen --model e2b --partials"] * _can_record(), "chat --model e2b"]
     return [
         "",
         *_wrapped(
             f"This was a toy model: {_size(model, paths)}, trained on synthetic commands to a home in English, Spanish and "
-            "German. It knows nothing else. The real Gemma 4 runs in the same engine:"
+            f"German{drawn}. It knows nothing else. The real Gemma 4 runs in the same engine:"
         ),
         "",
         *("  " + line for line in [*first, *(f"{command} {verb}" for verb in verbs)]),

@@ -24,7 +24,9 @@ from ..engine.interface import ModelLike
 from ..hub.resolve import is_embedded
 from ..speech.languages import language_name
 from ..speech.listener import Listener
+from ..vision.describe import Describer
 from .home import DONE, INSTRUCTIONS, Home, changes
+from .pictures import Look, Picture, look
 from .utterances import Playlist, Utterance
 
 __all__ = ["LONGEST", "Demo", "DemoEvent", "DemoExchange", "summary"]
@@ -128,6 +130,8 @@ class Demo:
             EdgeGemmaValueError: as `Listener`; "context" when the model has no room for the tools.
         """
         self.home, self.silence, self.pause = home or Home(), silence, pause
+        self._model = model
+        self._describer: Describer | None = None  # while pictures are looked at
         toy = is_embedded(model.path)
         self._assistant = SpokenAssistant(
             model,
@@ -175,6 +179,8 @@ class Demo:
     def cancel(self) -> None:
         """Stops, from any thread: the iterator that runs raises `Cancelled`."""
         self._listener.cancel()
+        if describer := self._describer:
+            describer.cancel()
 
     def perform(
         self,
@@ -205,6 +211,18 @@ class Demo:
         Raises Cancelled after `cancel()`, EdgeGemmaError for unusable sound.
         """
         return self._run(source, None, ())
+
+    def look(self, pictures: Sequence[Picture]) -> Iterator[Look]:
+        """Yields what the model says about each picture; nothing for a model without vision encoder.
+
+        Raises Cancelled after `cancel()`.
+        """
+        if not (pictures and self._model.has_vision):
+            return
+        with Describer(self._model) as self._describer:
+            for picture in pictures:
+                yield look(self._describer, picture)
+        self._describer = None
 
     def _run(self, source: Source, playlist: Playlist | None, utterances: Sequence[Utterance]) -> Iterator[DemoEvent]:
         before: dict[str, Any] = {}

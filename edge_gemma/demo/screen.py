@@ -18,8 +18,10 @@ from typing import Any
 from ..engine.memory import format_bytes
 from ..speech.languages import language_name
 from ..speech.prompts import one_line
+from ..vision.images import load_image
 from .demo import DemoEvent, DemoExchange
 from .home import DONE, ROOMS, THINGS, Home
+from .pictures import Look, blocks
 
 HOME_COLUMNS = 77  # of the home when things that are off are shown too
 WIDE = HOME_COLUMNS + 50  # columns from which the home is shown beside the words
@@ -94,6 +96,21 @@ def verdict_text(exchange: DemoExchange) -> str:
     return (f"wrong: {', '.join(wrong)}" + (f"; it was: {said}" if said else "")) if wrong else ""
 
 
+def look_lines(look: Look) -> list[str]:
+    """What a model says about a picture, and what of it is wrong."""
+    picture = look.picture
+    places = "; ".join(f"{box.left:.0f}, {box.top:.0f} to {box.right:.0f}, {box.bottom:.0f}" for box in look.boxes)
+    wrong = [name for name, fine in look.verdict().items() if not fine]
+    return [
+        f"[picture {picture.path.name}]",
+        f"  shows: {one_line(look.description) or '(no words)'}",
+        f"  asked: {picture.question} {one_line(look.answer) or '(no words)'}",
+        f"  found: {picture.label} at {places}" if places else f"  found: no {picture.label}",
+        f"  described {look.seconds:.2f} s after it was shown",
+        *([f"  wrong: {', '.join(wrong)}"] if wrong else []),
+    ]
+
+
 class JSONLines:
     """One JSON object a line."""
 
@@ -123,6 +140,17 @@ class JSONLines:
         elif event.kind == "overrun":
             values["lost_s"] = round(event.lost, 3)
         self._print(values)
+
+    def look(self, look: Look) -> None:
+        """Prints what is said about a picture."""
+        picture, boxes = look.picture, [dataclasses.asdict(box) for box in look.boxes]
+        values: dict[str, Any] = {
+            "file": picture.path.name,
+            "description": look.description,
+            "question": picture.question,
+        }
+        values |= {"answer": look.answer, "label": picture.label, "boxes": boxes, "seconds": round(look.seconds, 3)}
+        self._print({"event": "picture", **values, "right": look.verdict()})
 
     def close(self, summary: dict[str, Any]) -> None:
         """Prints the summary."""
@@ -182,6 +210,11 @@ class Lines:
             self._line(line)
         else:
             waiting.append(line)
+
+    def look(self, look: Look) -> None:
+        """Prints what is said about a picture."""
+        for line in look_lines(look):
+            self._line(line)
 
     def close(self, summary: dict[str, Any]) -> None:
         """There is nothing to do."""
@@ -257,6 +290,7 @@ class LiveScreen:
         self._levels: deque[float] = deque(maxlen=24)
         self._over: deque[Any] = deque(maxlen=_KEPT)  # of rich: the exchanges that are over
         self._changed: set[str] = set()
+        self._looks: list[Look] = []
         self._lost = 0.0  # seconds of sound
         self._clear()
         self._warnings = io.StringIO()  # they would disturb the frames, so they are shown at the end
@@ -320,8 +354,18 @@ class LiveScreen:
         if event.kind in ("transcript", "call", "reply", "done"):
             self._speaking = False
 
+    def look(self, look: Look) -> None:
+        """Keeps what is said about a picture until `close`: pictures need the normal screen."""
+        self._looks.append(look)
+
+    def _print_look(self, look: Look) -> None:
+        if self._console.color_system == "truecolor" and self._signs is _FANCY:
+            for line in blocks(load_image(look.picture.path), look.boxes, min(48, self._console.width - 2)):
+                self._console.file.write(f"  {line}\n")
+        self._console.print("\n".join(look_lines(look)), markup=False)
+
     def close(self, summary: dict[str, Any]) -> None:
-        """Leaves the exchanges, and the home as it is now, on the normal screen."""
+        """Leaves the exchanges, the home as it is now, and the pictures on the normal screen."""
         from rich.control import Control
 
         self._closed.set()
@@ -335,6 +379,8 @@ class LiveScreen:
         self._console.print(*self._over, sep="\n", end="\n" * bool(self._over))
         if self._over:
             self._console.print(self._home_panel(min(self._console.width, HOME_COLUMNS + 3), len(ROOMS) + 8))
+        for look in self._looks:
+            self._print_look(look)
         if self._lost:
             self._console.print(_lost_text(self._lost), style="yellow")
         sys.stderr.write(self._warnings.getvalue())

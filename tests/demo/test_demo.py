@@ -429,6 +429,7 @@ def test_json(run_demo: Callable[..., int], folder: Path, monkeypatch: Any, caps
     counts = Counter(line["event"] for line in lines)
     assert counts["start"] == counts["transcript"] == counts["translation"] == counts["done"] == 3
     assert counts["call"] == counts["result"] == 2 and counts["summary"] == 1 and not counts["sound"]
+    assert [line["file"] for line in lines if line["event"] == "picture"] == ["1.png", "2.png", "3.png"]
     assert next(line for line in lines if line["event"] == "result")["changes"] == SWITCHED
     assert all(all(line["right"].values()) for line in lines if line["event"] == "done")
     assert lines[-1]["right"]["text"] == [3, 3] and lines[-1]["home"]["rooms"]["living room"]["color"] == "blue"

@@ -3,9 +3,9 @@
 #
 #     tools/demo/build.sh [FOLDER]
 #
-# FOLDER (default: build/demo) gets the recordings (6 GB), the checkpoint and the state of the training. The same command
-# continues an interrupted run. On two cores a run takes about three and a half hours. The speech synthesizers must be
-# installed; as root on a Debian-like system with the component non-free, this script installs them.
+# FOLDER (default: build/demo) gets the recordings (4 GB), the checkpoint and the state of the training. The same command
+# continues an interrupted run. The speech synthesizers must be installed; as root on a Debian-like system with the component
+# non-free, this script installs them.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,13 +13,13 @@ folder=${1:-$here/../../build/demo}
 venv=$folder/venv
 mkdir -p "$folder"
 
-voices="espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts festvox-rablpc16k festvox-ellpc11k"
+voices="espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts fonts-dejavu-core"
 for command in espeak-ng flite festival; do
     command -v $command >/dev/null || { apt-get -qq update && apt-get -qq install -y $voices; break; }
 done
-# These packages are in Debian's component "non-free": the diphones of mbrola, which are free for such a use, and pico, whose
-# data lacks some of its sources. Pico is used in tests only.
-other="mbrola libttspico-utils"
+# These packages are in Debian's component "non-free". The data of pico has a free licence, but lacks some of its sources. The
+# diphones of mbrola may not be used in products: they are heard in tests only.
+other="libttspico-utils mbrola"
 for voice in de1 de2 de3 de4 de5 de6 de7 es1 es2 mx1 mx2 vz1 us1 us2 us3 en1; do other="$other mbrola-$voice"; done
 { command -v mbrola && command -v pico2wave; } >/dev/null || apt-get -qq install -y $other || {
     echo "build: add the component non-free to apt's sources for $other" >&2; exit 1; }
@@ -36,6 +36,8 @@ $run clips.py "$folder/clips"
 [ -f "$folder/hf/tokenizer.json" ] || $run vocabulary.py "$folder/hf"
 $run train.py "$folder/clips" "$folder/hf"
 $run export.py "$folder/hf"
+data=../../edge_gemma/demo/data
 for split in known unknown; do
-    $run evaluate.py "$folder/clips" ../../edge_gemma/demo/data/demo.gguf ../../edge_gemma/demo/data/demo-mmproj.gguf --split $split --count 900
+    $run evaluate.py "$folder/clips" $data/demo.gguf $data/demo-mmproj.gguf --split $split --count 900
 done
+$run evaluate.py $data/demo.gguf $data/demo-mmproj.gguf --pictures 300

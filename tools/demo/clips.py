@@ -1,6 +1,6 @@
 """The recordings for training and tests: sentences of the domain in many voices, stored on disk.
 
-    python clips.py FOLDER --train 68000 --test 900
+    python clips.py FOLDER --train 40000 --test 900
 
 writes for each split SPLIT.i16, the samples of all clips, and SPLIT.jsonl, one line for each clip. There are three splits:
 `train`; `known`, sentences that training does not contain, in its voices; `unknown`, such sentences spoken by a synthesizer
@@ -68,26 +68,35 @@ def _record(job: tuple[str, int, int, str | None]) -> list[tuple[dict[str, Any],
     return list(zip(lines, voices.speak(texts, chosen), strict=True))
 
 
-def record(folder: Path, split: str, count: int, engine: str | None = None) -> None:
-    """Records `count` clips of a split, unless they exist."""
-    index = folder / f"{split}.jsonl"
-    if index.exists() and sum(1 for _ in index.open()) == count:
+def record(folder: Path, split: str, count: int, processes: int, engine: str | None = None) -> None:
+    """Records `count` clips of a split. It goes on with the clips that an interrupted run has recorded."""
+    index, sounds = folder / f"{split}.jsonl", folder / f"{split}.i16"
+    lines = index.read_text().splitlines(keepends=True) if index.exists() else []
+    done = sum(line.endswith("\n") for line in lines) // _CHUNK * _CHUNK if len(lines) < count else count
+    if done >= count:
         return
-    jobs = [(split, first, min(_CHUNK, count - first), engine) for first in range(0, count, _CHUNK)]
-    position, lines = 0, []
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool, open(folder / f"{split}.i16", "wb") as file:
+    position = json.loads(lines[done - 1])["end"] if done else 0
+    index.write_text("".join(lines[:done]))
+    sounds.touch()
+    os.truncate(sounds, 2 * position)
+    jobs = [(split, first, min(_CHUNK, count - first), engine) for first in range(done, count, _CHUNK)]
+    with concurrent.futures.ProcessPoolExecutor(processes) as pool, sounds.open("ab") as file, index.open("a") as text:
         for number, chunk in enumerate(pool.map(_record, jobs)):
+            written = []
             for line, sound in chunk:
                 file.write(sound.tobytes())
-                lines.append(json.dumps({**line, "begin": position, "end": position + len(sound)}))
+                written.append(json.dumps({**line, "begin": position, "end": position + len(sound)}) + "\n")
                 position += len(sound)
+            file.flush()
+            text.write("".join(written))
+            text.flush()
             print(
-                f"\r{split}: {min(count, (number + 1) * _CHUNK)} of {count} clips, {position / voices.RATE / 3600:.1f} h",
+                f"\r{split}: {min(count, done + (number + 1) * _CHUNK)} of {count} clips, "
+                f"{position / voices.RATE / 3600:.1f} h",
                 end="",
                 flush=True,
             )
     print()
-    index.write_text("\n".join(lines) + "\n")
 
 
 def load(folder: Path, split: str) -> tuple[list[Clip], NDArray[np.int16]]:
@@ -103,13 +112,14 @@ def load(folder: Path, split: str) -> tuple[list[Clip], NDArray[np.int16]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=68000)
+    parser.add_argument("--train", type=int, default=40000)
     parser.add_argument("--test", type=int, default=900)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    record(options.folder, "known", options.test)
-    record(options.folder, "unknown", options.test, voices.HELD_OUT)
-    record(options.folder, "train", options.train)
+    record(options.folder, "known", options.test, options.processes)
+    record(options.folder, "unknown", options.test, options.processes, voices.HELD_OUT)
+    record(options.folder, "train", options.train, options.processes)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def main() -> None:
         speaker = Speaker(model)
         requests = [speaker.tasks.transcription(clip.sentence.language) for clip in entries]
         sounds = [padded(samples[clip.begin : clip.end]) for clip in entries]
-        stops = [speaker.pieces.id(token) for token in ("<eos>", "<turn|>", "<|tool_response>")]
+        stops = [speaker.pieces.find(token) for token in ("<eos>", "<turn|>", "<|tool_response>")]
         ours = with_engine(speaker, requests, sounds)
         others = {"transformers": with_transformers(options.checkpoint, requests, sounds, stops)}
         if options.peer_python:

@@ -1,11 +1,17 @@
-"""Measures the demo model on sentences that its training did not contain, through the engine as an application uses it.
+"""Measures the demo model on sentences and pictures that its training did not contain, through the engine as an application
+uses it.
 
     python evaluate.py CLIPS MODEL.gguf MMPROJ.gguf [--split known] [--count 300] [--seed 1]
+    python evaluate.py --pictures 300 MODEL.gguf MMPROJ.gguf
 
 Speech is fed in blocks of 20 ms, with silence around it, and answers are greedy. For each language and speech synthesizer
 the program prints the word error rate of transcripts (without case and punctuation), and the percentages of transcripts,
 translations and tool calls that are exactly right. Calls are made as the demo makes them, from the sound and the transcript;
 "sound" are those from the sound alone. Then it prints the same for typed words, which need no transcript.
+
+Pictures are drawn at random sizes. For each budget of soft tokens the program prints the percentages of descriptions and
+answers that are exactly right, of things whose box is found with an intersection over union of at least 0.7, and of lists
+that have these boxes and no others.
 """
 
 from __future__ import annotations
@@ -23,10 +29,12 @@ from numpy.typing import NDArray
 
 import clips
 import edge_gemma as eg
+import scenes
 from domain import Sentence
 from edge_gemma.chat.calls import format_tool_response
 from edge_gemma.chat.reply import parse_reply
 from edge_gemma.speech.prompts import split_translation
+from edge_gemma.vision.describe import Describer
 from tasks import Request, Tasks, result_for
 from words import LANGUAGES
 
@@ -49,26 +57,12 @@ def normal(text: str) -> list[str]:
     return re.findall(r"[\w:]+", text.casefold())
 
 
-class Pieces:
-    """The tokenizer of an open model with the interface that `Tasks` needs."""
-
-    chat_template = None
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.decode = tokenizer.decode
-        self.id = tokenizer.find
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        return list(self._tokenizer.encode(text, special=special))
-
-
 class Speaker:
     """Asks a model for answers."""
 
     def __init__(self, model: eg.Model, kv: str = "f16") -> None:
         self.model, self.kv = model, kv
-        self.pieces = Pieces(model.tokenizer)
+        self.pieces = model.tokenizer
         self.tasks = Tasks(self.pieces)
         self._bases: dict[Request, eg.Session] = {}
 
@@ -134,7 +128,7 @@ def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None,
     found["called"] = calls
     if what.call and found["call"]:
         result = result_for(what, rng)
-        response = speaker.pieces.encode(format_tool_response(what.call[0], result))
+        response = speaker.pieces.encode(format_tool_response(what.call[0], result), special=True)
         if session.tokens[-1] == response[0]:
             response = response[1:]
         session.feed_tokens(response)
@@ -183,11 +177,64 @@ def run(speaker: Speaker, folder: Path, split: str, count: int, seed: int, verbo
     return table(results)
 
 
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom)."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0.0, width) * max(0.0, height)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def look(describer: Describer, scene: scenes.Scene, budget: int, rng: random.Random, verbose: bool) -> dict[str, Any]:
+    """Which answers about one picture are right: one question of each kind, and one label to locate."""
+    found: dict[str, Any] = {}
+
+    def check(name: str, question: str | None, right: str) -> None:
+        said = describer.describe(scene.pixels, question, budget).text
+        found[name] = said == right
+        if verbose and said != right:
+            print(f"{budget} {question or 'describe'}\n   {right}\n   {said}", flush=True)
+
+    check("describe", None, scenes.description(scene))
+    asked = scenes.questions(scene)
+    for kind in sorted({entry[0] for entry in asked}):
+        _, question, answer = rng.choice([entry for entry in asked if entry[0] == kind])
+        check(kind, question, answer)
+    label, things = rng.choice(list(scenes.labels(scene).items()))
+    boxes = [(box.left, box.top, box.right, box.bottom) for box in describer.locate(scene.pixels, label, budget)]
+    found["boxes"] = [max((overlap(thing.box, box) for box in boxes), default=0.0) >= 0.7 for thing in things]
+    found["lists"] = all(found["boxes"]) and len(boxes) == len(things)
+    if verbose and not found["lists"]:
+        print(f"{budget} {label}\n   {[thing.box for thing in things]}\n   {boxes}", flush=True)
+    return found
+
+
+def run_pictures(model: eg.Model, count: int, seed: int, verbose: bool) -> str:
+    """Shows `count` pictures that training does not contain. Returns the table."""
+    lines = []
+    with Describer(model) as describer:
+        for budget in (70, 140, 280):
+            rng = random.Random(f"pictures {seed}")
+            sums: dict[str, list[bool]] = defaultdict(list)
+            for number in range(count):
+                width, height = rng.randint(200, 640), rng.randint(200, 640)
+                # One half are of kinds that are held out; in the other half only the picture is new.
+                scene = scenes.draw(rng, width, height, held_out=True if number % 2 else None)
+                for name, right in look(describer, scene, budget, rng, verbose).items():
+                    sums[name] += right if isinstance(right, list) else [right]
+            parts = [f"{name} {100 * sum(values) / len(values):.1f}" for name, values in sums.items()]
+            lines.append("  ".join([f"pictures, {budget} tokens {count:4}", *parts]))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", type=Path)
+    parser.add_argument("recordings", type=Path, nargs="?")
     parser.add_argument("model")
     parser.add_argument("mmproj")
+    parser.add_argument("--pictures", type=int, metavar="COUNT", help="show pictures instead of playing recordings")
     parser.add_argument("--split", default="known", choices=["known", "unknown", "train"])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
@@ -195,9 +242,14 @@ def main() -> None:
     parser.add_argument("--kv", default="f16", choices=["f16", "f32", "q8"], help="type of the KV cache")
     parser.add_argument("--verbose", action="store_true", help="print what is wrong")
     options = parser.parse_args()
+    if not (options.recordings or options.pictures):
+        parser.error("CLIPS or --pictures is missing.")
     with eg.Model.load(options.model, mmproj=options.mmproj, threads=options.threads) as model:
-        speaker = Speaker(model, options.kv)
-        print(run(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
+        if options.pictures:
+            print(run_pictures(model, options.pictures, options.seed, options.verbose))
+        else:
+            speaker = Speaker(model, options.kv)
+            print(run(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
 
 
 if __name__ == "__main__":

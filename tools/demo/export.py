@@ -1,4 +1,5 @@
-"""Makes the package's demo files from a trained checkpoint: the model, its encoder, and the utterances of `edge-gemma demo`.
+"""Makes the package's demo files from a trained checkpoint: the model, its encoders, and the utterances and pictures of
+`edge-gemma demo`.
 
     python export.py HF [--out FOLDER]
 
@@ -17,8 +18,10 @@ import wave
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import domain
+import scenes
 import voices
 from domain import Command, Sentence
 from edge_gemma.files.convert import convert
@@ -26,8 +29,8 @@ from edge_gemma.files.quantize import quantize
 from tasks import result_for
 
 DATA = Path(__file__).parents[2] / "edge_gemma" / "demo" / "data"
-LIMIT = 8_000_000  # bytes of both files together
-TEXT_TYPE, AUDIO_TYPE = "Q5_K_M", "Q8_0"
+LIMIT = 9_900_000  # bytes of both files together
+TEXT_TYPE, ENCODER_TYPE = "Q5_K_M", "Q8_0"
 
 UTTERANCES: list[tuple[str, Command, voices.Voice]] = [
     ("en", domain.switching("kitchen", "light", True, word=1), voices.Voice("flite", "slt", 1.0, 1.0)),
@@ -83,6 +86,28 @@ def utterances(folder: Path) -> None:
     (folder / "utterances.json").write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+# A seed for each picture of the demo: two things that are held out together, several alike ones, and a word.
+PICTURES = (29, 24, 28)
+PICTURE_SIZE = (640, 480)
+
+
+def pictures(folder: Path) -> None:
+    """Draws the pictures and writes pictures.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, seed in enumerate(PICTURES):
+        rng = random.Random(f"demo {seed}")
+        scene = scenes.draw(rng, *PICTURE_SIZE)
+        _, question, answer = rng.choice(scenes.questions(scene))
+        label, things = list(scenes.labels(scene).items())[-1]
+        name = f"{number + 1}.png"
+        Image.fromarray(scene.pixels).save(folder / name, optimize=True)
+        boxes = [[round(value, 1) for value in thing.box] for thing in things]
+        words = {"description": scenes.description(scene), "question": question, "answer": answer}
+        entries.append({"file": name, **words, "label": label, "boxes": boxes})
+    (folder / "pictures.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
 def models(checkpoint: Path, out: Path) -> int:
     """Writes demo.gguf and demo-mmproj.gguf. Returns their size in bytes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +115,7 @@ def models(checkpoint: Path, out: Path) -> int:
         converted = convert(named, Path(folder, "demo.gguf"), mmproj=Path(folder, "demo-mmproj.gguf"))
         assert converted.mmproj
         quantize(converted.model, out / "demo.gguf", TEXT_TYPE, force=True)
-        quantize(converted.mmproj, out / "demo-mmproj.gguf", AUDIO_TYPE, force=True)
+        quantize(converted.mmproj, out / "demo-mmproj.gguf", ENCODER_TYPE, force=True)
     size = sum((out / name).stat().st_size for name in ("demo.gguf", "demo-mmproj.gguf"))
     if size > LIMIT:
         raise SystemExit(f"the files have {size} bytes, more than {LIMIT}: choose smaller types.")
@@ -104,6 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{models(options.checkpoint, options.out) / 1e6:.2f} MB")
     utterances(options.out / "utterances")
+    pictures(options.out / "pictures")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and the answer.
 from __future__ import annotations
 
 import functools
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import scenes
 import words
 from domain import Sentence
 from edge_gemma.chat.calls import format_call, format_tool_response
@@ -21,6 +23,7 @@ from edge_gemma.chat.prompt import Media, Prompt
 from edge_gemma.chat.template import render_chat
 from edge_gemma.chat.tools import Toolbox
 from edge_gemma.demo.home import INSTRUCTIONS, Home
+from edge_gemma.engine.interface import TokenizerLike
 from edge_gemma.speech.languages import language_name
 from edge_gemma.speech.prompts import (
     asr_prompt,
@@ -29,6 +32,7 @@ from edge_gemma.speech.prompts import (
     text_turn,
     translation_prompt,
 )
+from edge_gemma.vision.describe import PICTURE_QUESTION, location_request
 from words import LANGUAGES
 
 SCHEMAS = Toolbox(Home().tools).schemas
@@ -51,8 +55,30 @@ def call_text(sentence: Sentence) -> str:
     return format_call(*sentence.call) if sentence.call else ""
 
 
+# The package's requests come first and are the most frequent. The others are Google's, for programs that ask so.
+DESCRIBE = (PICTURE_QUESTION, "Describe this image.", "What is in this picture?")
+
+
+def locate(labels: list[str], rng: random.Random) -> str:
+    """A request for the boxes of things."""
+    if rng.random() < 0.7:
+        return location_request(labels)
+    return (
+        f"Detect the {' and the '.join(labels)}. Output a json list where each entry contains the 2D bounding box in "
+        '"box_2d" and the label in "label".'
+    )
+
+
+def located(scene: scenes.Scene, found: list[tuple[str, scenes.Thing]]) -> str:
+    """The boxes of things with their labels, in Google's convention."""
+    return json.dumps([{"box_2d": scene.box(thing), "label": label} for label, thing in found])
+
+
 def prompts() -> Iterator[str]:
     """The texts of all requests."""
+    rng = random.Random(0)
+    for text in (*DESCRIBE, *(locate(["circle", "square"], rng) for _ in range(6))):
+        yield render_chat([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}], None)
     yield render_chat(
         [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": [{"type": "audio"}]}],
         None,
@@ -99,9 +125,9 @@ class Example:
 class Tasks:
     """Writes requests and examples for one tokenizer."""
 
-    def __init__(self, pieces: Any) -> None:
+    def __init__(self, pieces: TokenizerLike) -> None:
         self.pieces = pieces
-        self._end = pieces.id("<turn|>")
+        self._end = pieces.find("<turn|>")
 
     @functools.cache  # noqa: B019 there is one object
     def transcription(self, source: str | None) -> Request:
@@ -120,11 +146,48 @@ class Tasks:
     def command(self) -> Request:
         units = self._prompt().conversation(self._messages([{"type": "audio", "audio": np.zeros(1, np.float32)}]))
         at = next(number for number, unit in enumerate(units) if isinstance(unit, Media))
-        return Request((*units[:at], self.pieces.id("<|audio>")), (self.pieces.id("<audio|>"), *units[at + 1 :]), False)
+        return Request(
+            (*units[:at], self.pieces.find("<|audio>")), (self.pieces.find("<audio|>"), *units[at + 1 :]), False
+        )
 
     @functools.cache  # noqa: B019
     def typed_command(self) -> Request:
         return self._typed([self._prompt().conversation(self._messages(text)) for text in ("1", "Turn")])
+
+    @functools.cache  # noqa: B019
+    def picture(self) -> Request:
+        """The request about a picture. The words of an example begin with the marker that ends the picture."""
+        content = [{"type": "image", "image": np.zeros((1, 1, 3), np.uint8)}, {"type": "text", "text": "?"}]
+        prompt = Prompt(self.pieces, None, options={"enable_thinking": False})
+        units = prompt.conversation([{"role": "user", "content": content}])
+        at = next(number for number, unit in enumerate(units) if isinstance(unit, Media))
+        assert units[at + 1 : at + 2] == self.pieces.encode("?")
+        return Request((*units[:at], self.pieces.find("<|image>")), tuple(units[at + 2 :]), True)
+
+    def about(self, question: str, answer: str) -> Example:
+        """A question about a picture, and its answer."""
+        words = (self.pieces.find("<image|>"), *self.pieces.encode(question))
+        return Example(words, (ids := self.answer(answer)).answer, ids.learn)
+
+    def shown(self, scene: scenes.Scene, rng: random.Random, kind: str) -> tuple[str, str]:
+        """A question of a kind (describe, question, locate) about a picture, and the answer."""
+        if kind == "describe":
+            return rng.choices(DESCRIBE, (6, 2, 2))[0], scenes.description(scene)
+        if kind == "question":
+            # Each thing that is asked for is as frequent as the others.
+            found = scenes.questions(scene)
+            about = rng.choice(sorted({entry[0] for entry in found}))
+            return rng.choice([entry[1:] for entry in found if entry[0] == about])
+        labels = scenes.labels(scene)
+        absent = f"{rng.choice(list(scenes.COLORS))} {rng.choice(list(scenes.SHAPES))}"
+        chosen = rng.sample(list(labels), min(len(labels), rng.choices((1, 2), (8, 2))[0]))
+        if rng.random() < 0.1:
+            chosen = [absent]
+        things: dict[scenes.Thing, str] = {}  # a thing that has two of the labels gets the first
+        for label in chosen:
+            things |= {thing: label for thing in labels.get(label, []) if thing not in things}
+        ordered = sorted(things.items(), key=lambda item: item[0].box)
+        return locate(chosen, rng), located(scene, [(label, thing) for thing, label in ordered])
 
     def _prompt(self) -> Prompt:
         return Prompt(self.pieces, None, SCHEMAS, {"enable_thinking": False})
@@ -134,7 +197,7 @@ class Tasks:
 
     def _speech(self, instruction: str) -> Request:
         before, after = speech_turn(self.pieces, instruction)
-        return Request((*before, self.pieces.id("<|audio>")), (self.pieces.id("<audio|>"), *after), False)
+        return Request((*before, self.pieces.find("<|audio>")), (self.pieces.find("<audio|>"), *after), False)
 
     def _typed(self, prompts: list[list[Any]]) -> Request:
         """The request around typed words: the tokens that two prompts with different words have in common."""
@@ -160,8 +223,8 @@ class Tasks:
         reply = self.answer(sentence.reply(result))
         if not sentence.call:
             return reply
-        call = self.pieces.encode(call_text(sentence))
-        response = self.pieces.encode(format_tool_response(sentence.call[0], result))
+        call = self.pieces.encode(call_text(sentence), special=True)
+        response = self.pieces.encode(format_tool_response(sentence.call[0], result), special=True)
         # The marker that begins the response is learned, too: the model writes it, and then waits for the result.
         learn = (True,) * (len(call) + 1) + (False,) * (len(response) - 1) + reply.learn
         return Example((), (*call, *response, *reply.answer), learn)

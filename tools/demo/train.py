@@ -1,4 +1,4 @@
-"""Trains the demo model: the decoder on typed words, the encoder with a CTC head, the decoder on the encoder, then both.
+"""Trains the demo model: the decoder on typed words, the encoders with heads of their own, and then all together.
 
     python train.py CLIPS HF
 
@@ -6,9 +6,11 @@ CLIPS is the folder that clips.py has written. HF is the folder with the tokeniz
 The state is saved every few minutes to HF.state, from which an interrupted training continues. Every process computes its
 own part of each batch, which is a third faster than one process with all processors.
 
-CTC has to find the alignment of sounds and letters by itself. In its first thousand steps it learns only the frequency of
-letters. So the training begins with a rough alignment: letters at equal distances between the begin and the end of speech.
-Sixty steps of this are enough.
+The audio encoder learns with CTC, which has to find the alignment of sounds and letters by itself. In its first thousand steps
+it learns only the frequency of letters. So the training begins with a rough alignment: letters at equal distances between the
+begin and the end of speech. Sixty steps of this are enough. The vision encoder's head is in sight.py.
+
+Matrices are trained with Muon, which needs about two thirds of the steps that AdamW needs. AdamW trains what is left.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import augment
 import clips
 import domain
 import network
+import sight
 import tasks
 from edge_gemma import kernels
 from vocabulary import Pieces
@@ -135,6 +138,7 @@ class Trainer:
         self.model = network.build(self.pieces)
         network.speed_up(self.model)
         self.head = nn.Linear(network.WIDTH, len(LETTERS))
+        self.sight = sight.Head()
         self.rng = random.Random(seed)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -175,39 +179,86 @@ class Trainer:
 
         All examples have the same tokens before them. These are evaluated once, and their K/V are repeated.
         """
+        heard = [[self.pieces.find("<|audio|>")] * int(count) for count in counts] if counts is not None else None
+        rows = [heard[at] if heard else list(example.words) for at, example in enumerate(examples)]
+        sounds = None
+        if soft is not None and counts is not None:
+            sounds = soft[torch.arange(soft.shape[1])[None] < counts[:, None]]
+        cache = self._read(self._embedded(torch.tensor([request.before])))
+        loss, right = self._answer(cache, len(examples), request, rows, examples, sounds)
+        return loss, right.mean()
+
+    def pictured(
+        self, pictures: sight.Pictures, soft: Tensor, kinds: tuple[str, ...] = ("describe", "question", "locate")
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of tasks about pictures, and the shares of right answers.
+
+        A picture is read once, and its K/V are repeated for all of its tasks.
+        """
+        request, count = self.tasks.picture(), soft.shape[1]
+        ids = torch.tensor([[*request.before, *[self.pieces.find("<|image|>")] * count]]).expand(len(soft), -1)
+        cache = self._read(self._embedded(ids, soft.flatten(0, 1)))
+        examples = [
+            self.tasks.about(*self.tasks.shown(scene, self.rng, kind)) for scene in pictures.scenes for kind in kinds
+        ]
+        rows = [list(example.words) for example in examples]
+        loss, right = self._answer(cache, len(kinds), request, rows, examples, None)
+        return loss, {kind: float(right[at :: len(kinds)].mean()) for at, kind in enumerate(kinds)}
+
+    def _embedded(self, ids: Tensor, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings and per-layer embeddings of ids, with soft tokens in the places of `<|audio|>` and `<|image|>`."""
         language = self.model.model.language_model
-        before = torch.tensor([request.before])
+        places = (ids == self.pieces.find("<|audio|>")) | (ids == self.pieces.find("<|image|>"))
+        ids = ids.masked_fill(places, self.pieces.find("<pad>"))
+        inputs = language.embed_tokens(ids)
+        if soft is not None:
+            inputs = inputs.masked_scatter(places[..., None], soft.to(inputs.dtype))
+        return inputs, language.get_per_layer_inputs(ids, inputs)
+
+    def _read(self, embedded: tuple[Tensor, Tensor]) -> DynamicCache:
+        """The K/V of tokens from which nothing is to be learned."""
         cache = DynamicCache()
-        language(input_ids=before, cache=cache, use_cache=True, logits_to_keep=1)
+        self.model.model.language_model(
+            inputs_embeds=embedded[0], per_layer_inputs=embedded[1], cache=cache, use_cache=True, logits_to_keep=1
+        )
+        return cache
+
+    def _answer(
+        self,
+        cache: DynamicCache,
+        copies: int,
+        request: tasks.Request,
+        rows: list[list[int]],
+        examples: list[tasks.Example],
+        soft: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of the examples, whose tokens follow those in the cache, and which of them are all right.
+
+        Every timeline of the cache is repeated for `copies` examples, one after another.
+        """
+        language = self.model.model.language_model
         for layer in cache.layers:
             if layer.is_initialized:
-                layer.keys = layer.keys.expand(len(examples), -1, -1, -1)
-                layer.values = layer.values.expand(len(examples), -1, -1, -1)
-
-        rows, targets = [], []
-        for at, example in enumerate(examples):
-            heard = [self.pieces.id("<|audio|>")] * int(counts[at]) if counts is not None else list(example.words)
-            rows.append([*heard, *request.after, *example.answer[:-1]])
-            targets.append(
-                [token if learn else -100 for token, learn in zip(example.answer, example.learn, strict=True)]
-            )
+                layer.keys = layer.keys.repeat_interleave(copies, 0)
+                layer.values = layer.values.repeat_interleave(copies, 0)
+        read = cache.get_seq_length()
+        rows = [[*row, *request.after, *example.answer[:-1]] for row, example in zip(rows, examples, strict=True)]
+        targets = [
+            [token if learn else -100 for token, learn in zip(example.answer, example.learn, strict=True)]
+            for example in examples
+        ]
         # The layers that share K/V are needed for the answers only. So all rows end together and are padded at the front.
         longest, kept = max(map(len, rows)), max(map(len, targets))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         goal = torch.tensor([[-100] * (kept - len(row)) + row for row in targets])
         empty = torch.tensor([longest - len(row) for row in rows])[:, None]
         there = torch.arange(longest)[None] >= empty
-        place = len(request.before) + (torch.arange(longest)[None] - empty).clamp(min=0)
-        audio = ids == self.pieces.id("<|audio|>")
-        ids = ids.masked_fill(audio, self.pieces.id("<pad>"))
-        inputs = language.embed_tokens(ids)
-        if soft is not None and counts is not None:
-            valid = torch.arange(soft.shape[1])[None] < counts[:, None]
-            inputs = inputs.masked_scatter(audio[..., None], soft[valid].to(inputs.dtype))
+        place = read + (torch.arange(longest)[None] - empty).clamp(min=0)
+        inputs, per_layer = self._embedded(ids, soft)
         hidden = language(
             inputs_embeds=inputs,
-            per_layer_inputs=language.get_per_layer_inputs(ids, inputs),
-            attention_mask=torch.cat([torch.ones(len(rows), len(request.before), dtype=torch.bool), there], 1),
+            per_layer_inputs=per_layer,
+            attention_mask=torch.cat([torch.ones(len(rows), read, dtype=torch.bool), there], 1),
             position_ids=place,
             cache=cache,
             use_cache=True,
@@ -218,28 +269,30 @@ class Trainer:
         logits = 30 * torch.tanh(logits / 30)
         wrong = torch.zeros(len(rows))
         wrong.index_add_(0, where.nonzero()[:, 0], (logits.argmax(-1) != goal[where]).float())
-        return F.cross_entropy(logits, goal[where], label_smoothing=0.02), (wrong == 0).float().mean()
+        right = (wrong == 0).float()
+        return F.cross_entropy(logits, goal[where], label_smoothing=0.02), right
 
     def spoken(
-        self, batch: Batch, soft: Tensor, counts: Tensor, count: int = 2
+        self, batch: Batch, soft: Tensor, counts: Tensor, every: bool = False
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """The losses of `count` of the tasks that begin with speech, for the same encoded speech."""
+        """The losses of tasks that begin with speech: two tasks with half of the clips each, or every task with all."""
         language = batch.clips[0].sentence.language
-        for task in (
-            self.rng.choices(["asr", "ast", "tool"], [4, 2, 2], k=count) if count < 3 else ["asr", "ast", "tool"]
-        ):
+        names = ["asr", "ast", "tool"] if every else self.rng.choices(["asr", "ast", "tool"], [4, 2, 2], k=2)
+        for at, task in enumerate(names):
+            part = slice(None) if every else slice(at, None, 2)
+            heard = batch.clips[part]
             source = language if self.rng.random() < 0.6 else None
             if task == "asr":
                 request = self.tasks.transcription(source)
-                examples = [self.tasks.transcript(clip.sentence) for clip in batch.clips]
+                examples = [self.tasks.transcript(clip.sentence) for clip in heard]
             elif task == "ast":
                 target = self.rng.choice([name for name in LANGUAGES if name != language])
                 request = self.tasks.translation(source, target)
-                examples = [self.tasks.translated(clip.sentence, target) for clip in batch.clips]
+                examples = [self.tasks.translated(clip.sentence, target) for clip in heard]
             else:
                 request = self.tasks.command()
-                examples = [self.tasks.done(clip.sentence, self.rng) for clip in batch.clips]
-            yield task, *self.answers(request, examples, soft, counts)
+                examples = [self.tasks.done(clip.sentence, self.rng) for clip in heard]
+            yield task, *self.answers(request, examples, soft[part], counts[part])
 
     def typed(self, size: int, held_out: bool = False) -> tuple[str, Tensor, Tensor]:
         """The loss of a task that begins with typed words."""
@@ -279,31 +332,39 @@ class Stage:
     """A stage of the training.
 
     Attributes:
-        name: typed (decoder, typed words only), flat (encoder, letters at equal distances), encoder (CTC), decoder (with a
-            fixed encoder), all.
+        name: typed (decoder, typed words only), flat (audio encoder, letters at equal distances), ears (audio encoder, CTC),
+            eyes (vision encoder, its head), all (everything; every second step has speech, and the others pictures).
         steps: number of steps.
-        encoder, decoder: learning rates. They rise for 60 steps and then fall along a cosine.
+        hearing, seeing, speaking: learning rates of the audio encoder, the vision encoder and the decoder. They rise for 60
+            steps and then fall along a cosine.
+        tokens: budgets of the pictures.
     """
 
     name: str
     steps: int
-    encoder: float
-    decoder: float
+    hearing: float = 0.0
+    seeing: float = 0.0
+    speaking: float = 0.0
+    tokens: tuple[int, ...] = ()
 
     def factor(self, step: int) -> float:
         """The factor of the learning rates at a step."""
         return min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
+SMALL, MEDIUM, FULL = (16, 20, 25, 30), (20, 30, 70), (35, 70, 70, 70, 140, 280)
 COURSE = [
-    Stage("typed", 300, 0, 2e-3),
-    Stage("flat", 60, 1.2e-3, 0),
-    Stage("encoder", 1400, 1.2e-3, 0),
-    Stage("decoder", 250, 0, 1.5e-3),
-    Stage("all", 900, 5e-4, 1e-3),
-    Stage("encoder", 3000, 1.2e-3, 0),
-    Stage("all", 1500, 5e-4, 1e-3),
+    Stage("typed", 250, speaking=2e-3),
+    Stage("eyes", 900, seeing=1.2e-3, tokens=SMALL),
+    Stage("flat", 60, hearing=1.2e-3),
+    Stage("ears", 1200, hearing=1.2e-3),
+    Stage("all", 900, 5e-4, 6e-4, 1.2e-3, MEDIUM),
+    Stage("eyes", 600, seeing=8e-4, tokens=FULL),
+    Stage("ears", 2000, hearing=1e-3),
+    Stage("all", 2600, 5e-4, 5e-4, 1e-3, FULL),
 ]
+PATCHES = 5760  # of the pictures of a step, on all processors together
+MUON = 2.5  # its learning rate as a factor of AdamW's
 
 
 class Training:
@@ -319,19 +380,41 @@ class Training:
         self.path = folder.with_suffix(".state")
         self.begun = time.monotonic()
         self.trainer = Trainer(folder, 5 + rank)
-        self.model, self.head = self.trainer.model, self.trainer.head
-        hearing = [self.model.model.audio_tower, self.model.model.embed_audio, self.head]
-        self.hearing = [parameter for part in hearing for parameter in part.parameters()]
-        names = {id(parameter) for parameter in self.hearing}
-        self.speaking = [parameter for parameter in self.model.parameters() if id(parameter) not in names]
-        groups = [{"params": self.hearing}, {"params": self.speaking}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
+        self.model = self.trainer.model
+        body = self.model.model
+        hearing = [body.audio_tower, body.embed_audio, self.trainer.head]
+        seeing = [body.vision_tower, body.embed_vision, self.trainer.sight]
+        self.groups = {
+            name: [parameter for part in parts for parameter in part.parameters()]
+            for name, parts in (("hearing", hearing), ("seeing", seeing))
+        }
+        names = {id(parameter) for group in self.groups.values() for parameter in group}
+        self.groups["speaking"] = [parameter for parameter in self.model.parameters() if id(parameter) not in names]
+        outside = (
+            *self.trainer.head.parameters(),
+            *self.trainer.sight.parameters(),
+            body.language_model.embed_tokens.weight,
+        )
+        others = {id(parameter) for parameter in (*outside, body.language_model.embed_tokens_per_layer.weight)}
+        matrices, rest = [], []
+        for parameters in self.groups.values():
+            inner = [parameter.ndim == 2 and id(parameter) not in others for parameter in parameters]
+            matrices.append([p for p, is_inner in zip(parameters, inner, strict=True) if is_inner])
+            rest.append([p for p, is_inner in zip(parameters, inner, strict=True) if not is_inner])
+        self.optimizers = {
+            "muon": torch.optim.Muon(
+                [{"params": group} for group in matrices], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
+            "adamw": torch.optim.AdamW(
+                [{"params": group} for group in rest], betas=(0.9, 0.98), weight_decay=0.01, foreach=True
+            ),
+        }
+        self.parts = {"model": self.model, "head": self.trainer.head, "sight": self.trainer.sight, **self.optimizers}
         self.stage = self.step = 0
         if self.path.exists():
             state = torch.load(self.path, weights_only=False)
-            self.model.load_state_dict(state["model"])
-            self.head.load_state_dict(state["head"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
             self.stage, self.step = state["stage"], state["step"]
 
     def log(self, text: str) -> None:
@@ -342,24 +425,26 @@ class Training:
     def save(self) -> None:
         """Writes the state, in the first process."""
         if self.rank == 0:
-            parts = {"model": self.model, "head": self.head, "optimizer": self.optimizer}
-            state = {name: part.state_dict() for name, part in parts.items()} | {"stage": self.stage, "step": self.step}
-            torch.save(state, self.path.with_suffix(".part"))
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            torch.save(state | {"stage": self.stage, "step": self.step}, self.path.with_suffix(".part"))
             os.replace(self.path.with_suffix(".part"), self.path)
 
     def run(self) -> None:
         """Trains the stages that are left."""
-        sizes = [network.parameters(part) / 1e6 for part in (self.model, self.model.model.audio_tower)]
-        self.log("{:.2f} M parameters, {:.2f} M of them in the encoder".format(*sizes))
+        parts = (self.model, self.model.model.audio_tower, self.model.model.vision_tower)
+        sizes = [network.parameters(part) / 1e6 for part in parts]
+        self.log("{:.2f} M parameters, {:.2f} M in the audio encoder, {:.2f} M in the vision encoder".format(*sizes))
         entries, _ = clips.load(self.recordings, "train")
         saved, average = time.monotonic(), dict[str, float]()
         while self.stage < len(COURSE):
             stage = COURSE[self.stage]
-            batches = self._batches(augmented=stage.name != "flat")
+            speech, pictures = self._streams(stage)
             while self.step < stage.steps:
-                batch = None
-                if stage.name != "typed":
-                    batch = next(batches)
+                batch: Batch | sight.Pictures | None = None
+                if pictures is not None and (speech is None or self.step % 2 == 0):
+                    batch = next(pictures)
+                elif speech is not None:
+                    batch = next(speech)
                     batch.clips = [entries[at] for at in batch.numbers]
                 values = self.learn(stage, batch)
                 for key, value in values.items():
@@ -375,54 +460,75 @@ class Training:
             average.clear()
             self.save()
             if self.rank == 0 and stage.name != "flat":
-                for split in ("known", "unknown"):
-                    self.log(f"after {stage.name}, {split}: {examine(self.trainer, self.recordings, split)}")
+                self.log(f"after {stage.name}: {examine(self.trainer, self.recordings, stage)}")
                 finish(self.trainer)
-            torch.distributed.barrier()
+            if self.ranks > 1:
+                torch.distributed.barrier()
 
-    def _batches(self, augmented: bool) -> Iterator[Batch]:
-        seed = (1000 * self.stage + self.step + 7) * self.ranks + self.rank
-        source = Recordings(self.recordings, "train", seed, BATCH // self.ranks, augmented)
-        return iter(torch.utils.data.DataLoader(source, batch_size=None, num_workers=1, prefetch_factor=6))
+    def _streams(self, stage: Stage) -> tuple[Iterator[Batch] | None, Iterator[sight.Pictures] | None]:
+        """The batches of speech and of pictures of a stage."""
+        seed = (1000000 * self.stage + self.step + 7) * self.ranks + self.rank
 
-    def learn(self, stage: Stage, batch: Batch | None) -> dict[str, float]:
+        def stream(source: Any) -> Iterator[Any]:
+            return iter(torch.utils.data.DataLoader(source, batch_size=None, num_workers=1, prefetch_factor=6))
+
+        speech = pictures = None
+        if stage.hearing:
+            augmented = stage.name != "flat"
+            speech = stream(Recordings(self.recordings, "train", seed, BATCH // self.ranks, augmented))
+        if stage.tokens:
+            pictures = stream(sight.Drawings(seed, stage.tokens, PATCHES // self.ranks))
+        return speech, pictures
+
+    def learn(self, stage: Stage, batch: Batch | sight.Pictures | None) -> dict[str, float]:
         """Makes one step. Returns its losses, and its shares of right answers."""
-        rates = ((self.hearing, stage.encoder), (self.speaking, stage.decoder))
-        for group, (parameters, rate) in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * stage.factor(self.step)
+        rates = {"hearing": stage.hearing, "seeing": stage.seeing, "speaking": stage.speaking}
+        for name, optimizer in self.optimizers.items():
+            for group, rate in zip(optimizer.param_groups, rates.values(), strict=True):
+                group["lr"] = rate * stage.factor(self.step) * (MUON if name == "muon" else 1)
+        for name, parameters in self.groups.items():
             for parameter in parameters:
-                parameter.requires_grad_(rate > 0)
+                parameter.requires_grad_(rates[name] > 0)
         self.model.train()
         values: dict[str, Tensor] = {}
         losses: list[Tensor] = []
+        alone = 1.0 if not stage.speaking else 0.3  # the weight of the encoders' own heads
         with torch.autocast("cpu", torch.bfloat16):
-            answers = []
-            if batch:
-                with torch.set_grad_enabled(stage.encoder > 0):
-                    soft, counts = self.trainer.encode(batch)
-                if stage.name == "flat":
-                    values["flat"] = self.trainer.equal_distances(soft, counts, batch)
-                    losses.append(values["flat"])
-                elif stage.encoder:
-                    values["ctc"] = self.trainer.ctc(soft, counts, batch)
-                    losses.append(values["ctc"] * (1.0 if stage.name == "encoder" else 0.3))
-                if stage.decoder:
+            answers: list[tuple[str, Tensor, Tensor]] = []
+            if isinstance(batch, sight.Pictures):
+                states, soft = network.see(self.model, batch.patches, batch.columns, batch.rows)
+                found = self.trainer.sight.losses(states, soft, batch)
+                values |= found
+                losses += [alone * value for key, value in found.items() if key.isalpha()]
+                if stage.speaking:
+                    values["shown"], right = self.trainer.pictured(batch, soft)
+                    losses.append(values["shown"])
+                    values |= {f"{kind}=": torch.tensor(share) for kind, share in right.items()}
+            elif batch:
+                soft, counts = self.trainer.encode(batch)
+                lossy = self.trainer.equal_distances if stage.name == "flat" else self.trainer.ctc
+                values["flat" if stage.name == "flat" else "ctc"] = loss = lossy(soft, counts, batch)
+                losses.append(alone * loss)
+                if stage.speaking:
                     answers += self.trainer.spoken(batch, soft, counts)
-            if stage.decoder and (not batch or self.step % 3 == 0):
+            if stage.speaking and (not batch or self.step % 3 == 0):
                 answers.append(self.trainer.typed(BATCH // self.ranks * (1 if batch else 2)))
             for task, entropy, right in answers:
                 losses.append(entropy)
                 values[task], values[task + "="] = entropy, right
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
-        self._average()
-        nn.utils.clip_grad_norm_([*self.hearing, *self.speaking], 1.0)
-        self.optimizer.step()
+        if self.ranks > 1:
+            self._average()
+        nn.utils.clip_grad_norm_([parameter for group in self.groups.values() for parameter in group], 1.0)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         return {key: float(value.detach()) for key, value in values.items()}
 
     def _average(self) -> None:
         """Averages the gradients over all processes."""
-        moved = [parameter for parameter in (*self.hearing, *self.speaking) if parameter.requires_grad]
+        moved = [p for group in self.groups.values() for p in group if p.requires_grad]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in moved])
         torch.distributed.all_reduce(flat)
         flat /= self.ranks
@@ -431,23 +537,40 @@ class Training:
 
 
 @torch.no_grad()
-def examine(trainer: Trainer, recordings: Path, split: str, count: int = 10) -> str:
-    """Measures on some batches of a test split, with teacher forcing: every token is predicted from the right ones before."""
+def examine(trainer: Trainer, recordings: Path, stage: Stage, count: int = 8) -> str:
+    """Measures what a stage trains on some batches for tests, with teacher forcing: every token is predicted from the right
+    ones before."""
     trainer.model.eval()
     sums: dict[str, list[float]] = {}
-    batches = iter(Recordings(recordings, split, 3, 24, augmented=False))
-    entries, _ = clips.load(recordings, split)
-    for _ in range(count):
-        batch = next(batches)
-        batch.clips = [entries[at] for at in batch.numbers]
-        soft, counts = trainer.encode(batch)
-        language = batch.clips[0].sentence.language
-        sums.setdefault("letters wrong " + language, []).append(trainer.letter_errors(soft, counts, batch))
-        for task, _, right in trainer.spoken(batch, soft, counts, 3):
-            sums.setdefault(f"{task} {language}", []).append(float(right))
-    for _ in range(4):
+
+    def note(name: str, value: Any) -> None:
+        sums.setdefault(name, []).append(float(value))
+
+    for split in ("known", "unknown") if stage.hearing else ():
+        batches = iter(Recordings(recordings, split, 3, 24, augmented=False))
+        entries, _ = clips.load(recordings, split)
+        for _ in range(count):
+            batch = next(batches)
+            batch.clips = [entries[at] for at in batch.numbers]
+            soft, counts = trainer.encode(batch)
+            language = batch.clips[0].sentence.language
+            note(f"{split} letters wrong {language}", trainer.letter_errors(soft, counts, batch))
+            for task, _, right in trainer.spoken(batch, soft, counts, every=True) if stage.speaking else ():
+                note(f"{split} {task} {language}", right)
+    for budget in (20, 70, 280) if stage.seeing else ():
+        drawings = iter(sight.Drawings(3, (budget,), 2 * PATCHES, held_out=True))
+        for _ in range(3):
+            pictures = next(drawings)
+            states, soft = network.see(trainer.model, pictures.patches, pictures.columns, pictures.rows)
+            for name, value in trainer.sight.losses(states, soft, pictures).items():
+                if not name.isalpha():
+                    note(f"{budget} {name}", value)
+            right = trainer.pictured(pictures, soft)[1] if stage.speaking else {}
+            for kind, share in right.items():
+                note(f"{budget} {kind}", share)
+    for _ in range(4 if stage.speaking else 0):
         task, _, right = trainer.typed(48, held_out=True)
-        sums.setdefault(task, []).append(float(right))
+        note(task, right)
     return ", ".join(f"{key} {sum(values) / len(values):.3f}" for key, values in sorted(sums.items()))
 
 
@@ -455,16 +578,16 @@ def finish(trainer: Trainer) -> None:
     """Writes the checkpoint, in bfloat16."""
     model = copy.deepcopy(trainer.model)
     model.generation_config.update(
-        eos_token_id=[trainer.pieces.id(token) for token in ("<eos>", "<turn|>", "<|tool_response>")],
-        bos_token_id=trainer.pieces.id("<bos>"),
-        pad_token_id=trainer.pieces.id("<pad>"),
+        eos_token_id=[trainer.pieces.find(token) for token in ("<eos>", "<turn|>", "<|tool_response>")],
+        bos_token_id=trainer.pieces.find("<bos>"),
+        pad_token_id=trainer.pieces.find("<pad>"),
     )
     model.to(torch.bfloat16).save_pretrained(trainer.folder)
 
 
 def work(rank: int, ranks: int, meeting: str, folder: Path, recordings: Path) -> None:
-    """The work of one process."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    """The work of one process of several."""
+    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     Training(folder, recordings, rank, ranks).run()
     torch.distributed.destroy_process_group()
@@ -476,6 +599,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="1, 2 or 4")
     options = parser.parse_args()
+    if options.processes == 1:  # in this process, which can be stopped and continued by its number
+        torch.set_num_threads(1)
+        Training(options.folder, options.recordings, 0, 1).run()
+        return
     with tempfile.TemporaryDirectory() as meeting:
         arguments = (options.processes, f"{meeting}/point", options.folder, options.recordings)
         torch.multiprocessing.spawn(work, arguments, options.processes)

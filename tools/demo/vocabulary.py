@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 
 import domain
+import scenes
 from edge_gemma.chat.calls import format_tool_response
 from edge_gemma.chat.template import BUILTIN_TEMPLATE
-from tasks import call_text, prompts, result_for
+from tasks import call_text, located, prompts, result_for
 from words import LANGUAGES
 
 SPECIAL = (
@@ -26,43 +26,41 @@ SPECIAL = (
     '<|"|> <|think|> '
     "<|channel> <channel|> <|turn> <turn|> <|image> <image|> <|image|> <|audio> <audio|> <|audio|> <|video|>"
 ).split()
-PIECES = 1024
-SENTENCES, PROMPTS = 30000, 1000
+PIECES = 1152
+SENTENCES, PICTURES, PROMPTS = 30000, 10000, 1000
 SPACE = "\u2581"
 
 
 class Pieces:
-    """The tokenizer with the interface that the package's `Prompt` needs.
+    """The tokenizer as the package's `TokenizerLike`."""
 
-    Attributes:
-        tokenizer: the tokenizer of the library `tokenizers`.
-        chat_template: None: the package's template is used.
-    """
-
-    chat_template = None
+    chat_template = None  # the package's template is used
+    special_tokens = {token: at for at, token in enumerate(SPECIAL)}
+    control_tokens = tuple(dict.fromkeys(SPECIAL))
 
     def __init__(self, path: Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self.vocab_size = self._tokenizer.get_vocab_size()
+        self.eos = self.find("<eos>")
 
-    def __len__(self) -> int:
-        return self.tokenizer.get_vocab_size()
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
+    def encode(self, text: str, special: bool = False, bos: bool = False) -> list[int]:
         """The ids of a text. Markers in it always become special tokens: texts of the domain contain no others."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        begin = [self.find("<bos>")] if bos else []
+        return begin + self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Any, special: bool = False) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
 
-    def id(self, token: str) -> int:
-        """The id of a special token."""
-        return self.tokenizer.token_to_id(token)
+    def find(self, text: str) -> int | None:
+        """The id of a token."""
+        return self._tokenizer.token_to_id(text)
 
 
 # Merges do not cross the borders of these pieces: words with the space before them, single digits, punctuation marks; in the
 # syntax of tools, names with the marks after them.
 _WORDS = re.compile(r" ?[^\W\d_]+|\n+| ?\d| ?[^\w\s]| ")
 _SYNTAX = re.compile(r" ?[A-Za-z_]+[:{]*|\d|[^A-Za-z_\d ]+| ")
+_JSON = re.compile(f"{SPACE}?\\d+|,(?={SPACE}\\d)")  # the numbers of a list of boxes
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL))
 
 
@@ -75,6 +73,14 @@ def _corpus() -> Iterator[str]:
         yield from _words(sentence.reply(result))
         yield from _words(call_text(sentence))
         yield from _words(format_tool_response("_", result))
+    for _ in range(PICTURES):
+        scene = scenes.draw(rng, 64, 48)
+        yield from _words(scenes.description(scene))
+        for _, question, answer in scenes.questions(scene):
+            yield from _words(question)
+            yield from _words(answer)
+        for things in scenes.labels(scene).values():
+            yield from _JSON.split(located(scene, [("", thing) for thing in things]).replace(" ", SPACE))
     for prompt in prompts():  # part of every request, so they are worth pieces of their own
         for _ in range(PROMPTS):
             yield from _words(prompt)
