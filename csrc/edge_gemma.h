@@ -301,7 +301,8 @@ EG_API void eg_model_close(eg_model *model);
 /* The model's shape and name. Any thread. */
 EG_API eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error *err);
 
-/* The memory of the model alone: kv and scratch are 0, and workspace is what its sessions have needed so far. Reads a file of the system, so not for inner loops. Any thread. */
+/* The memory of the model alone: kv and scratch are 0, and workspace is what its sessions have needed so far. Reads a file of
+ * the system, so not for inner loops. Any thread. */
 EG_API eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err);
 
 /* The model's tokenizer, which lives as long as the model; not to be closed. NULL for NULL. Any thread. */
@@ -632,15 +633,15 @@ EG_API void eg_audio_stream_cancel(eg_audio_stream *stream);
  *
  * A picture that is fed again is encoded again: an application that shows the same one several times keeps the tokens of
  * eg_image_encoder_run and feeds them with eg_session_feed_embeddings. */
-enum { EG_IMAGE_TOKENS = 280, EG_FRAME_TOKENS = 70 };   /* the budgets that the model was made for: of pictures, and of frames */
+enum { EG_IMAGE_TOKENS = 280, EG_FRAME_TOKENS = 70 }; /* the budgets that the model was made for: pictures, and frames */
 
 typedef struct eg_image {
     uint32_t struct_size;
-    uint32_t width, height;    /* pixels: 1 to 1,048,576 */
-    const uint8_t *rgb;        /* the rows from the top, three bytes a pixel, sRGB; read during the call only */
-    size_t stride;             /* bytes from a row to the next; 0: 3 * width */
-    uint32_t max_tokens;       /* budget: 70, 140, 280, 560 or 1120; 0: EG_IMAGE_TOKENS, or EG_FRAME_TOKENS for a frame */
-    bool no_markers;           /* of a session: without <|image> before and <image|> behind it */
+    uint32_t width, height; /* pixels: 1 to 1,048,576 */
+    const uint8_t *rgb; /* the rows from the top, three bytes a pixel, sRGB; read during the call only */
+    size_t stride; /* bytes from a row to the next; 0: 3 * width */
+    uint32_t max_tokens; /* budget: 70, 140, 280, 560 or 1120; 0: EG_IMAGE_TOKENS, or EG_FRAME_TOKENS for a frame */
+    bool no_markers; /* of a session: without <|image> before and <image|> behind it */
     /* Unless NULL: called while the picture is encoded, on the thread of the call; done grows up to total. It must not call
      * functions of the same session or encoder but their cancel. */
     void (*progress)(void *context, uint32_t done, uint32_t total);
@@ -662,8 +663,7 @@ EG_API eg_status eg_session_feed_image(eg_session *session, const eg_image *imag
 
 /* Appends a frame of a video: its time as MM:SS, a space, and the picture. `seconds` is its time, from 0 on; with `follows` a
  * space comes first, as it separates a frame from the one before. Failures are as in eg_session_feed_image. */
-EG_API eg_status eg_session_feed_frame(eg_session *session, const eg_image *frame, double seconds, bool follows,
-                                       eg_error *err);
+EG_API eg_status eg_session_feed_frame(eg_session *session, const eg_image *frame, double seconds, bool follows, eg_error *err);
 
 /* The encoder alone. It is used by one thread at a time; eg_image_encoder_cancel alone may be called from another. */
 typedef struct eg_image_encoder eg_image_encoder;

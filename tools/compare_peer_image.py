@@ -3,11 +3,11 @@
 usage: python tools/compare_peer_image.py MODEL.gguf MMPROJ.gguf [--size 912x672] [--rounds 3] [--threads 2]
                                           [--peer-python PYTHON]
 
-The picture is noise, in a size that neither program changes: both sides are multiples of 48. 912x672 are 266 tokens, 1824x1344
-are 1,064. Runs alternate, each in a process of its own that warms up on the whole picture first. `encode_s` is the time from
-pixels to soft tokens, `prefill_s` that of these and the tokens after them, `first_token_s` the sum. `peak_mb` is the most memory
-of the process, `text_mb` that before the first picture. `others` is the number of cores that other work took during the run. The
-figures are reliable only if it is near 0.
+The picture is noise, in a size that neither program changes: both sides are multiples of 48. 912x672 are 266 tokens,
+1824x1344 are 1,064. Runs alternate, each in a process of its own that warms up on the whole picture first. `encode_s` is the
+time from pixels to soft tokens, `prefill_s` that of these and the tokens after them, `first_token_s` the sum. `peak_mb` is the
+most memory of the process, `text_mb` that before the first picture. `others` is the number of cores that other work took
+during the run. The figures are reliable only if it is near 0.
 """
 
 from __future__ import annotations

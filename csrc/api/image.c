@@ -49,10 +49,11 @@ static eg_status plan_size(const eg_model *model, uint32_t width, uint32_t heigh
     out->tokens = (size_t)eg_image_target(width, height, budget, eg_vision_cell(c), &out->width, &out->height);
     const int64_t longest = (out->width > out->height ? out->width : out->height) / c->patch;
     if (longest > c->positions)
-        return eg_fail(err, EG_ERROR_ARGUMENT,
-                       "a picture of %u x %u pixels is too long: with max_tokens %u it is resized to %lld x %lld, which is %lld "
-                       "patches along a side, and the encoder has positions for %d.",
-                       width, height, budget, (long long)out->width, (long long)out->height, (long long)longest, c->positions);
+        return eg_fail(
+            err, EG_ERROR_ARGUMENT,
+            "a picture of %u x %u pixels is too long: with max_tokens %u it is resized to %lld x %lld, which is %lld "
+            "patches along a side, and the encoder has positions for %d.",
+            width, height, budget, (long long)out->width, (long long)out->height, (long long)longest, c->positions);
     return EG_OK;
 }
 
@@ -89,11 +90,11 @@ static eg_status read_image(const eg_model *model, const eg_image *image, uint32
 static eg_status encode(const eg_model *model, eg_turn *turn, const plan *p, float *out, eg_error *err)
 {
     uint8_t *rgb = malloc(3 * (size_t)(p->width * p->height));
-    if (!rgb) return eg_fail(err, EG_ERROR_MEMORY, "no memory for a picture of %lld x %lld pixels.", (long long)p->width,
-                             (long long)p->height);
+    if (!rgb)
+        return eg_fail(err, EG_ERROR_MEMORY, "no memory for a picture of %lld x %lld pixels.", (long long)p->width,
+                       (long long)p->height);
     eg_status status = eg_image_resize(model->pool, &p->from, p->width, p->height, rgb, err);
-    if (!status)
-        status = eg_vision_encode(&model->vision, model->pool, turn, rgb, p->width, p->height, &p->progress, out, err);
+    if (!status) status = eg_vision_encode(&model->vision, model->pool, turn, rgb, p->width, p->height, &p->progress, out, err);
     free(rgb);
     return status;
 }

@@ -129,9 +129,10 @@ static void bind_projection(eg_binder *b, int32_t hidden, eg_audio_weights *w)
     static const char name[] = "mm.a.input_projection.weight";
     const eg_gguf_tensor *last = eg_bind_find(b, name, true);
     if (last && last->dims[1] != hidden)
-        b->status = eg_fail(b->err, EG_ERROR_FORMAT,
-                            "%s: these encoders are of another model: their audio tokens are %lld wide, and the model's are %d.",
-                            eg_gguf_name(b->file), (long long)last->dims[1], hidden);
+        b->status = eg_fail(
+            b->err, EG_ERROR_FORMAT,
+            "%s: these encoders are of another model: their audio tokens are %lld wide, and the model's are %d.",
+            eg_gguf_name(b->file), (long long)last->dims[1], hidden);
     w->projection = eg_bind_matrix(b, name, hidden, w->config.output);
 }
 

@@ -46,17 +46,16 @@ static void bind_layer(eg_binder *b, const eg_vision_config *c, int32_t l, eg_vi
         const float **to;
         int64_t n;
     } vectors[] = {
-        {"ln1", &w->attention_norm, d},         {"attn_post_norm", &w->post_attention, d}, {"ln2", &w->ffn_norm, d},
-        {"ffn_post_norm", &w->post_ffn, d},     {"attn_q_norm", &w->q_norm, c->head_dim},
-        {"attn_k_norm", &w->k_norm, c->head_dim},
+        {"ln1", &w->attention_norm, d},     {"attn_post_norm", &w->post_attention, d}, {"ln2", &w->ffn_norm, d},
+        {"ffn_post_norm", &w->post_ffn, d}, {"attn_q_norm", &w->q_norm, c->head_dim},  {"attn_k_norm", &w->k_norm, c->head_dim},
     };
     const struct {
         const char *name;
         eg_clipped *to;
         int64_t rows, cols;
     } matrices[] = {
-        {"attn_q", &w->q, d, d},        {"attn_k", &w->k, d, d},    {"attn_v", &w->v, d, d},     {"attn_out", &w->out, d, d},
-        {"ffn_gate", &w->gate, F, d},   {"ffn_up", &w->up, F, d},   {"ffn_down", &w->down, d, F},
+        {"attn_q", &w->q, d, d},      {"attn_k", &w->k, d, d},  {"attn_v", &w->v, d, d},      {"attn_out", &w->out, d, d},
+        {"ffn_gate", &w->gate, F, d}, {"ffn_up", &w->up, F, d}, {"ffn_down", &w->down, d, F},
     };
     char name[EG_TENSOR_NAME];
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
@@ -113,9 +112,10 @@ static void bind_projection(eg_binder *b, int32_t hidden, eg_vision_weights *w)
     static const char name[] = "mm.input_projection.weight";
     const eg_gguf_tensor *t = eg_bind_find(b, name, true);
     if (t && t->dims[1] != hidden)
-        b->status = eg_fail(b->err, EG_ERROR_FORMAT,
-                            "%s: these encoders are of another model: their image tokens are %lld wide, and the model's are %d.",
-                            eg_gguf_name(b->file), (long long)t->dims[1], hidden);
+        b->status = eg_fail(
+            b->err, EG_ERROR_FORMAT,
+            "%s: these encoders are of another model: their image tokens are %lld wide, and the model's are %d.",
+            eg_gguf_name(b->file), (long long)t->dims[1], hidden);
     w->projection = eg_bind_matrix(b, name, hidden, w->config.width);
 }
 

@@ -9,13 +9,13 @@
 #include "../base/arena.h"
 #include "../base/numbers.h"
 
-enum { PRECISION = 22, BAND = 32, REACH = 2 };   /* bits of a weight; rows of a band; pixels that the filter reaches */
+enum { PRECISION = 22, BAND = 32, REACH = 2 }; /* bits of a weight; rows of a band; pixels that the filter reaches */
 
 /* Where the pixels of one axis come from: output i is the sum of weight[i * most + j] times input first[i] + j, j < count[i]. */
 typedef struct axis {
     int64_t from, to, most;
     int32_t *first, *count, *weight;
-    double *exact;             /* [most] weights of one pixel before they are rounded */
+    double *exact; /* [most] weights of one pixel before they are rounded */
 } axis;
 
 static double bicubic(double x)
@@ -102,8 +102,8 @@ typedef struct resizing {
     const eg_picture *from;
     axis x, y;
     bool columns_first;
-    size_t room;               /* bytes of scratch for a thread */
-    uint8_t *scratch;          /* [threads][room] */
+    size_t room; /* bytes of scratch for a thread */
+    uint8_t *scratch; /* [threads][room] */
     uint8_t *out;
 } resizing;
 
@@ -184,6 +184,7 @@ eg_status eg_image_resize(eg_pool *pool, const eg_picture *from, int64_t width, 
     if (r.scratch) eg_pool_run(pool, band_task, &r, bands, 1);
     free(scratch);
     free(axes);
-    return r.scratch ? EG_OK : eg_fail(err, EG_ERROR_MEMORY, "no memory to resize a picture of %lld x %lld pixels.",
-                                       (long long)from->width, (long long)from->height);
+    return r.scratch ? EG_OK
+                     : eg_fail(err, EG_ERROR_MEMORY, "no memory to resize a picture of %lld x %lld pixels.",
+                               (long long)from->width, (long long)from->height);
 }

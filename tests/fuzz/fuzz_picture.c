@@ -11,7 +11,7 @@
         if (!(condition)) abort(); \
     } while (0)
 
-enum { CELL = 48, HEADER = 9, MOST = 1 << 22 };   /* bytes that describe a picture; bytes of the largest one */
+enum { CELL = 48, HEADER = 9, MOST = 1 << 22 }; /* bytes that describe a picture; bytes of the largest one */
 
 static uint32_t number(const uint8_t *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16; }
 
@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint32_t width = number(data) % EG_IMAGE_SIDE + 1, height = number(data + 3) % EG_IMAGE_SIDE + 1;
     int64_t to_width, to_height;
     target_of(width, height, budgets[data[6] % 5], &to_width, &to_height);
-    if (data[8] & 1) {         /* small enough to be resized */
+    if (data[8] & 1) { /* small enough to be resized */
         width = width % 512 + 1;
         height = height % 512 + 1;
     }
