@@ -29,5 +29,8 @@ eg_clipped eg_bind_clipped(eg_binder *b, const char *matrix, int64_t rows, int64
 void eg_clamp(float *x, int64_t n, const float bounds[2])
 {
     const float low = bounds[0], high = bounds[1];
-    for (int64_t i = 0; i < n; i++) x[i] = x[i] < low ? low : x[i] > high ? high : x[i];
+    for (int64_t i = 0; i < n; i++) {   /* as a maximum and a minimum, which are one instruction each */
+        const float above = x[i] < low ? low : x[i];
+        x[i] = above > high ? high : above;
+    }
 }

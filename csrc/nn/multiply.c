@@ -1,6 +1,8 @@
 /* Quantizes the input of matrix products and spreads the rows of the matrices over the threads of a pool. */
 #include "multiply.h"
 
+#include "clipped.h"
+
 enum { TILES = 4 };            /* a thread claims at least this many tiles of EG_ROW_TILE rows at a time */
 
 eg_matrix eg_matrix_slice(const eg_matrix *w, int64_t first, int64_t rows)
@@ -109,11 +111,7 @@ static void scale_rows(const eg_product *product, int64_t row0, int64_t row1)
 
 static void clamp_rows(const eg_product *product, int64_t row0, int64_t row1)
 {
-    float low = product->bounds[0], high = product->bounds[1];
-    for (int64_t t = 0; t < product->n; t++) {
-        float *y = product->y + t * product->ldy;
-        for (int64_t r = row0; r < row1; r++) y[r] = y[r] < low ? low : y[r] > high ? high : y[r];
-    }
+    for (int64_t t = 0; t < product->n; t++) eg_clamp(product->y + t * product->ldy + row0, row1 - row0, product->bounds);
 }
 
 /* Rows [row0, row1) of one product. */
