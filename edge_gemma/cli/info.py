@@ -234,7 +234,9 @@ def _print_report(report: dict[str, Any]) -> None:
             _print_totals(group, entries)
     if report.get("pictures"):
         print("\npictures by budget (at most)")
-        table = [(str(p["budget"]), str(p["patches"]), format_count(p["multiply_adds"])) for p in report["pictures"]]
+        table = [
+            (str(p["budget"]), str(p["patches"]), f"{p['multiply_adds'] / 1e9:,.1f} G") for p in report["pictures"]
+        ]
         print_table([("soft tokens", "patches", "multiply-adds"), *table])
     if report.get("memory"):
         _print_memory(report["memory"])
