@@ -176,7 +176,7 @@ def _config(model: Gguf, encoders: Gguf) -> dict[str, Any]:
 # ---- without other programs' files ------------------------------------------------------------------------------
 
 
-SEEING = Shape(shared=0, ple=0, k_eq_v=True, unified=True, audio=False)
+SEEING = Shape(shared=0, ple=0, k_eq_v=True, unified=True)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_engine_runs_it(tmp_path, shape):
         if shape.vision:
             pixels = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
             expected = VisionEncoder(written.mmproj).encode(pixels, 70)
-            np.testing.assert_allclose(model.encode_image(pixels, 70), expected, atol=1e-3 * float(np.std(expected)))
+            np.testing.assert_allclose(model.encode_image(pixels, 70), expected, atol=5e-3 * float(np.std(expected)))
 
 
 def test_values_arrive(tmp_path):
