@@ -124,18 +124,6 @@ static void bind_encoder(eg_binder *b, eg_audio_weights *w)
     w->output_bias = eg_bind_vector(b, "a.pre_encode.out.bias", c->output);
 }
 
-static void bind_projection(eg_binder *b, int32_t hidden, eg_audio_weights *w)
-{
-    static const char name[] = "mm.a.input_projection.weight";
-    const eg_gguf_tensor *last = eg_bind_find(b, name, true);
-    if (last && last->dims[1] != hidden)
-        b->status = eg_fail(
-            b->err, EG_ERROR_FORMAT,
-            "%s: these encoders are of another model: their audio tokens are %lld wide, and the model's are %d.",
-            eg_gguf_name(b->file), (long long)last->dims[1], hidden);
-    w->projection = eg_bind_matrix(b, name, hidden, w->config.output);
-}
-
 eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w, bool *present, eg_error *err)
 {
     memset(w, 0, sizeof *w);
@@ -151,7 +139,7 @@ eg_status eg_audio_bind(const eg_gguf *file, int32_t hidden, eg_audio_weights *w
 
     eg_binder b = {file, &w->owned, err, EG_OK};
     if (!c->unified) bind_encoder(&b, w);
-    bind_projection(&b, hidden, w);
+    w->projection = eg_bind_projection(&b, "mm.a.input_projection.weight", "audio", hidden, c->output);
     if (b.status) {
         eg_audio_free(w);
         return b.status;

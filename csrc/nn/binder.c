@@ -120,6 +120,16 @@ eg_matrix eg_bind_matrix(eg_binder *b, const char *name, int64_t rows, int64_t c
 
 eg_matrix eg_bind_table(eg_binder *b, const char *name, int64_t rows, int64_t cols) { return bind(b, name, rows, cols, true); }
 
+eg_matrix eg_bind_projection(eg_binder *b, const char *name, const char *kind, int64_t hidden, int64_t cols)
+{
+    const eg_gguf_tensor *t = eg_bind_find(b, name, true);
+    if (t && t->dims[1] != hidden)
+        b->status = eg_fail(b->err, EG_ERROR_FORMAT,
+                            "%s: these encoders are of another model: their %s tokens are %lld wide, and the model's are %lld.",
+                            eg_gguf_name(b->file), kind, (long long)t->dims[1], (long long)hidden);
+    return eg_bind_matrix(b, name, hidden, cols);
+}
+
 float *eg_bind_room(eg_binder *b, const char *name, int64_t n)
 {
     eg_owned *owned = b->owned;

@@ -44,6 +44,10 @@ eg_matrix eg_bind_matrix(eg_binder *binder, const char *name, int64_t rows, int6
 /* The same for an embedding table, whose rows are looked up and not multiplied: a row may have several scales. */
 eg_matrix eg_bind_table(eg_binder *binder, const char *name, int64_t rows, int64_t cols);
 
+/* The matrix [hidden, cols] that ends an encoder. If it is of another width than `hidden`, the error says that the encoders are of
+ * another model; `kind` is what their tokens are called: "audio", "image". */
+eg_matrix eg_bind_projection(eg_binder *binder, const char *name, const char *kind, int64_t hidden, int64_t cols);
+
 /* All values of a tensor of shape ne, or of a vector of n values, as floats; NULL after an error. */
 const float *eg_bind_floats(eg_binder *binder, const char *name, const int64_t ne[4]);
 const float *eg_bind_vector(eg_binder *binder, const char *name, int64_t n);

@@ -107,18 +107,6 @@ static void bind_norms(eg_binder *b, eg_vision_weights *w)
     w->patch_bias = eg_bind_vector(b, "v.patch_embd.bias", w->config.width);
 }
 
-static void bind_projection(eg_binder *b, int32_t hidden, eg_vision_weights *w)
-{
-    static const char name[] = "mm.input_projection.weight";
-    const eg_gguf_tensor *t = eg_bind_find(b, name, true);
-    if (t && t->dims[1] != hidden)
-        b->status = eg_fail(
-            b->err, EG_ERROR_FORMAT,
-            "%s: these encoders are of another model: their image tokens are %lld wide, and the model's are %d.",
-            eg_gguf_name(b->file), (long long)t->dims[1], hidden);
-    w->projection = eg_bind_matrix(b, name, hidden, w->config.width);
-}
-
 eg_status eg_vision_bind(const eg_gguf *file, int32_t hidden, eg_vision_weights *w, bool *present, eg_error *err)
 {
     memset(w, 0, sizeof *w);
@@ -141,7 +129,7 @@ eg_status eg_vision_bind(const eg_gguf *file, int32_t hidden, eg_vision_weights 
         w->std_bias = eg_bind_vector(&b, "v.std_bias", c->width);
         w->std_scale = eg_bind_vector(&b, "v.std_scale", c->width);
     }
-    bind_projection(&b, hidden, w);
+    w->projection = eg_bind_projection(&b, "mm.input_projection.weight", "image", hidden, c->width);
     if (b.status) {
         eg_vision_free(w);
         return b.status;
