@@ -31,8 +31,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .gguf import Gguf, GgufError
-from .quants import snap
+from .encoder import EPS, Encoder, rms
+from .gguf import Gguf
 from .text import softmax
 
 Array = NDArray[Any]
@@ -40,7 +40,6 @@ State = dict[str, Array]
 """Name of a stage -> the last rows of its input. A stage without an entry has had no input yet."""
 
 RATE, WINDOW, HOP, FFT = 16000, 320, 160, 512
-EPS = 1e-6  # epsilon of all norms; the value in the metadata of some files is wrong
 LOGIT_CAP = 50.0
 
 
@@ -97,12 +96,6 @@ def _vector(samples: ArrayLike) -> Array:
 # ---- arithmetic ----------------------------------------------------------------------------------------------------
 
 
-def rms(x: Array, weight: Array | None = None, eps: float = EPS) -> Array:
-    """x / sqrt(mean(x^2) + eps) over the last axis, times weight."""
-    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
-    return y if weight is None else y * weight
-
-
 def layer_norm(x: Array, weight: Array, eps: float = EPS) -> Array:
     """(x - mean) / sqrt(variance + eps) over the last axis, times weight."""
     return rms(x - x.mean(-1, keepdims=True), weight, eps)
@@ -148,7 +141,7 @@ def after_past(x: Array, state: State, stage: str, count: int, start: int = 0) -
 # ---- encoder -------------------------------------------------------------------------------------------------------
 
 
-class AudioEncoder:
+class AudioEncoder(Encoder):
     """The audio part of one mmproj file: an encoder (gemma4a), or a projection of samples (gemma4ua).
 
     source: a path, or an open `Gguf`. dtype: float64 (default) or float32, the type of all computation after the mel
@@ -157,24 +150,18 @@ class AudioEncoder:
     """
 
     def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64, left_context: int = 12) -> None:
-        self.file = source if isinstance(source, Gguf) else Gguf(source)
-        get = self.file.metadata.get
-        kind = get("clip.audio.projector_type")
-        if not get("clip.has_audio_encoder") or kind not in ("gemma4a", "gemma4ua"):
-            raise GgufError("the file has no audio encoder of type gemma4a or gemma4ua.")
+        super().__init__(source, "audio", ("gemma4a", "gemma4ua"), dtype)
         if left_context < 1:
             raise ValueError(f"left_context is {left_context}; it must be at least 1, since a token attends to itself.")
         self.layers: int = self._number("block_count")
         self.heads: int = self._number("attention.head_count")
         self.width: int = self._number("embedding_length")
         self.bins: int = self._number("num_mel_bins")
-        self.raw = kind == "gemma4ua"  # the features are the samples themselves, in rows of `width`
+        self.raw = self.kind == "gemma4ua"  # the features are the samples themselves, in rows of `width`
         self.past: int = 0 if self.raw else HOP  # samples before the first feature's hop
         self.hop: int = self.width if self.raw else HOP
         self.rows: int = 1 if self.raw else 4  # features of a token
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.left_context = left_context
-        self._kept: dict[str, Array] = {}
         self._relative = [self._relative_keys(f"a.blk.{n}.") for n in range(self.layers)]
 
     def encode(self, samples: ArrayLike) -> Array:
@@ -191,34 +178,6 @@ class AudioEncoder:
     def stream(self) -> AudioStream:
         """Encode sound as it arrives."""
         return AudioStream(self)
-
-    def _number(self, key: str) -> Any:
-        value = self.file.metadata.get("clip.audio." + key)
-        if value is None:
-            raise GgufError(f"the file has no metadata clip.audio.{key}.")
-        return value
-
-    def _w(self, name: str) -> Array:
-        if name not in self._kept:
-            self._kept[name] = self.file.values(name).astype(self.dtype)
-        return self._kept[name]
-
-    def _linear(self, name: str, x: Array) -> Array:
-        """clamp( W clamp(x) ) with the clipping bounds of this matrix, if it has any, and its quantization steps.
-
-        Source: Gemma 4 specification, clipped linear.
-        """
-
-        def clamp(x: Array, side: str) -> Array:
-            low, high = (f"{name}.{side}_{end}" for end in ("min", "max"))
-            x = np.maximum(x, self._w(low)) if low in self.file else x
-            return np.minimum(x, self._w(high)) if high in self.file else x
-
-        in_step, out_step = self.file.steps(name + ".weight")
-        return clamp(snap(snap(clamp(x, "input"), in_step) @ self._w(name + ".weight").T, out_step), "output")
-
-    def _rms(self, name: str, x: Array) -> Array:
-        return rms(x, self._w(name + ".weight"))
 
     def _opening(self, samples: ArrayLike) -> Array:
         """Samples with the silence that lies before the first feature's hop."""

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .audio import layer_norm, rms
-from .gguf import Gguf, GgufError
+from .audio import layer_norm
+from .encoder import Encoder, rms
+from .gguf import Gguf
 from .images import CELL, patches, positions, resize, target_size
-from .quants import snap
 from .text import attention, gelu, rope
 
 Array = NDArray[Any]
@@ -37,7 +37,7 @@ PATCH_EPS = 1e-5
 """Epsilon of the norms around the patches of gemma4uv. The value in the metadata is that of the norm behind them."""
 
 
-class VisionEncoder:
+class VisionEncoder(Encoder):
     """The vision part of one mmproj file: an encoder (gemma4v), or a projection of pixels (gemma4uv).
 
     source: a path, or an open `Gguf`. dtype: float64 (default) or float32, the type of all computation.
@@ -45,18 +45,12 @@ class VisionEncoder:
     """
 
     def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64) -> None:
-        self.file = source if isinstance(source, Gguf) else Gguf(source)
-        get = self.file.metadata.get
-        self.kind = get("clip.vision.projector_type")
-        if not get("clip.has_vision_encoder") or self.kind not in ("gemma4v", "gemma4uv"):
-            raise GgufError("the file has no vision encoder of type gemma4v or gemma4uv.")
+        super().__init__(source, "vision", ("gemma4v", "gemma4uv"), dtype)
         self.layers: int = self._number("block_count")
         self.heads: int = self._number("attention.head_count")
         self.width: int = self._number("embedding_length")
-        self.pool: int = get("clip.vision.projector.scale_factor", 3)
+        self.pool: int = self.file.metadata.get("clip.vision.projector.scale_factor", 3)
         self.patch: int = self._number("patch_size") if self.kind == "gemma4v" else CELL
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self._kept: dict[str, Array] = {}
 
     def encode(self, pixels: ArrayLike, budget: int = 280) -> Array:
         """Soft tokens [t, d] of a picture, uint8 [h, w, 3], with at most `budget` of them (70, 140, 280, 560 or 1120)."""
@@ -79,31 +73,6 @@ class VisionEncoder:
             )
         y = self._tower(p, at) if self.kind == "gemma4v" else self._project(p, at)
         return self._linear("mm.input_projection", rms(y))
-
-    def _number(self, key: str) -> Any:
-        value = self.file.metadata.get("clip.vision." + key)
-        if value is None:
-            raise GgufError(f"the file has no metadata clip.vision.{key}.")
-        return value
-
-    def _w(self, name: str) -> Array:
-        if name not in self._kept:
-            self._kept[name] = self.file.values(name).astype(self.dtype)
-        return self._kept[name]
-
-    def _linear(self, name: str, x: Array) -> Array:
-        """clamp( W clamp(x) ) with the clipping bounds of this matrix, if it has any, and its quantization steps."""
-
-        def clamp(x: Array, side: str) -> Array:
-            low, high = (f"{name}.{side}_{end}" for end in ("min", "max"))
-            x = np.maximum(x, self._w(low)) if low in self.file else x
-            return np.minimum(x, self._w(high)) if high in self.file else x
-
-        in_step, out_step = self.file.steps(name + ".weight")
-        return clamp(snap(snap(clamp(x, "input"), in_step) @ self._w(name + ".weight").T, out_step), "output")
-
-    def _rms(self, name: str, x: Array) -> Array:
-        return rms(x, self._w(name + ".weight"))
 
     def _embed(self, p: Array) -> Array:
         """W_patch p: patches [n, 3 s^2] -> [n, D]. Some files have the matrix as [D, 3, s, s]."""
