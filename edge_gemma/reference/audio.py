@@ -153,10 +153,10 @@ class AudioEncoder(Encoder):
         super().__init__(source, "audio", ("gemma4a", "gemma4ua"), dtype)
         if left_context < 1:
             raise ValueError(f"left_context is {left_context}; it must be at least 1, since a token attends to itself.")
-        self.layers: int = self._number("block_count")
-        self.heads: int = self._number("attention.head_count")
-        self.width: int = self._number("embedding_length")
-        self.bins: int = self._number("num_mel_bins")
+        self.layers: int = self.number("block_count")
+        self.heads: int = self.number("attention.head_count")
+        self.width: int = self.number("embedding_length")
+        self.bins: int = self.number("num_mel_bins")
         self.raw = self.kind == "gemma4ua"  # the features are the samples themselves, in rows of `width`
         self.past: int = 0 if self.raw else HOP  # samples before the first feature's hop
         self.hop: int = self.width if self.raw else HOP
@@ -203,10 +203,10 @@ class AudioEncoder(Encoder):
         x = self._subsample(mel.astype(self.dtype), state)
         for n in range(self.layers):
             x = self._layer(n, x, state)
-        return self._linear("a.pre_encode.out", x) + self._w("a.pre_encode.out.bias")
+        return self.linear("a.pre_encode.out", x) + self.weight("a.pre_encode.out.bias")
 
     def _embed(self, y: Array) -> Array:
-        return self._linear("mm.a.input_projection", rms(y))
+        return self.linear("mm.a.input_projection", rms(y))
 
     def _subsample(self, mel: Array, state: State) -> Array:
         """Frames [F, bins] -> [ceil(F / 4), w]. Source: Gemma 4 specification, subsampling.
@@ -219,23 +219,23 @@ class AudioEncoder(Encoder):
             x = after_past(x, state, f"conv.{n}", 1, start=1)
             if len(x) % 2 == 0:
                 x = np.concatenate([x, np.zeros_like(x[:1])])
-            x = convolve(x, self._w(f"a.conv1d.{n}.weight"))
-            x = np.maximum(0, layer_norm(x, self._w(f"a.conv1d.{n}.norm.weight")))
-        return self._linear("a.input_projection", x.reshape(len(x), -1))
+            x = convolve(x, self.weight(f"a.conv1d.{n}.weight"))
+            x = np.maximum(0, layer_norm(x, self.weight(f"a.conv1d.{n}.norm.weight")))
+        return self.linear("a.input_projection", x.reshape(len(x), -1))
 
     def _layer(self, n: int, x: Array, state: State) -> Array:
         """Conformer layer n: x [n, w] -> [n, w]. Source: Gemma 4 specification, conformer layer."""
         b = f"a.blk.{n}."
         x = self._ffw(b, "", x)
-        o = self._attention(n, self._rms(b + "attn_pre_norm", x), state)
-        x = x + self._rms(b + "attn_post_norm", self._linear(b + "attn_out", o))
-        x = x + self._convolution(n, self._rms(b + "conv_norm", x), state)
+        o = self._attention(n, self.norm(b + "attn_pre_norm", x), state)
+        x = x + self.norm(b + "attn_post_norm", self.linear(b + "attn_out", o))
+        x = x + self._convolution(n, self.norm(b + "conv_norm", x), state)
         x = self._ffw(b, "_1", x)
-        return self._rms(b + "ln2", x)
+        return self.norm(b + "ln2", x)
 
     def _ffw(self, b: str, which: str, x: Array) -> Array:
-        h = silu(self._linear(b + "ffn_up" + which, self._rms(b + "ffn_norm" + which, x)))
-        return x + 0.5 * self._rms(b + "ffn_post_norm" + which, self._linear(b + "ffn_down" + which, h))
+        h = silu(self.linear(b + "ffn_up" + which, self.norm(b + "ffn_norm" + which, x)))
+        return x + 0.5 * self.norm(b + "ffn_post_norm" + which, self.linear(b + "ffn_down" + which, h))
 
     def _attention(self, n: int, h: Array, state: State) -> Array:
         """h [n, w] -> concatenated heads [n, w]. A token attends to itself and the left_context - 1 tokens before it.
@@ -244,8 +244,8 @@ class AudioEncoder(Encoder):
         """
         b, past = f"a.blk.{n}.", self.left_context - 1
         size = self.width // self.heads
-        q, k, v = (self._linear(b + name, h).reshape(-1, self.heads, size) for name in ("attn_q", "attn_k", "attn_v"))
-        q = q * (size**-0.5 / math.log(2)) * self._w(b + "per_dim_scale.weight")
+        q, k, v = (self.linear(b + name, h).reshape(-1, self.heads, size) for name in ("attn_q", "attn_k", "attn_v"))
+        q = q * (size**-0.5 / math.log(2)) * self.weight(b + "per_dim_scale.weight")
         k = after_past(k * (math.log(1 + math.e) / math.log(2)), state, f"key.{n}", past)
         v = after_past(v, state, f"value.{n}", past)
         at = np.arange(len(k) - len(q), len(k))[:, None] - np.arange(self.left_context)  # [n, L]: index of the key
@@ -262,7 +262,7 @@ class AudioEncoder(Encoder):
         half = self.width // 2
         phi = np.arange(self.left_context)[:, None] * 10000.0 ** (-np.arange(half) / max(half - 1, 1))
         code = np.concatenate([np.sin(phi), np.cos(phi)], axis=1).astype(self.dtype)
-        return self._linear(b + "attn_k_rel", code).reshape(self.left_context, self.heads, -1)
+        return self.linear(b + "attn_k_rel", code).reshape(self.left_context, self.heads, -1)
 
     def _convolution(self, n: int, h: Array, state: State) -> Array:
         """The light convolution, h [n, w] -> [n, w]: a gated linear unit, then a causal depthwise convolution over tokens.
@@ -270,12 +270,12 @@ class AudioEncoder(Encoder):
         The names `conv_norm` (before this function) and `norm_conv` (within it) are two different norms.
         """
         b = f"a.blk.{n}."
-        a, gate = np.split(self._linear(b + "conv_pw1", h), 2, axis=1)
-        w = self._w(b + "conv_dw.weight")  # [w, taps]
+        a, gate = np.split(self.linear(b + "conv_pw1", h), 2, axis=1)
+        w = self.weight(b + "conv_dw.weight")  # [w, taps]
         taps = w.shape[1]
         g = after_past(a * sigmoid(gate), state, f"gated.{n}", taps - 1, start=taps - 1)
         z = np.einsum("tci,ci->tc", sliding_window_view(g, taps, axis=0), w)
-        return self._linear(b + "conv_pw2", silu(self._rms(b + "norm_conv", z)))
+        return self.linear(b + "conv_pw2", silu(self.norm(b + "norm_conv", z)))
 
 
 class AudioStream:

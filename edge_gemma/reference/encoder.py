@@ -37,18 +37,20 @@ class Encoder:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._kept: dict[str, Array] = {}
 
-    def _number(self, key: str) -> Any:
+    def number(self, key: str) -> Any:
+        """The value of a key of this part. Raises GgufError if it is missing."""
         value = self.file.metadata.get(f"clip.{self.part}.{key}")
         if value is None:
             raise GgufError(f"the file has no metadata clip.{self.part}.{key}.")
         return value
 
-    def _w(self, name: str) -> Array:
+    def weight(self, name: str) -> Array:
+        """The values of a tensor, as `dtype`; they are kept."""
         if name not in self._kept:
             self._kept[name] = self.file.values(name).astype(self.dtype)
         return self._kept[name]
 
-    def _linear(self, name: str, x: Array) -> Array:
+    def linear(self, name: str, x: Array) -> Array:
         """clamp( W clamp(x) ) with the clipping bounds of this matrix, if it has any, and its quantization steps.
 
         Source: Gemma 4 specification, clipped linear.
@@ -56,11 +58,12 @@ class Encoder:
 
         def clamp(x: Array, side: str) -> Array:
             low, high = (f"{name}.{side}_{end}" for end in ("min", "max"))
-            x = np.maximum(x, self._w(low)) if low in self.file else x
-            return np.minimum(x, self._w(high)) if high in self.file else x
+            x = np.maximum(x, self.weight(low)) if low in self.file else x
+            return np.minimum(x, self.weight(high)) if high in self.file else x
 
         in_step, out_step = self.file.steps(name + ".weight")
-        return clamp(snap(snap(clamp(x, "input"), in_step) @ self._w(name + ".weight").T, out_step), "output")
+        return clamp(snap(snap(clamp(x, "input"), in_step) @ self.weight(name + ".weight").T, out_step), "output")
 
-    def _rms(self, name: str, x: Array) -> Array:
-        return rms(x, self._w(name + ".weight"))
+    def norm(self, name: str, x: Array) -> Array:
+        """rms(x) times the weight of a norm."""
+        return rms(x, self.weight(name + ".weight"))

@@ -46,11 +46,11 @@ class VisionEncoder(Encoder):
 
     def __init__(self, source: str | Path | Gguf, dtype: DTypeLike = np.float64) -> None:
         super().__init__(source, "vision", ("gemma4v", "gemma4uv"), dtype)
-        self.layers: int = self._number("block_count")
-        self.heads: int = self._number("attention.head_count")
-        self.width: int = self._number("embedding_length")
+        self.layers: int = self.number("block_count")
+        self.heads: int = self.number("attention.head_count")
+        self.width: int = self.number("embedding_length")
         self.pool: int = self.file.metadata.get("clip.vision.projector.scale_factor", 3)
-        self.patch: int = self._number("patch_size") if self.kind == "gemma4v" else CELL
+        self.patch: int = self.number("patch_size") if self.kind == "gemma4v" else CELL
 
     def encode(self, pixels: ArrayLike, budget: int = 280) -> Array:
         """Soft tokens [t, d] of a picture, uint8 [h, w, 3], with at most `budget` of them (70, 140, 280, 560 or 1120)."""
@@ -72,16 +72,16 @@ class VisionEncoder(Encoder):
                 f"the picture has {at.max() + 1} patches in a line; the encoder knows {entries} positions."
             )
         y = self._tower(p, at) if self.kind == "gemma4v" else self._project(p, at)
-        return self._linear("mm.input_projection", rms(y))
+        return self.linear("mm.input_projection", rms(y))
 
     def _embed(self, p: Array) -> Array:
         """W_patch p: patches [n, 3 s^2] -> [n, D]. Some files have the matrix as [D, 3, s, s]."""
-        w = self._w("v.patch_embd.weight")
+        w = self.weight("v.patch_embd.weight")
         return p @ w.reshape(len(w), -1).T
 
     def _positions(self, at: NDArray[np.int64]) -> Array:
         """What is added to patches [n, D] at columns and rows `at` [n, 2]."""
-        columns, rows = self._w("v.position_embd.weight")
+        columns, rows = self.weight("v.position_embd.weight")
         return columns[at[:, 0]] + rows[at[:, 1]]
 
     # ---- gemma4v -----------------------------------------------------------------------------------------------------
@@ -95,20 +95,20 @@ class VisionEncoder(Encoder):
         cells = x.reshape(rows, self.pool, columns, self.pool, self.width)
         y = math.sqrt(self.width) * cells.mean(axis=(1, 3)).reshape(rows * columns, self.width)
         if "v.std_bias" in self.file:
-            y = (y - self._w("v.std_bias")) * self._w("v.std_scale")
+            y = (y - self.weight("v.std_bias")) * self.weight("v.std_scale")
         return y
 
     def _layer(self, n: int, x: Array, at: NDArray[np.int64]) -> Array:
         """Encoder layer n: x [n, D] -> [n, D]. Source: Gemma 4 specification, encoder layer."""
         b = f"v.blk.{n}."
-        h = self._rms(b + "ln1", x)
-        q, k, v = (self._linear(b + name, h).reshape(len(x), self.heads, -1) for name in ("attn_q", "attn_k", "attn_v"))
-        q, k = rope_2d(self._rms(b + "attn_q_norm", q), at), rope_2d(self._rms(b + "attn_k_norm", k), at)
+        h = self.norm(b + "ln1", x)
+        q, k, v = (self.linear(b + name, h).reshape(len(x), self.heads, -1) for name in ("attn_q", "attn_k", "attn_v"))
+        q, k = rope_2d(self.norm(b + "attn_q_norm", q), at), rope_2d(self.norm(b + "attn_k_norm", k), at)
         o = attention(q, k, rms(v), np.ones((len(x), len(x)), bool))
-        x = x + self._rms(b + "attn_post_norm", self._linear(b + "attn_out", o))
-        h = self._rms(b + "ln2", x)
-        f = self._linear(b + "ffn_down", gelu(self._linear(b + "ffn_gate", h)) * self._linear(b + "ffn_up", h))
-        return x + self._rms(b + "ffn_post_norm", f)
+        x = x + self.norm(b + "attn_post_norm", self.linear(b + "attn_out", o))
+        h = self.norm(b + "ln2", x)
+        f = self.linear(b + "ffn_down", gelu(self.linear(b + "ffn_gate", h)) * self.linear(b + "ffn_up", h))
+        return x + self.norm(b + "ffn_post_norm", f)
 
     # ---- gemma4uv ----------------------------------------------------------------------------------------------------
 
@@ -117,9 +117,9 @@ class VisionEncoder(Encoder):
 
         def norm(which: int, x: Array) -> Array:
             name = f"v.patch_norm.{which}"
-            return layer_norm(x, self._w(name + ".weight"), PATCH_EPS) + self._w(name + ".bias")
+            return layer_norm(x, self.weight(name + ".weight"), PATCH_EPS) + self.weight(name + ".bias")
 
-        x = norm(2, self._embed(norm(1, p)) + self._w("v.patch_embd.bias"))
+        x = norm(2, self._embed(norm(1, p)) + self.weight("v.patch_embd.bias"))
         return norm(3, x + self._positions(at))
 
 
