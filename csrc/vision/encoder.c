@@ -14,7 +14,7 @@
 #include "../base/map.h"
 #include "../base/numbers.h"
 
-enum { BLOCK = 256, QUERIES = 64 };   /* patches of a block, a multiple of EG_SEEN_KEYS; queries of a piece of work */
+enum { BLOCK = 512, QUERIES = 64 };   /* patches of a block, a multiple of EG_SEEN_KEYS; queries of a piece of work */
 
 static const float EPS = 1e-6f, LAYER_NORM_EPS = 1e-5f, ROPE_THETA = 100;
 
