@@ -162,6 +162,13 @@ EG_API uint64_t eg_file_metadata_count(const eg_file *file);
 /* Number of tensors, those of all parts of a split file together. 0 for NULL. Any thread. */
 EG_API uint64_t eg_file_tensor_count(const eg_file *file);
 
+/* Bytes of the file, of a split one all parts together. 0 for NULL. Any thread. */
+EG_API uint64_t eg_file_bytes(const eg_file *file);
+
+/* What a sidecar of the file must have as its digest: a hash of the directory and of a few pages of the data. 0 for NULL. Any
+ * thread. */
+EG_API uint64_t eg_file_sidecar_digest(const eg_file *file);
+
 /* Describes the metadata value `index`, below eg_file_metadata_count. Any thread. */
 EG_API eg_status eg_file_get_metadata(const eg_file *file, uint64_t index, eg_file_metadata *out, eg_error *err);
 
@@ -260,6 +267,12 @@ typedef struct eg_model_params {
     const char *mmproj;        /* the file of the model's encoders; NULL: none, unless mmproj_length is given: */
     int mmproj_fd;             /* an open file descriptor (kept by the caller), */
     uint64_t mmproj_offset, mmproj_length;   /* and where in it that GGUF lies */
+    /* A sidecar has leaner versions of a few matrices, which are used in place of the model's: a smaller head, above all.
+     * `edge-gemma prepare` makes it. With `path`, X.lean.gguf beside X.gguf is used if it exists. */
+    const char *sidecar;       /* another file; NULL: none, unless sidecar_length is given: */
+    int sidecar_fd;            /* an open file descriptor (kept by the caller), */
+    uint64_t sidecar_offset, sidecar_length;   /* and where in it that GGUF lies */
+    bool no_sidecar;           /* opens the model as it is */
 } eg_model_params;
 
 typedef struct eg_model_info {
@@ -277,6 +290,7 @@ typedef struct eg_model_info {
     uint64_t decode_bytes;     /* weight bytes read to decode one token */
     char name[128];            /* general.name, cut to fit */
     bool vision;               /* it was opened with a vision encoder */
+    bool sidecar;              /* it was opened with a sidecar */
 } eg_model_info;
 
 typedef struct eg_memory {
@@ -289,9 +303,9 @@ typedef struct eg_memory {
     uint64_t workspace;        /* of the model: activations, one set for each call that runs at the same time */
 } eg_memory;
 
-/* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read,
- * copied or repacked. Descriptors are not needed after the call. Any thread.
- * EG_ERROR_FILE, EG_ERROR_FORMAT, EG_ERROR_UNSUPPORTED. */
+/* Opens and checks a model, with its encoders if they are named, and with its sidecar if there is one. Weights stay in the
+ * files' mappings: nothing is read, copied or repacked. Descriptors are not needed after the call. Any thread.
+ * EG_ERROR_FILE, EG_ERROR_FORMAT (also a sidecar of another file), EG_ERROR_UNSUPPORTED. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 
 /* Gives the model up. Its threads stop, its files are unmapped, and it is freed, its tokenizer included, when its last session

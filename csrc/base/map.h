@@ -22,6 +22,9 @@ typedef struct eg_map {
 eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error *err);
 eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, eg_map *out, eg_error *err);
 
+/* Whether there is something at this path, whatever it is. */
+bool eg_map_exists(const char *path);
+
 /* Removes the mapping. A zeroed eg_map is allowed. */
 void eg_map_close(eg_map *map);
 

@@ -39,14 +39,41 @@ static void embed_task(void *context, int64_t begin, int64_t end, unsigned worke
     }
 }
 
+/* The row of a table that a token reads. Soft tokens use that of <pad> in the table of per-layer embeddings. */
+static int64_t table_row(const eg_row *row) { return row->id < 0 ? 0 : row->id; }
+
+/* The rows of a prompt are scattered over a table: the system begins to read them all before the first is needed. */
+static void ask_for_rows(const eg_workspace *ws, const eg_matrix *table, int64_t n)
+{
+    if (n < 2) return;
+    for (int64_t t = 0; t < n; t++)
+        eg_map_advise(table->data + (size_t)table_row(&ws->row[t]) * table->row_bytes, table->row_bytes, EG_ADVICE_WILLNEED);
+}
+
+/* The token embeddings if they are a table, whose rows alone are read: not where they are the head as well. */
+static const eg_matrix *embedding_table(const eg_workspace *ws)
+{
+    return ws->weights->token_embd.data == ws->weights->output.data ? NULL : &ws->weights->token_embd;
+}
+
 static void embed(eg_workspace *ws, int64_t n, float *out)
 {
     input_call call = {ws, out, 0, 0};
+    if (embedding_table(ws)) ask_for_rows(ws, embedding_table(ws), n);
     eg_pool_run(ws->pool, embed_task, &call, n, 1);
 }
 
-/* The row of the table of per-layer embeddings: soft tokens use that of <pad>. */
-static int64_t table_row(const eg_row *row) { return row->id < 0 ? 0 : row->id; }
+/* Each row that is read maps up to 64 KB of a table, which over a long prompt would add up to half a gigabyte. To be called when n
+ * rows of the tables were read. */
+static void release_tables(eg_workspace *ws, int64_t n)
+{
+    const eg_matrix *tables[] = {embedding_table(ws), ws->config->per_layer ? &ws->weights->per_layer_token_embd : NULL};
+    ws->table_rows += n;
+    if (ws->table_rows < EG_BLOCK) return;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        if (tables[i]) eg_map_advise(tables[i]->data, (uint64_t)tables[i]->rows * tables[i]->row_bytes, EG_ADVICE_DONTNEED);
+    ws->table_rows = 0;
+}
 
 /* ple := (rms(ple / sqrt(d); per_layer_proj_norm) + sqrt(P) * row of the token) / sqrt(2), layer by layer */
 static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -76,23 +103,13 @@ static void per_layer_inputs(eg_workspace *ws, int64_t n, const float *embedding
 {
     const eg_config *c = ws->config;
     if (!c->per_layer || from >= to) return;
-    const eg_matrix *table = &ws->weights->per_layer_token_embd;
-    if (n > 1)   /* the rows of a prompt are scattered over gigabytes: start reading them all before the first is needed */
-        for (int64_t t = 0; t < n; t++)
-            eg_map_advise(table->data + (size_t)table_row(&ws->row[t]) * table->row_bytes, table->row_bytes,
-                          EG_ADVICE_WILLNEED);
+    ask_for_rows(ws, &ws->weights->per_layer_token_embd, n);
     ws->ple_from = from;
     ws->ple_layers = to - from;
     eg_matrix w = eg_matrix_slice(&ws->weights->per_layer_model_proj, from * c->per_layer, (int64_t)(to - from) * c->per_layer);
     eg_multiply_one(&ws->matmul, &w, embeddings, n, ws->ple);
     input_call call = {ws, NULL, from, to};
     eg_pool_run(ws->pool, per_layer_task, &call, n, 1);
-    /* Each row read maps up to 64 KB of the table, which over a long prompt would add up to half a gigabyte. */
-    ws->ple_rows += n;
-    if (ws->ple_rows >= EG_BLOCK) {
-        eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_DONTNEED);
-        ws->ple_rows = 0;
-    }
 }
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */
@@ -245,7 +262,7 @@ static void add_rows(eg_workspace *ws, const eg_run *run, int64_t first, int64_t
 /* Everything that the caches need of the tokens. */
 static bool prefill(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *hidden, size_t hidden_stride)
 {
-    const int32_t last = ws->config->kv_layers - 1;   /* of this layer the cache needs K/V only */
+    const int32_t last = ws->config->kv_layers - 1; /* of this layer the cache needs K/V only */
     const size_t d = (size_t)ws->config->hidden, bytes = d * sizeof(float);
     int64_t n = 0;
     ws->stretches = 0;
@@ -261,6 +278,7 @@ static bool prefill(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float 
     }
     if (hidden) memcpy(hidden, ws->x, (size_t)n * bytes);
     per_layer_inputs(ws, n, ws->x, 0, last);
+    release_tables(ws, n);
     if (last > 0 && !run_layers(ws, n, 0, last, EG_LAYER_FULL, hidden, hidden_stride)) return false;
     if (!run_layers(ws, n, last, last + 1, EG_LAYER_KV_ONLY, NULL, 0)) return false;
     for (int64_t r = 0, end = 0; r < n_runs; r++) {
@@ -289,7 +307,7 @@ static int64_t gather_wanted(eg_workspace *ws, const eg_run *runs, int64_t n_run
         } else if (run->wanted) {
             eg_run again = *run;
             again.ids = &run->last->id;
-            again.both_ways = false;   /* nothing behind it: the last token sees what it would see anyway */
+            again.both_ways = false; /* nothing behind it: the last token sees what it would see anyway */
             again.soft = run->last->embedding;
             again.position = run->last->position;
             add_rows(ws, &again, 0, 1, m);
@@ -309,6 +327,7 @@ static bool finish(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *
     int64_t m = gather_wanted(ws, runs, n_runs);
     if (!m) return true;
     per_layer_inputs(ws, m, ws->t, first, c->layers);
+    release_tables(ws, m);
     if (!run_layers(ws, m, first, c->layers, EG_LAYER_NO_KV, hidden, hidden_stride)) return false;
     head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
     return true;

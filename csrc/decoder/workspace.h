@@ -57,7 +57,7 @@ typedef struct eg_workspace {
     float *gate, *up; /* [B, F] */
     float *ple; /* [B, ple_layers*P]: per-layer inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
-    int64_t ple_rows; /* rows of the table read since its pages were last released */
+    int64_t table_rows; /* read from each table since the tables' pages were last released */
     eg_matmul matmul;
     float *cos, *sin; /* [2 (global, local), B, D/2] */
     int64_t *angle; /* [B] the positions that cos and sin are of; -1: none */

@@ -47,7 +47,8 @@ struct eg_gguf {
     eg_map *maps;              /* [n_maps], one per part */
     size_t n_maps;
     value_list values;         /* of the first part; other parts only have their number in the split */
-    tensor_list tensors;       /* of all parts */
+    tensor_list tensors;       /* of all parts, and of `joined` */
+    eg_gguf *joined;           /* the file whose tensors were added; NULL without */
 };
 
 /* ---- bytes ------------------------------------------------------------------------------------------------------- */
@@ -167,9 +168,9 @@ static const void **make_index(const void *items, size_t n, size_t item_size, in
     return index;
 }
 
-static const void *find(const void *const *index, size_t n, const char *name)
+static const void *find(const void *const *index, size_t n, const char *name, size_t length)
 {
-    eg_span key = {name, strlen(name)};
+    eg_span key = {name, length};
     for (size_t low = 0, high = n; low < high;) {
         size_t middle = low + (high - low) / 2;
         int order = compare_names(&key, index[middle]);
@@ -298,7 +299,7 @@ static eg_status read_values(reader *r, uint64_t count, value_list *list)
 
 static const eg_gguf_value *find_value(const value_list *list, const char *key)
 {
-    return find((const void *const *)list->by_key, list->count, key);
+    return find((const void *const *)list->by_key, list->count, key, strlen(key));
 }
 
 /* Reads an integer key of any width. If the key is absent, *present is false and *out is untouched. */
@@ -655,9 +656,36 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
     return status;
 }
 
+eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err)
+{
+    const tensor_list *ours = &file->tensors, *theirs = &other->tensors;
+    tensor_list all = {0};
+    if (!eg_add_size(ours->count, theirs->count, &all.capacity)) return no_memory(file->name, err);
+    all.items = calloc(all.capacity ? all.capacity : 1, sizeof *all.items);
+    for (size_t i = 0; all.items && i < all.capacity; i++) {
+        const eg_gguf_tensor *tensor = i < ours->count ? &ours->items[i] : &theirs->items[i - ours->count];
+        const void *const *index = (const void *const *)theirs->by_name;
+        bool replaced = i < ours->count && find(index, theirs->count, tensor->name.data, tensor->name.length);
+        if (!replaced) all.items[all.count++] = *tensor;
+    }
+    if (all.items) all.by_name = (const eg_gguf_tensor **)make_index(all.items, all.count, sizeof *all.items, compare_names);
+    if (!all.by_name) {
+        free(all.items);
+        return no_memory(file->name, err);
+    }
+    free(file->tensors.items);
+    free((void *)file->tensors.by_name);
+    file->tensors = all;
+    file->joined = other;
+    return EG_OK;
+}
+
+bool eg_gguf_is_joined(const eg_gguf *file) { return file->joined != NULL; }
+
 void eg_gguf_close(eg_gguf *file)
 {
     if (!file) return;
+    eg_gguf_close(file->joined);
     for (size_t i = 0; i < file->n_maps; i++) eg_map_close(&file->maps[i]);
     free(file->maps);
     free(file->name);
@@ -673,14 +701,14 @@ const char *eg_gguf_name(const eg_gguf *file) { return file->name; }
 
 uint64_t eg_gguf_mapped_bytes(const eg_gguf *file)
 {
-    uint64_t total = 0;
+    uint64_t total = file->joined ? eg_gguf_mapped_bytes(file->joined) : 0;
     for (size_t i = 0; i < file->n_maps; i++) total += file->maps[i].length;
     return total;
 }
 
 uint64_t eg_gguf_resident_bytes(const eg_gguf *file)
 {
-    uint64_t total = 0;
+    uint64_t total = file->joined ? eg_gguf_resident_bytes(file->joined) : 0;
     for (size_t i = 0; i < file->n_maps; i++) total += eg_map_resident(&file->maps[i]);
     return total;
 }
@@ -689,7 +717,8 @@ uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
 {
     return sizeof *file + strlen(file->name) + 1 + file->n_maps * sizeof *file->maps +
            file->values.capacity * sizeof *file->values.items + file->values.count * sizeof *file->values.by_key +
-           file->tensors.capacity * sizeof *file->tensors.items + file->tensors.count * sizeof *file->tensors.by_name;
+           file->tensors.capacity * sizeof *file->tensors.items + file->tensors.count * sizeof *file->tensors.by_name +
+           (file->joined ? eg_gguf_heap_bytes(file->joined) : 0);
 }
 
 uint64_t eg_gguf_value_count(const eg_gguf *file) { return file->values.count; }
@@ -710,7 +739,7 @@ const eg_gguf_value *eg_gguf_find(const eg_gguf *file, const char *key) { return
 
 const eg_gguf_tensor *eg_gguf_find_tensor(const eg_gguf *file, const char *name)
 {
-    return find((const void *const *)file->tensors.by_name, file->tensors.count, name);
+    return find((const void *const *)file->tensors.by_name, file->tensors.count, name, strlen(name));
 }
 
 double eg_gguf_number(const eg_gguf_value *value, uint64_t index)

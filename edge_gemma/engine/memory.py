@@ -1,7 +1,7 @@
 """How much memory a session needs, and which cache and context stay within a limit.
 
-What is resident while a model answers: the process as it is, every weight but the table of per-layer embeddings (of which
-single rows are read), the encoders of sound and pictures where they are used, the session's K/V cache and its work space. The
+What is resident while a model answers: the process as it is, every weight but the table of per-layer embeddings and, where the
+head is another matrix, that of token embeddings (of which single rows are read), the encoders of sound and pictures where they are used, the session's K/V cache and its work space. The
 engine tells the last two exactly (`Model.estimate`), so a plan is made before anything is allocated. It reads directories of
 files only.
 """
@@ -31,7 +31,7 @@ __all__ = [
 CACHES = ("f16", "q8")  # from the best to the smallest
 STEP = 256  # a smaller context is a multiple of this many tokens
 _PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.", "mm."), "image"))
-# 128 rows of that table between two cleanings, 64 KB of the file around each.
+# 128 rows of a table between two cleanings, 64 KB of the file around each.
 _ROWS = 128 * 65536
 # Modules that are imported later, buffers of texts, the logits that Python sees.
 _SPARE = 24_000_000
@@ -117,11 +117,18 @@ class Plan:
 
 
 def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
-    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, a table of which it reads
-    single rows; `encoder`, for sound; `image`, for pictures."""
-    parts = {"weights": 0, "rows": 0, "encoder": 0, "image": 0}
+    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, tables of which it reads single
+    rows, and `read_rows`, what of these is in memory at once; `encoder`, for sound; `image`, for pictures."""
+    tensors = list(tensors)
+    parts = {"weights": 0, "rows": 0, "read_rows": 0, "encoder": 0, "image": 0}
+    has_head = any(tensor.name == "output.weight" for tensor in tensors)  # else it is the table of token embeddings
     for tensor in tensors:
-        parts[next((part for names, part in _PARTS if tensor.name.startswith(names)), "weights")] += tensor.bytes
+        part = next((part for names, part in _PARTS if tensor.name.startswith(names)), "weights")
+        if has_head and tensor.name.startswith("token_embd."):
+            part = "rows"
+        parts[part] += tensor.bytes
+        if part == "rows":
+            parts["read_rows"] += min(_ROWS, tensor.bytes)
     return parts
 
 
@@ -142,12 +149,11 @@ def memory_need(
     hears = model.has_audio if audio is None else audio and model.has_audio
     sees = model.has_vision if vision is None else vision and model.has_vision
     parts = model.weight_sizes()
-    rows = min(_ROWS, parts["rows"])
     encoder = parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0
     encoder += parts["image"] + _PICTURE_WORK if sees else 0
     return MemoryNeed(
         process=_process(model) + parts["vocabulary"] + _SPARE,
-        weights=parts["weights"] + rows,
+        weights=parts["weights"] + parts["read_rows"],
         encoder=encoder,
         **_session_sizes(estimate, sessions),
     )
