@@ -267,8 +267,8 @@ typedef struct eg_model_params {
     const char *mmproj;        /* the file of the model's encoders; NULL: none, unless mmproj_length is given: */
     int mmproj_fd;             /* an open file descriptor (kept by the caller), */
     uint64_t mmproj_offset, mmproj_length;   /* and where in it that GGUF lies */
-    /* A sidecar has leaner versions of a few matrices, which are used in place of the model's: a smaller head, above all.
-     * `edge-gemma prepare` makes it. With `path`, X.lean.gguf beside X.gguf is used if it exists. */
+    /* A sidecar has a leaner version of the head, so that a token reads less; `edge-gemma prepare` makes it. With `path`,
+     * X.lean.gguf beside X.gguf is used if it exists. */
     const char *sidecar;       /* another file; NULL: none, unless sidecar_length is given: */
     int sidecar_fd;            /* an open file descriptor (kept by the caller), */
     uint64_t sidecar_offset, sidecar_length;   /* and where in it that GGUF lies */

@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../base/map.h"
 #include "../base/processors.h"
 #include "../base/structs.h"
+#include "../decoder/tables.h"
 #include "../format/digest.h"
 #include "../nn/keys.h"
 #include "../nn/sidecar.h"
@@ -38,7 +38,8 @@ void eg_model_prefault(eg_model *model)
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i]->data) touch(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, from, from + STEP, &at);
     }
-    const eg_matrix *head = &model->weights.output;
+    const eg_weights *w = &model->weights;
+    const eg_matrix *head = w->output_lean.data ? &w->output_lean : &w->output;
     touch(head->data, (uint64_t)head->rows * head->row_bytes, from, from + STEP, &at);
     atomic_store(&model->prefaulted, from + STEP < at ? from + STEP : UINT64_MAX);
 }
@@ -69,16 +70,6 @@ static void count_parameters(eg_model *model)
         const eg_gguf_tensor *t = eg_gguf_tensor_at(model->file, i);
         model->parameters += (uint64_t)t->dims[0] * (uint64_t)t->dims[1] * (uint64_t)t->dims[2] * (uint64_t)t->dims[3];
     }
-}
-
-/* Tables of which a token reads one row, such as that of the per-layer embeddings, which is half of E2B's file: the system must
- * not read ahead around each row. */
-static void advise_tables(const eg_weights *weights)
-{
-    const eg_matrix *tables[] = {&weights->per_layer_token_embd, &weights->token_embd};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (tables[i]->data && tables[i]->data != weights->output.data)
-            eg_map_advise(tables[i]->data, (uint64_t)tables[i]->rows * tables[i]->row_bytes, EG_ADVICE_RANDOM);
 }
 
 /* Opens the files and binds what they hold. */
@@ -124,7 +115,7 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
         eg_model_close(model);
         return status;
     }
-    advise_tables(&model->weights);
+    eg_tables_advise(&model->weights);
     read_name(model);
     *out = model;
     return EG_OK;

@@ -1,16 +1,17 @@
 /* The decoder, in the order of the model:
  *   x = embed(ids); for each layer: attention, feed-forward, per-layer embedding, scale; logits = softcap(E rms(x))
- * Attention and feed-forward are in files of their own.
+ * Attention, feed-forward and logits are in files of their own.
  */
 #include "decoder.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "../base/map.h"
 #include "../base/numbers.h"
 #include "attention.h"
 #include "ffn.h"
+#include "head.h"
+#include "tables.h"
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
@@ -45,34 +46,15 @@ static int64_t table_row(const eg_row *row) { return row->id < 0 ? 0 : row->id; 
 /* The rows of a prompt are scattered over a table: the system begins to read them all before the first is needed. */
 static void ask_for_rows(const eg_workspace *ws, const eg_matrix *table, int64_t n)
 {
-    if (n < 2) return;
-    for (int64_t t = 0; t < n; t++)
-        eg_map_advise(table->data + (size_t)table_row(&ws->row[t]) * table->row_bytes, table->row_bytes, EG_ADVICE_WILLNEED);
-}
-
-/* The token embeddings if they are a table, whose rows alone are read: not where they are the head as well. */
-static const eg_matrix *embedding_table(const eg_workspace *ws)
-{
-    return ws->weights->token_embd.data == ws->weights->output.data ? NULL : &ws->weights->token_embd;
+    for (int64_t t = 0; n > 1 && t < n; t++) eg_table_ask(table, table_row(&ws->row[t]));
 }
 
 static void embed(eg_workspace *ws, int64_t n, float *out)
 {
     input_call call = {ws, out, 0, 0};
-    if (embedding_table(ws)) ask_for_rows(ws, embedding_table(ws), n);
+    ask_for_rows(ws, eg_table_tokens(ws->weights), n);
     eg_pool_run(ws->pool, embed_task, &call, n, 1);
-}
-
-/* Each row that is read maps up to 64 KB of a table, which over a long prompt would add up to half a gigabyte. To be called when n
- * rows of the tables were read. */
-static void release_tables(eg_workspace *ws, int64_t n)
-{
-    const eg_matrix *tables[] = {embedding_table(ws), ws->config->per_layer ? &ws->weights->per_layer_token_embd : NULL};
-    ws->table_rows += n;
-    if (ws->table_rows < EG_BLOCK) return;
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (tables[i]) eg_map_advise(tables[i]->data, (uint64_t)tables[i]->rows * tables[i]->row_bytes, EG_ADVICE_DONTNEED);
-    ws->table_rows = 0;
+    eg_table_read(eg_table_tokens(ws->weights), n, &ws->token_rows);
 }
 
 /* ple := (rms(ple / sqrt(d); per_layer_proj_norm) + sqrt(P) * row of the token) / sqrt(2), layer by layer */
@@ -103,13 +85,14 @@ static void per_layer_inputs(eg_workspace *ws, int64_t n, const float *embedding
 {
     const eg_config *c = ws->config;
     if (!c->per_layer || from >= to) return;
-    ask_for_rows(ws, &ws->weights->per_layer_token_embd, n);
+    ask_for_rows(ws, eg_table_per_layer(ws->weights), n);
     ws->ple_from = from;
     ws->ple_layers = to - from;
     eg_matrix w = eg_matrix_slice(&ws->weights->per_layer_model_proj, from * c->per_layer, (int64_t)(to - from) * c->per_layer);
     eg_multiply_one(&ws->matmul, &w, embeddings, n, ws->ple);
     input_call call = {ws, NULL, from, to};
     eg_pool_run(ws->pool, per_layer_task, &call, n, 1);
+    eg_table_read(eg_table_per_layer(ws->weights), n, &ws->per_layer_rows);
 }
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */
@@ -203,42 +186,6 @@ static bool run_layers(eg_workspace *ws, int64_t n, int32_t from, int32_t to, eg
     return true;
 }
 
-/* ---- logits ------------------------------------------------------------------------------------------------------ */
-
-typedef struct head_call {
-    eg_workspace *ws;
-    float *logits;
-} head_call;
-
-static void output_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
-{
-    head_call *call = context;
-    int64_t d = call->ws->config->hidden;
-    (void)worker;
-    for (int64_t t = begin; t < end; t++)
-        call->ws->kernels->rms_norm(call->ws->h + t * d, call->ws->x + t * d, call->ws->weights->output_norm, d,
-                                    call->ws->config->eps);
-}
-
-static void softcap_task(void *context, int64_t begin, int64_t end, unsigned worker)
-{
-    head_call *call = context;
-    (void)worker;
-    call->ws->kernels->softcap(call->logits + begin, end - begin, call->ws->config->softcap);
-}
-
-/* logits[n, V] of x[n]; normed[n, d], unless NULL, receives the normalised rows. */
-static void head(eg_workspace *ws, int64_t n, float *logits, float *normed)
-{
-    const eg_config *c = ws->config;
-    head_call call = {ws, logits};
-    eg_pool_run(ws->pool, output_norm_task, &call, n, 1);
-    if (normed) memcpy(normed, ws->h, (size_t)(n * c->hidden) * sizeof(float));
-    if (!logits) return;
-    eg_multiply_one(&ws->matmul, &ws->weights->output, ws->h, n, logits);
-    if (c->softcap > 0) eg_pool_run(ws->pool, softcap_task, &call, n * c->vocab, 16384);
-}
-
 /* ---- a block ----------------------------------------------------------------------------------------------------- */
 
 /* Appends rows [first, first + n) of a run to the block, which has `filled` rows. */
@@ -278,7 +225,6 @@ static bool prefill(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float 
     }
     if (hidden) memcpy(hidden, ws->x, (size_t)n * bytes);
     per_layer_inputs(ws, n, ws->x, 0, last);
-    release_tables(ws, n);
     if (last > 0 && !run_layers(ws, n, 0, last, EG_LAYER_FULL, hidden, hidden_stride)) return false;
     if (!run_layers(ws, n, last, last + 1, EG_LAYER_KV_ONLY, NULL, 0)) return false;
     for (int64_t r = 0, end = 0; r < n_runs; r++) {
@@ -327,9 +273,8 @@ static bool finish(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *
     int64_t m = gather_wanted(ws, runs, n_runs);
     if (!m) return true;
     per_layer_inputs(ws, m, ws->t, first, c->layers);
-    release_tables(ws, m);
     if (!run_layers(ws, m, first, c->layers, EG_LAYER_NO_KV, hidden, hidden_stride)) return false;
-    head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
+    eg_head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
     return true;
 }
 

@@ -59,6 +59,11 @@ static void layout(eg_workspace *ws, eg_arena *arena)
     ws->angle = eg_arena_take(arena, (size_t)B, sizeof *ws->angle);
     ws->frequency = floats(arena, 2, head_dim / 2);
     if (c->experts) layout_experts(ws, expert_rows, arena);
+    if (ws->weights->output_lean.data) {
+        ws->head.best = eg_arena_take(arena, (size_t)c->vocab / EG_HEAD_GROUP + 1, sizeof(int32_t));
+        ws->head.heap = eg_arena_take(arena, EG_HEAD_EXACT, sizeof(int32_t));
+        ws->head.products = eg_arena_take(arena, EG_HEAD_MOST, sizeof(eg_product));
+    }
     eg_sampler_layout(&ws->sampler, c->vocab, arena);
     ws->partials_size = PARTIALS * eg_attention_partial_floats(head_dim, heads);
     ws->partials = eg_arena_take(arena, ws->partials_size, sizeof(float));

@@ -35,6 +35,9 @@ typedef struct eg_split {
     size_t partials;
 } eg_split;
 
+/* Of a leaner head: logits that are computed again at least and at most, and logits that are searched together. */
+enum { EG_HEAD_EXACT = 128, EG_HEAD_MOST = 256, EG_HEAD_GROUP = 16 };
+
 typedef struct eg_workspace {
     const eg_config *config;
     const eg_weights *weights;
@@ -57,7 +60,7 @@ typedef struct eg_workspace {
     float *gate, *up; /* [B, F] */
     float *ple; /* [B, ple_layers*P]: per-layer inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
-    int64_t table_rows; /* read from each table since the tables' pages were last released */
+    int64_t token_rows, per_layer_rows; /* read from the tables (tables.h) since their pages were last given back */
     eg_matmul matmul;
     float *cos, *sin; /* [2 (global, local), B, D/2] */
     int64_t *angle; /* [B] the positions that cos and sin are of; -1: none */
@@ -71,6 +74,11 @@ typedef struct eg_workspace {
         int32_t *first; /* [E + 1]: where an expert's rows begin */
         eg_product *products; /* [2 * E] */
     } moe;
+    struct { /* with a leaner head (head.h) */
+        int32_t *best; /* [V / EG_HEAD_GROUP]: the best logit of each group */
+        int32_t *heap; /* [EG_HEAD_EXACT] */
+        eg_product *products; /* [EG_HEAD_MOST] */
+    } head;
     eg_sampler sampler;
     float *logits; /* [logit_rows, V] */
     int64_t logit_rows;

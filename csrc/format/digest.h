@@ -9,4 +9,7 @@
  * such as were made to have one digest. */
 uint64_t eg_gguf_digest(const eg_gguf *file, uint64_t samples);
 
+/* The digest h of something, and of data[n] behind it. */
+uint64_t eg_digest_add(uint64_t h, const void *data, size_t n);
+
 #endif

@@ -168,9 +168,9 @@ static const void **make_index(const void *items, size_t n, size_t item_size, in
     return index;
 }
 
-static const void *find(const void *const *index, size_t n, const char *name, size_t length)
+static const void *find(const void *const *index, size_t n, const char *name)
 {
-    eg_span key = {name, length};
+    eg_span key = {name, strlen(name)};
     for (size_t low = 0, high = n; low < high;) {
         size_t middle = low + (high - low) / 2;
         int order = compare_names(&key, index[middle]);
@@ -299,7 +299,7 @@ static eg_status read_values(reader *r, uint64_t count, value_list *list)
 
 static const eg_gguf_value *find_value(const value_list *list, const char *key)
 {
-    return find((const void *const *)list->by_key, list->count, key, strlen(key));
+    return find((const void *const *)list->by_key, list->count, key);
 }
 
 /* Reads an integer key of any width. If the key is absent, *present is false and *out is untouched. */
@@ -658,26 +658,20 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
 
 eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err)
 {
-    const tensor_list *ours = &file->tensors, *theirs = &other->tensors;
-    tensor_list all = {0};
-    if (!eg_add_size(ours->count, theirs->count, &all.capacity)) return no_memory(file->name, err);
-    all.items = calloc(all.capacity ? all.capacity : 1, sizeof *all.items);
-    for (size_t i = 0; all.items && i < all.capacity; i++) {
-        const eg_gguf_tensor *tensor = i < ours->count ? &ours->items[i] : &theirs->items[i - ours->count];
-        const void *const *index = (const void *const *)theirs->by_name;
-        bool replaced = i < ours->count && find(index, theirs->count, tensor->name.data, tensor->name.length);
-        if (!replaced) all.items[all.count++] = *tensor;
-    }
-    if (all.items) all.by_name = (const eg_gguf_tensor **)make_index(all.items, all.count, sizeof *all.items, compare_names);
-    if (!all.by_name) {
-        free(all.items);
-        return no_memory(file->name, err);
-    }
-    free(file->tensors.items);
-    free((void *)file->tensors.by_name);
-    file->tensors = all;
-    file->joined = other;
-    return EG_OK;
+    const tensor_list before = file->tensors, *more = &other->tensors;
+    size_t capacity;
+    eg_gguf_tensor *items = NULL;
+    if (eg_add_size(before.count, more->count, &capacity)) items = calloc(capacity ? capacity : 1, sizeof *items);
+    if (!items) return no_memory(file->name, err);
+    for (size_t i = 0; i < capacity; i++) items[i] = i < before.count ? before.items[i] : more->items[i - before.count];
+    file->tensors = (tensor_list){.items = items, .count = capacity, .capacity = capacity};
+    eg_status status = index_tensors(file, err);
+    tensor_list unused = status ? file->tensors : before;
+    if (status) file->tensors = before;
+    else file->joined = other;
+    free(unused.items);
+    free((void *)unused.by_name);
+    return status;
 }
 
 bool eg_gguf_is_joined(const eg_gguf *file) { return file->joined != NULL; }
@@ -739,7 +733,7 @@ const eg_gguf_value *eg_gguf_find(const eg_gguf *file, const char *key) { return
 
 const eg_gguf_tensor *eg_gguf_find_tensor(const eg_gguf *file, const char *name)
 {
-    return find((const void *const *)file->tensors.by_name, file->tensors.count, name, strlen(name));
+    return find((const void *const *)file->tensors.by_name, file->tensors.count, name);
 }
 
 double eg_gguf_number(const eg_gguf_value *value, uint64_t index)

@@ -45,8 +45,8 @@ typedef struct eg_gguf_tensor {
 eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, eg_gguf **out, eg_error *err);
 void eg_gguf_close(eg_gguf *file);
 
-/* Adds the tensors of `other` to those of `file`; one whose name `file` has already takes the place of that. `file` owns `other`
- * then, whose metadata do not count. EG_ERROR_MEMORY: nothing has changed. */
+/* Adds the tensors of `other` to those of `file`, which owns `other` then; metadata of `other` do not count. After an error
+ * nothing has changed. EG_ERROR_FORMAT: both have a tensor of one name. */
 eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err);
 bool eg_gguf_is_joined(const eg_gguf *file); /* whether another file was added */
 

@@ -8,18 +8,19 @@
 #include "../format/digest.h"
 #include "keys.h"
 
-enum { VERSION = 1, SAMPLES = 8, SHOWN = 64 };
+enum { VERSION = 1, SAMPLES = 8, SAMPLE = 64, SHOWN = 64 };
 
 #define ADVICE \
     "Make it again with `edge-gemma prepare`, remove it, or open the model without its sidecar (in Python: sidecar=False)."
 
-/* The matrices that a sidecar may have, and those of the model whose shape they must have if it lacks them. */
-static const char *const lean[][2] = {
-    {"output.weight", "token_embd.weight"},
-    {"per_layer_model_proj.weight", NULL},
-};
-
-uint64_t eg_sidecar_digest(const eg_gguf *file) { return eg_gguf_digest(file, SAMPLES); }
+uint64_t eg_sidecar_digest(const eg_gguf *file)
+{
+    uint64_t h = eg_gguf_digest(file, SAMPLES);
+    const eg_gguf_tensor *head = eg_gguf_find_tensor(file, "token_embd.weight");   /* of which the sidecar is made */
+    for (uint64_t i = 0; head && head->bytes >= SAMPLE && i < SAMPLES; i++)
+        h = eg_digest_add(h, head->data + (head->bytes - SAMPLE) / SAMPLES * i, SAMPLE);
+    return h;
+}
 
 /* X.lean.gguf of X.gguf, in memory that the caller frees; NULL without memory. */
 static char *path_beside(const char *model)
@@ -79,46 +80,33 @@ static eg_status check_kind(const eg_gguf *sidecar, eg_error *err)
             "%s: a file of this name must be a sidecar, but its architecture is '%.*s', not 'gemma4-sidecar'. " ADVICE,
             eg_gguf_name(sidecar), (int)(architecture.length < SHOWN ? architecture.length : SHOWN),
             architecture.length ? architecture.data : "");
-    eg_keys keys = {sidecar, "sidecar", err, EG_OK};
-    int32_t version = eg_keys_integer(&keys, "version", 1, EG_MAX_WIDTH, true, 0);
-    if (!keys.status && version > VERSION)
+    const eg_gguf_value *value = eg_gguf_find(sidecar, "sidecar.version");
+    double version = value && value->count == 1 ? eg_gguf_number(value, 0) : 0;
+    if (version != VERSION)
         return eg_fail(err, EG_ERROR_UNSUPPORTED,
-                       "%s: this sidecar is of version %d, and this program reads version %d. " ADVICE, eg_gguf_name(sidecar),
+                       "%s: this sidecar is of version %g, and this program reads version %d. " ADVICE, eg_gguf_name(sidecar),
                        version, VERSION);
-    return keys.status;
-}
-
-/* The model's tensor that a tensor of the sidecar stands for; NULL if there is none. */
-static const eg_gguf_tensor *original(const eg_gguf *file, const eg_gguf_tensor *tensor)
-{
-    for (size_t i = 0; i < sizeof lean / sizeof *lean; i++) {
-        if (!eg_span_is(tensor->name, lean[i][0])) continue;
-        const eg_gguf_tensor *found = eg_gguf_find_tensor(file, lean[i][0]);
-        return found || !lean[i][1] ? found : eg_gguf_find_tensor(file, lean[i][1]);
-    }
-    return NULL;
+    return EG_OK;
 }
 
 static eg_status check_tensors(const eg_gguf *sidecar, const eg_gguf *file, eg_error *err)
 {
-    for (uint64_t i = 0; i < eg_gguf_tensor_count(sidecar); i++) {
-        const eg_gguf_tensor *tensor = eg_gguf_tensor_at(sidecar, i), *of = original(file, tensor);
-        int shown = (int)(tensor->name.length < SHOWN ? tensor->name.length : SHOWN);
-        const char *name = tensor->name.length ? tensor->name.data : "";
-        if (!of)
-            return eg_fail(err, EG_ERROR_FORMAT, "%s: a sidecar of this model cannot have a tensor '%.*s'. " ADVICE,
-                           eg_gguf_name(sidecar), shown, name);
-        if (memcmp(tensor->dims, of->dims, sizeof of->dims))
-            return eg_fail(err, EG_ERROR_FORMAT,
-                           "%s: the tensor '%.*s' has shape [%lld, %lld, %lld, %lld], but the model's has [%lld, %lld, %lld, "
-                           "%lld]. " ADVICE,
-                           eg_gguf_name(sidecar), shown, name, (long long)tensor->dims[0], (long long)tensor->dims[1],
-                           (long long)tensor->dims[2], (long long)tensor->dims[3], (long long)of->dims[0],
-                           (long long)of->dims[1], (long long)of->dims[2], (long long)of->dims[3]);
-        if (!tensor->type || eg_type_per_channel(tensor->type))
-            return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: the tensor '%.*s' has type number %u, which no sidecar has. " ADVICE,
-                           eg_gguf_name(sidecar), shown, name, tensor->type_id);
-    }
+    const eg_gguf_tensor *head = eg_gguf_find_tensor(sidecar, "output_lean.weight");
+    const eg_gguf_tensor *of = eg_gguf_find_tensor(file, "token_embd.weight");
+    if (!head || eg_gguf_tensor_count(sidecar) != 1)
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: a sidecar has one tensor, 'output_lean.weight'. " ADVICE,
+                       eg_gguf_name(sidecar));
+    if (!of || eg_gguf_find_tensor(file, "output.weight"))
+        return eg_fail(err, EG_ERROR_UNSUPPORTED,
+                       "%s: the head of %s is not its token embeddings, so it cannot have a sidecar. " ADVICE,
+                       eg_gguf_name(sidecar), eg_gguf_name(file));
+    if (memcmp(head->dims, of->dims, sizeof of->dims))
+        return eg_fail(err, EG_ERROR_FORMAT, "%s: the head has %lld x %lld values, but the model's has %lld x %lld. " ADVICE,
+                       eg_gguf_name(sidecar), (long long)head->dims[1], (long long)head->dims[0], (long long)of->dims[1],
+                       (long long)of->dims[0]);
+    if (!head->type || eg_type_per_channel(head->type))
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: the head has type number %u, which no sidecar has. " ADVICE,
+                       eg_gguf_name(sidecar), head->type_id);
     return EG_OK;
 }
 

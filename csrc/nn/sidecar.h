@@ -1,20 +1,20 @@
-/* Sidecars: small GGUF files beside a model's file, with leaner versions of a few of its matrices. They are mapped in place of
- * the model's, which stay unread. A sidecar says which file it was made of:
+/* Sidecars: a small GGUF file beside a model's file, with a leaner version of the model's head. It is mapped beside the model, and
+ * says which file it was made of:
  *
  *     general.architecture   "gemma4-sidecar": other programs do not take it for a model
  *     sidecar.version        1
  *     sidecar.bytes          the size of the model's file, of a split one all parts together, as text
  *     sidecar.digest         eg_sidecar_digest of it, as text: 16 hexadecimal digits
+ *     output_lean.weight     the token embeddings, which are the head as well, in a type with fewer bits
  *
- * and holds one or more of the matrices in `lean` (sidecar.c), of the model's shapes. The usual one is output.weight: a model
- * that has none uses its token embeddings as the head, which is the largest matrix that every token reads.
+ * decoder/head.h says what the decoder does with it.
  */
 #ifndef EG_NN_SIDECAR_H
 #define EG_NN_SIDECAR_H
 
 #include "../format/gguf.h"
 
-/* The digest that a sidecar of this file has. Reads a few pages of it. */
+/* The digest that a sidecar of this file has: of its directory, and of a few pages of its data. */
 uint64_t eg_sidecar_digest(const eg_gguf *file);
 
 /* Adds the tensors of the model's sidecar to `file`. It is what `params` name; for a model that is opened by its path, else

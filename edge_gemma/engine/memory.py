@@ -31,8 +31,9 @@ __all__ = [
 CACHES = ("f16", "q8")  # from the best to the smallest
 STEP = 256  # a smaller context is a multiple of this many tokens
 _PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.", "mm."), "image"))
-# 128 rows of a table between two cleanings, 64 KB of the file around each.
-_ROWS = 128 * 65536
+# Rows of a table that are read before their pages are given back (csrc/decoder/tables.h), 64 KB of the file around each: 128 that
+# wait, and a block or the candidates of a leaner head.
+_ROWS = 256 * 65536
 # Modules that are imported later, buffers of texts, the logits that Python sees.
 _SPARE = 24_000_000
 _ENCODER_STATE, _ENCODER_WORK = (
@@ -121,7 +122,8 @@ def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
     rows, and `read_rows`, what of these is in memory at once; `encoder`, for sound; `image`, for pictures."""
     tensors = list(tensors)
     parts = {"weights": 0, "rows": 0, "read_rows": 0, "encoder": 0, "image": 0}
-    has_head = any(tensor.name == "output.weight" for tensor in tensors)  # else it is the table of token embeddings
+    # Without one of these the table of token embeddings is the head.
+    has_head = any(tensor.name in ("output.weight", "output_lean.weight") for tensor in tensors)
     for tensor in tensors:
         part = next((part for names, part in _PARTS if tensor.name.startswith(names)), "weights")
         if has_head and tensor.name.startswith("token_embd."):

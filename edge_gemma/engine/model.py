@@ -40,9 +40,7 @@ class Model(Handle):
     kind = "model"
     instead = "Model.load() opens the file again, which takes milliseconds and no memory"
 
-    def __init__(
-        self, pointer: Any, path: Path, mmproj: Path | None = None, sidecar: FileSource | None = None
-    ) -> None:
+    def __init__(self, pointer: Any, path: Path, mmproj: Path | None = None, sidecar: FileSource | None = None) -> None:
         """Takes over an `eg_model *`. Internal: use `load`. `sidecar`: the one that was given."""
         super().__init__(pointer, lib.eg_model_close)
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
@@ -53,7 +51,7 @@ class Model(Handle):
         info, err = new_struct("eg_model_info"), new_struct("eg_error")
         check(lib.eg_model_get_info(self.pointer, info, err), err)
         self.threads: int = info.threads
-        #: The file whose leaner matrices are used in place of those of `path`; None if the model was opened without.
+        #: The file of a leaner head, which is read in place of that of `path`; None if the model was opened without.
         self.sidecar: Path | None = path_of(sidecar or sidecar_path(path)) if info.sidecar else None
         numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
         self.config = ModelConfig(name=ffi.string(info.name).decode("utf-8", "replace"), **numbers)
@@ -67,7 +65,7 @@ class Model(Handle):
         sidecar: FileSource | bool = True,
     ) -> Model:
         """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders. `sidecar`: a
-        file with leaner versions of some of its matrices, which `edge-gemma prepare` makes; True for X.lean.gguf beside
+        file with a leaner version of its head, which `edge-gemma prepare` makes; True for X.lean.gguf beside
         X.gguf if it exists, False for none. Each may be a `FileDescriptor` instead of a path.
 
         "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included; "toy" is the small model that comes

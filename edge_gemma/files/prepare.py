@@ -1,10 +1,11 @@
-"""Makes the sidecar of a model: a small file beside it with a leaner head, which the engine then uses in place of the model's.
+"""Makes the sidecar of a model: a small file beside it with a leaner head, which the engine reads in place of the model's.
 
 Published files of four bits keep the token embeddings at six or eight, and as the head these are the largest matrix that every
-token reads. A sidecar has the head at about four bits, so that a token reads less, and fewer pages stay in memory. The
-embeddings of input tokens are still those of the model's file, and so are all other matrices.
+token reads. A sidecar has them at about four bits, so that a token reads less, and less stays in memory. The engine computes the
+logits of the best tokens again with the rows of the model's own head (csrc/decoder/head.h). All other matrices, and the
+embeddings of input tokens, are those of the model's file.
 
-Owns the choice of matrices and types. csrc/nn/sidecar.h describes the file. Opening a model with its sidecar is the engine's
+Owns the choice of the type. csrc/nn/sidecar.h describes the file. Opening a model with its sidecar is the engine's
 work; only the making is here.
 
     prepare("gemma-4-E2B-it-Q4_0.gguf")         # gemma-4-E2B-it-Q4_0.lean.gguf
@@ -45,17 +46,11 @@ class Prepared(NamedTuple):
     """The result of `prepare`."""
 
     path: Path  #: of the sidecar
-    types: dict[str, tuple[str, str]]  #: tensor of the sidecar -> type in the model's file, type in the sidecar
+    head: str  #: type of the model's own head
+    type: str  #: type of the head in the sidecar
     bytes: int  #: size of the sidecar
     saved: int  #: bytes that a token reads less, and that stay out of memory
     made: bool  #: False if the sidecar was there already
-
-
-class _Lean(NamedTuple):
-    """A matrix of a sidecar."""
-
-    source: SourceTensor
-    target: OutputTensor
 
 
 def prepare(
@@ -89,25 +84,19 @@ def prepare(
     source = Path(locate(model)[0])
     path = sidecar_path(source)
     metadata = _identity(source)
-    content = GGUFSource(source)
-    plan = _plan(content.tensors, wanted)
-    if not plan:
-        head = _head(content.tensors)
+    head = _head(GGUFSource(source).tensors)
+    target = _target(head, wanted)
+    if head is None or target is None:
         raise EdgeGemmaValueError(
-            f"{source} needs no sidecar: its head is {head.type if head else 'missing'}, which is not larger than {wanted}.",
+            f"{source} needs no sidecar: its head has type {head.type if head else 'unknown'}, and the sidecar's would have "
+            f"{wanted}.",
             "unsupported",
         )
     refuse_existing([path], force=True)
-    made = force or not _fits(path, source, plan)
+    made = force or not _fits(path, source, target)
     if made:
-        _write(GGUFWriter(path, metadata, [lean.target for lean in plan]), plan, threads or processors(), progress)
-    return Prepared(
-        path,
-        {lean.target.name: (lean.source.type, lean.target.type) for lean in plan},
-        path.stat().st_size,
-        sum(lean.source.bytes - lean.target.bytes for lean in plan),
-        made,
-    )
+        _write(GGUFWriter(path, metadata, [target]), head, target, threads or processors(), progress)
+    return Prepared(path, head.type, target.type, path.stat().st_size, head.bytes - target.bytes, made)
 
 
 def is_worthwhile(model: str | os.PathLike[str]) -> bool:
@@ -116,7 +105,7 @@ def is_worthwhile(model: str | os.PathLike[str]) -> bool:
     tensors = GGUFSource(model).tensors
     layers = [tensor for tensor in tensors if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     small = any(tensor.name.startswith("per_layer_token_embd.") for tensor in tensors)
-    return small and _bits(layers) < 5 and bool(_plan(tensors, HEAD_TYPES[0]))
+    return small and _bits(layers) < 5 and _target(_head(tensors), HEAD_TYPES[0]) is not None
 
 
 def _identity(source: Path) -> dict[str, bytes]:
@@ -135,22 +124,21 @@ def _identity(source: Path) -> dict[str, bytes]:
 
 
 def _head(tensors: Sequence[SourceTensor]) -> SourceTensor | None:
-    """The matrix that makes logits: the token embeddings where the file has no other."""
+    """The token embeddings of a file that uses them as the head, too; None for one that has another head."""
     found = {tensor.name: tensor for tensor in tensors}
-    return found.get("output.weight") or found.get("token_embd.weight")
+    return None if "output.weight" in found else found.get("token_embd.weight")
 
 
-def _plan(tensors: Sequence[SourceTensor], type: str) -> list[_Lean]:
-    """The matrices of the sidecar: those that are larger in the model's file."""
-    head = _head(tensors)
+def _target(head: SourceTensor | None, type: str) -> OutputTensor | None:
+    """The leaner head of that type, or of a similar one if rows are not whole blocks of it; None if it would not be smaller."""
     if head is None or len(head.shape) != 2 or kernels.per_channel(head.type):
-        return []
+        return None
     if head.shape[0] % kernels.type_info(type).block:
         type = "IQ4_NL"
     if head.shape[0] % kernels.type_info(type).block:
-        return []
-    lean = _Lean(head, OutputTensor("output.weight", type, head.shape))
-    return [lean] if lean.target.bytes < lean.source.bytes else []
+        return None
+    target = OutputTensor("output_lean.weight", type, head.shape)
+    return target if target.bytes < head.bytes else None
 
 
 def _bits(tensors: Iterable[SourceTensor]) -> float:
@@ -159,32 +147,30 @@ def _bits(tensors: Iterable[SourceTensor]) -> float:
     return 8 * sum(tensor.bytes for tensor in tensors) / max(sum(int(np.prod(tensor.shape)) for tensor in tensors), 1)
 
 
-def _fits(path: Path, source: Path, plan: Sequence[_Lean]) -> bool:
-    """Whether there is a sidecar that has what is planned, and that the engine uses for this file."""
+def _fits(path: Path, source: Path, target: OutputTensor) -> bool:
+    """Whether there is such a sidecar, and the engine takes it for this file."""
     if not path.is_file():
         return False
     try:
         with GGUFFile(path) as file:
-            types = {tensor.name: tensor.type_name for tensor in file.tensors}
-        if types != {lean.target.name: lean.target.type for lean in plan}:
-            return False
+            if [tensor.type_name for tensor in file.tensors] != [target.type]:
+                return False
         with Model.load(source, threads=1) as model:
             return model.sidecar is not None
     except EdgeGemmaError:
         return False
 
 
-def _write(writer: GGUFWriter, plan: Sequence[_Lean], threads: int, progress: Progress | None) -> None:
-    done, total = 0, sum(lean.target.bytes for lean in plan)
-
-    def counted(data: Iterable[NDArray[np.uint8]], name: str) -> Iterator[NDArray[np.uint8]]:
-        nonlocal done
+def _write(
+    writer: GGUFWriter, head: SourceTensor, target: OutputTensor, threads: int, progress: Progress | None
+) -> None:
+    def counted(data: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+        done = 0
         for piece in data:
             yield piece
             done += piece.nbytes
             if progress:
-                progress(done, total, name)
+                progress(done, target.bytes, head.name)
 
     with ThreadPoolExecutor(threads) as pool, writer:
-        for lean in plan:
-            writer.tensor(lean.target.name, counted(pieces(pool, threads, lean.source, lean.target.type), lean.source.name))
+        writer.tensor(target.name, counted(pieces(pool, threads, head, target.type)))

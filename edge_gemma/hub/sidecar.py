@@ -1,4 +1,4 @@
-"""Where the sidecar of a model lies: a small GGUF file with leaner versions of a few of its matrices.
+"""Where the sidecar of a model lies: a small GGUF file with a leaner version of its head.
 
 X.lean.gguf beside X.gguf; of a split file, beside its first part. The engine has the same rule (csrc/nn/sidecar.c): it uses
 the file by itself when it opens the model. `files/prepare.py` makes it.

@@ -1,0 +1,121 @@
+/* Logits, with a leaner head and the exact rows of the best tokens if there is a sidecar; see head.h. */
+#include "head.h"
+
+#include <string.h>
+
+#include "../base/numbers.h"
+#include "tables.h"
+
+typedef struct head_call {
+    eg_workspace *ws;
+    float *logits;             /* [n, V], or of one row in best_task */
+} head_call;
+
+static void output_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    head_call *call = context;
+    int64_t d = call->ws->config->hidden;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        call->ws->kernels->rms_norm(call->ws->h + t * d, call->ws->x + t * d, call->ws->weights->output_norm, d,
+                                    call->ws->config->eps);
+}
+
+static void softcap_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    head_call *call = context;
+    (void)worker;
+    call->ws->kernels->softcap(call->logits + begin, end - begin, call->ws->config->softcap);
+}
+
+/* ---- the best tokens --------------------------------------------------------------------------------------------- */
+
+/* An integer that is in the order of floats: comparisons of integers are fast, and a NaN is before all numbers or behind. */
+static int32_t ordered(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits ^ (bits >> 31 & INT32_MAX);
+}
+
+/* Unit of work: a group of EG_HEAD_GROUP logits, whose best is noted. */
+static void best_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    head_call *call = context;
+    const int64_t vocab = call->ws->config->vocab;
+    (void)worker;
+    for (int64_t g = begin; g < end; g++) {
+        const int64_t from = g * EG_HEAD_GROUP, to = eg_smaller(from + EG_HEAD_GROUP, vocab);
+        int32_t best = INT32_MIN;
+        for (int64_t i = from; i < to; i++) {
+            int32_t value = ordered(call->logits[i]);
+            best = value > best ? value : best;
+        }
+        call->ws->head.best[g] = best;
+    }
+}
+
+/* The EG_HEAD_EXACT-th of the groups' bests: so many logits at least are not below it. With fewer groups, the worst of them. */
+static int32_t threshold(eg_workspace *ws, int64_t groups)
+{
+    int32_t *heap = ws->head.heap, n = 0; /* the best so far; the smallest is the root */
+    for (int64_t g = 0; g < groups; g++) {
+        int32_t value = ws->head.best[g], at;
+        if (n < EG_HEAD_EXACT) {
+            for (at = n++; at && heap[(at - 1) / 2] > value; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+            heap[at] = value;
+        } else if (value > heap[0]) {
+            for (at = 0; 2 * at + 1 < n;) {
+                int32_t child = 2 * at + 1;
+                if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+                if (heap[child] >= value) break;
+                heap[at] = heap[child];
+                at = child;
+            }
+            heap[at] = value;
+        }
+    }
+    return heap[0];
+}
+
+/* Fills products with the rows of the best tokens of logits[V], in their order. Returns how many. */
+static int64_t choose_rows(eg_workspace *ws, float *logits)
+{
+    const int64_t vocab = ws->config->vocab, groups = (vocab + EG_HEAD_GROUP - 1) / EG_HEAD_GROUP;
+    head_call call = {ws, logits};
+    eg_pool_run(ws->pool, best_task, &call, groups, 1024);
+    const int32_t least = threshold(ws, groups);
+    int64_t n = 0;
+    for (int64_t g = 0; g < groups; g++) {
+        if (ws->head.best[g] < least) continue;
+        const int64_t from = g * EG_HEAD_GROUP, to = eg_smaller(from + EG_HEAD_GROUP, vocab);
+        for (int64_t i = from; i < to && n < EG_HEAD_MOST; i++)
+            if (ordered(logits[i]) >= least)
+                ws->head.products[n++] = (eg_product){
+                    .w = eg_matrix_slice(&ws->weights->output, i, 1), .n = 1, .y = logits + i, .ldy = 1};
+    }
+    return n;
+}
+
+/* Computes the best of logits[V] again, with the rows of the model's own head; h[d] is their input. */
+static void refine(eg_workspace *ws, const float *h, float *logits)
+{
+    const eg_matrix *table = eg_table_tokens(ws->weights), *head = &ws->weights->output;
+    int64_t n = choose_rows(ws, logits);
+    for (int64_t i = 0; i < n; i++) eg_table_ask(table, (int64_t)((ws->head.products[i].y - logits)));
+    eg_multiply(&ws->matmul, h, head->cols, 1, ws->head.products, n);
+    eg_table_read(table, n, &ws->token_rows);
+}
+
+void eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed)
+{
+    const eg_config *c = ws->config;
+    const bool lean = ws->weights->output_lean.data != NULL;
+    head_call call = {ws, logits};
+    eg_pool_run(ws->pool, output_norm_task, &call, n, 1);
+    if (normed) memcpy(normed, ws->h, (size_t)(n * c->hidden) * sizeof(float));
+    if (!logits) return;
+    eg_multiply_one(&ws->matmul, lean ? &ws->weights->output_lean : &ws->weights->output, ws->h, n, logits);
+    for (int64_t t = 0; lean && t < n; t++) refine(ws, ws->h + t * c->hidden, logits + t * c->vocab);
+    if (c->softcap > 0) eg_pool_run(ws->pool, softcap_task, &call, n * c->vocab, 16384);
+}
