@@ -90,7 +90,13 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     (void)madvise(base, base_length, MADV_HUGEPAGE);
     errno = saved;
 #endif
-    *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    *out = (eg_map){.data = (const uint8_t *)base + before,
+                    .length = length,
+                    .base = base,
+                    .base_length = base_length,
+                    .reader = own < 0 ? 0 : own + 1,
+                    .offset = offset};
     return EG_OK;
 }
 
@@ -111,7 +117,22 @@ bool eg_map_exists(const char *path) { return access(path, F_OK) == 0; }
 void eg_map_close(eg_map *map)
 {
     if (map->base) munmap(map->base, map->base_length);
+    if (map->reader) close((int)map->reader - 1);
     memset(map, 0, sizeof *map);
+}
+
+void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+{
+    size_t done = 0;
+    int saved = errno;
+    while (map->reader && done < length) {
+        off_t from = (off_t)(map->offset + (uint64_t)(at - map->data) + done);
+        ssize_t n = pread((int)map->reader - 1, (uint8_t *)out + done, length - done, from);
+        if (n > 0) done += (size_t)n;
+        else if (n == 0 || errno != EINTR) break;
+    }
+    errno = saved;
+    memcpy((uint8_t *)out + done, at + done, length - done);
 }
 
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
@@ -207,7 +228,14 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
     DWORD code = GetLastError();
     CloseHandle(section);      /* the view keeps it alive */
     if (!base) return system_fail(err, name, "map the file", code);
-    *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
+    HANDLE own = NULL, self = GetCurrentProcess();
+    if (!DuplicateHandle(self, file, self, &own, 0, FALSE, DUPLICATE_SAME_ACCESS)) own = NULL;
+    *out = (eg_map){.data = (const uint8_t *)base + before,
+                    .length = length,
+                    .base = base,
+                    .base_length = base_length,
+                    .reader = (intptr_t)own,
+                    .offset = offset};
     return EG_OK;
 }
 
@@ -259,7 +287,17 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
 void eg_map_close(eg_map *map)
 {
     if (map->base) UnmapViewOfFile(map->base);
+    if (map->reader) CloseHandle((HANDLE)map->reader);
     memset(map, 0, sizeof *map);
+}
+
+void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+{
+    uint64_t from = map->offset + (uint64_t)(at - map->data);
+    OVERLAPPED place = {.Offset = (DWORD)from, .OffsetHigh = (DWORD)(from >> 32)};
+    DWORD done = 0;
+    if (!map->reader || length > MAXDWORD || !ReadFile((HANDLE)map->reader, out, (DWORD)length, &done, &place)) done = 0;
+    memcpy((uint8_t *)out + done, at + done, length - done);
 }
 
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice)

@@ -1,6 +1,6 @@
 /* Read-only memory mappings of files.
  *
- * Owns the mapping and nothing else: the descriptor may be closed once the mapping exists. Pages are shared with every other
+ * Owns the mapping and a descriptor of its own: that of the caller may be closed once the mapping exists. Pages are shared with every other
  * process that reads the file. They stay clean, so the system can evict them at any time. Truncating a mapped file kills the
  * process (SIGBUS on POSIX): replace a model by renaming a new file over it, not by writing into the old one.
  */
@@ -14,6 +14,8 @@ typedef struct eg_map {
     uint64_t length;
     void *base;                /* start of the mapping: data rounded down to the system's granularity */
     size_t base_length;
+    intptr_t reader;           /* an open file of its own for eg_map_read: descriptor + 1, or a HANDLE; 0 without */
+    uint64_t offset;           /* of `data` in that file */
 } eg_map;
 
 /* Map a whole file, or bytes [offset, offset + length) of an open descriptor: any alignment, and length 0 means to the end of
@@ -28,11 +30,15 @@ bool eg_map_exists(const char *path);
 /* Removes the mapping. A zeroed eg_map is allowed. */
 void eg_map_close(eg_map *map);
 
+/* Copies length bytes of the mapping from `at` on. They are read through the file, so that their pages do not count as memory of
+ * this process; where that fails, through the mapping. Any thread. */
+void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out);
+
 typedef enum eg_advice {
-    EG_ADVICE_NORMAL,          /* the system's usual read-ahead */
-    EG_ADVICE_RANDOM,          /* read single pages: no read-ahead */
-    EG_ADVICE_WILLNEED,        /* begin to read this range now; does not wait */
-    EG_ADVICE_DONTNEED         /* release the whole pages in this range; the next access reads them again */
+    EG_ADVICE_NORMAL, /* the system's usual read-ahead */
+    EG_ADVICE_RANDOM, /* read single pages: no read-ahead */
+    EG_ADVICE_WILLNEED, /* begin to read this range now; does not wait */
+    EG_ADVICE_DONTNEED /* release the whole pages in this range; the next access reads them again */
 } eg_advice;
 
 /* Tells the system about a range of mapped bytes. A hint: never fails, may do nothing. Any thread. */

@@ -21,13 +21,22 @@ typedef struct input_call {
     int32_t from, to;
 } input_call;
 
+/* out[n]: columns [col, col + n) of a row of a table. Uses the second half of the worker's scratch. */
+static void read_row(const eg_workspace *ws, unsigned worker, const eg_matrix *table, int64_t row, int64_t col, int64_t n,
+                     float *out)
+{
+    uint8_t *blocks = (uint8_t *)eg_matmul_scratch(&ws->matmul, worker) + ws->row_bytes;
+    eg_table_read(ws->weights, table, row, col, n, blocks);
+    eg_matrix_decode(table, row, col, n, blocks, out);
+}
+
 /* out[n, d] := scaled embeddings of the rows. */
 static void embed_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     input_call *call = context;
     int64_t d = call->ws->config->hidden;
+    const eg_matrix *table = eg_table_tokens(call->ws->weights);
     float scale = sqrtf((float)d);
-    (void)worker;
     for (int64_t t = begin; t < end; t++) {
         const eg_row *row = &call->ws->row[t];
         float *x = call->out + t * d;
@@ -35,7 +44,8 @@ static void embed_task(void *context, int64_t begin, int64_t end, unsigned worke
             memcpy(x, row->soft, (size_t)d * sizeof *x);
             continue;
         }
-        eg_matrix_row(&call->ws->weights->token_embd, row->id, 0, d, x);
+        if (table) read_row(call->ws, worker, table, row->id, 0, d, x);
+        else eg_matrix_row(&call->ws->weights->token_embd, row->id, 0, d, x);
         for (int64_t i = 0; i < d; i++) x[i] *= scale;
     }
 }
@@ -54,7 +64,6 @@ static void embed(eg_workspace *ws, int64_t n, float *out)
     input_call call = {ws, out, 0, 0};
     ask_for_rows(ws, eg_table_tokens(ws->weights), n);
     eg_pool_run(ws->pool, embed_task, &call, n, 1);
-    eg_table_read(eg_table_tokens(ws->weights), n, &ws->token_rows);
 }
 
 /* ple := (rms(ple / sqrt(d); per_layer_proj_norm) + sqrt(P) * row of the token) / sqrt(2), layer by layer */
@@ -68,7 +77,7 @@ static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned w
     float root_P = sqrtf((float)P), root_d = 1 / sqrtf((float)c->hidden);
     float *row = eg_matmul_scratch(&call->ws->matmul, worker);
     for (int64_t t = begin; t < end; t++) {
-        eg_matrix_row(table, table_row(&call->ws->row[t]), begin_col, end_col - begin_col, row);
+        read_row(call->ws, worker, table, table_row(&call->ws->row[t]), begin_col, end_col - begin_col, row);
         for (int32_t l = call->from; l < call->to; l++) {
             float *out = call->ws->ple + t * width + (l - call->from) * P;
             const float *a = row + l * P - begin_col;
@@ -92,7 +101,6 @@ static void per_layer_inputs(eg_workspace *ws, int64_t n, const float *embedding
     eg_multiply_one(&ws->matmul, &w, embeddings, n, ws->ple);
     input_call call = {ws, NULL, from, to};
     eg_pool_run(ws->pool, per_layer_task, &call, n, 1);
-    eg_table_read(eg_table_per_layer(ws->weights), n, &ws->per_layer_rows);
 }
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */

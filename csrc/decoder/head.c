@@ -78,8 +78,8 @@ static int32_t threshold(eg_workspace *ws, int64_t groups)
     return heap[0];
 }
 
-/* Fills products with the rows of the best tokens of logits[V], in their order. Returns how many. */
-static int64_t choose_rows(eg_workspace *ws, float *logits)
+/* Lists the best tokens of logits[V] in ws->head.token, in their order. Returns how many. */
+static int64_t choose(eg_workspace *ws, float *logits)
 {
     const int64_t vocab = ws->config->vocab, groups = (vocab + EG_HEAD_GROUP - 1) / EG_HEAD_GROUP;
     head_call call = {ws, logits};
@@ -90,21 +90,33 @@ static int64_t choose_rows(eg_workspace *ws, float *logits)
         if (ws->head.best[g] < least) continue;
         const int64_t from = g * EG_HEAD_GROUP, to = eg_smaller(from + EG_HEAD_GROUP, vocab);
         for (int64_t i = from; i < to && n < EG_HEAD_MOST; i++)
-            if (ordered(logits[i]) >= least)
-                ws->head.products[n++] = (eg_product){
-                    .w = eg_matrix_slice(&ws->weights->output, i, 1), .n = 1, .y = logits + i, .ldy = 1};
+            if (ordered(logits[i]) >= least) ws->head.token[n++] = (int32_t)i;
     }
     return n;
+}
+
+/* Unit of work: one of the best tokens, whose row is read. */
+static void read_task(void *context, int64_t begin, int64_t end, unsigned worker)
+{
+    const eg_workspace *ws = ((head_call *)context)->ws;
+    const eg_matrix *head = &ws->weights->output;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++)
+        eg_table_read(ws->weights, head, ws->head.token[i], 0, head->cols, ws->head.rows + (size_t)i * head->row_bytes);
 }
 
 /* Computes the best of logits[V] again, with the rows of the model's own head; h[d] is their input. */
 static void refine(eg_workspace *ws, const float *h, float *logits)
 {
-    const eg_matrix *table = eg_table_tokens(ws->weights), *head = &ws->weights->output;
-    int64_t n = choose_rows(ws, logits);
-    for (int64_t i = 0; i < n; i++) eg_table_ask(table, (int64_t)((ws->head.products[i].y - logits)));
-    eg_multiply(&ws->matmul, h, head->cols, 1, ws->head.products, n);
-    eg_table_read(table, n, &ws->token_rows);
+    head_call call = {ws, logits};
+    const int64_t n = choose(ws, logits);
+    for (int64_t i = 0; i < n; i++) eg_table_ask(&ws->weights->output, ws->head.token[i]);
+    eg_pool_run(ws->pool, read_task, &call, n, 8);
+    eg_matrix rows = ws->weights->output;
+    rows.data = ws->head.rows;
+    rows.rows = n;
+    eg_multiply_one(&ws->matmul, &rows, h, 1, ws->head.exact);
+    for (int64_t i = 0; i < n; i++) logits[ws->head.token[i]] = ws->head.exact[i];
 }
 
 void eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed)

@@ -1,4 +1,4 @@
-/* Advice to the system about tables; see tables.h. */
+/* Rows of tables; see tables.h. */
 #include "tables.h"
 
 #include "../base/map.h"
@@ -29,10 +29,9 @@ void eg_table_ask(const eg_matrix *table, int64_t row)
     if (table) eg_map_advise(table->data + (size_t)row * table->row_bytes, table->row_bytes, EG_ADVICE_WILLNEED);
 }
 
-void eg_table_read(const eg_matrix *table, int64_t n, int64_t *since)
+void eg_table_read(const eg_weights *w, const eg_matrix *table, int64_t row, int64_t col, int64_t n, void *blocks)
 {
-    *since += n;
-    if (*since < EG_TABLE_ROWS) return;
-    advise(table, EG_ADVICE_DONTNEED);
-    *since = 0;
+    const eg_type_info *type = table->type;
+    const uint8_t *at = table->data + (size_t)row * table->row_bytes + (size_t)(col / type->block) * type->bytes;
+    eg_gguf_read(w->file, at, (size_t)(n / type->block) * type->bytes, blocks);
 }

@@ -1,5 +1,5 @@
-/* Tables: matrices of which single rows are read, scattered over hundreds of megabytes of the file. Without care the system would read
- * ahead around each row, and keep in memory what it has read. */
+/* Tables: matrices of which single rows are read, scattered over hundreds of megabytes. Their rows are copied out of the file and not
+ * read in its mapping, where each would bring in the pages around it, 64 KB or more: half a gigabyte over a long prompt. */
 #ifndef EG_DECODER_TABLES_H
 #define EG_DECODER_TABLES_H
 
@@ -14,12 +14,10 @@ const eg_matrix *eg_table_tokens(const eg_weights *weights);
 /* For all tables, once after the file was opened: no reading ahead. */
 void eg_tables_advise(const eg_weights *weights);
 
-/* The system begins to read a row, and does not wait. `table` may be NULL, here and below. */
+/* The system begins to read a row, and does not wait. `table` may be NULL. */
 void eg_table_ask(const eg_matrix *table, int64_t row);
 
-/* n more rows were read. *since counts those whose pages were not given back; with EG_TABLE_ROWS they are. Each row maps up to 64 KB
- * of the file, which over a long prompt would add up to half a gigabyte. */
-enum { EG_TABLE_ROWS = 128 };
-void eg_table_read(const eg_matrix *table, int64_t n, int64_t *since);
+/* The blocks of columns [col, col + n) of a row; both are multiples of the type's block. */
+void eg_table_read(const eg_weights *weights, const eg_matrix *table, int64_t row, int64_t col, int64_t n, void *blocks);
 
 #endif

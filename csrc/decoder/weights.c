@@ -111,6 +111,7 @@ static void bind_layer(eg_binder *b, const eg_config *c, int32_t l, eg_layer *w)
 eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_error *err)
 {
     memset(w, 0, sizeof *w);
+    w->file = file;
     w->layer = calloc((size_t)c->layers, sizeof *w->layer);
     if (!w->layer) return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", eg_gguf_name(file));
     w->heap_bytes = (uint64_t)c->layers * sizeof *w->layer;

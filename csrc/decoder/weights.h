@@ -37,6 +37,7 @@ typedef struct eg_layer {
 } eg_layer;
 
 typedef struct eg_weights {
+    const eg_gguf *file;               /* whose they are */
     eg_matrix token_embd;              /* [V, d] */
     eg_matrix output;                  /* [V, d]; token_embd when tied */
     eg_matrix output_lean;             /* [V, d]: `output` in fewer bits, of a sidecar; data NULL without */

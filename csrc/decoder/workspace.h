@@ -60,8 +60,8 @@ typedef struct eg_workspace {
     float *gate, *up; /* [B, F] */
     float *ple; /* [B, ple_layers*P]: per-layer inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
-    int64_t token_rows, per_layer_rows; /* read from the tables (tables.h) since their pages were last given back */
     eg_matmul matmul;
+    size_t row_bytes; /* of a dequantized row of any table: so much of a thread's scratch, and behind it the row's blocks */
     float *cos, *sin; /* [2 (global, local), B, D/2] */
     int64_t *angle; /* [B] the positions that cos and sin are of; -1: none */
     float *frequency; /* [2, D/2] */
@@ -77,7 +77,9 @@ typedef struct eg_workspace {
     struct { /* with a leaner head (head.h) */
         int32_t *best; /* [V / EG_HEAD_GROUP]: the best logit of each group */
         int32_t *heap; /* [EG_HEAD_EXACT] */
-        eg_product *products; /* [EG_HEAD_MOST] */
+        int32_t *token; /* [EG_HEAD_MOST] whose logits are computed again, */
+        uint8_t *rows; /* their rows of the model's own head, */
+        float *exact; /* and the logits */
     } head;
     eg_sampler sampler;
     float *logits; /* [logit_rows, V] */

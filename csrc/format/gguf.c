@@ -715,6 +715,16 @@ uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
            (file->joined ? eg_gguf_heap_bytes(file->joined) : 0);
 }
 
+void eg_gguf_read(const eg_gguf *file, const uint8_t *at, size_t length, void *out)
+{
+    for (size_t i = 0; i < file->n_maps; i++)
+        if (at >= file->maps[i].data && (uint64_t)(at - file->maps[i].data) < file->maps[i].length) {
+            eg_map_read(&file->maps[i], at, length, out);
+            return;
+        }
+    memcpy(out, at, length);
+}
+
 uint64_t eg_gguf_value_count(const eg_gguf *file) { return file->values.count; }
 
 const eg_gguf_value *eg_gguf_value_at(const eg_gguf *file, uint64_t index)

@@ -8,7 +8,7 @@
 #include "../format/digest.h"
 #include "keys.h"
 
-enum { VERSION = 1, SAMPLES = 8, SAMPLE = 64, SHOWN = 64 };
+enum { VERSION = 1, SAMPLES = 8, SHOWN = 64 };
 
 #define ADVICE \
     "Make it again with `edge-gemma prepare`, remove it, or open the model without its sidecar (in Python: sidecar=False)."
@@ -17,8 +17,8 @@ uint64_t eg_sidecar_digest(const eg_gguf *file)
 {
     uint64_t h = eg_gguf_digest(file, SAMPLES);
     const eg_gguf_tensor *head = eg_gguf_find_tensor(file, "token_embd.weight");   /* of which the sidecar is made */
-    for (uint64_t i = 0; head && head->bytes >= SAMPLE && i < SAMPLES; i++)
-        h = eg_digest_add(h, head->data + (head->bytes - SAMPLE) / SAMPLES * i, SAMPLE);
+    for (uint64_t i = 0; head && head->bytes >= EG_DIGEST_SAMPLE && i < SAMPLES; i++)
+        h = eg_digest_add(h, file, head->data + (head->bytes - EG_DIGEST_SAMPLE) / SAMPLES * i, EG_DIGEST_SAMPLE);
     return h;
 }
 
@@ -96,9 +96,8 @@ static eg_status check_tensors(const eg_gguf *sidecar, const eg_gguf *file, eg_e
     if (!head || eg_gguf_tensor_count(sidecar) != 1)
         return eg_fail(err, EG_ERROR_FORMAT, "%s: a sidecar has one tensor, 'output_lean.weight'. " ADVICE,
                        eg_gguf_name(sidecar));
-    if (!of || eg_gguf_find_tensor(file, "output.weight"))
-        return eg_fail(err, EG_ERROR_UNSUPPORTED,
-                       "%s: the head of %s is not its token embeddings, so it cannot have a sidecar. " ADVICE,
+    if (!of || !of->type || eg_type_per_channel(of->type) || eg_gguf_find_tensor(file, "output.weight"))
+        return eg_fail(err, EG_ERROR_UNSUPPORTED, "%s: the head of %s cannot have a leaner version. " ADVICE,
                        eg_gguf_name(sidecar), eg_gguf_name(file));
     if (memcmp(head->dims, of->dims, sizeof of->dims))
         return eg_fail(err, EG_ERROR_FORMAT, "%s: the head has %lld x %lld values, but the model's has %lld x %lld. " ADVICE,

@@ -1,9 +1,9 @@
 """How much memory a session needs, and which cache and context stay within a limit.
 
-What is resident while a model answers: the process as it is, every weight but the table of per-layer embeddings and, where the
-head is another matrix, that of token embeddings (of which single rows are read), the encoders of sound and pictures where they are used, the session's K/V cache and its work space. The
-engine tells the last two exactly (`Model.estimate`), so a plan is made before anything is allocated. It reads directories of
-files only.
+What is resident while a model answers: the process as it is; every weight but tables (those of per-layer embeddings, and of
+token embeddings where a sidecar has the head), of which single rows are copied; the encoders of sound and pictures where they
+are used; the session's K/V cache and its work space. The engine tells the last two exactly (`Model.estimate`), so a plan is
+made before anything is allocated. It reads directories of files only.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ __all__ = [
 CACHES = ("f16", "q8")  # from the best to the smallest
 STEP = 256  # a smaller context is a multiple of this many tokens
 _PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.", "mm."), "image"))
-# Rows of a table that are read before their pages are given back (csrc/decoder/tables.h), 64 KB of the file around each: 128 that
-# wait, and a block or the candidates of a leaner head.
-_ROWS = 256 * 65536
 # Modules that are imported later, buffers of texts, the logits that Python sees.
 _SPARE = 24_000_000
 _ENCODER_STATE, _ENCODER_WORK = (
@@ -118,10 +115,10 @@ class Plan:
 
 
 def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
-    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, tables of which it reads single
-    rows, and `read_rows`, what of these is in memory at once; `encoder`, for sound; `image`, for pictures."""
+    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, tables of which it copies
+    single rows; `encoder`, for sound; `image`, for pictures."""
     tensors = list(tensors)
-    parts = {"weights": 0, "rows": 0, "read_rows": 0, "encoder": 0, "image": 0}
+    parts = {"weights": 0, "rows": 0, "encoder": 0, "image": 0}
     # Without one of these the table of token embeddings is the head.
     has_head = any(tensor.name in ("output.weight", "output_lean.weight") for tensor in tensors)
     for tensor in tensors:
@@ -129,8 +126,6 @@ def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
         if has_head and tensor.name.startswith("token_embd."):
             part = "rows"
         parts[part] += tensor.bytes
-        if part == "rows":
-            parts["read_rows"] += min(_ROWS, tensor.bytes)
     return parts
 
 
@@ -155,7 +150,7 @@ def memory_need(
     encoder += parts["image"] + _PICTURE_WORK if sees else 0
     return MemoryNeed(
         process=_process(model) + parts["vocabulary"] + _SPARE,
-        weights=parts["weights"] + parts["read_rows"],
+        weights=parts["weights"],
         encoder=encoder,
         **_session_sizes(estimate, sessions),
     )

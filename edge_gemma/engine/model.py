@@ -128,23 +128,21 @@ class Model(Handle):
         return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "workspace")}
 
     def weight_sizes(self) -> dict[str, int]:
-        """Bytes of the files: `weights`, which every token reads; `rows`, tables of which it reads single rows, and `read_rows`,
-        what of these is in memory at once; `encoder`, read where sound is heard; `image`; `vocabulary`, with all that is no
-        tensor. What a sidecar replaces does not count. Raises EdgeGemmaError."""
+        """Bytes of the files: `weights`, which every token reads; `rows`, tables of which it copies single rows; `encoder`,
+        read where sound is heard; `image`; `vocabulary`, with all that is no tensor. Raises EdgeGemmaError."""
         if not self._parts:
             self.measure_weights(self.path, self.mmproj, self.sidecar)
         return dict(self._parts)
 
     def measure_weights(self, *sources: FileSource | None) -> None:
         """Internal: reads the sizes from the files of model, encoders and sidecar, given as paths or descriptors."""
-        tensors: dict[str, TensorInfo] = {}
-        in_files = 0
+        tensors: list[TensorInfo] = []
         for source in sources:
             if source is not None:
                 with GGUFFile(source) as file:
-                    tensors |= {tensor.name: tensor for tensor in file.tensors}
-                    in_files += sum(tensor.bytes for tensor in file.tensors)
-        self._parts = {**file_parts(tensors.values()), "vocabulary": max(self.memory()["mapped"] - in_files, 0)}
+                    tensors += file.tensors
+        parts = file_parts(tensors)
+        self._parts = {**parts, "vocabulary": max(self.memory()["mapped"] - sum(parts.values()), 0)}
 
     def estimate(self, context: int = 4096, kv: str = "f16") -> dict[str, int]:
         """Bytes that a session would take: its `kv` cache and `scratch`; and the model's `workspace`, which all sessions

@@ -1,8 +1,8 @@
 """Makes the sidecar of a model: a small file beside it with a leaner head, which the engine reads in place of the model's.
 
 Published files of four bits keep the token embeddings at six or eight, and as the head these are the largest matrix that every
-token reads. A sidecar has them at about four bits, so that a token reads less, and less stays in memory. The engine computes the
-logits of the best tokens again with the rows of the model's own head (csrc/decoder/head.h). All other matrices, and the
+token reads. A sidecar has them at about four bits, so that a token reads less, and less stays in memory. The engine computes
+the logits of the best tokens again with the rows of the model's own head (csrc/decoder/head.h). All other matrices, and the
 embeddings of input tokens, are those of the model's file.
 
 Owns the choice of the type. csrc/nn/sidecar.h describes the file. Opening a model with its sidecar is the engine's

@@ -114,7 +114,7 @@ def test_what_is_told_of_it(model: Path) -> None:
         assert lean.config.parameters == config.parameters  # the same weights, twice
         sizes = lean.weight_sizes()
         assert sizes["weights"] == parts["weights"] - made.saved
-        assert sizes["rows"] - parts["rows"] == 256 * 512 * 210 // 256 == sizes["read_rows"] - parts["read_rows"]
+        assert sizes["rows"] - parts["rows"] == 256 * 512 * 210 // 256
     with eg.Model.load(model, sidecar=False) as plain:
         assert plain.sidecar is None and plain.config == config
 
@@ -286,5 +286,5 @@ def test_a_model_with_a_head_of_its_own(tmp_path: Path) -> None:
     writer.entry("sidecar.bytes", str(size)).entry("sidecar.digest", f"{digest:016x}")
     writer.tensor("output_lean.weight", [64, VOCAB], 0, bytes(4 * 64 * VOCAB))
     sidecar_path(path).write_bytes(writer.build())
-    with pytest.raises(EdgeGemmaError, match="cannot have a sidecar"):
+    with pytest.raises(EdgeGemmaError, match="cannot have a leaner version"):
         eg.Model.load(path)

@@ -120,7 +120,7 @@ def write_split(directory: Path, stem: str, parts: list[Writer], total: int | No
 
 
 def tiny_vocabulary(more: int = 0) -> Writer:
-    """A Gemma 4 vocabulary of about 300 tokens: control tokens, bytes, letters and a few merges; and `more` that nothing uses."""
+    """A Gemma 4 vocabulary of about 300 tokens: control tokens, bytes, letters, a few merges, and `more` that nothing uses."""
     control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|tool_response>"]
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     letters = [*"▁helowrdab\n", "é", "日", "🎉"]
