@@ -101,11 +101,14 @@ def prepare(
 
 def is_worthwhile(model: str | os.PathLike[str]) -> bool:
     """Whether a model should be prepared before it is used on a small device: it is one of the small models (E2B, E4B), its
-    layers have about four bits, and its head has more."""
+    layers have about four bits, and its head has six or more."""
     tensors = GGUFSource(model).tensors
     layers = [tensor for tensor in tensors if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     small = any(tensor.name.startswith("per_layer_token_embd.") for tensor in tensors)
-    return small and _bits(layers) < 5 and _target(_head(tensors), HEAD_TYPES[0]) is not None
+    head = _head(tensors)
+    return (
+        small and _bits(layers) < 5 and _target(head, HEAD_TYPES[0]) is not None and _bits([head] if head else []) > 5
+    )
 
 
 def _identity(source: Path) -> dict[str, bytes]:
