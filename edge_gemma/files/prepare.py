@@ -32,7 +32,7 @@ from .gguf_source import GGUFSource, SourceTensor
 from .gguf_writer import GGUFWriter, OutputTensor, refuse_existing, text, u32
 from .quantize import pieces, processors
 
-__all__ = ["HEAD_TYPES", "Prepared", "is_worthwhile", "prepare"]
+__all__ = ["HEAD_TYPES", "Prepared", "is_worthwhile", "prepare", "saving"]
 
 VERSION = 1
 #: Types that a head may have in a sidecar. The first is the default: the smallest error of those with 4.25 to 4.5 bits a weight
@@ -109,6 +109,13 @@ def is_worthwhile(model: str | os.PathLike[str]) -> bool:
     return (
         small and _bits(layers) < 5 and _target(head, HEAD_TYPES[0]) is not None and _bits([head] if head else []) > 5
     )
+
+
+def saving(model: str | os.PathLike[str], type: str = HEAD_TYPES[0]) -> int:
+    """Bytes that stay out of memory once a model has been prepared; 0 for one that has no head that could be leaner."""
+    head = _head(GGUFSource(model).tensors)
+    target = _target(head, type)
+    return head.bytes - target.bytes if head and target else 0
 
 
 def _identity(source: Path) -> dict[str, bytes]:
