@@ -55,43 +55,54 @@ static void best_task(void *context, int64_t begin, int64_t end, unsigned worker
     }
 }
 
-/* The EG_HEAD_EXACT-th of the groups' bests: so many logits at least are not below it. With fewer groups, the worst of them. */
-static int32_t threshold(eg_workspace *ws, int64_t groups)
+/* The EG_HEAD_EXACT-th largest of n values, or the smallest if they are fewer. */
+static int32_t threshold(const int32_t *values, int64_t n)
 {
-    int32_t *heap = ws->head.heap, n = 0; /* the best so far; the smallest is the root */
-    for (int64_t g = 0; g < groups; g++) {
-        int32_t value = ws->head.best[g], at;
-        if (n < EG_HEAD_EXACT) {
-            for (at = n++; at && heap[(at - 1) / 2] > value; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
-            heap[at] = value;
+    int32_t heap[EG_HEAD_EXACT], held = 0;   /* the largest so far; the smallest of them is the root */
+    for (int64_t i = 0; i < n; i++) {
+        int32_t value = values[i], at;
+        if (held < EG_HEAD_EXACT) {
+            for (at = held++; at && heap[(at - 1) / 2] > value; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
         } else if (value > heap[0]) {
-            for (at = 0; 2 * at + 1 < n;) {
+            for (at = 0; 2 * at + 1 < held;) {
                 int32_t child = 2 * at + 1;
-                if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+                if (child + 1 < held && heap[child + 1] < heap[child]) child++;
                 if (heap[child] >= value) break;
                 heap[at] = heap[child];
                 at = child;
             }
-            heap[at] = value;
+        } else {
+            continue;
         }
+        heap[at] = value;
     }
     return heap[0];
 }
 
-/* Lists the best tokens of logits[V] in ws->head.token, in their order. Returns how many. */
+/* Lists the best tokens of logits[V] in ws->head.token, in their order, and returns how many: EG_HEAD_EXACT and what ties with the
+ * last of them, but no more than EG_HEAD_MOST. With fewer groups, at least one for each group.
+ *
+ * The bests of groups tell which groups have something to look at. No more than EG_HEAD_EXACT of them do, unless their bests tie. */
 static int64_t choose(eg_workspace *ws, float *logits)
 {
     const int64_t vocab = ws->config->vocab, groups = (vocab + EG_HEAD_GROUP - 1) / EG_HEAD_GROUP;
+    int32_t *token = ws->head.token, *value = ws->head.value;
     head_call call = {ws, logits};
     eg_pool_run(ws->pool, best_task, &call, groups, 1024);
-    const int32_t least = threshold(ws, groups);
-    int64_t n = 0;
+    int32_t least = threshold(ws->head.best, groups);
+    int64_t found = 0, n = 0;
     for (int64_t g = 0; g < groups; g++) {
         if (ws->head.best[g] < least) continue;
         const int64_t from = g * EG_HEAD_GROUP, to = eg_smaller(from + EG_HEAD_GROUP, vocab);
-        for (int64_t i = from; i < to && n < EG_HEAD_MOST; i++)
-            if (ordered(logits[i]) >= least) ws->head.token[n++] = (int32_t)i;
+        for (int64_t i = from; i < to && found < EG_HEAD_SEEN; i++) {
+            if (ordered(logits[i]) < least) continue;
+            token[found] = (int32_t)i;
+            value[found++] = ordered(logits[i]);
+        }
     }
+    least = threshold(value, found);
+    for (int64_t i = 0; i < found && n < EG_HEAD_MOST; i++)
+        if (value[i] >= least) token[n++] = token[i];
     return n;
 }
 

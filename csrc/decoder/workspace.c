@@ -61,8 +61,8 @@ static void layout(eg_workspace *ws, eg_arena *arena)
     if (c->experts) layout_experts(ws, expert_rows, arena);
     if (ws->weights->output_lean.data) {
         ws->head.best = eg_arena_take(arena, (size_t)c->vocab / EG_HEAD_GROUP + 1, sizeof(int32_t));
-        ws->head.heap = eg_arena_take(arena, EG_HEAD_EXACT, sizeof(int32_t));
-        ws->head.token = eg_arena_take(arena, EG_HEAD_MOST, sizeof(int32_t));
+        ws->head.token = eg_arena_take(arena, EG_HEAD_SEEN, sizeof(int32_t));
+        ws->head.value = eg_arena_take(arena, EG_HEAD_SEEN, sizeof(int32_t));
         ws->head.exact = eg_arena_take(arena, EG_HEAD_MOST, sizeof(float));
         ws->head.rows = eg_arena_take(arena, EG_HEAD_MOST, ws->weights->output.row_bytes);
     }

@@ -35,8 +35,8 @@ typedef struct eg_split {
     size_t partials;
 } eg_split;
 
-/* Of a leaner head: logits that are computed again at least and at most, and logits that are searched together. */
-enum { EG_HEAD_EXACT = 128, EG_HEAD_MOST = 256, EG_HEAD_GROUP = 16 };
+/* Of a leaner head: logits that are computed again, at most with ties; logits of a group, and logits that are looked at. */
+enum { EG_HEAD_EXACT = 128, EG_HEAD_MOST = 160, EG_HEAD_GROUP = 16, EG_HEAD_SEEN = EG_HEAD_EXACT * EG_HEAD_GROUP };
 
 typedef struct eg_workspace {
     const eg_config *config;
@@ -76,10 +76,9 @@ typedef struct eg_workspace {
     } moe;
     struct { /* with a leaner head (head.h) */
         int32_t *best; /* [V / EG_HEAD_GROUP]: the best logit of each group */
-        int32_t *heap; /* [EG_HEAD_EXACT] */
-        int32_t *token; /* [EG_HEAD_MOST] whose logits are computed again, */
+        int32_t *token, *value; /* [EG_HEAD_SEEN] candidates; then token[EG_HEAD_MOST] are those that are computed again, */
         uint8_t *rows; /* their rows of the model's own head, */
-        float *exact; /* and the logits */
+        float *exact; /* and their logits */
     } head;
     eg_sampler sampler;
     float *logits; /* [logit_rows, V] */
