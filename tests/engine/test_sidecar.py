@@ -312,3 +312,41 @@ def test_a_model_with_a_head_of_its_own(tmp_path: Path) -> None:
     sidecar_path(path).write_bytes(writer.build())
     with pytest.raises(EdgeGemmaError, match="cannot have a leaner version"):
         eg.Model.load(path)
+
+
+# ---- rows that are copied out of the file ------------------------------------------------------------------------------------
+
+
+def test_rows_are_read_without_a_descriptor_to_spare(model: Path) -> None:
+    """A process at its limit of open files reads the rows of tables through the mapping; the logits are the same."""
+    prepare(model)
+    code = (
+        "import os, resource, sys, zlib\n"
+        "import edge_gemma as eg, numpy as np\n"
+        f"ids = {IDS}\n"
+        "crc = lambda model: zlib.crc32(model.session(256).forward(ids).tobytes())\n"
+        "want = crc(eg.Model.load(sys.argv[1], threads=1))\n"
+        "free = os.open(os.devnull, os.O_RDONLY)\n"
+        "os.close(free)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, free + 1))  # one file can be open at a time\n"
+        "model = eg.Model.load(sys.argv[1], threads=1)\n"
+        "assert not any('m.gguf' in os.path.realpath(f'/proc/self/fd/{fd}') for fd in range(free, free + 1))\n"
+        "print(want == crc(model), model.sidecar is not None)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code, str(model)], text=True) == "True True\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what is resident")
+def test_the_rows_of_a_long_prompt_stay_out_of_memory(tmp_path: Path) -> None:
+    """A prompt with tokens from all over the vocabulary: the tables of which rows are read are not resident."""
+    shape = Shape([True, False], ple=64, unused=40_000, context=1024)
+    path = write_model(tmp_path / "m.gguf", shape)
+    for prepared in (False, True):
+        if prepared:
+            prepare(path)
+        with eg.Model.load(path) as opened:
+            session = opened.session(1024)
+            session.feed_tokens(range(20, 40_000, 60))
+            session.logits()
+            rows, memory = opened.weight_sizes()["rows"], opened.memory()
+        assert rows > 20_000_000 and memory["resident"] < memory["mapped"] - rows + 4_000_000
