@@ -31,7 +31,7 @@ CHOICES = (
     Choice("31b", "Q4_0", 21_000_000_000, "the best answers; sees, but does not hear"),
     Choice("26b", "Q4_0", 17_000_000_000, "answers nearly as good at three times the speed; sees, but does not hear"),
     Choice("e4b", "Q4_0", 3_700_000_000, "better answers than E2B; hears and sees"),
-    Choice("e4b", MOBILE, 2_900_000_000, "the larger of the small models, trained for 2 and 4 bits; hears and sees"),
+    Choice("e4b", MOBILE, 2_950_000_000, "the larger of the small models, trained for 2 and 4 bits; hears and sees"),
     Choice("e2b", "Q4_0", 2_300_000_000, "the small model in its usual form; hears and sees"),
     Choice("e2b", MOBILE, 1_450_000_000, "the smallest there is, trained for 2 and 4 bits; hears and sees"),
 )
