@@ -362,6 +362,13 @@ typedef struct eg_sampling {
     size_t n_mask; /* bit is 1 are drawn: vocab_size / 32 words, rounded up. NULL: all are; read during the call */
     bool logprobs; /* the token comes with its log-probability, */
     uint32_t top_logprobs; /* and, with `logprobs`, those of so many likeliest tokens, at most EG_TOP_LOGPROBS */
+    /* A grammar, which need not make a mask for every token: it is asked about the token that was drawn. NULL: the token may
+     * stand here. Else a mask like the one above, with which the token is drawn anew; it must stay valid until the call ends,
+     * or until check_token is called again. Greedy decoding thus takes the best token that is allowed, and at a temperature the
+     * probabilities are those of the allowed tokens. It is called on the thread of the call, once for each token drawn, and
+     * must not use the session. NULL: none. eg_session_verify refuses it. */
+    const uint32_t *(*check_token)(void *check_context, int32_t id);
+    void *check_context;
 } eg_sampling;
 
 enum { EG_TOP_LOGPROBS = 64 };
@@ -459,7 +466,7 @@ EG_API eg_status eg_session_next(eg_session *session, const eg_sampling *samplin
  * random sequence and text included, and eg_session_next goes on with the first token that differs. Several tokens are
  * evaluated in one pass, which takes little longer than one token. logprobs[n], unless NULL, receives the log-probabilities of
  * the kept ones. What does not fit the context is not checked. Failures are as in eg_session_next, but after EG_CANCELLED
- * *kept tokens were appended. */
+ * *kept tokens were appended. EG_ERROR_ARGUMENT: there is a check_token, which could not follow a draft. */
 EG_API eg_status eg_session_verify(eg_session *session, const int32_t *ids, size_t n, const eg_sampling *sampling,
                                    float *logprobs, size_t *kept, eg_error *err);
 
