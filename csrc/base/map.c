@@ -9,6 +9,16 @@
 
 #include <string.h>
 
+#include "guard.h"
+
+void eg_map_unguard(eg_map *map)
+{
+    eg_guard_remove(map->guard);
+    map->guard = EG_GUARD_NONE;
+}
+
+bool eg_map_failed(const eg_map *map) { return eg_guard_failed(map->guard); }
+
 /* Checks that bytes [offset, offset + *length) are inside a file of `size` bytes. A *length of 0 becomes the rest of it. */
 static eg_status check_range(uint64_t size, uint64_t offset, uint64_t *length, const char *name, eg_error *err)
 {
@@ -59,6 +69,17 @@ static void *map_pages(int fd, size_t length, off_t offset)
     return base;
 }
 
+/* A descriptor of the mapping's own, by which its pages can be dropped from the page cache; -1 where that does not exist. */
+static int own_descriptor(int fd)
+{
+#if defined(POSIX_FADV_DONTNEED) && defined(F_DUPFD_CLOEXEC)
+    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+#else
+    (void)fd;
+    return -1;
+#endif
+}
+
 static eg_status map_fail(eg_error *err, const char *name, int code)
 {
     if (code == ENODEV || code == EACCES || code == EINVAL || code == EPERM)
@@ -90,7 +111,13 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     (void)madvise(base, base_length, MADV_HUGEPAGE);
     errno = saved;
 #endif
-    *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
+    *out = (eg_map){.data = (const uint8_t *)base + before,
+                    .length = length,
+                    .base = base,
+                    .base_length = base_length,
+                    .offset = offset - before,
+                    .guard = EG_GUARD_NONE,
+                    .fd = own_descriptor(fd)};
     return EG_OK;
 }
 
@@ -106,33 +133,120 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
     return status;
 }
 
+void eg_map_guard(eg_map *map, const uint8_t *from)
+{
+    const uintptr_t page = page_size(), begin = (uintptr_t)from / page * page, end = (uintptr_t)map->base + map->base_length;
+    eg_map_unguard(map);
+    if (begin < end) map->guard = eg_guard_add((void *)begin, end - begin);
+}
+
 void eg_map_close(eg_map *map)
 {
+    if (map->base) eg_map_unguard(map);
     if (map->base) munmap(map->base, map->base_length);
+    if (map->base && map->fd >= 0) close(map->fd);
     memset(map, 0, sizeof *map);
+}
+
+/* The whole pages in a range, or all pages that it touches. */
+typedef struct pages {
+    uintptr_t begin, end;
+} pages;
+
+static pages pages_in(const void *data, uint64_t length)
+{
+    uintptr_t page = page_size(), begin = (uintptr_t)data, end = begin + (uintptr_t)length;
+    pages in = {(begin + page - 1) / page * page, end / page * page};
+    if (in.end < in.begin) in.end = in.begin;
+    return in;
+}
+
+static pages pages_around(const void *data, uint64_t length)
+{
+    uintptr_t page = page_size(), begin = (uintptr_t)data, end = begin + (uintptr_t)length;
+    return (pages){begin / page * page, length ? (end + page - 1) / page * page : begin / page * page};
 }
 
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
 {
-    uintptr_t page = page_size(), begin = (uintptr_t)data, end = begin + (uintptr_t)length;
-    if (advice == EG_ADVICE_DONTNEED) {   /* only whole pages: the others also hold neighbouring data */
-        begin = (begin + page - 1) / page * page;
-        end = end / page * page;
-    } else {
-        begin = begin / page * page;
-    }
-    if (length == 0 || end <= begin) return;
+    const pages p = advice == EG_ADVICE_DONTNEED ? pages_in(data, length) : pages_around(data, length);
+    if (p.end <= p.begin) return;
     int saved = errno;
-    (void)madvise((void *)begin, end - begin,
+    (void)madvise((void *)p.begin, p.end - p.begin,
                   advice == EG_ADVICE_RANDOM     ? MADV_RANDOM
                   : advice == EG_ADVICE_WILLNEED ? MADV_WILLNEED
                   : advice == EG_ADVICE_DONTNEED ? MADV_DONTNEED
                                                  : MADV_NORMAL);
 #ifdef MADV_NOHUGEPAGE
-    if (advice == EG_ADVICE_RANDOM)   /* with huge pages, reading one row of a table would load 2 MB of it */
-        (void)madvise((void *)begin, end - begin, MADV_NOHUGEPAGE);
+    if (advice == EG_ADVICE_RANDOM || advice == EG_ADVICE_SMALL)
+        (void)madvise((void *)p.begin, p.end - p.begin, MADV_NOHUGEPAGE);
 #endif
     errno = saved;
+}
+
+enum { ASKED = 128 << 10 };    /* bytes that one call may ask for on every system: Linux cuts off what its read-ahead forbids */
+
+/* Touches every page. */
+static void touch(pages p)
+{
+    for (uintptr_t at = p.begin, page = page_size(); at < p.end; at += page) (void)*(const volatile uint8_t *)at;
+}
+
+bool eg_map_read(const void *data, uint64_t length)
+{
+    const pages p = pages_around(data, length);
+    int saved = errno;
+    bool good = true;
+    for (uintptr_t at = p.begin; at < p.end; at += ASKED)
+        (void)madvise((void *)at, p.end - at < ASKED ? p.end - at : ASKED, MADV_WILLNEED);
+#ifdef __linux__
+    enum { POPULATE_READ = 22 };   /* MADV_POPULATE_READ of Linux 5.14, which older headers lack */
+    int result;
+    do {
+        result = p.end > p.begin ? madvise((void *)p.begin, p.end - p.begin, POPULATE_READ) : 0;
+    } while (result && (errno == EINTR || errno == EAGAIN));
+    if (result && errno == EINVAL) touch(p);
+    else good = !result;
+#else
+    touch(p);
+#endif
+    errno = saved;
+    return good;
+}
+
+void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool drop)
+{
+    const pages p = pages_in(data, length);
+    if (p.end <= p.begin) return;
+    int saved = errno;
+    (void)madvise((void *)p.begin, p.end - p.begin, MADV_DONTNEED);
+#ifdef POSIX_FADV_DONTNEED
+    if (drop && map->fd >= 0)
+        (void)posix_fadvise(map->fd, (off_t)(map->offset + (p.begin - (uintptr_t)map->base)), (off_t)(p.end - p.begin),
+                            POSIX_FADV_DONTNEED);
+#else
+    (void)map, (void)drop;
+#endif
+    errno = saved;
+}
+
+bool eg_map_is_present(const void *data, uint64_t length)
+{
+#ifdef __linux__
+    enum { CHUNK = 1024 };     /* pages */
+    unsigned char state[CHUNK];
+    const pages p = pages_around(data, length);
+    const uintptr_t page = page_size();
+    for (uintptr_t at = p.begin; at < p.end; at += CHUNK * page) {
+        const size_t n = p.end - at < CHUNK * page ? (p.end - at) / page : CHUNK;
+        if (mincore((void *)at, n * page, state)) return true;
+        for (size_t i = 0; i < n; i++)
+            if (!(state[i] & 1)) return false;
+    }
+#else
+    (void)data, (void)length;
+#endif
+    return true;
 }
 
 uint64_t eg_map_resident(const eg_map *map)
@@ -205,7 +319,13 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
     DWORD code = GetLastError();
     CloseHandle(section);      /* the view keeps it alive */
     if (!base) return system_fail(err, name, "map the file", code);
-    *out = (eg_map){.data = (const uint8_t *)base + before, .length = length, .base = base, .base_length = base_length};
+    *out = (eg_map){.data = (const uint8_t *)base + before,
+                    .length = length,
+                    .base = base,
+                    .base_length = base_length,
+                    .offset = start,
+                    .guard = EG_GUARD_NONE,
+                    .fd = -1};
     return EG_OK;
 }
 
@@ -236,6 +356,8 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
     return status;
 }
 
+void eg_map_guard(eg_map *map, const uint8_t *from) { (void)map, (void)from; }
+
 void eg_map_close(eg_map *map)
 {
     if (map->base) UnmapViewOfFile(map->base);
@@ -252,6 +374,25 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
         /* Pages that were never locked leave the working set: what MADV_DONTNEED is elsewhere. */
         VirtualUnlock((void *)(uintptr_t)data, (SIZE_T)length);
     }
+}
+
+bool eg_map_read(const void *data, uint64_t length)
+{
+    eg_map_advise(data, length, EG_ADVICE_WILLNEED);
+    for (uint64_t at = 0; at < length; at += 4096) (void)*((const volatile uint8_t *)data + at);
+    return true;
+}
+
+void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool drop)
+{
+    (void)map, (void)drop;
+    eg_map_advise(data, length, EG_ADVICE_DONTNEED);
+}
+
+bool eg_map_is_present(const void *data, uint64_t length)
+{
+    (void)data, (void)length;
+    return true;
 }
 
 uint64_t eg_map_resident(const eg_map *map)

@@ -14,6 +14,7 @@
 #include "../base/checked.h"
 #include "../base/map.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,7 @@ struct eg_gguf {
     char *name;
     eg_map *maps;              /* [n_maps], one per part */
     size_t n_maps;
+    atomic_bool failed;        /* a part could not be read */
     value_list values;         /* of the first part; other parts only have their number in the split */
     tensor_list tensors;       /* of all parts */
 };
@@ -565,6 +567,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
                          (int)(length && local.message[length - 1] == '.' ? length - 1 : length), local.message, part, count);
     } else {
         file->n_maps++;
+        eg_map_guard(&maps[file->n_maps - 1], maps[file->n_maps - 1].data);
         status = read_part(&maps[file->n_maps - 1], name, &values, &file->tensors, err);
         if (!status) status = read_split(name, &values, &place, err);
         if (!status && (!place.has_number || !place.has_count || place.number != part - 1 || place.count != count))
@@ -646,13 +649,19 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
     else status = eg_map_fd(fd, offset, length, file->name, file->maps, err);
     if (!status) {
         file->n_maps = 1;
+        eg_map_guard(file->maps, file->maps->data);
         status = read_part(file->maps, file->name, &file->values, &file->tensors, err);
     }
     if (!status) status = open_further_parts(file, path, err);
     if (!status) status = index_tensors(file, err);
-    if (status) eg_gguf_close(file);
-    else *out = file;
-    return status;
+    if (file && eg_gguf_failed(file)) status = eg_gguf_check(file, err);   /* whatever the zeros were taken for */
+    if (status) {
+        eg_gguf_close(file);
+        return status;
+    }
+    for (size_t i = 0; i < file->n_maps; i++) eg_map_unguard(&file->maps[i]);
+    *out = file;
+    return EG_OK;
 }
 
 void eg_gguf_close(eg_gguf *file)
@@ -665,6 +674,53 @@ void eg_gguf_close(eg_gguf *file)
     free(file->tensors.items);
     free((void *)file->tensors.by_name);
     free(file);
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------------------- */
+
+static bool holds(const eg_map *map, const void *data)
+{
+    return (uintptr_t)data >= (uintptr_t)map->data && (uintptr_t)data < (uintptr_t)map->data + map->length;
+}
+
+void eg_gguf_guard(eg_gguf *file)
+{
+    for (size_t i = 0; i < file->n_maps; i++) {
+        const uint8_t *first = NULL;
+        for (size_t k = 0; k < file->tensors.count; k++) {
+            const uint8_t *data = file->tensors.items[k].data;
+            if (data && holds(&file->maps[i], data) && (!first || data < first)) first = data;
+        }
+        if (first) eg_map_guard(&file->maps[i], first);
+    }
+}
+
+bool eg_gguf_failed(const eg_gguf *file)
+{
+    bool failed = atomic_load(&file->failed);
+    for (size_t i = 0; i < file->n_maps; i++) failed |= eg_map_failed(&file->maps[i]);
+    return failed;
+}
+
+void eg_gguf_fail(eg_gguf *file) { atomic_store(&file->failed, true); }
+
+eg_status eg_gguf_check(const eg_gguf *file, eg_error *err)
+{
+    if (!eg_gguf_failed(file)) return EG_OK;
+    return eg_fail(err, EG_ERROR_FILE,
+                   "%s: a part of the file could not be read: the disk failed, or the file was cut short while it was in use.",
+                   file->name);
+}
+
+void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop)
+{
+    for (size_t i = 0; i < file->n_maps; i++)
+        if (holds(&file->maps[i], data)) eg_map_release(&file->maps[i], data, length, drop);
+}
+
+void eg_gguf_release_all(const eg_gguf *file)
+{
+    for (size_t i = 0; i < file->n_maps; i++) eg_map_release(&file->maps[i], file->maps[i].data, file->maps[i].length, false);
 }
 
 /* ---- access ------------------------------------------------------------------------------------------------------ */

@@ -45,6 +45,19 @@ typedef struct eg_gguf_tensor {
 eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, eg_gguf **out, eg_error *err);
 void eg_gguf_close(eg_gguf *file);
 
+/* Guards the data of the tensors against a disk that fails (base/guard.h), until the file is closed. While a file is being opened
+ * all of it is guarded. */
+void eg_gguf_guard(eg_gguf *file);
+
+/* EG_ERROR_FILE if guarded data could not be read: they read as zeros from then on. */
+eg_status eg_gguf_check(const eg_gguf *file, eg_error *err);
+bool eg_gguf_failed(const eg_gguf *file);
+void eg_gguf_fail(eg_gguf *file);   /* says so; any thread */
+
+/* Gives the pages of a range of tensor data, or all pages of the file, back to the system: see eg_map_release. */
+void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop);
+void eg_gguf_release_all(const eg_gguf *file);
+
 /* The name of the file in error messages: its path (without its beginning if that is very long), or "fd 7". */
 const char *eg_gguf_name(const eg_gguf *file);
 uint64_t eg_gguf_mapped_bytes(const eg_gguf *file);
