@@ -164,7 +164,7 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *stream, size_t n);
 void eg_audio_enter(eg_model *model);
 void eg_audio_leave(eg_model *model);
 /* Takes samples without checking them, and writes the soft tokens that are complete, with `last` also the incomplete one. The
- * stream's turn is held. EG_CANCELLED, EG_ERROR_MEMORY: the recording is lost. */
+ * stream's turn is held. EG_CANCELLED, EG_ERROR_MEMORY, EG_ERROR_FILE: the recording is lost. */
 eg_status eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
                               size_t *written, eg_error *err);
 

@@ -184,7 +184,7 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
     errno = saved;
 }
 
-enum { ASKED = 128 << 10 };    /* bytes that one call may ask for on every system: Linux cuts off what its read-ahead forbids */
+enum { ASKED = 128 << 10 }; /* bytes that one call may ask for on every system: Linux cuts off what its read-ahead forbids */
 
 /* Touches every page. */
 static void touch(pages p)
@@ -200,7 +200,7 @@ bool eg_map_read(const void *data, uint64_t length)
     for (uintptr_t at = p.begin; at < p.end; at += ASKED)
         (void)madvise((void *)at, p.end - at < ASKED ? p.end - at : ASKED, MADV_WILLNEED);
 #ifdef __linux__
-    enum { POPULATE_READ = 22 };   /* MADV_POPULATE_READ of Linux 5.14, which older headers lack */
+    enum { POPULATE_READ = 22 }; /* MADV_POPULATE_READ of Linux 5.14, which older headers lack */
     int result;
     do {
         result = p.end > p.begin ? madvise((void *)p.begin, p.end - p.begin, POPULATE_READ) : 0;
@@ -233,7 +233,7 @@ void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool d
 bool eg_map_is_present(const void *data, uint64_t length)
 {
 #ifdef __linux__
-    enum { CHUNK = 1024 };     /* pages */
+    enum { CHUNK = 1024 }; /* pages */
     unsigned char state[CHUNK];
     const pages p = pages_around(data, length);
     const uintptr_t page = page_size();
@@ -256,7 +256,7 @@ uint64_t eg_map_resident(const eg_map *map)
     if (!file) return 0;
     uint64_t begin = (uintptr_t)map->base, end = begin + map->base_length, overlap = 0, total = 0;
     char line[512];
-    bool at_start = true;      /* of a line: what follows a long file name is not an entry */
+    bool at_start = true; /* of a line: what follows a long file name is not an entry */
     while (fgets(line, sizeof line, file)) {
         unsigned long long from, to, kilobytes;
         if (at_start && sscanf(line, "%llx-%llx ", &from, &to) == 2) {
@@ -278,7 +278,7 @@ uint64_t eg_map_resident(const eg_map *map)
 #else /* _WIN32 */
 
 #ifndef _WIN32_WINNT
-#define _WIN32_WINNT 0x0602    /* PrefetchVirtualMemory */
+#define _WIN32_WINNT 0x0602 /* PrefetchVirtualMemory */
 #endif
 #include <windows.h>
 

@@ -189,7 +189,7 @@ static bool experts(eg_workspace *ws, int32_t layer, int64_t n)
                ws->moe.weight + t * c->experts_used);
     const int32_t chosen = list_experts(ws, n);
     eg_store_choose(ws->store, layer, ws->moe.order, chosen, ws->moe.uses);
-    dense(ws, w, &c->layer[layer], n);   /* while the experts are read */
+    dense(ws, w, &c->layer[layer], n); /* while the experts are read */
 
     assign_rows(ws, n, chosen);
     eg_pool_run(ws->pool, expert_input_task, &call, n, 1);

@@ -385,7 +385,7 @@ void eg_store_trim(eg_store *s, bool idle)
     pthread_mutex_lock(&s->mutex);
     if (idle) let_go(s);
     part *p;
-    for (int32_t i = 0; i < s->n_parts && (p = first_to_leave(s)); i++) leave(s, p);   /* a call that goes on may read again */
+    for (int32_t i = 0; i < s->n_parts && (p = first_to_leave(s)); i++) leave(s, p); /* a call that goes on may read again */
     pthread_mutex_unlock(&s->mutex);
 }
 
@@ -398,7 +398,7 @@ static void start_threads(eg_store *s)
     pthread_cond_init(&s->arrived, NULL);
     pthread_cond_init(&s->room, NULL);
     pthread_mutex_lock(&s->mutex);
-    for (s->n_threads = 0; s->n_threads < READERS; s->n_threads++)   /* with none, whoever waits reads */
+    for (s->n_threads = 0; s->n_threads < READERS; s->n_threads++) /* with none, whoever waits reads */
         if (pthread_create(&s->threads[s->n_threads], NULL, reader_main, s)) break;
     pthread_mutex_unlock(&s->mutex);
 }
@@ -428,10 +428,22 @@ static void describe(eg_store *s, const eg_weights *w, const eg_config *c)
         for (int i = 0; i < CORE; i++) s->parts[core_index(l, i)] = core_part(w, c, l, i);
     for (int32_t l = 0; l < s->layers; l++)
         for (int32_t e = 0; e < s->experts; e++) s->parts[expert_index(s, l, e)] = expert_part(w, l, e);
-    /* A fault in an expert must not read megabytes of its neighbours. */
-    for (int32_t i = 0; i < s->n_parts; i++)
-        for (int k = 0; k < RANGES && s->parts[i].expert; k++)
-            eg_map_advise(s->parts[i].range[k].data, s->parts[i].range[k].bytes, EG_ADVICE_SMALL);
+}
+
+/* Whatever reads is the store: no page fault may bring in what nobody counts, neither a huge page nor, around a vector, the weights
+ * beside it. Vectors, which are in no part, are read once, and together are smaller than an expert. Weights keep the usual read-ahead:
+ * with EG_ADVICE_RANDOM Linux reads a single page for a fault, and evicts pages without a look at their use. */
+static void advise(const eg_store *s)
+{
+    enum { VECTOR = 256 << 10 };
+    for (int pass = 0; pass < 2; pass++)
+        for (uint64_t i = 0; i < eg_gguf_tensor_count(s->file); i++) {
+            const eg_gguf_tensor *t = eg_gguf_tensor_at(s->file, i);
+            const bool vector = t->bytes <= VECTOR;
+            if (!pass) eg_map_advise(t->data, t->bytes, vector ? EG_ADVICE_RANDOM : EG_ADVICE_SMALL);
+            if (!pass && vector) eg_map_advise(t->data, t->bytes, EG_ADVICE_WILLNEED);
+            if (pass && vector) eg_map_read(t->data, t->bytes);
+        }
 }
 
 eg_status eg_store_open(eg_gguf *file, const eg_weights *w, const eg_config *c, uint64_t budget, bool drop, eg_store **out,
@@ -460,6 +472,7 @@ eg_status eg_store_open(eg_gguf *file, const eg_weights *w, const eg_config *c, 
         return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", eg_gguf_name(file));
     }
     describe(s, w, c);
+    advise(s);
     atomic_store(&s->process, (long)getpid());
     start_threads(s);
     *out = s;

@@ -52,7 +52,7 @@ void eg_gguf_guard(eg_gguf *file);
 /* EG_ERROR_FILE if guarded data could not be read: they read as zeros from then on. */
 eg_status eg_gguf_check(const eg_gguf *file, eg_error *err);
 bool eg_gguf_failed(const eg_gguf *file);
-void eg_gguf_fail(eg_gguf *file);   /* says so; any thread */
+void eg_gguf_fail(eg_gguf *file); /* says so; any thread */
 
 /* Gives the pages of a range of tensor data, or all pages of the file, back to the system: see eg_map_release. */
 void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop);
