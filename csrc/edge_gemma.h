@@ -280,6 +280,7 @@ typedef struct eg_model_info {
     char name[128];            /* general.name, cut to fit */
     bool vision;               /* it was opened with a vision encoder */
     uint64_t weight_budget;    /* bytes of weights that are in memory at once, if they do not fit the memory limit; else 0 */
+    uint64_t weight_least;     /* the least that this can be, however small the limit; it may be exceeded then */
 } eg_model_info;
 
 typedef struct eg_memory {
@@ -296,11 +297,11 @@ typedef struct eg_memory {
  * copied or repacked. Descriptors are not needed after the call. Any thread.
  *
  * Weights that are larger than memory. Memory is the least of memory_limit, the physical memory, and what the control groups of
- * the process allow (Linux). Where the weights do not fit, with what the process and its sessions take, the model reads them with
+ * the process allow (Linux). Where the weights do not fit, the model reads them with
  * threads of its own: experts as soon as the router has chosen them, and everything else a layer ahead. Those that are used most
  * stay in memory, within what the limit leaves. The results have the same bits. A model that fits is not touched by any of this.
- * Sessions that are opened later take their share from the weights. Below a least budget, two layers and a few experts, the limit
- * is exceeded.
+ * Sessions that are opened later take their share from the weights. Below a least budget, two layers, or all but
+ * the experts and a few of these, the limit is exceeded.
  *
  * A disk that fails. When a page of a mapped file cannot be read, because the disk fails or the file was cut short, POSIX systems
  * send SIGBUS, which ends the process. So while a model is open the library has a handler of SIGBUS. In the weights of its open

@@ -59,7 +59,9 @@ eg_status eg_model_limit_memory(eg_model *model, uint64_t limit, eg_error *err)
     const uint64_t allowed = eg_memory_allowed("");
     model->memory_limit = limit && (!allowed || limit < allowed) ? limit : allowed;
     model->process_bytes = eg_memory_resident();
-    if (!model->memory_limit || eg_store_bytes(&model->weights, &model->config) <= budget_of(model)) return EG_OK;
+    /* A dense model that is too large by a little does better with what the system evicts by itself: every token reads all of it. */
+    const uint64_t room = model->config.experts ? budget_of(model) : model->memory_limit;
+    if (!model->memory_limit || eg_store_bytes(&model->weights, &model->config) <= room) return EG_OK;
     const bool drop = allowed && eg_gguf_mapped_bytes(model->file) > allowed;
     return eg_store_open(model->file, &model->weights, &model->config, budget_of(model), drop, &model->store, err);
 }
@@ -86,10 +88,10 @@ eg_status eg_model_trim(eg_model *model, eg_error *err)
     eg_turn turn = {.priority = INT32_MIN, .stopped = at_once};
     eg_pool_renew(model->pool);
     eg_store_renew(model->store);
-    const bool idle = eg_pool_enter(model->pool, &turn);   /* without waiting */
+    const bool idle = eg_pool_enter(model->pool, &turn); /* without waiting */
     eg_store_trim(model->store, idle);
-    eg_gguf_release_all(model->file);
-    if (model->mmproj) eg_gguf_release_all(model->mmproj);
+    eg_gguf_release(model->file, NULL, 0, false);
+    if (model->mmproj) eg_gguf_release(model->mmproj, NULL, 0, false);
     eg_pool_leave(model->pool, &turn);
     atomic_store(&model->prefaulted, 0);
 #ifdef __GLIBC__

@@ -194,6 +194,7 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
         .weight_budget = eg_store_budget(model->store),
+        .weight_least = eg_store_least(&model->weights, c),
     };
     memcpy(info.name, model->name, sizeof info.name);
     eg_struct_write(out, &info, sizeof info);

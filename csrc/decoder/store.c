@@ -117,21 +117,22 @@ uint64_t eg_store_bytes(const eg_weights *w, const eg_config *c)
     return total;
 }
 
-/* Two layers, one in use and one that is read, or the logits' matrix; and of the experts, which a prompt needs nearly all, those of
- * one layer, but not of a model whose experts fit twice. */
+/* With experts: all else, since every token needs it, and the experts that a token chooses in a layer. Without: two layers, one that is
+ * in use and one that is read. */
 uint64_t eg_store_least(const eg_weights *w, const eg_config *c)
 {
-    uint64_t most = 0, experts = 0;
+    uint64_t most = 0, all = 0, experts = 0;
     for (int32_t l = 0; l <= c->layers; l++) {
         uint64_t bytes = 0;
         for (int i = 0; i < CORE; i++) bytes += core_part(w, c, l, i).bytes;
         most = bytes > most ? bytes : most;
+        all += bytes;
     }
     for (int32_t l = 0; l < c->layers && c->experts; l++) {
-        const uint64_t bytes = (uint64_t)c->experts_used * 2 * expert_part(w, l, 0).bytes;
+        const uint64_t bytes = (uint64_t)c->experts_used * expert_part(w, l, 0).bytes;
         experts = bytes > experts ? bytes : experts;
     }
-    return 2 * most + experts;
+    return c->experts ? all + experts : 2 * most;
 }
 
 /* ---- the order of leaving ---------------------------------------------------------------------------------------- */

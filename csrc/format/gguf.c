@@ -655,13 +655,10 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
     if (!status) status = open_further_parts(file, path, err);
     if (!status) status = index_tensors(file, err);
     if (file && eg_gguf_failed(file)) status = eg_gguf_check(file, err);   /* whatever the zeros were taken for */
-    if (status) {
-        eg_gguf_close(file);
-        return status;
-    }
-    for (size_t i = 0; i < file->n_maps; i++) eg_map_unguard(&file->maps[i]);
-    *out = file;
-    return EG_OK;
+    for (size_t i = 0; file && i < file->n_maps; i++) eg_map_unguard(&file->maps[i]);
+    if (status) eg_gguf_close(file);
+    else *out = file;
+    return status;
 }
 
 void eg_gguf_close(eg_gguf *file)
@@ -686,12 +683,12 @@ static bool holds(const eg_map *map, const void *data)
 void eg_gguf_guard(eg_gguf *file)
 {
     for (size_t i = 0; i < file->n_maps; i++) {
-        const uint8_t *first = NULL;
+        const uint8_t *first = file->maps[i].data + file->maps[i].length;
         for (size_t k = 0; k < file->tensors.count; k++) {
             const uint8_t *data = file->tensors.items[k].data;
-            if (data && holds(&file->maps[i], data) && (!first || data < first)) first = data;
+            if (data && holds(&file->maps[i], data) && data < first) first = data;
         }
-        if (first) eg_map_guard(&file->maps[i], first);
+        eg_map_guard(&file->maps[i], first);
     }
 }
 
@@ -714,13 +711,9 @@ eg_status eg_gguf_check(const eg_gguf *file, eg_error *err)
 
 void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop)
 {
-    for (size_t i = 0; i < file->n_maps; i++)
-        if (holds(&file->maps[i], data)) eg_map_release(&file->maps[i], data, length, drop);
-}
-
-void eg_gguf_release_all(const eg_gguf *file)
-{
-    for (size_t i = 0; i < file->n_maps; i++) eg_map_release(&file->maps[i], file->maps[i].data, file->maps[i].length, false);
+    for (const eg_map *map = file->maps; map < file->maps + file->n_maps; map++)
+        if (!data) eg_map_release(map, map->data, map->length, drop);
+        else if (holds(map, data)) eg_map_release(map, data, length, drop);
 }
 
 /* ---- access ------------------------------------------------------------------------------------------------------ */

@@ -54,9 +54,8 @@ eg_status eg_gguf_check(const eg_gguf *file, eg_error *err);
 bool eg_gguf_failed(const eg_gguf *file);
 void eg_gguf_fail(eg_gguf *file); /* says so; any thread */
 
-/* Gives the pages of a range of tensor data, or all pages of the file, back to the system: see eg_map_release. */
+/* Gives the pages of a range of tensor data, or with NULL all pages of the file, back to the system: see eg_map_release. */
 void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop);
-void eg_gguf_release_all(const eg_gguf *file);
 
 /* The name of the file in error messages: its path (without its beginning if that is very long), or "fd 7". */
 const char *eg_gguf_name(const eg_gguf *file);

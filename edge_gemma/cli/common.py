@@ -352,7 +352,7 @@ def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
         announce_toy(args)
     from .. import Model
 
-    return Model.load(path, mmproj=mmproj, threads=args.threads)
+    return Model.load(path, mmproj=mmproj, threads=args.threads, memory_limit=getattr(args, "memory_limit", None))
 
 
 def announce_toy(args: argparse.Namespace) -> None:

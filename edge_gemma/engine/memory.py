@@ -145,9 +145,11 @@ def memory_need(
     rows = min(_ROWS, parts["rows"])
     encoder = parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0
     encoder += parts["image"] + _PICTURE_WORK if sees else 0
+    # Experts come from the disk where they do not fit; they are kept in what the rest leaves.
+    streams = model.weight_budget and model.config.experts
     return MemoryNeed(
         process=_process(model) + parts["vocabulary"] + _SPARE,
-        weights=parts["weights"] + rows,
+        weights=model.weight_least if streams else parts["weights"] + rows,
         encoder=encoder,
         **_session_sizes(estimate, sessions),
     )

@@ -74,7 +74,9 @@ class Model(Handle):
 
         `memory_limit`: bytes, or a size such as "8GB", which the process is to stay within; None for what the machine and the
         control groups of the process allow. Weights that do not fit are read when they are needed, and those that are used most
-        stay in memory. Results have the same bits. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
+        stay in memory. Results have the same bits.
+
+        Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
         """
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
@@ -134,9 +136,17 @@ class Model(Handle):
     @property
     def weight_budget(self) -> int:
         """Bytes of weights that are in memory at once, of a model whose weights do not fit the memory limit; 0 if they do."""
+        return int(self._info().weight_budget)
+
+    @property
+    def weight_least(self) -> int:
+        """The least that `weight_budget` can be, however small the limit."""
+        return int(self._info().weight_least)
+
+    def _info(self) -> Any:
         info, err = new_struct("eg_model_info"), new_struct("eg_error")
         check(lib.eg_model_get_info(self.pointer, info, err), err)
-        return int(info.weight_budget)
+        return info
 
     def weight_sizes(self) -> dict[str, int]:
         """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,

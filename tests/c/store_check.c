@@ -52,7 +52,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.message);
         return EXIT_FAILURE;
     }
-    CHECK(config.experts >= 6 && config.layers >= 2);
+    CHECK(config.experts >= 7 && config.layers >= 2);
     const eg_layer *l = &weights.layer[0];
     const uint64_t expert = (uint64_t)l->expert_gate.first.rows * l->expert_gate.first.row_bytes * 2 +
                             (uint64_t)l->expert_down.first.rows * l->expert_down.first.row_bytes;
@@ -60,22 +60,21 @@ int main(int argc, char **argv)
     const uint64_t experts = expert * (uint64_t)config.experts * (uint64_t)config.layers, core = all - experts;
     CHECK(least < all && experts < all);
 
-    /* Room for all that is no expert, and for three experts. */
-    CHECK(!eg_store_open(file, &weights, &config, core + 3 * expert, false, &store, &err));
-    CHECK(eg_store_budget(store) == (core + 3 * expert > least ? core + 3 * expert : least));
-    if (eg_store_budget(store) == core + 3 * expert) {
-        const int32_t often[] = {0, 1}, once[] = {2}, others[] = {3}, more[] = {4, 5};
-        CHECK(use(store, 0, often, 2, 10) == 0);
-        CHECK(use(store, 0, often, 2, 10) == 2);
-        for (int32_t i = 1; i <= config.layers; i++) CHECK(eg_store_use(store, i, 1, -1)); /* now all room is taken */
-        CHECK(use(store, 0, once, 1, 1) == 0);
-        CHECK(use(store, 1, others, 1, 1) == 0); /* in the place of the one that was used once */
-        CHECK(use(store, 0, often, 2, 1) == 2);
-        CHECK(use(store, 0, once, 1, 1) == 0);
-        CHECK(use(store, 0, more, 2, 30) == 0); /* used more often than the first two from now on */
-        CHECK(use(store, 0, more, 2, 1) == 2);
-        CHECK(use(store, 0, often, 2, 1) < 2);
-    }
+    /* Room for all that is no expert, and for four experts. */
+    const int32_t often[] = {0, 1, 6}, once[] = {2}, others[] = {3}, more[] = {4, 5};
+    CHECK(config.experts_used == 4 && least == core + 4 * expert);
+    CHECK(!eg_store_open(file, &weights, &config, 0, false, &store, &err));
+    CHECK(eg_store_budget(store) == least);
+    CHECK(use(store, 0, often, 3, 10) == 0);
+    CHECK(use(store, 0, often, 3, 10) == 3);
+    for (int32_t i = 1; i <= config.layers; i++) CHECK(eg_store_use(store, i, 1, -1));
+    CHECK(use(store, 0, once, 1, 1) == 0); /* now all room is taken */
+    CHECK(use(store, 1, others, 1, 1) == 0); /* in the place of the one that was used once */
+    CHECK(use(store, 0, often, 3, 1) == 3);
+    CHECK(use(store, 0, once, 1, 1) == 0);
+    CHECK(use(store, 0, more, 2, 30) == 0); /* used more often than the first three from now on */
+    CHECK(use(store, 0, more, 2, 1) == 2);
+    CHECK(use(store, 0, often, 3, 1) == 2);
 
     /* All in memory: each expert is read once. */
     eg_store_set_budget(store, all);

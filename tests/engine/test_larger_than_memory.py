@@ -1,4 +1,4 @@
-"""Models whose weights do not fit their memory limit: the same bits, what is kept in memory, what is given back, pressure by others."""
+"""Models whose weights do not fit their memory limit; what is given back; pressure by others; disks that fail."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ print(evicted)
 
 
 def test_another_process_presses_memory(tmp_path: Any) -> None:
-    """Another process of the same memory cgroup takes nearly all of it, again and again: pages of the model are evicted, it is read
-    again and reopened, and the results stay equal."""
+    """Another process of the same memory cgroup takes all of it, again and again: pages of the model are evicted, the model is
+    reopened, and the results stay equal."""
     copy = tmp_path / "model.gguf"
     copy.write_bytes((DATA / "moe-Q4_0.gguf").read_bytes())
     with open(copy, "rb") as file:  # its pages must be those of the group
