@@ -41,7 +41,7 @@ eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *e
 /* What the process holds beside the weights: itself, work spaces, sessions, and a little for page tables and the like. */
 static uint64_t beside_weights(const eg_model *model)
 {
-    enum { SPARE = 32 << 20, SHARE = 32 };
+    enum { SPARE = 48 << 20, SHARE = 24 };
     const uint64_t one = eg_workspace_bytes(&model->config, &model->weights, model->pool, EG_BLOCK);
     const uint64_t workspaces = atomic_load(&model->workspace_bytes);
     return model->process_bytes + (workspaces > one ? workspaces : one) + atomic_load(&model->session_bytes) + SPARE +

@@ -564,7 +564,18 @@ def probe(tmp_path_factory):
     csrc = ROOT / "csrc"
     sources = [line for line in (csrc / "sources.txt").read_text().split() if line.startswith("format/")]
     names = [csrc / name for name in [*sources, "base/status.c", "base/structs.c", "base/map.c", "base/guard.c"]]
-    command = [compiler, "-std=gnu11", "-g", "-O1", f"-I{csrc}", TESTS / "c" / "gguf_probe.c", *names, "-lm", "-pthread", "-o"]
+    command = [
+        compiler,
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        f"-I{csrc}",
+        TESTS / "c" / "gguf_probe.c",
+        *names,
+        "-lm",
+        "-pthread",
+        "-o",
+    ]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if subprocess.run([*command, program, *sanitize], capture_output=True).returncode:
         subprocess.run([*command, program], check=True)

@@ -145,14 +145,14 @@ PRESSED = """
 import resource, subprocess, sys
 import numpy as np
 import edge_gemma as eg
-path = sys.argv[1]
+path, limit = sys.argv[1], int(sys.argv[2]) or None
 def logits(model):
     with model.session(context=400) as session:
         session.feed_tokens([20 + 7 * i % 200 for i in range(300)])
         for _ in range(5):
             session.next(eg.Sampling(temperature=0))
         return session.logits()
-model = eg.Model.load(path, threads=2)
+model = eg.Model.load(path, threads=2, memory_limit=limit)
 right = logits(model)
 press = 'kept = [b"x" * 1_000_000 for _ in range(1000)]'   # until it is killed
 evicted = 0
@@ -165,13 +165,14 @@ for round in range(3):
     assert np.array_equal(logits(model), right)
     evicted += resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
     model.close()
-    model = eg.Model.load(path, threads=2)   # reopened under whatever is left
+    model = eg.Model.load(path, threads=2, memory_limit=limit)   # reopened under whatever is left
     assert np.array_equal(logits(model), right)
 print(evicted)
 """
 
 
-def test_another_process_presses_memory(tmp_path: Any) -> None:
+@pytest.mark.parametrize("limit", [0, 1])
+def test_another_process_presses_memory(limit: int, tmp_path: Any) -> None:
     """Another process of the same memory cgroup takes all of it, again and again: pages of the model are evicted, the model is
     reopened, and the results stay equal."""
     copy = tmp_path / "model.gguf"
@@ -184,8 +185,9 @@ def test_another_process_presses_memory(tmp_path: Any) -> None:
     except OSError as error:
         pytest.skip(f"no memory cgroup: {error}")
     with group:
-        evicted = int(run(PRESSED, str(copy), group=group))
-        assert evicted > 0 and (group.hits() or 0) > 0
+        evicted = int(run(PRESSED, str(copy), str(limit), group=group))
+        assert evicted > 0 or limit  # by faults, where the store does not read it
+        assert (group.hits() or 0) > 0
 
 
 # ---- a disk that fails ------------------------------------------------------------------------------------------
