@@ -42,7 +42,8 @@ static void pass_on(int number, siginfo_t *info, void *context)
         memset(&standard, 0, sizeof standard);
         standard.sa_handler = SIG_DFL;
         sigaction(number, &standard, NULL);
-        if (info->si_code <= 0) raise(number);   /* delivered when this handler returns; a real fault comes again by itself */
+        /* A fault comes again by itself. What a process has sent does not, so it is sent once more, as if this handler were not. */
+        if (info->si_code <= 0) kill(getpid(), number);
     } else {
         before.sa_handler(number);
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -254,3 +255,43 @@ with eg.Model.load(text, mmproj=picture, threads=2) as model:
         raise SystemExit("no error")
 """
     run(code, str(DATA / "e2b-Q4_0.gguf"), *map(str, copies))
+
+
+FOREIGN = """
+import mmap, os, signal, sys
+import edge_gemma as eg
+model = eg.Model.load(sys.argv[1], threads=2)
+model.session().feed_tokens([5, 6, 7])
+if sys.argv[2] == "sent":
+    os.kill(os.getpid(), signal.SIGBUS)
+elif sys.argv[2] == "ignored":
+    signal.signal(signal.SIGBUS, signal.SIG_IGN)   # above the engine's
+    os.kill(os.getpid(), signal.SIGBUS)
+else:
+    with open(sys.argv[3], "wb+") as file:
+        file.truncate(8192)
+        pages = mmap.mmap(file.fileno(), 8192, prot=mmap.PROT_READ)
+        file.truncate(0)
+        pages[5000]
+print("alive")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize(("how", "dies"), [("sent", True), ("ignored", False), ("fault", True)])
+def test_signals_that_are_not_the_engines(how: str, dies: bool, tmp_path: Any) -> None:
+    """They do what they would have done without an open model."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        FOREIGN,
+        str(DATA / "dense-Q4_0.gguf"),
+        how,
+        str(tmp_path / "file"),
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == ((-signal.SIGBUS, "") if dies else (0, "alive\n")), done.stderr
