@@ -273,6 +273,8 @@ typedef struct eg_model_params {
     int sidecar_fd;            /* an open file descriptor (kept by the caller), */
     uint64_t sidecar_offset, sidecar_length;   /* and where in it that GGUF lies */
     bool no_sidecar;           /* opens the model as it is */
+    uint64_t memory_limit;     /* bytes that the process is to stay within; 0: what the system gives it, see below */
+    bool keep_sigbus;          /* the library installs no handler of SIGBUS, see below */
 } eg_model_params;
 
 typedef struct eg_model_info {
@@ -291,6 +293,8 @@ typedef struct eg_model_info {
     char name[128];            /* general.name, cut to fit */
     bool vision;               /* it was opened with a vision encoder */
     bool sidecar;              /* it was opened with a sidecar */
+    uint64_t weight_budget;    /* bytes of weights that are in memory at once, if they do not fit the memory limit; else 0 */
+    uint64_t weight_least;     /* the least that this can be, however small the limit; it may be exceeded then */
 } eg_model_info;
 
 typedef struct eg_memory {
@@ -305,6 +309,21 @@ typedef struct eg_memory {
 
 /* Opens and checks a model, with its encoders if they are named, and with its sidecar if there is one. Weights stay in the
  * files' mappings: nothing is read, copied or repacked. Descriptors are not needed after the call. Any thread.
+ *
+ * Weights that are larger than memory. Memory is the least of memory_limit, the physical memory, and what the control groups of
+ * the process allow (Linux). Where the weights do not fit, the model reads them with
+ * threads of its own: experts as soon as the router has chosen them, and everything else a layer ahead. Those that are used most
+ * stay in memory, within what the limit leaves. The results have the same bits. A model that fits is not touched by any of this.
+ * Sessions that are opened later take their share from the weights. Below a least budget, two layers, or all but
+ * the experts and a few of these, the limit is exceeded.
+ *
+ * A disk that fails. When a page of a mapped file cannot be read, because the disk fails or the file was cut short, POSIX systems
+ * send SIGBUS, which ends the process. So while a model is open the library has a handler of SIGBUS. In the weights of its open
+ * models the page that failed, and all behind it, become zeros; the call that computes, and every later one, returns
+ * EG_ERROR_FILE, which names the file, and the model can only be closed. Every other SIGBUS goes to the handler that was there
+ * before, or does what it would have done without one. An application that installs a handler after opening a model should hand
+ * on what is not its own; else the default is back. The handler is removed when the last model is closed. With keep_sigbus in all
+ * models the library never installs one; then only the threads that read for a model larger than memory notice a disk that fails.
  * EG_ERROR_FILE, EG_ERROR_FORMAT (also a sidecar of another file), EG_ERROR_UNSUPPORTED. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 
@@ -318,6 +337,12 @@ EG_API eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg
 /* The memory of the model alone: kv and scratch are 0, and workspace is what its sessions have needed so far. Reads a file of
  * the system, so not for inner loops. Any thread. */
 EG_API eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err);
+
+/* Gives back all memory of the model that can be read or made again: pages of the files, and the work spaces of decoder and
+ * encoders that no call is using. The next call reads them again, and takes a work space (EG_ERROR_MEMORY is possible then). Where
+ * the C library can, memory that was freed goes back to the system as well. For an application that goes to the background.
+ * Results do not change. Any thread, also while calls are running: those keep their work space, and go on more slowly. */
+EG_API eg_status eg_model_trim(eg_model *model, eg_error *err);
 
 /* The model's tokenizer, which lives as long as the model; not to be closed. NULL for NULL. Any thread. */
 EG_API const eg_tokenizer *eg_model_tokenizer(const eg_model *model);
@@ -407,6 +432,9 @@ typedef struct eg_stats {
     double audio_seconds; /* wall time spent in it */
     uint64_t image_tokens; /* soft tokens that the vision encoder made; they count as prefilled too */
     double image_seconds; /* wall time spent in it */
+    /* Of a model larger than memory; else 0. A batch counts in all of its sessions. */
+    uint64_t expert_hits, expert_misses; /* experts of a layer that were in memory when a block chose them, and that were not */
+    uint64_t weight_bytes; /* bytes of weights that were read from the disk, or from the system's page cache */
 } eg_stats;
 
 /* Fills what Gemma 4 is recommended with: temperature 1, top_k 64, top_p 0.95; all else off, the window 64. The caller sets

@@ -203,6 +203,8 @@ static eg_status encode(eg_audio_stream *s, int64_t n, float *embeddings, size_t
                                  embeddings + *written * (size_t)s->model->config.hidden);
     give_back(s->model, work);
     if (s->broken) return eg_fail(err, EG_CANCELLED, "cancelled.");
+    s->broken = eg_gguf_failed(s->model->mmproj);
+    if (s->broken) return eg_gguf_check(s->model->mmproj, err);
     *written += (size_t)(n + EG_AUDIO_FRAMES - 1) / EG_AUDIO_FRAMES;
     s->n_frames -= n;
     memmove(s->frames, s->frames + n * features, (size_t)(s->n_frames * features) * sizeof *s->frames);

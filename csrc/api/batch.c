@@ -124,6 +124,8 @@ static eg_status run(batch *b, eg_error *err)
     status = eg_call_begin(&call, model, priority, is_cancelled, b, 0, err);
     if (!status) {
         status = evaluate(b, &call, err);
+        const eg_store_counts counts = eg_store_take_counts(model->store);
+        for (size_t i = 0; i < b->n; i++) eg_call_count(&b->items[i].session->stats, counts);
         eg_call_end(&call, model);
     }
     if (status == EG_CANCELLED) mark_cancelled(b);

@@ -27,12 +27,20 @@ eg_status eg_call_begin(eg_call *call, eg_model *model, int32_t priority, bool (
 {
     call->turn = (eg_turn){.priority = priority, .stopped = stopped, .context = context};
     call->ws = NULL;
+    eg_status status = eg_gguf_check(model->file, err);
+    if (status) return status;
     eg_pool_renew(model->pool);
+    eg_store_renew(model->store);
     if (!eg_pool_enter(model->pool, &call->turn)) return eg_fail(err, EG_CANCELLED, "cancelled.");
-    eg_status status = borrow(model, rows < EG_BLOCK ? EG_BLOCK : rows, &call->ws, err);
-    if (status) eg_pool_leave(model->pool, &call->turn);
-    else call->ws->turn = &call->turn;
-    return status;
+    status = borrow(model, rows < EG_BLOCK ? EG_BLOCK : rows, &call->ws, err);
+    if (status) {
+        eg_pool_leave(model->pool, &call->turn);
+        return status;
+    }
+    call->ws->turn = &call->turn;
+    call->ws->file = model->file;
+    call->ws->store = model->store;
+    return EG_OK;
 }
 
 eg_status eg_call_reserve_logits(const eg_call *call, eg_model *model, int64_t n, eg_error *err)
@@ -41,6 +49,13 @@ eg_status eg_call_reserve_logits(const eg_call *call, eg_model *model, int64_t n
     eg_status status = eg_workspace_reserve_logits(call->ws, n, err);
     atomic_fetch_add(&model->workspace_bytes, call->ws->bytes - before);
     return status;
+}
+
+void eg_call_count(eg_stats *stats, eg_store_counts counts)
+{
+    stats->expert_hits += counts.hits;
+    stats->expert_misses += counts.misses;
+    stats->weight_bytes += counts.bytes;
 }
 
 void eg_call_end(eg_call *call, eg_model *model)
@@ -59,9 +74,8 @@ eg_status eg_model_prepare(eg_model *model, eg_error *err)
     return status;
 }
 
-void eg_model_trim(eg_model *model)
+void eg_model_drop_idle(eg_model *model, int keep)
 {
-    int keep = atomic_load(&model->sessions) > 0 ? atomic_load(&model->sessions) : 1;
     for (eg_workspace *ws; (ws = eg_idle_take(&model->idle, keep));) drop(model, ws);
     eg_audio_trim(model, keep);
 }

@@ -86,7 +86,7 @@ static eg_status read_image(const eg_model *model, const eg_image *image, uint32
 
 /* ---- encoding ---------------------------------------------------------------------------------------------------- */
 
-/* Resizes and encodes to out[plan->tokens, hidden]; the turn is held. EG_CANCELLED, EG_ERROR_MEMORY. */
+/* Resizes and encodes to out[plan->tokens, hidden]; the turn is held. EG_CANCELLED, EG_ERROR_MEMORY, EG_ERROR_FILE. */
 static eg_status encode(const eg_model *model, eg_turn *turn, const plan *p, float *out, eg_error *err)
 {
     uint8_t *rgb = malloc(3 * (size_t)(p->width * p->height));
@@ -96,7 +96,7 @@ static eg_status encode(const eg_model *model, eg_turn *turn, const plan *p, flo
     eg_status status = eg_image_resize(model->pool, &p->from, p->width, p->height, rgb, err);
     if (!status) status = eg_vision_encode(&model->vision, model->pool, turn, rgb, p->width, p->height, &p->progress, out, err);
     free(rgb);
-    return status;
+    return status ? status : eg_gguf_check(model->mmproj, err);
 }
 
 eg_status eg_image_encoder_open(eg_model *model, eg_image_encoder **out, eg_error *err)

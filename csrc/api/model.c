@@ -111,11 +111,16 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
         model->pool = eg_pool_create(p.threads ? p.threads : eg_processors_fast());
         if (!model->pool) status = eg_fail(err, EG_ERROR_MEMORY, "could not start the threads.");
     }
+    if (!status) status = eg_model_limit_memory(model, p.memory_limit, err);
     if (status) {
         eg_model_close(model);
         return status;
     }
     eg_tables_advise(&model->weights);
+    if (!p.keep_sigbus) {
+        eg_gguf_guard(model->file);
+        if (model->mmproj) eg_gguf_guard(model->mmproj);
+    }
     read_name(model);
     *out = model;
     return EG_OK;
@@ -129,6 +134,7 @@ void eg_model_release(eg_model *model)
     for (eg_workspace *ws; (ws = eg_idle_take(&model->idle, 0));) eg_workspace_close(ws);
     for (eg_audio_work *work; (work = eg_idle_take(&model->audio_idle, 0));) eg_audio_work_close(work);
     eg_pool_destroy(model->pool);
+    eg_store_close(model->store);
     eg_tokenizer_close(model->tokenizer);
     free(atomic_load(&model->audio_relative));
     eg_audio_free(&model->audio);
@@ -167,37 +173,11 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .sidecar = eg_gguf_is_joined(model->file),
         .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
+        .weight_budget = eg_store_budget(model->store),
+        .weight_least = eg_store_least(&model->weights, c),
     };
     memcpy(info.name, model->name, sizeof info.name);
     eg_struct_write(out, &info, sizeof info);
-    return EG_OK;
-}
-
-eg_memory eg_model_measure(const eg_model *model)
-{
-    eg_memory memory = {
-        .mapped = eg_gguf_mapped_bytes(model->file),
-        .resident = eg_gguf_resident_bytes(model->file),
-        .tables = sizeof *model + model->weights.heap_bytes + model->weights.owned.bytes + eg_gguf_heap_bytes(model->file) +
-                  eg_tokenizer_heap_bytes(model->tokenizer),
-        .workspace = atomic_load(&model->workspace_bytes),
-    };
-    if (!model->mmproj) return memory;
-    memory.mapped += eg_gguf_mapped_bytes(model->mmproj);
-    memory.resident += eg_gguf_resident_bytes(model->mmproj);
-    memory.tables += eg_gguf_heap_bytes(model->mmproj) + model->audio.heap_bytes + model->audio.owned.bytes +
-                     model->vision.heap_bytes + model->vision.owned.bytes +
-                     (atomic_load(&model->audio_relative) ? eg_audio_relative_bytes(model) : 0);
-    return memory;
-}
-
-eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_error *err)
-{
-    if (!model) return eg_fail(err, EG_ERROR_ARGUMENT, "model is NULL.");
-    eg_status status = eg_struct_check(out, "eg_memory", err);
-    if (status) return status;
-    eg_memory memory = eg_model_measure(model);
-    eg_struct_write(out, &memory, sizeof memory);
     return EG_OK;
 }
 

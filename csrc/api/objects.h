@@ -9,6 +9,7 @@
 #include "../base/idle.h"
 #include "../decoder/decoder.h"
 #include "../decoder/sampler.h"
+#include "../decoder/store.h"
 #include "../text/tokenizer.h"
 #include "../vision/encoder.h"
 
@@ -16,6 +17,10 @@ struct eg_model {
     eg_gguf *file;
     eg_config config;
     eg_weights weights;
+    eg_store *store;           /* what of the weights is in memory; NULL: all of it */
+    uint64_t memory_limit;     /* with a store: bytes of the whole process */
+    uint64_t process_bytes;    /* with a store: of the process when the model was opened */
+    atomic_size_t session_bytes;   /* of all sessions */
     eg_tokenizer *tokenizer;
     eg_pool *pool;
     eg_gguf *mmproj;           /* file of the encoders; NULL without them */
@@ -116,8 +121,17 @@ void eg_call_end(eg_call *call, eg_model *model);
 eg_status eg_model_prepare(eg_model *model, eg_error *err);
 /* Frees those of the audio encoder but for the first `keep`. */
 void eg_audio_trim(eg_model *model, int keep);
-/* Frees work spaces beyond the number of sessions; all but one of them, when there are none. */
-void eg_model_trim(eg_model *model);
+/* Closes idle work spaces but for so many of each kind. */
+void eg_model_drop_idle(eg_model *model, int keep);
+
+/* Adds what a call has read to the counters of its session. */
+void eg_call_count(eg_stats *stats, eg_store_counts counts);
+
+/* Keeps the process within a limit, or, with 0, within the memory that the system gives it: if the weights do not fit, they get a
+ * store. Called once, when the weights are bound. EG_ERROR_MEMORY. */
+eg_status eg_model_limit_memory(eg_model *model, uint64_t limit, eg_error *err);
+/* A session takes `after` bytes where it took `before`. */
+void eg_model_count_session(eg_model *model, size_t before, size_t after);
 
 /* Touches the next part of the weights that only logits need, until all of them were touched. Otherwise the first answer of a
  * new process spends a fifth of a second on page faults. For moments when nobody waits; any thread. */
@@ -150,7 +164,7 @@ size_t eg_audio_stream_all_tokens(const eg_audio_stream *stream, size_t n);
 void eg_audio_enter(eg_model *model);
 void eg_audio_leave(eg_model *model);
 /* Takes samples without checking them, and writes the soft tokens that are complete, with `last` also the incomplete one. The
- * stream's turn is held. EG_CANCELLED, EG_ERROR_MEMORY: the recording is lost. */
+ * stream's turn is held. EG_CANCELLED, EG_ERROR_MEMORY, EG_ERROR_FILE: the recording is lost. */
 eg_status eg_audio_stream_run(eg_audio_stream *stream, const float *samples, size_t n, bool last, float *embeddings,
                               size_t *written, eg_error *err);
 

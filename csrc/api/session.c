@@ -108,6 +108,7 @@ eg_status eg_session_create(eg_model *model, const eg_session_params *p, eg_sess
             status = eg_fail(err, EG_ERROR_MEMORY, "no memory for a context of %lld tokens (%zu MB); open a smaller one.",
                              (long long)s->context, (s->cache_bytes + s->work_bytes) >> 20);
     }
+    eg_model_count_session(model, 0, s->cache_bytes + s->work_bytes);
     if (status) {
         eg_session_close(s);
         return status;
@@ -129,12 +130,13 @@ void eg_session_close(eg_session *s)
 {
     if (!s) return;
     eg_model *model = s->model;
+    const int left = atomic_fetch_sub(&model->sessions, 1) - 1;
     eg_session_audio_free(s);
     free(s->cache_memory);
     free(s->work_memory);
+    eg_model_count_session(model, s->cache_bytes + s->work_bytes, 0);
     free(s);
-    atomic_fetch_sub(&model->sessions, 1);
-    eg_model_trim(model);
+    eg_model_drop_idle(model, left > 0 ? left : 1);
     eg_model_release(model);
 }
 

@@ -9,6 +9,13 @@
 
 static eg_status cancelled(eg_error *err) { return eg_fail(err, EG_CANCELLED, "cancelled."); }
 
+/* Why an evaluation has ended early. */
+static eg_status ended(const eg_workspace *ws, eg_error *err)
+{
+    eg_status status = eg_gguf_check(ws->file, err);
+    return status ? status : cancelled(err);
+}
+
 static bool is_cancelled(void *session) { return atomic_load_explicit(&((eg_session *)session)->cancel, memory_order_relaxed); }
 
 eg_status eg_timeline_begin(eg_session *s, int64_t rows, eg_error *err)
@@ -21,6 +28,7 @@ eg_status eg_timeline_begin(eg_session *s, int64_t rows, eg_error *err)
 
 eg_status eg_timeline_end(eg_session *s, eg_status status)
 {
+    if (s->call.ws) eg_call_count(&s->stats, eg_store_take_counts(s->model->store));
     eg_call_end(&s->call, s->model);
     if (status == EG_CANCELLED) atomic_store(&s->cancel, false);
     return status;
@@ -81,7 +89,7 @@ static int64_t waiting(const eg_session *s) { return s->length - s->evaluated; }
 static eg_status settle_all_but(eg_session *s, int64_t rest, eg_error *err)
 {
     while (waiting(s) > rest)
-        if (!evaluate(s, waiting(s) < EG_BLOCK ? waiting(s) : EG_BLOCK, 0, NULL, NULL, 0)) return cancelled(err);
+        if (!evaluate(s, waiting(s) < EG_BLOCK ? waiting(s) : EG_BLOCK, 0, NULL, NULL, 0)) return ended(s->call.ws, err);
     return EG_OK;
 }
 
@@ -100,7 +108,7 @@ eg_status eg_timeline_finish(eg_session *s, eg_error *err)
     if (s->has_logits) return EG_OK;
     eg_status status = settle_all_but(s, EG_BLOCK, err);
     if (status) return status;
-    if (!evaluate(s, waiting(s), 1, s->logits, NULL, 0)) return cancelled(err);
+    if (!evaluate(s, waiting(s), 1, s->logits, NULL, 0)) return ended(s->call.ws, err);
     s->has_logits = true;
     return EG_OK;
 }
@@ -144,7 +152,7 @@ eg_status eg_timeline_append_soft(eg_session *s, const float *embeddings, size_t
         run.soft = embeddings + (s->evaluated - first) * d;
         run.both_ways = both_ways;
         if (eg_decoder_evaluate(s->call.ws, &run, 1, NULL, NULL, 0)) count_evaluated(s, run.n);
-        else status = cancelled(err);
+        else status = ended(s->call.ws, err);
     }
     s->stats.prefill_tokens += (uint64_t)(s->evaluated - first);
     s->stats.prefill_seconds += eg_clock() - start;
@@ -161,7 +169,7 @@ eg_status eg_timeline_forward(eg_session *s, const int32_t *ids, size_t n, float
         int64_t block = waiting(s) < EG_BLOCK ? waiting(s) : EG_BLOCK;
         if (evaluate(s, block, block, logits ? logits + done * vocab : NULL, hidden ? hidden + done * d : NULL, n * d))
             done += (size_t)block;
-        else status = cancelled(err);
+        else status = ended(s->call.ws, err);
     }
     s->stats.prefill_tokens += done;
     s->stats.prefill_seconds += eg_clock() - start;
@@ -219,7 +227,7 @@ eg_status eg_timeline_draw(eg_workspace *ws, eg_draw *draws, size_t n, eg_run *r
     for (size_t i = 0; !status && i < n; i++)
         if (draws[i].options && draws[i].session->has_logits) status = draw_from(ws, &draws[i], draws[i].session->logits, err);
     for (size_t n_runs; !status && (n_runs = fill_block(ws, draws, n, runs, drawing));) {
-        if (!eg_decoder_evaluate(ws, runs, (int64_t)n_runs, ws->logits, NULL, 0)) return cancelled(err);
+        if (!eg_decoder_evaluate(ws, runs, (int64_t)n_runs, ws->logits, NULL, 0)) return ended(ws, err);
         const float *logits = ws->logits;
         for (size_t i = 0; i < n_runs; i++) {
             eg_draw *draw = &draws[drawing[i]];
@@ -284,7 +292,7 @@ eg_status eg_timeline_verify(eg_session *s, const int32_t *ids, size_t n, const 
         eg_run run = next_run(s, waiting(s) + (int64_t)m, (int64_t)m + !known);
         if (!eg_decoder_evaluate(s->call.ws, &run, 1, s->call.ws->logits, NULL, 0)) {
             s->has_logits = known;
-            return cancelled(err);
+            return ended(s->call.ws, err);
         }
         for (size_t i = 0; i <= m; i++) rows[i] = known ? i ? logits + (i - 1) * vocab : s->logits : logits + i * vocab;
         count_evaluated(s, length - s->evaluated);

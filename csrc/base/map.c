@@ -9,6 +9,16 @@
 
 #include <string.h>
 
+#include "guard.h"
+
+void eg_map_unguard(eg_map *map)
+{
+    eg_guard_remove(map->guard);
+    map->guard = EG_GUARD_NONE;
+}
+
+bool eg_map_failed(const eg_map *map) { return eg_guard_failed(map->guard); }
+
 /* Checks that bytes [offset, offset + *length) are inside a file of `size` bytes. A *length of 0 becomes the rest of it. */
 static eg_status check_range(uint64_t size, uint64_t offset, uint64_t *length, const char *name, eg_error *err)
 {
@@ -96,7 +106,8 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
                     .base = base,
                     .base_length = base_length,
                     .reader = own < 0 ? 0 : own + 1,
-                    .offset = offset};
+                    .offset = offset - before,
+                    .guard = EG_GUARD_NONE};
     return EG_OK;
 }
 
@@ -114,19 +125,27 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
 
 bool eg_map_exists(const char *path) { return access(path, F_OK) == 0; }
 
+void eg_map_guard(eg_map *map, const uint8_t *from)
+{
+    const uintptr_t page = page_size(), begin = (uintptr_t)from / page * page, end = (uintptr_t)map->base + map->base_length;
+    eg_map_unguard(map);
+    if (begin < end) map->guard = eg_guard_add((void *)begin, end - begin);
+}
+
 void eg_map_close(eg_map *map)
 {
+    if (map->base) eg_map_unguard(map);
     if (map->base) munmap(map->base, map->base_length);
     if (map->reader) close((int)map->reader - 1);
     memset(map, 0, sizeof *map);
 }
 
-void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+void eg_map_copy(const eg_map *map, const uint8_t *at, size_t length, void *out)
 {
     size_t done = 0;
     int saved = errno;
     while (map->reader && done < length) {
-        off_t from = (off_t)(map->offset + (uint64_t)(at - map->data) + done);
+        off_t from = (off_t)(map->offset + (uint64_t)(at - (const uint8_t *)map->base) + done);
         ssize_t n = pread((int)map->reader - 1, (uint8_t *)out + done, length - done, from);
         if (n > 0) done += (size_t)n;
         else if (n == 0 || errno != EINTR) break;
@@ -135,27 +154,105 @@ void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
     memcpy((uint8_t *)out + done, at + done, length - done);
 }
 
-void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
+/* The whole pages in a range, or all pages that it touches. */
+typedef struct pages {
+    uintptr_t begin, end;
+} pages;
+
+static pages pages_in(const void *data, uint64_t length)
 {
     uintptr_t page = page_size(), begin = (uintptr_t)data, end = begin + (uintptr_t)length;
-    if (advice == EG_ADVICE_DONTNEED) {   /* only whole pages: the others also hold neighbouring data */
-        begin = (begin + page - 1) / page * page;
-        end = end / page * page;
-    } else {
-        begin = begin / page * page;
-    }
-    if (length == 0 || end <= begin) return;
+    pages in = {(begin + page - 1) / page * page, end / page * page};
+    if (in.end < in.begin) in.end = in.begin;
+    return in;
+}
+
+static pages pages_around(const void *data, uint64_t length)
+{
+    uintptr_t page = page_size(), begin = (uintptr_t)data, end = begin + (uintptr_t)length;
+    return (pages){begin / page * page, length ? (end + page - 1) / page * page : begin / page * page};
+}
+
+void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
+{
+    const pages p = advice == EG_ADVICE_DONTNEED ? pages_in(data, length) : pages_around(data, length);
+    if (p.end <= p.begin) return;
     int saved = errno;
-    (void)madvise((void *)begin, end - begin,
+    (void)madvise((void *)p.begin, p.end - p.begin,
                   advice == EG_ADVICE_RANDOM     ? MADV_RANDOM
                   : advice == EG_ADVICE_WILLNEED ? MADV_WILLNEED
                   : advice == EG_ADVICE_DONTNEED ? MADV_DONTNEED
                                                  : MADV_NORMAL);
 #ifdef MADV_NOHUGEPAGE
-    if (advice == EG_ADVICE_RANDOM)   /* with huge pages, reading one row of a table would load 2 MB of it */
-        (void)madvise((void *)begin, end - begin, MADV_NOHUGEPAGE);
+    if (advice == EG_ADVICE_RANDOM || advice == EG_ADVICE_SMALL)
+        (void)madvise((void *)p.begin, p.end - p.begin, MADV_NOHUGEPAGE);
 #endif
     errno = saved;
+}
+
+enum { ASKED = 128 << 10 }; /* bytes that one call may ask for on every system: Linux cuts off what its read-ahead forbids */
+
+/* Touches every page. */
+static void touch(pages p)
+{
+    for (uintptr_t at = p.begin, page = page_size(); at < p.end; at += page) (void)*(const volatile uint8_t *)at;
+}
+
+bool eg_map_read(const void *data, uint64_t length)
+{
+    const pages p = pages_around(data, length);
+    int saved = errno;
+    bool good = true;
+    for (uintptr_t at = p.begin; at < p.end; at += ASKED)
+        (void)madvise((void *)at, p.end - at < ASKED ? p.end - at : ASKED, MADV_WILLNEED);
+#ifdef __linux__
+    enum { POPULATE_READ = 22 }; /* MADV_POPULATE_READ of Linux 5.14, which older headers lack */
+    int result;
+    do {
+        result = p.end > p.begin ? madvise((void *)p.begin, p.end - p.begin, POPULATE_READ) : 0;
+    } while (result && (errno == EINTR || errno == EAGAIN));
+    if (result && errno == EINVAL) touch(p);
+    else good = !result;
+#else
+    touch(p);
+#endif
+    errno = saved;
+    return good;
+}
+
+void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool drop)
+{
+    const pages p = pages_in(data, length);
+    if (p.end <= p.begin) return;
+    int saved = errno;
+    (void)madvise((void *)p.begin, p.end - p.begin, MADV_DONTNEED);
+#ifdef POSIX_FADV_DONTNEED
+    if (drop && map->reader)
+        (void)posix_fadvise((int)map->reader - 1, (off_t)(map->offset + (p.begin - (uintptr_t)map->base)),
+                            (off_t)(p.end - p.begin), POSIX_FADV_DONTNEED);
+#else
+    (void)map, (void)drop;
+#endif
+    errno = saved;
+}
+
+bool eg_map_is_present(const void *data, uint64_t length)
+{
+#ifdef __linux__
+    enum { CHUNK = 1024 }; /* pages */
+    unsigned char state[CHUNK];
+    const pages p = pages_around(data, length);
+    const uintptr_t page = page_size();
+    for (uintptr_t at = p.begin; at < p.end; at += CHUNK * page) {
+        const size_t n = p.end - at < CHUNK * page ? (p.end - at) / page : CHUNK;
+        if (mincore((void *)at, n * page, state)) return true;
+        for (size_t i = 0; i < n; i++)
+            if (!(state[i] & 1)) return false;
+    }
+#else
+    (void)data, (void)length;
+#endif
+    return true;
 }
 
 uint64_t eg_map_resident(const eg_map *map)
@@ -165,7 +262,7 @@ uint64_t eg_map_resident(const eg_map *map)
     if (!file) return 0;
     uint64_t begin = (uintptr_t)map->base, end = begin + map->base_length, overlap = 0, total = 0;
     char line[512];
-    bool at_start = true;      /* of a line: what follows a long file name is not an entry */
+    bool at_start = true; /* of a line: what follows a long file name is not an entry */
     while (fgets(line, sizeof line, file)) {
         unsigned long long from, to, kilobytes;
         if (at_start && sscanf(line, "%llx-%llx ", &from, &to) == 2) {
@@ -187,7 +284,7 @@ uint64_t eg_map_resident(const eg_map *map)
 #else /* _WIN32 */
 
 #ifndef _WIN32_WINNT
-#define _WIN32_WINNT 0x0602    /* PrefetchVirtualMemory */
+#define _WIN32_WINNT 0x0602 /* PrefetchVirtualMemory */
 #endif
 #include <windows.h>
 
@@ -235,7 +332,8 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
                     .base = base,
                     .base_length = base_length,
                     .reader = (intptr_t)own,
-                    .offset = offset};
+                    .offset = start,
+                    .guard = EG_GUARD_NONE};
     return EG_OK;
 }
 
@@ -284,6 +382,8 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
     return status;
 }
 
+void eg_map_guard(eg_map *map, const uint8_t *from) { (void)map, (void)from; }
+
 void eg_map_close(eg_map *map)
 {
     if (map->base) UnmapViewOfFile(map->base);
@@ -291,9 +391,9 @@ void eg_map_close(eg_map *map)
     memset(map, 0, sizeof *map);
 }
 
-void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+void eg_map_copy(const eg_map *map, const uint8_t *at, size_t length, void *out)
 {
-    uint64_t from = map->offset + (uint64_t)(at - map->data);
+    uint64_t from = map->offset + (uint64_t)(at - (const uint8_t *)map->base);
     OVERLAPPED place = {.Offset = (DWORD)from, .OffsetHigh = (DWORD)(from >> 32)};
     DWORD done = 0;
     if (!map->reader || length > MAXDWORD || !ReadFile((HANDLE)map->reader, out, (DWORD)length, &done, &place)) done = 0;
@@ -310,6 +410,25 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
         /* Pages that were never locked leave the working set: what MADV_DONTNEED is elsewhere. */
         VirtualUnlock((void *)(uintptr_t)data, (SIZE_T)length);
     }
+}
+
+bool eg_map_read(const void *data, uint64_t length)
+{
+    eg_map_advise(data, length, EG_ADVICE_WILLNEED);
+    for (uint64_t at = 0; at < length; at += 4096) (void)*((const volatile uint8_t *)data + at);
+    return true;
+}
+
+void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool drop)
+{
+    (void)map, (void)drop;
+    eg_map_advise(data, length, EG_ADVICE_DONTNEED);
+}
+
+bool eg_map_is_present(const void *data, uint64_t length)
+{
+    (void)data, (void)length;
+    return true;
 }
 
 uint64_t eg_map_resident(const eg_map *map)

@@ -164,13 +164,14 @@ static void per_layer_gate_task(void *context, int64_t begin, int64_t end, unsig
     }
 }
 
-static void run_layer(eg_workspace *ws, int32_t layer, int64_t n, eg_layer_mode mode)
+/* False if the disk failed that its weights are read from. */
+static bool run_layer(eg_workspace *ws, int32_t layer, int64_t n, eg_layer_mode mode)
 {
     layer_call call = {ws, &ws->weights->layer[layer], layer};
     eg_attend(ws, layer, n, mode);
-    if (mode == EG_LAYER_KV_ONLY) return;
+    if (mode == EG_LAYER_KV_ONLY) return true;
     eg_pool_run(ws->pool, after_attention_task, &call, n, 1);
-    eg_ffn(ws, layer, n);
+    if (!eg_ffn(ws, layer, n)) return false;
     eg_pool_run(ws->pool, after_ffn_task, &call, n, 1);
     if (ws->config->per_layer) {
         eg_multiply_one(&ws->matmul, &call.w->inp_gate, ws->x, n, ws->gate);
@@ -178,17 +179,21 @@ static void run_layer(eg_workspace *ws, int32_t layer, int64_t n, eg_layer_mode 
         eg_multiply_one(&ws->matmul, &call.w->proj, ws->gate, n, ws->t);
         eg_pool_run(ws->pool, after_per_layer_task, &call, n, 1);
     }
+    return true;
 }
 
 /* Runs layers [from, to) on x[n], layer `from` in the given mode. A layer that computes its output needs its per-layer inputs.
- * Unless `hidden` is NULL, x is copied to hidden + (l + 1) * hidden_stride after layer l. False if the turn was stopped. */
+ * Unless `hidden` is NULL, x is copied to hidden + (l + 1) * hidden_stride after layer l. False if the turn was stopped or
+ * the disk failed. */
 static bool run_layers(eg_workspace *ws, int64_t n, int32_t from, int32_t to, eg_layer_mode first_mode, float *hidden,
                        size_t hidden_stride)
 {
     eg_attend_angles(ws, n);
     for (int32_t l = from; l < to; l++) {
         if (!eg_pool_go_on(ws->pool, ws->turn)) return false;
-        run_layer(ws, l, n, l == from ? first_mode : EG_LAYER_FULL);
+        const eg_layer_mode mode = l == from ? first_mode : EG_LAYER_FULL;
+        const int32_t ahead = mode == EG_LAYER_KV_ONLY ? -1 : l + 1;   /* the logits' matrix is one layer more */
+        if (!eg_store_use(ws->store, l, n, ahead) || !run_layer(ws, l, n, mode)) return false;
         if (hidden) memcpy(hidden + (size_t)(l + 1) * hidden_stride, ws->x, (size_t)(n * ws->config->hidden) * sizeof(float));
     }
     return true;
@@ -282,12 +287,16 @@ static bool finish(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *
     if (!m) return true;
     per_layer_inputs(ws, m, ws->t, first, c->layers);
     if (!run_layers(ws, m, first, c->layers, EG_LAYER_NO_KV, hidden, hidden_stride)) return false;
-    eg_head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
-    return true;
+    return eg_head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
 }
 
 bool eg_decoder_evaluate(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *logits, float *hidden,
                          size_t hidden_stride)
 {
-    return prefill(ws, runs, n_runs, hidden, hidden_stride) && finish(ws, runs, n_runs, logits, hidden, hidden_stride);
+    if (prefill(ws, runs, n_runs, hidden, hidden_stride) && finish(ws, runs, n_runs, logits, hidden, hidden_stride) &&
+        !eg_gguf_failed(ws->file))
+        return true;
+    for (int64_t r = 0; r < n_runs; r++)
+        if (runs[r].n) runs[r].last->valid = false;
+    return false;
 }

@@ -32,7 +32,8 @@ typedef struct eg_run {
  *   logits[sum of wanted, V], in the order of the runs; NULL: not computed.
  *   hidden, for one run with wanted = n, unless NULL: the embeddings [n, d], and behind them, hidden_stride floats apart, the
  *   output of each layer, the last one after the final norm.
- * False if ws->turn was stopped: K/V were written in part, and no *last of a run with tokens is valid. */
+ * False if ws->turn was stopped, or if ws->file could not be read (eg_gguf_check): K/V were written in part, and no *last of a run
+ * with tokens is valid. */
 bool eg_decoder_evaluate(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *logits, float *hidden,
                          size_t hidden_stride);
 

@@ -5,7 +5,8 @@
  *   m2 = rms(sum over e in S of w_e c_e Down_e(gelu(Gate_e u) * Up_e u); post_ffw_norm_2),  u = rms(x; pre_ffw_norm_2)
  *   result m1 + m2
  * Tokens are gathered by expert, so that the weights of an expert are read once for a block. The sum of a token runs over its
- * experts from the highest score down, so it does not depend on the other tokens of the block.
+ * experts from the highest score down, so it does not depend on the other tokens of the block, nor on the order in which experts
+ * are worked off: those that come from the disk are last (store.h).
  */
 #include "ffn.h"
 
@@ -44,9 +45,9 @@ static void router_input_task(void *context, int64_t begin, int64_t end, unsigne
     float root = 1 / sqrtf((float)d);
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        float *h = call->ws->h + t * d;
-        call->ws->kernels->rms_norm(h, call->ws->x + t * d, call->w->router_scale, d, call->ws->config->eps);
-        for (int64_t i = 0; i < d; i++) h[i] *= root;
+        float *z = call->ws->moe.x + t * d;   /* which is not in use yet; h is the input of the dense FFN */
+        call->ws->kernels->rms_norm(z, call->ws->x + t * d, call->w->router_scale, d, call->ws->config->eps);
+        for (int64_t i = 0; i < d; i++) z[i] *= root;
     }
 }
 
@@ -81,11 +82,17 @@ static void expert_input_task(void *context, int64_t begin, int64_t end, unsigne
     }
 }
 
+typedef struct gate_call {
+    eg_workspace *ws;
+    int64_t first;             /* the number in moe.gate where it begins */
+} gate_call;
+
 static void expert_gelu_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
-    eg_workspace *ws = context;
+    const gate_call *call = context;
+    float *gate = call->ws->moe.gate + call->first + begin, *up = call->ws->moe.up + call->first + begin;
     (void)worker;
-    ws->kernels->gelu_mul(ws->moe.gate + begin, ws->moe.gate + begin, ws->moe.up + begin, end - begin);
+    call->ws->kernels->gelu_mul(gate, gate, up, end - begin);
 }
 
 /* t := rms(t; post_ffw_norm_1) + rms(weighted sum of the token's rows; post_ffw_norm_2) */
@@ -110,62 +117,95 @@ static void combine_task(void *context, int64_t begin, int64_t end, unsigned wor
     }
 }
 
-/* Sorts the (token, rank) pairs of the block by expert: sets moe.row, their rows in moe.x, and moe.first. */
-static void assign_rows(eg_workspace *ws, int64_t n)
+/* Lists the experts that the block has chosen in moe.order, and the rows of each in moe.uses. Returns their number. */
+static int32_t list_experts(eg_workspace *ws, int64_t n)
 {
-    int64_t pairs = n * ws->config->experts_used, row = 0;
-    for (int32_t e = 0; e < ws->config->experts; e++) {
-        ws->moe.first[e] = (int32_t)row;
-        for (int64_t i = 0; i < pairs; i++)
-            if (ws->moe.expert[i] == e) ws->moe.row[i] = (int32_t)row++;
-    }
-    ws->moe.first[ws->config->experts] = (int32_t)row;
+    const int64_t pairs = n * ws->config->experts_used;
+    int32_t chosen = 0;
+    memset(ws->moe.uses, 0, (size_t)ws->config->experts * sizeof *ws->moe.uses);
+    for (int64_t i = 0; i < pairs; i++) ws->moe.uses[ws->moe.expert[i]]++;
+    for (int32_t e = 0; e < ws->config->experts; e++)
+        if (ws->moe.uses[e]) ws->moe.order[chosen++] = e;
+    return chosen;
 }
 
-/* One product for each expert that has rows: out[its rows] = its matrix times these rows. Returns the number of products. */
-static int64_t add_products(const eg_workspace *ws, const eg_experts *experts, float *out, eg_product *products)
+/* Gives the (token, rank) pairs of the block their rows in moe.x, expert by expert in that order: sets moe.row and moe.first. Turns
+ * moe.uses into the end of each expert's rows. */
+static void assign_rows(eg_workspace *ws, int64_t n, int32_t chosen)
 {
-    int64_t n = 0, ldy = experts->first.rows;
-    for (int32_t e = 0; e < ws->config->experts; e++) {
-        int64_t first = ws->moe.first[e], rows = ws->moe.first[e + 1] - first;
-        if (!rows) continue;
+    const int64_t pairs = n * ws->config->experts_used;
+    int32_t row = 0;
+    for (int32_t i = 0; i < chosen; i++) {
+        int32_t *uses = &ws->moe.uses[ws->moe.order[i]], first = row;
+        ws->moe.first[i] = first;
+        row += *uses;
+        *uses = first;
+    }
+    ws->moe.first[chosen] = row;
+    for (int64_t i = 0; i < pairs; i++) ws->moe.row[i] = ws->moe.uses[ws->moe.expert[i]]++;
+}
+
+/* One product for each of the experts moe.order[from, to): out[its rows] = its matrix times these rows, which are counted from
+ * those of the first. */
+static int64_t add_products(const eg_workspace *ws, const eg_experts *experts, int32_t from, int32_t to, float *out,
+                            eg_product *products)
+{
+    const int64_t ldy = experts->first.rows, start = ws->moe.first[from];
+    for (int32_t i = from; i < to; i++) {
+        const int64_t first = ws->moe.first[i];
         eg_matrix w = experts->first;
-        w.data += (size_t)e * experts->stride;
-        products[n++] = (eg_product){w, first, rows, out + first * ldy, ldy, NULL, 0};
+        w.data += (size_t)ws->moe.order[i] * experts->stride;
+        products[i - from] = (eg_product){w, first - start, ws->moe.first[i + 1] - first, out + first * ldy, ldy, NULL, 0};
     }
-    return n;
+    return to - from;
 }
 
-/* t[n] := m1 + m2 */
-static void experts(eg_workspace *ws, const eg_layer *w, const eg_layer_shape *s, int64_t n)
+/* The FFN of the experts moe.order[from, to), of their rows in moe.x, in place. */
+static void run_experts(eg_workspace *ws, const eg_layer *w, int32_t from, int32_t to)
+{
+    const int64_t d = ws->config->hidden, ffn = ws->config->expert_ffn;
+    const int64_t first = ws->moe.first[from], rows = ws->moe.first[to] - first;
+    eg_product *products = ws->moe.products;
+    int64_t n = add_products(ws, &w->expert_gate, from, to, ws->moe.gate, products);
+    n += add_products(ws, &w->expert_up, from, to, ws->moe.up, products + n);
+    eg_multiply(&ws->matmul, ws->moe.x + first * d, d, rows, products, n);
+    gate_call gate = {ws, first * ffn};
+    eg_pool_run(ws->pool, expert_gelu_task, &gate, rows * ffn, 4096);
+    n = add_products(ws, &w->expert_down, from, to, ws->moe.x, products);
+    eg_multiply(&ws->matmul, ws->moe.gate + first * ffn, ffn, rows, products, n);
+}
+
+/* t[n] := m1 + m2. False if the disk failed. */
+static bool experts(eg_workspace *ws, int32_t layer, int64_t n)
 {
     const eg_config *c = ws->config;
-    int64_t d = c->hidden, ffn = c->expert_ffn, rows = n * c->experts_used;
+    const eg_layer *w = &ws->weights->layer[layer];
     expert_call call = {ws, w};
-    dense(ws, w, s, n);
-
     eg_pool_run(ws->pool, router_input_task, &call, n, 1);
     eg_product router = {w->router, 0, n, ws->moe.z, c->experts, NULL, 0};
-    eg_multiply(&ws->matmul, ws->h, d, n, &router, 1);
+    eg_multiply(&ws->matmul, ws->moe.x, c->hidden, n, &router, 1);
     for (int64_t t = 0; t < n; t++)
         choose(ws->moe.z + t * c->experts, c->experts, c->experts_used, ws->moe.expert + t * c->experts_used,
                ws->moe.weight + t * c->experts_used);
-    assign_rows(ws, n);
-    eg_pool_run(ws->pool, expert_input_task, &call, n, 1);
+    const int32_t chosen = list_experts(ws, n);
+    eg_store_choose(ws->store, layer, ws->moe.order, chosen, ws->moe.uses);
+    dense(ws, w, &c->layer[layer], n); /* while the experts are read */
 
-    int64_t n_products = add_products(ws, &w->expert_gate, ws->moe.gate, ws->moe.products);
-    n_products += add_products(ws, &w->expert_up, ws->moe.up, ws->moe.products + n_products);
-    eg_multiply(&ws->matmul, ws->moe.x, d, rows, ws->moe.products, n_products);
-    eg_pool_run(ws->pool, expert_gelu_task, ws, rows * ffn, 4096);
-    n_products = add_products(ws, &w->expert_down, ws->moe.x, ws->moe.products);
-    eg_multiply(&ws->matmul, ws->moe.gate, ffn, rows, ws->moe.products, n_products);
+    assign_rows(ws, n, chosen);
+    eg_pool_run(ws->pool, expert_input_task, &call, n, 1);
+    for (int32_t done = 0, ready; done < chosen; done += ready) {
+        ready = eg_store_ready(ws->store, layer, ws->moe.order + done, chosen - done);
+        if (!ready) return false;
+        run_experts(ws, w, done, done + ready);
+        eg_store_done(ws->store, layer, ws->moe.order + done, ready);
+    }
     eg_pool_run(ws->pool, combine_task, &call, n, 1);
+    return true;
 }
 
-void eg_ffn(eg_workspace *ws, int32_t layer, int64_t n)
+bool eg_ffn(eg_workspace *ws, int32_t layer, int64_t n)
 {
-    const eg_layer *w = &ws->weights->layer[layer];
-    const eg_layer_shape *s = &ws->config->layer[layer];
-    if (ws->config->experts) experts(ws, w, s, n);
-    else dense(ws, w, s, n);
+    if (ws->config->experts) return experts(ws, layer, n);
+    dense(ws, &ws->weights->layer[layer], &ws->config->layer[layer], n);
+    return true;
 }

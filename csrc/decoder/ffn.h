@@ -4,7 +4,8 @@
 
 #include "workspace.h"
 
-/* t[n] := FFN(h[n]), where h is rms(x; ffn_norm). With experts: the sum of the dense FFN and of the chosen experts. */
-void eg_ffn(eg_workspace *ws, int32_t layer, int64_t n);
+/* t[n] := FFN(h[n]), where h is rms(x; ffn_norm). With experts: the sum of the dense FFN and of the chosen experts. False if
+ * the disk failed that they are read from. */
+bool eg_ffn(eg_workspace *ws, int32_t layer, int64_t n);
 
 #endif

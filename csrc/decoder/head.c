@@ -130,15 +130,17 @@ static void refine(eg_workspace *ws, const float *h, float *logits)
     for (int64_t i = 0; i < n; i++) logits[ws->head.token[i]] = ws->head.exact[i];
 }
 
-void eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed)
+bool eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed)
 {
     const eg_config *c = ws->config;
     const bool lean = ws->weights->output_lean.data != NULL;
     head_call call = {ws, logits};
     eg_pool_run(ws->pool, output_norm_task, &call, n, 1);
     if (normed) memcpy(normed, ws->h, (size_t)(n * c->hidden) * sizeof(float));
-    if (!logits) return;
+    if (!logits) return true;
+    if (!eg_store_use(ws->store, c->layers, n, 0)) return false;
     eg_multiply_one(&ws->matmul, lean ? &ws->weights->output_lean : &ws->weights->output, ws->h, n, logits);
     for (int64_t t = 0; lean && t < n; t++) refine(ws, ws->h + t * c->hidden, logits + t * c->vocab);
     if (c->softcap > 0) eg_pool_run(ws->pool, softcap_task, &call, n * c->vocab, 16384);
+    return true;
 }

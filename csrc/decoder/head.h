@@ -11,7 +11,8 @@
 
 #include "workspace.h"
 
-/* logits[n, V] (unless NULL) of ws->x[n]; normed[n, d], unless NULL, receives rms(x). ws->h is overwritten. */
-void eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed);
+/* logits[n, V] (unless NULL) of ws->x[n]; normed[n, d], unless NULL, receives rms(x). ws->h is overwritten. False if the
+ * disk failed. */
+bool eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed);
 
 #endif

@@ -23,6 +23,8 @@ static void layout_experts(eg_workspace *ws, int64_t rows, eg_arena *arena)
     ws->moe.weight = floats(arena, rows, 1);
     ws->moe.expert = eg_arena_take(arena, (size_t)rows, sizeof(int32_t));
     ws->moe.row = eg_arena_take(arena, (size_t)rows, sizeof(int32_t));
+    ws->moe.order = eg_arena_take(arena, (size_t)c->experts, sizeof(int32_t));
+    ws->moe.uses = eg_arena_take(arena, (size_t)c->experts, sizeof(int32_t));
     ws->moe.first = eg_arena_take(arena, (size_t)c->experts + 1, sizeof(int32_t));
     ws->moe.products = eg_arena_take(arena, 2 * (size_t)c->experts, sizeof(eg_product));
 }

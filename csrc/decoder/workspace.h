@@ -7,7 +7,7 @@
 #include "../nn/multiply.h"
 #include "cache.h"
 #include "sampler.h"
-#include "weights.h"
+#include "store.h"
 
 enum {
     EG_BLOCK = 128, /* tokens evaluated together, but for pictures whose tokens see each other */
@@ -44,6 +44,8 @@ typedef struct eg_workspace {
     const eg_kernels *kernels;
     eg_pool *pool;
     eg_turn *turn; /* of the call that uses the work space */
+    const eg_gguf *file; /* that the weights are in */
+    eg_store *store; /* what is in memory; NULL: all of it */
     int64_t rows; /* B: most rows of a block */
 
     eg_row *row; /* [B] */
@@ -71,7 +73,9 @@ typedef struct eg_workspace {
         float *gate, *up; /* [R, Fe] */
         float *weight; /* [B, experts_used] */
         int32_t *expert, *row; /* [B, experts_used]: chosen expert, and the row in x for it */
-        int32_t *first; /* [E + 1]: where an expert's rows begin */
+        int32_t *order; /* [E] experts that have rows, in the order in which they are worked off */
+        int32_t *uses; /* [E] rows of each expert */
+        int32_t *first; /* [E + 1]: where the rows of order[i] begin */
         eg_product *products; /* [2 * E] */
     } moe;
     struct { /* with a leaner head (head.h) */

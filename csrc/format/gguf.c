@@ -14,6 +14,7 @@
 #include "../base/checked.h"
 #include "../base/map.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,7 @@ struct eg_gguf {
     char *name;
     eg_map *maps;              /* [n_maps], one per part */
     size_t n_maps;
+    atomic_bool failed;        /* a part could not be read */
     value_list values;         /* of the first part; other parts only have their number in the split */
     tensor_list tensors;       /* of all parts, and of `joined` */
     eg_gguf *joined;           /* the file whose tensors were added; NULL without */
@@ -566,6 +568,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
                          (int)(length && local.message[length - 1] == '.' ? length - 1 : length), local.message, part, count);
     } else {
         file->n_maps++;
+        eg_map_guard(&maps[file->n_maps - 1], maps[file->n_maps - 1].data);
         status = read_part(&maps[file->n_maps - 1], name, &values, &file->tensors, err);
         if (!status) status = read_split(name, &values, &place, err);
         if (!status && (!place.has_number || !place.has_count || place.number != part - 1 || place.count != count))
@@ -647,10 +650,13 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
     else status = eg_map_fd(fd, offset, length, file->name, file->maps, err);
     if (!status) {
         file->n_maps = 1;
+        eg_map_guard(file->maps, file->maps->data);
         status = read_part(file->maps, file->name, &file->values, &file->tensors, err);
     }
     if (!status) status = open_further_parts(file, path, err);
     if (!status) status = index_tensors(file, err);
+    if (file && eg_gguf_failed(file)) status = eg_gguf_check(file, err);   /* whatever the zeros were taken for */
+    for (size_t i = 0; file && i < file->n_maps; i++) eg_map_unguard(&file->maps[i]);
     if (status) eg_gguf_close(file);
     else *out = file;
     return status;
@@ -689,6 +695,52 @@ void eg_gguf_close(eg_gguf *file)
     free(file);
 }
 
+/* ---- pages ------------------------------------------------------------------------------------------------------- */
+
+static bool holds(const eg_map *map, const void *data)
+{
+    return (uintptr_t)data >= (uintptr_t)map->data && (uintptr_t)data < (uintptr_t)map->data + map->length;
+}
+
+void eg_gguf_guard(eg_gguf *file)
+{
+    if (file->joined) eg_gguf_guard(file->joined);
+    for (size_t i = 0; i < file->n_maps; i++) {
+        const uint8_t *first = file->maps[i].data + file->maps[i].length;
+        for (size_t k = 0; k < file->tensors.count; k++) {
+            const uint8_t *data = file->tensors.items[k].data;
+            if (data && holds(&file->maps[i], data) && data < first) first = data;
+        }
+        eg_map_guard(&file->maps[i], first);
+    }
+}
+
+bool eg_gguf_failed(const eg_gguf *file)
+{
+    bool failed = atomic_load(&file->failed) || (file->joined && eg_gguf_failed(file->joined));
+    for (size_t i = 0; i < file->n_maps; i++) failed |= eg_map_failed(&file->maps[i]);
+    return failed;
+}
+
+void eg_gguf_fail(eg_gguf *file) { atomic_store(&file->failed, true); }
+
+eg_status eg_gguf_check(const eg_gguf *file, eg_error *err)
+{
+    if (!eg_gguf_failed(file)) return EG_OK;
+    if (file->joined && eg_gguf_failed(file->joined)) return eg_gguf_check(file->joined, err);
+    return eg_fail(err, EG_ERROR_FILE,
+                   "%s: a part of the file could not be read: the disk failed, or the file was cut short while it was in use.",
+                   file->name);
+}
+
+void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop)
+{
+    for (const eg_map *map = file->maps; map < file->maps + file->n_maps; map++)
+        if (!data) eg_map_release(map, map->data, map->length, drop);
+        else if (holds(map, data)) eg_map_release(map, data, length, drop);
+    if (file->joined) eg_gguf_release(file->joined, data, length, drop);
+}
+
 /* ---- access ------------------------------------------------------------------------------------------------------ */
 
 const char *eg_gguf_name(const eg_gguf *file) { return file->name; }
@@ -715,11 +767,11 @@ uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
            (file->joined ? eg_gguf_heap_bytes(file->joined) : 0);
 }
 
-void eg_gguf_read(const eg_gguf *file, const uint8_t *at, size_t length, void *out)
+void eg_gguf_copy(const eg_gguf *file, const uint8_t *at, size_t length, void *out)
 {
     for (size_t i = 0; i < file->n_maps; i++)
         if (at >= file->maps[i].data && (uint64_t)(at - file->maps[i].data) < file->maps[i].length) {
-            eg_map_read(&file->maps[i], at, length, out);
+            eg_map_copy(&file->maps[i], at, length, out);
             return;
         }
     memcpy(out, at, length);

@@ -50,8 +50,20 @@ void eg_gguf_close(eg_gguf *file);
 eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err);
 bool eg_gguf_is_joined(const eg_gguf *file);   /* whether another file was added */
 
-/* Copies bytes of a tensor's data from `at` on, without keeping their pages (eg_map_read). Any thread. */
-void eg_gguf_read(const eg_gguf *file, const uint8_t *at, size_t length, void *out);
+/* Copies bytes of a tensor's data from `at` on, without keeping their pages (eg_map_copy). Any thread. */
+void eg_gguf_copy(const eg_gguf *file, const uint8_t *at, size_t length, void *out);
+
+/* Guards the data of the tensors against a disk that fails (base/guard.h), until the file is closed. While a file is being opened
+ * all of it is guarded. */
+void eg_gguf_guard(eg_gguf *file);
+
+/* EG_ERROR_FILE if guarded data could not be read: they read as zeros from then on. */
+eg_status eg_gguf_check(const eg_gguf *file, eg_error *err);
+bool eg_gguf_failed(const eg_gguf *file);
+void eg_gguf_fail(eg_gguf *file); /* says so; any thread */
+
+/* Gives the pages of a range of tensor data, or with NULL all pages of the file, back to the system: see eg_map_release. */
+void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop);
 
 /* The name of the file in error messages: its path (without its beginning if that is very long), or "fd 7". */
 const char *eg_gguf_name(const eg_gguf *file);

@@ -153,9 +153,11 @@ def memory_need(
     parts = model.weight_sizes()
     encoder = parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0
     encoder += parts["image"] + _PICTURE_WORK if sees else 0
+    # Experts come from the disk where they do not fit; they are kept in what the rest leaves.
+    streams = model.weight_budget and model.config.experts
     return MemoryNeed(
         process=(_FRESH + model.memory()["tables"] if fresh else _process(model)) + parts["vocabulary"] + _SPARE,
-        weights=parts["weights"],
+        weights=model.weight_least if streams else parts["weights"],
         encoder=encoder,
         **_session_sizes(estimate, sessions),
     )

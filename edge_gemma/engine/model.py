@@ -63,6 +63,8 @@ class Model(Handle):
         mmproj: FileSource | None = None,
         threads: int | None = None,
         sidecar: FileSource | bool = True,
+        *,
+        memory_limit: int | str | None = None,
     ) -> Model:
         """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders. `sidecar`: a
         file with a leaner version of its head, which `edge-gemma prepare` makes; True for X.lean.gguf beside
@@ -73,7 +75,13 @@ class Model(Handle):
         toy, with a warning.
 
         Weights stay in the file and are mapped, so this takes milliseconds. `threads`: None for the fast cores that this
-        process may use. Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
+        process may use.
+
+        `memory_limit`: bytes, or a size such as "8GB", which the process is to stay within; None for what the machine and the
+        control groups of the process allow. Weights that do not fit are read when they are needed, and those that are used most
+        stay in memory. Results have the same bits.
+
+        Raises EdgeGemmaError (also an OSError or a ValueError) that says what is wrong with the file.
         """
         if threads is not None and threads < 1:
             raise EdgeGemmaValueError("threads must be at least 1.", "argument")
@@ -87,6 +95,7 @@ class Model(Handle):
             mmproj = encoders
         params, out, err = new_struct("eg_model_params"), ffi.new("eg_model **"), new_struct("eg_error")
         params.threads = threads or 0
+        params.memory_limit = 0 if memory_limit is None else MemoryLimit.of(memory_limit).bytes
         model_at, encoders_at = file_params(path), None if mmproj is None else file_params(mmproj)
         params.path, params.fd, params.offset, params.length = (
             model_at.path,
@@ -126,6 +135,27 @@ class Model(Handle):
         out, err = new_struct("eg_memory"), new_struct("eg_error")
         check(lib.eg_model_get_memory(self.pointer, out, err), err)
         return {key: getattr(out, key) for key in ("mapped", "resident", "tables", "workspace")}
+
+    def trim(self) -> None:
+        """Gives back all memory that can be read or made again: pages of the files, and work spaces that no call is using. The
+        next call is slower and has the same results. For a program that goes to the background; any thread, at any time."""
+        err = new_struct("eg_error")
+        check(lib.eg_model_trim(self.pointer, err), err)
+
+    @property
+    def weight_budget(self) -> int:
+        """Bytes of weights that are in memory at once, of a model whose weights do not fit the memory limit; 0 if they do."""
+        return int(self._info().weight_budget)
+
+    @property
+    def weight_least(self) -> int:
+        """The least that `weight_budget` can be, however small the limit."""
+        return int(self._info().weight_least)
+
+    def _info(self) -> Any:
+        info, err = new_struct("eg_model_info"), new_struct("eg_error")
+        check(lib.eg_model_get_info(self.pointer, info, err), err)
+        return info
 
     def weight_sizes(self) -> dict[str, int]:
         """Bytes of the files: `weights`, which every token reads; `rows`, tables of which it copies single rows; `encoder`,

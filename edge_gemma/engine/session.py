@@ -463,7 +463,11 @@ class Session(Handle):
 
     @property
     def stats(self) -> dict[str, float]:
-        """prefill_tokens and decode_tokens; audio_tokens, those that the audio encoder made; the seconds spent in each."""
+        """prefill_tokens and decode_tokens; audio_tokens, those that the audio encoder made; the seconds spent in each.
+
+        Of a model larger than its memory limit also expert_hits and expert_misses, the experts of a layer that were in memory
+        when they were chosen and that were not, and weight_bytes, those that were read. Otherwise these are 0.
+        """
         out = new_struct("eg_stats")
         check(lib.eg_session_get_stats(self.pointer, out, self._err), self._err)
         return {
@@ -473,6 +477,9 @@ class Session(Handle):
             "decode_seconds": out.decode_seconds,
             "audio_tokens": out.audio_tokens,
             "audio_seconds": out.audio_seconds,
+            "expert_hits": out.expert_hits,
+            "expert_misses": out.expert_misses,
+            "weight_bytes": out.weight_bytes,
         }
 
     def memory(self) -> dict[str, int]:

@@ -36,9 +36,10 @@ def test_address_and_undefined(tmp_path: Path) -> None:
     program = sanitized("use_image.c", tmp_path, "address,undefined")
     for files in SEEING:
         run(program, *files)
-    program = sanitized("use_batch.c", tmp_path, "address,undefined")
-    for model in MODELS:
-        run(program, model)
+    for name in ("use_batch.c", "use_limit.c"):
+        program = sanitized(name, tmp_path, "address,undefined")
+        for model in MODELS:
+            run(program, model)
 
 
 def test_threads(tmp_path: Path) -> None:
@@ -51,6 +52,23 @@ def test_threads(tmp_path: Path) -> None:
     program = sanitized("use_image.c", tmp_path, "thread")
     for files in SEEING:
         run(program, *files)
-    program = sanitized("use_batch.c", tmp_path, "thread")
+    for name in ("use_batch.c", "use_limit.c"):
+        program = sanitized(name, tmp_path, "thread")
+        for model in MODELS:
+            run(program, model)
+
+
+@pytest.mark.parametrize("kind", ["address,undefined", "thread"])
+def test_the_store_of_weights(kind: str, tmp_path: Path) -> None:
+    """What stays in memory, by how often it is used; the threads that read."""
+    run(sanitized("store_check.c", tmp_path, kind), DATA / "moe-Q4_0.gguf")
+
+
+@pytest.mark.parametrize("kind", ["address,undefined", "thread"])
+def test_a_disk_that_fails(kind: str, tmp_path: Path) -> None:
+    """A file that is cut short ends the call with an error in every thread; other faults are the application's."""
+    program, copy = sanitized("use_fault.c", tmp_path, kind), tmp_path / "model.gguf"
     for model in MODELS:
-        run(program, model)
+        for limited in ([], [Path("limited")]):
+            shutil.copyfile(model, copy)
+            run(program, copy, *limited)

@@ -86,6 +86,42 @@ def test_quotas(processors, tmp_path, files, expected):
     assert quota == expected and 1 <= threads <= os.cpu_count()
 
 
+MEMORY = f"{CPU}/memory"
+PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else 0
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, PHYSICAL),
+        ({"proc/self/cgroup": "0::/a/b", f"{CPU}/a/b/memory.max": "max", f"{CPU}/a/memory.max": "8000000"}, 8_000_000),
+        ({"proc/self/cgroup": "0::/a", f"{CPU}/a/memory.max": "9000000", f"{CPU}/a/memory.high": "7000000"}, 7_000_000),
+        ({"proc/self/cgroup": "0::/a", f"{CPU}/unified/a/memory.max": "6000000"}, 6_000_000),
+        ({"proc/self/cgroup": "4:memory:/x", f"{MEMORY}/x/memory.limit_in_bytes": "5000000"}, 5_000_000),
+        # No limit, as version 1 writes it, within a group that has one; and the limit of another controller.
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x/y\n3:cpu:/x",
+                f"{MEMORY}/x/y/memory.limit_in_bytes": "9223372036854771712",
+                f"{MEMORY}/x/memory.limit_in_bytes": "4000000",
+                f"{CPU}/cpu/x/memory.limit_in_bytes": "1000",
+            },
+            4_000_000,
+        ),
+        ({"proc/self/cgroup": "0::/a", f"{CPU}/a/memory.max": "nonsense"}, PHYSICAL),
+        ({"proc/self/cgroup": "0::/a", f"{CPU}/a/memory.max": str(10**18)}, PHYSICAL),
+    ],
+)
+def test_memory_that_is_allowed(memory, tmp_path, files, expected):
+    allowed, resident = map(int, run(memory, make(tmp_path, files)).split())
+    assert allowed == expected and 0 < resident < PHYSICAL
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("gcc", "memory_check.c", tmp_path_factory.mktemp("memory"))
+
+
 @pytest.fixture(scope="module")
 def no_shared_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("map") / "private_map.so"

@@ -563,8 +563,19 @@ def probe(tmp_path_factory):
     program = tmp_path_factory.mktemp("probe") / "gguf_probe"
     csrc = ROOT / "csrc"
     sources = [line for line in (csrc / "sources.txt").read_text().split() if line.startswith("format/")]
-    names = [csrc / name for name in [*sources, "base/status.c", "base/structs.c", "base/map.c"]]
-    command = [compiler, "-std=gnu11", "-g", "-O1", f"-I{csrc}", TESTS / "c" / "gguf_probe.c", *names, "-lm", "-o"]
+    names = [csrc / name for name in [*sources, "base/status.c", "base/structs.c", "base/map.c", "base/guard.c"]]
+    command = [
+        compiler,
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        f"-I{csrc}",
+        TESTS / "c" / "gguf_probe.c",
+        *names,
+        "-lm",
+        "-pthread",
+        "-o",
+    ]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if subprocess.run([*command, program, *sanitize], capture_output=True).returncode:
         subprocess.run([*command, program], check=True)

@@ -57,4 +57,19 @@ void eg_map_close(eg_map *map)
 
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice) { (void)data, (void)length, (void)advice; }
 
+void eg_map_guard(eg_map *map, const uint8_t *from) { (void)map, (void)from; }
+
+void eg_map_unguard(eg_map *map) { (void)map; }
+
+bool eg_map_failed(const eg_map *map)
+{
+    (void)map;
+    return false;
+}
+
+void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool drop)
+{
+    (void)map, (void)data, (void)length, (void)drop;
+}
+
 uint64_t eg_map_resident(const eg_map *map) { return map->length; }

@@ -7,6 +7,8 @@ Each repeat opens the model, feeds a prompt of random tokens and decodes greedil
     first_token_s   from feeding the prompt to the first token of the answer
     decode_tok_s    further tokens / their time
     decode_faults   major page faults of decoding one further token: pages that had to be read from the disk
+    expert_hit_rate     of a model larger than memory: chosen experts that were in memory, while further tokens were decoded
+    read_mb_per_token   of such a model: 10^6 bytes read from the disk or the page cache for a further token
     peak_rss_mb     peak resident memory of the process, by the kernel's count, in 10^6 bytes
     bytes_per_token weights that decoding one token reads
 
@@ -250,7 +252,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             if samples is not None:
                 measured |= audio.measure(model, samples, kv)
             for name, value in measured.items():
-                values[name].append(value)
+                values.setdefault(name, []).append(value)
             about = {
                 "name": model.config.name,
                 "parameters": model.config.parameters,
@@ -287,9 +289,10 @@ def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str
         prefilled = time.perf_counter()
         sweep.draw(session, 1)
         first, faults = time.perf_counter(), page_faults()
-        further = args.tokens - 1
+        further, read = args.tokens - 1, session.stats
         sweep.draw(session, further)
         end, faults = time.perf_counter(), page_faults() - faults
+        experts = _experts(read, session.stats, further) if model.weight_budget else {}
         session.rewind_to(len(ids))
         batch = {"batch_tok_s": _measure_batch(session, args.batch, args.tokens)} if args.batch else {}
     return {
@@ -297,8 +300,17 @@ def _measure_session(model: Any, args: argparse.Namespace, context: int, kv: str
         "first_token_s": first - start,
         "decode_tok_s": further / (end - first) if further else 1 / (first - prefilled),
         "decode_faults": faults / max(further, 1),
+        **experts,
         **batch,
     }
+
+
+def _experts(before: dict[str, float], after: dict[str, float], tokens: int) -> dict[str, float]:
+    """Of a model larger than memory, while so many tokens are decoded: the share of the chosen experts that were in memory, and
+    the 10^6 bytes read for a token."""
+    hits, misses, read = (after[name] - before[name] for name in ("expert_hits", "expert_misses", "weight_bytes"))
+    share = {"expert_hit_rate": hits / (hits + misses)} if hits + misses else {}
+    return {**share, "read_mb_per_token": read / 1e6 / max(tokens, 1)}
 
 
 def _measure_batch(session: Any, n: int, steps: int) -> float:
@@ -372,6 +384,9 @@ def _print_report(report: dict[str, Any]) -> None:
         ("read per token", format_bytes(report["bytes_per_token"]), ""),
         ("peak memory", f"{peak:.0f} MB" if peak else "unknown", f"context {report['context']}, kv {report['kv']}"),
     )
+    if "read_mb_per_token" in report:
+        found = f"{report['expert_hit_rate']:.1%} found" if "expert_hit_rate" in report else "larger"
+        rows += (("experts", found, f"{report['read_mb_per_token']:.1f} MB read for each further token"),)
     if "batch_tok_s" in report:
         ratio = report["batch_tok_s"] / report["decode_tok_s"]
         note = f"{report['batch']} conversations together, {ratio:.1f} times one"
