@@ -63,7 +63,7 @@ eg_audio_work *eg_audio_work_open(const eg_audio_weights *weights, eg_pool *pool
     work->weights = weights;
     work->matmul.kernels = eg_kernels_get();
     work->matmul.pool = pool;
-    work->matmul.q8.two_term = true;
+    work->matmul.two_term = true;
     eg_arena arena = {NULL, 0};
     layout_work(work, &arena);
     work->bytes = arena.used;

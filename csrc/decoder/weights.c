@@ -87,6 +87,19 @@ static void bind_experts(eg_binder *b, const eg_config *c, int32_t l, eg_layer *
     w->expert_scale = layer_vector(b, l, "ffn_down_exps.scale", c->experts);
 }
 
+/* Chooses the matrices of a layer whose input is quantized with two terms.
+ *
+ * With 8 bits, every matrix adds about as much error to the logits, whatever its size, and the FFN's `down` twice as much. `gate`
+ * and `up` have more than half of the weights of a layer but a sixth of its error, so they keep 8 bits. With experts a small
+ * error may change the choice of the router, which then costs more than all rounding: there all matrices have two terms. */
+static void choose_terms(const eg_config *c, eg_layer *w)
+{
+    eg_matrix *precise[] = {&w->q, &w->k, &w->v, &w->o, &w->down, &w->inp_gate, &w->proj};
+    eg_matrix *experts[] = {&w->gate, &w->up, &w->expert_gate.first, &w->expert_up.first, &w->expert_down.first};
+    for (size_t i = 0; i < sizeof precise / sizeof *precise; i++) precise[i]->two_term = true;
+    for (size_t i = 0; i < sizeof experts / sizeof *experts; i++) experts[i]->two_term = c->experts > 0;
+}
+
 static void bind_layer(eg_binder *b, const eg_config *c, int32_t l, eg_layer *w)
 {
     int64_t d = c->hidden, ffn = c->layer[l].ffn;
@@ -106,6 +119,7 @@ static void bind_layer(eg_binder *b, const eg_config *c, int32_t l, eg_layer *w)
         w->proj = layer_matrix(b, l, "proj.weight", d, c->per_layer);
         w->post_norm = layer_vector(b, l, "post_norm.weight", d);
     }
+    choose_terms(c, w);
 }
 
 eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_error *err)
@@ -135,6 +149,7 @@ eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_e
         int64_t width = (int64_t)c->layers * c->per_layer;
         w->per_layer_token_embd = eg_bind_table(&b, "per_layer_token_embd.weight", c->vocab, width);
         w->per_layer_model_proj = eg_bind_matrix(&b, "per_layer_model_proj.weight", width, c->hidden);
+        w->per_layer_model_proj.two_term = true;
         w->per_layer_proj_norm = eg_bind_vector(&b, "per_layer_proj_norm.weight", c->per_layer);
     }
     for (int32_t l = 0; l < c->layers && !b.status; l++) bind_layer(&b, c, l, &w->layer[l]);

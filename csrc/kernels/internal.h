@@ -7,7 +7,7 @@
  *   unpack.inc      common types: unpacking into tiles, and the product with one token (GEMV)
  *   tiles.inc       matmul_q8, written once over tiles
  *   gemv512.inc     faster products of few tokens with AVX-512 for Q4_0 and Q6_K
- *   few512.inc      the same for three to eight tokens of Q4_0 and Q4_K
+ *   few512.inc      the same for up to eight tokens of Q4_0 and Q4_K
  *   neon_along.inc  the same with NEON for Q4_0, Q8_0, Q4_K and Q6_K
  *   neon_multiply.inc   the product of a tile with NEON
  *   channels.inc    matmul_i8, for the per-channel types QC2, QC4 and QC8

@@ -24,6 +24,7 @@ typedef struct eg_matrix {
     const float *scale;        /* [rows, scales]: each for cols / scales columns */
     int64_t scales;            /* scales in a row: 1, except in embedding tables */
     float in_step, out_step;   /* x and y are int8 multiples of these steps; 0: x or y is not rounded to a step */
+    bool two_term;             /* x is quantized with two terms (nn/multiply.h); kernels go by eg_q8.two_term */
 } eg_matrix;
 
 /* Activations x[n, cols], quantized with a scale d for every 32 values; cols is a multiple of 32. With one term:

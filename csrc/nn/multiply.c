@@ -37,7 +37,7 @@ static size_t aligned(size_t bytes) { return (bytes + EG_ARENA_ALIGNMENT - 1) / 
 
 void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena)
 {
-    size_t count = (size_t)values * (m->q8.two_term ? 2 : 1);
+    size_t count = 2 * (size_t)values;   /* of two terms */
     size_t bytes = eg_matmul_scratch_bytes(widest);
     if (bytes < scratch_bytes) bytes = scratch_bytes;
     m->q8.q = eg_arena_take(arena, 1, count);
@@ -58,6 +58,7 @@ typedef struct matmul_call {
     int64_t ldx;
     eg_product *products;
     int64_t n;                 /* rows of x */
+    eg_q8 q8;                  /* the quantized input, with the terms that these products want */
 } matmul_call;
 
 /* Whether a product goes through i16, which holds whole inputs. */
@@ -91,7 +92,7 @@ static void quantize_task(void *context, int64_t begin, int64_t end, unsigned wo
     int64_t cols = call->products[0].w.cols;
     (void)worker;
     for (int64_t t = begin; t < end; t++) {
-        eg_q8 to = q8_rows(&call->m->q8, t, cols);
+        eg_q8 to = q8_rows(&call->q8, t, cols);
         call->m->kernels->quantize_q8(call->x + t * call->ldx, cols, to.two_term, to.q, to.d, to.sum);
     }
 }
@@ -134,7 +135,7 @@ static void multiply_rows(const matmul_call *call, const eg_product *product, in
         eg_i8 x = {all->q + product->first * w->cols, all->d + product->first, all->sum + product->first};
         kernels->matmul_i8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
     } else {
-        eg_q8 x = q8_rows(&call->m->q8, product->first, w->cols);
+        eg_q8 x = q8_rows(&call->q8, product->first, w->cols);
         kernels->matmul_q8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
     }
     if (w->scale && !(w->in_step > 0)) scale_rows(product, row0, row1);
@@ -158,10 +159,11 @@ static void multiply_task(void *context, int64_t begin, int64_t end, unsigned wo
     }
 }
 
-/* Products whose input has the same step, or no step: the input is quantized once for all of them. */
-static void multiply_same_step(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
+/* Products whose input is quantized in the same way, once for all of them. */
+static void multiply_alike(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
 {
-    matmul_call call = {m, x, ldx, products, n};
+    matmul_call call = {m, x, ldx, products, n, m->q8};
+    call.q8.two_term = m->two_term || products[0].w.two_term;
     bool quantized = false, rounded = false;
     int64_t tiles = 0;
     for (int64_t i = 0; i < n_products; i++) {
@@ -175,11 +177,17 @@ static void multiply_same_step(eg_matmul *m, const float *x, int64_t ldx, int64_
     eg_pool_run(m->pool, multiply_task, &call, tiles, TILES);
 }
 
+static bool same_input(const eg_matrix *a, const eg_matrix *b)
+{
+    return a->in_step == b->in_step && a->two_term == b->two_term;
+}
+
 void eg_multiply(eg_matmul *m, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products)
 {
     for (int64_t first = 0, end; first < n_products; first = end) {
-        for (end = first + 1; end < n_products && products[end].w.in_step == products[first].w.in_step;) end++;
-        multiply_same_step(m, x, ldx, n, products + first, end - first);
+        const eg_matrix *w = &products[first].w;
+        for (end = first + 1; end < n_products && same_input(w, &products[end].w);) end++;
+        multiply_alike(m, x, ldx, n, products + first, end - first);
     }
 }
 

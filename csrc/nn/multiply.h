@@ -1,8 +1,8 @@
 /* Matrix products y = W x on the threads of a pool, shared by the decoder and the encoders.
  *
- * A quantized matrix multiplies activations that are quantized to 8 bits, 32 values to a scale. A decoder loses little by
- * that, but over an encoder's layers the error grows to a percent or two. So encoders use two-term activations of 16 bits: two
- * int8 terms, which share the unpacked weights.
+ * A quantized matrix multiplies activations that are quantized to 8 bits, 32 values to a scale, or two-term activations of 16
+ * bits: two int8 terms, which share the unpacked weights, for twice the products. Over an encoder's layers the error of 8 bits
+ * grows to a percent or two, so encoders use two terms everywhere; the decoder chooses matrix by matrix (eg_matrix.two_term).
  *
  * Matrices of floats multiply floats; for an encoder that has many tokens at hand, integers of 14 bits are twice as fast.
  *
@@ -19,7 +19,8 @@
 typedef struct eg_matmul {
     const eg_kernels *kernels;
     eg_pool *pool;
-    eg_q8 q8;                  /* quantized input of a call; two_term for encoders */
+    bool two_term;             /* all quantized matrices have two-term input, not only those that are marked */
+    eg_q8 q8;                  /* quantized input of a run of products (eg_multiply) */
     eg_i8 i8;                  /* the same with a fixed step, in the same memory */
     bool rounds_floats;        /* F32, F16 and BF16 matrices are multiplied as integers of 14 bits, where columns allow it */
     void *i16;                 /* the input of a call for that */
@@ -38,12 +39,11 @@ typedef struct eg_product {
 } eg_product;
 
 /* Lays out memory for inputs of at most `values` numbers in all and at most `widest` columns, and at least `scratch_bytes` of
- * scratch for each thread. The caller sets kernels, pool, q8.two_term and rounds_floats
- * before. */
+ * scratch for each thread. The caller sets kernels, pool, two_term and rounds_floats before. */
 void eg_matmul_layout(eg_matmul *matmul, int64_t values, int64_t widest, size_t scratch_bytes, eg_arena *arena);
 
 /* All products with one input x[n, cols] (row stride ldx). The input is quantized once for each run of products with the same
- * step. */
+ * step and number of terms. */
 void eg_multiply(eg_matmul *matmul, const float *x, int64_t ldx, int64_t n, eg_product *products, int64_t n_products);
 
 /* y[n, rows] = w x[n]. */

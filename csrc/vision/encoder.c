@@ -422,7 +422,7 @@ eg_status eg_vision_encode(const eg_vision_weights *weights, eg_pool *pool, eg_t
                   .rows = height / patch,
                   .n = width / patch * (height / patch),
                   .out = out};
-    e.matmul.q8.two_term = e.matmul.rounds_floats = true;
+    e.matmul.two_term = e.matmul.rounds_floats = true;
     if (!open_memory(&e)) {
         free(e.memory);
         return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a picture of %lld patches.", (long long)e.n);

@@ -117,7 +117,7 @@ static void check_channels(const eg_kernels *k)
             float *x = memory((size_t)(n * cols) * 4), *y = memory((size_t)(n * rows) * 4), *scale = memory((size_t)rows * 4);
             eg_i8 i8 = {memory((size_t)(n * cols)), memory((size_t)n * 4), memory((size_t)n * 4)};
             void *scratch = memory(eg_matmul_scratch_bytes(cols));
-            eg_matrix m = {w, type, rows, cols, row_bytes, scale, 1, 0.011f, 0.7f};
+            eg_matrix m = {w, type, rows, cols, row_bytes, scale, 1, 0.011f, 0.7f, false};
             for (size_t b = 0; b < (size_t)rows * row_bytes; b++) w[b] = (uint8_t)next();
             fill(x, n * cols);
             fill(scale, rows);

@@ -1,5 +1,5 @@
 """The engine against other programs: files written by another converter and quantizer, outputs of the reference
-implementation, and as the budget for quantized files the error that another engine has on the same file.
+implementation, and as the budget for quantized files a share of the error that another engine has on the same file.
 
 The four Q4_0 files and their numbers are part of the project; the rest is compared where the fixtures are at hand.
 """
@@ -19,6 +19,8 @@ SHARED = shared_folder / "fixtures"
 VARIANTS = ["e2b", "e4b", "moe", "dense"]
 #: rms of (engine - reference) that the peer has on the four Q4_0 files
 PEER_Q4_0 = {"e2b": 0.0468, "e4b": 0.0723, "moe": 0.0471, "dense": 0.0229}
+#: The share of the peer's error that the engine may have: two-term activations leave about half.
+SHARE = 0.55
 needs_fixtures = pytest.mark.skipif(not SHARED.exists(), reason="the folder of fixtures is not here")
 
 
@@ -33,7 +35,7 @@ def test_within_peer_error(variant: str) -> None:
     numbers = np.load(DATA / "reference.npz")
     with eg.Model.load(DATA / f"{variant}-Q4_0.gguf", threads=2) as m:
         logits = m.session(context=128).forward(numbers[f"{variant}_ids"])
-    assert rms(logits - numbers[f"{variant}_logits"]) < 1.1 * PEER_Q4_0[variant]
+    assert rms(logits - numbers[f"{variant}_logits"]) < SHARE * PEER_Q4_0[variant]
 
 
 @needs_fixtures
@@ -63,7 +65,7 @@ def test_bf16_equals_reference(variant: str) -> None:
 
 @needs_fixtures
 def test_all_types_within_peer_error() -> None:
-    """Every quantized fixture, within the peer's error plus a tenth."""
+    """Every quantized fixture, within a share of the peer's error."""
     over = []
     for key, budget in json.loads((SHARED / "peer-error.json").read_text()).items():
         variant, kind = key.split("/")
@@ -71,7 +73,7 @@ def test_all_types_within_peer_error() -> None:
         expected = np.load(SHARED / variant / "reference-quantized.npz")[kind]
         with eg.Model.load(SHARED / variant / f"model-{kind}.gguf", threads=2) as m:
             error = rms(m.session(context=128).forward(ids) - expected)
-        if error >= 1.1 * budget:
+        if error >= SHARE * budget:
             over.append(f"{key}: {error:.4f}, peer {budget}")
     assert not over
 
