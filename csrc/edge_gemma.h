@@ -162,6 +162,13 @@ EG_API uint64_t eg_file_metadata_count(const eg_file *file);
 /* Number of tensors, those of all parts of a split file together. 0 for NULL. Any thread. */
 EG_API uint64_t eg_file_tensor_count(const eg_file *file);
 
+/* Bytes of the file, of a split one all parts together. 0 for NULL. Any thread. */
+EG_API uint64_t eg_file_bytes(const eg_file *file);
+
+/* What a sidecar of the file must have as its digest: a hash of the directory and of a few pages of the data. 0 for NULL. Any
+ * thread. */
+EG_API uint64_t eg_file_sidecar_digest(const eg_file *file);
+
 /* Describes the metadata value `index`, below eg_file_metadata_count. Any thread. */
 EG_API eg_status eg_file_get_metadata(const eg_file *file, uint64_t index, eg_file_metadata *out, eg_error *err);
 
@@ -260,6 +267,12 @@ typedef struct eg_model_params {
     const char *mmproj;        /* the file of the model's encoders; NULL: none, unless mmproj_length is given: */
     int mmproj_fd;             /* an open file descriptor (kept by the caller), */
     uint64_t mmproj_offset, mmproj_length;   /* and where in it that GGUF lies */
+    /* A sidecar has a leaner version of the head, so that a token reads less; `edge-gemma prepare` makes it. With `path`,
+     * X.lean.gguf beside X.gguf is used if it exists. */
+    const char *sidecar;       /* another file; NULL: none, unless sidecar_length is given: */
+    int sidecar_fd;            /* an open file descriptor (kept by the caller), */
+    uint64_t sidecar_offset, sidecar_length;   /* and where in it that GGUF lies */
+    bool no_sidecar;           /* opens the model as it is */
     uint64_t memory_limit;     /* bytes that the process is to stay within; 0: what the system gives it, see below */
     bool keep_sigbus;          /* the library installs no handler of SIGBUS, see below */
 } eg_model_params;
@@ -279,6 +292,7 @@ typedef struct eg_model_info {
     uint64_t decode_bytes;     /* weight bytes read to decode one token */
     char name[128];            /* general.name, cut to fit */
     bool vision;               /* it was opened with a vision encoder */
+    bool sidecar;              /* it was opened with a sidecar */
     uint64_t weight_budget;    /* bytes of weights that are in memory at once, if they do not fit the memory limit; else 0 */
     uint64_t weight_least;     /* the least that this can be, however small the limit; it may be exceeded then */
 } eg_model_info;
@@ -293,8 +307,8 @@ typedef struct eg_memory {
     uint64_t workspace;        /* of the model: activations, one set for each call that runs at the same time */
 } eg_memory;
 
-/* Opens and checks a model, with its encoders if they are named. Weights stay in the file's mapping: nothing is read,
- * copied or repacked. Descriptors are not needed after the call. Any thread.
+/* Opens and checks a model, with its encoders if they are named, and with its sidecar if there is one. Weights stay in the
+ * files' mappings: nothing is read, copied or repacked. Descriptors are not needed after the call. Any thread.
  *
  * Weights that are larger than memory. Memory is the least of memory_limit, the physical memory, and what the control groups of
  * the process allow (Linux). Where the weights do not fit, the model reads them with
@@ -310,7 +324,8 @@ typedef struct eg_memory {
  * before, or does what it would have done without one. An application that installs a handler after opening a model should hand
  * on what is not its own; else the default is back. The handler is removed when the last model is closed. With keep_sigbus in all
  * models the library never installs one; then only the threads that read for a model larger than memory notice a disk that fails.
- * EG_ERROR_FILE, EG_ERROR_FORMAT, EG_ERROR_UNSUPPORTED. */
+ *
+ * EG_ERROR_FILE, EG_ERROR_FORMAT (also a sidecar of another file), EG_ERROR_UNSUPPORTED. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 
 /* Gives the model up. Its threads stop, its files are unmapped, and it is freed, its tokenizer included, when its last session
@@ -373,6 +388,13 @@ typedef struct eg_sampling {
     size_t n_mask; /* bit is 1 are drawn: vocab_size / 32 words, rounded up. NULL: all are; read during the call */
     bool logprobs; /* the token comes with its log-probability, */
     uint32_t top_logprobs; /* and, with `logprobs`, those of so many likeliest tokens, at most EG_TOP_LOGPROBS */
+    /* A grammar, which need not make a mask for every token: it is asked about the token that was drawn. NULL: the token may
+     * stand here. Else a mask like the one above, with which the token is drawn anew; it must stay valid until the call ends,
+     * or until check_token is called again. Greedy decoding thus takes the best token that is allowed, and at a temperature the
+     * probabilities are those of the allowed tokens. It is called on the thread of the call, once for each token drawn, and
+     * must not use the session. NULL: none. eg_session_verify refuses it. */
+    const uint32_t *(*check_token)(void *check_context, int32_t id);
+    void *check_context;
 } eg_sampling;
 
 enum { EG_TOP_LOGPROBS = 64 };
@@ -473,7 +495,7 @@ EG_API eg_status eg_session_next(eg_session *session, const eg_sampling *samplin
  * random sequence and text included, and eg_session_next goes on with the first token that differs. Several tokens are
  * evaluated in one pass, which takes little longer than one token. logprobs[n], unless NULL, receives the log-probabilities of
  * the kept ones. What does not fit the context is not checked. Failures are as in eg_session_next, but after EG_CANCELLED
- * *kept tokens were appended. */
+ * *kept tokens were appended. EG_ERROR_ARGUMENT: there is a check_token, which could not follow a draft. */
 EG_API eg_status eg_session_verify(eg_session *session, const int32_t *ids, size_t n, const eg_sampling *sampling,
                                    float *logprobs, size_t *kept, eg_error *err);
 

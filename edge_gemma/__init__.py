@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .chat.calls import ToolCall
     from .chat.conversation import Chat
     from .chat.reply import ChatEvent, Reply, ReplyParser, parse_reply
+    from .chat.structured import Grammar
     from .chat.template import render_chat
     from .chat.tools import Tool, tool_schema
     from .engine.audio import AudioEncoder, AudioFeed, audio_tokens
@@ -57,6 +58,7 @@ _LAZY = {
     "FileDescriptor": "engine.descriptor",
     "GGUFFile": "engine.gguf",
     "Generation": "engine.generation",
+    "Grammar": "chat.structured",
     "Listener": "speech.listener",
     "ListenerEvent": "speech.listener",
     "Model": "engine.model",
@@ -126,6 +128,7 @@ __all__ = [
     "FileDescriptor",
     "GGUFFile",
     "Generation",
+    "Grammar",
     "Listener",
     "ListenerEvent",
     "Model",

@@ -25,7 +25,10 @@ HEADERS = [
     "vision/target.h",
 ]
 # Functions of Python that the engine calls.
-CALLBACKS = 'extern "Python" void edge_gemma_progress(void *context, uint32_t done, uint32_t total);\n'
+CALLBACKS = """
+extern "Python" void edge_gemma_progress(void *context, uint32_t done, uint32_t total);
+extern "Python" const uint32_t *edge_gemma_check_token(void *context, int32_t id);
+"""
 # One set of flags for every file: instruction sets are chosen with target pragmas, and results must not depend on the
 # compiler's liberty to fuse or reorder.
 FLAGS = ["-O3", "-g0", "-std=c11", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]

@@ -45,7 +45,11 @@ LATE = {
         "edge_gemma.chat.tools.Tool",
         "edge_gemma.vision.feeding.encode_picture",
     },
-    "engine/session.py": {"edge_gemma.vision.feeding.feed_picture", "edge_gemma.vision.feeding.feed_video"},
+    "engine/session.py": {
+        "edge_gemma.chat.structured.form_of",
+        "edge_gemma.vision.feeding.feed_picture",
+        "edge_gemma.vision.feeding.feed_video",
+    },
 }
 # Names with an underscore that are public all the same: those of a NamedTuple.
 PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_field_defaults", "_make"}

@@ -23,6 +23,8 @@ MODULES = {
     "edge_gemma.hub": importlib.import_module("edge_gemma.hub"),
     "edge_gemma.files.convert": importlib.import_module("edge_gemma.files.convert"),
     "edge_gemma.files.quantize": importlib.import_module("edge_gemma.files.quantize"),
+    "edge_gemma.files.prepare": importlib.import_module("edge_gemma.files.prepare"),
+    "edge_gemma.files.mobile": importlib.import_module("edge_gemma.files.mobile"),
 }
 NAMES = [f"{module}.{name}" for module, owner in MODULES.items() for name in owner.__all__]
 
@@ -54,11 +56,16 @@ USES = {
     "eg.Describer(model).describe(b'').text": "str",
     "eg.kernels.targets": "dict[str, Target | None]",
     'edge_gemma.hub.pull("e2b")': "Pulled",
+    'edge_gemma.files.prepare.prepare("m.gguf").saved': "int",
+    'edge_gemma.files.mobile.pull_mobile("e2b").model': "Path",
+    'eg.Model.load("m.gguf", sidecar=False).sidecar': "Path | None",
 }
 CONSUMER = """\
 import edge_gemma
 import edge_gemma as eg
 import edge_gemma.files.convert
+import edge_gemma.files.mobile
+import edge_gemma.files.prepare
 import edge_gemma.files.quantize
 import edge_gemma.hub
 

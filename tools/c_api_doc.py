@@ -72,7 +72,8 @@ cmake -S csrc -B build-android -DCMAKE_TOOLCHAIN_FILE=$ANDROID_NDK/build/cmake/a
 cmake --build build-android --parallel --target edge_gemma_static
 ```
 
-A model in an asset or behind a content URI is opened by its descriptor (`fd` of `eg_model_params`).
+A model in an asset or behind a content URI is opened by its descriptor (`fd` of `eg_model_params`). So is its sidecar, the
+leaner head that `edge-gemma prepare` makes on another machine (`sidecar_fd`); beside a model that has a path it is found.
 
 ### iOS and macOS
 

@@ -5,6 +5,7 @@
 #include "../base/checked.h"
 #include "../base/structs.h"
 #include "../format/gguf.h"
+#include "../nn/sidecar.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,10 @@ void eg_file_close(eg_file *file)
 uint64_t eg_file_metadata_count(const eg_file *file) { return file ? eg_gguf_value_count(file->gguf) : 0; }
 
 uint64_t eg_file_tensor_count(const eg_file *file) { return file ? eg_gguf_tensor_count(file->gguf) : 0; }
+
+uint64_t eg_file_bytes(const eg_file *file) { return file ? eg_gguf_mapped_bytes(file->gguf) : 0; }
+
+uint64_t eg_file_sidecar_digest(const eg_file *file) { return file ? eg_sidecar_digest(file->gguf) : 0; }
 
 /* The metadata value, or NULL with the error written. */
 static const eg_gguf_value *value_at(const eg_file *file, uint64_t index, eg_error *err)

@@ -2,45 +2,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../base/map.h"
 #include "../base/processors.h"
 #include "../base/structs.h"
+#include "../decoder/tables.h"
+#include "../format/digest.h"
 #include "../nn/keys.h"
-#include "bytes.h"
+#include "../nn/sidecar.h"
 #include "objects.h"
 
 const char *eg_version(void) { return EG_VERSION; }
 
 const char *eg_isa(void) { return eg_kernels_get()->name; }
 
-static uint64_t hash(uint64_t h, const void *data, size_t n)
-{
-    const uint8_t *p = data;
-    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;   /* FNV-1a */
-    return h;
-}
-
-static uint64_t hash_number(uint64_t h, uint64_t value, int bytes)
-{
-    uint8_t little_endian[8];
-    eg_bytes_put(little_endian, value, bytes);
-    return hash(h, little_endian, (size_t)bytes);
-}
-
-/* Names, types and shapes of all tensors, and some bytes from the middle of each. */
-uint64_t eg_model_fingerprint(const eg_model *model)
-{
-    const eg_gguf *file = model->file;
-    uint64_t h = 0xcbf29ce484222325u;
-    for (uint64_t i = 0; i < eg_gguf_tensor_count(file); i++) {
-        const eg_gguf_tensor *t = eg_gguf_tensor_at(file, i);
-        h = hash(h, t->name.data, t->name.length);
-        h = hash_number(h, t->type_id, 4);
-        for (int d = 0; d < 4; d++) h = hash_number(h, (uint64_t)t->dims[d], 8);
-        if (t->data && t->bytes) h = hash(h, t->data + t->bytes / 2, t->bytes - t->bytes / 2 < 64 ? 1 : 64);
-    }
-    return h;
-}
+uint64_t eg_model_fingerprint(const eg_model *model) { return eg_gguf_digest(model->file, UINT64_MAX); }
 
 /* Reads a byte of each page of data[bytes], as far as it lies within [from, to) of everything that *at counts; adds to *at. */
 static void touch(const uint8_t *data, uint64_t bytes, uint64_t from, uint64_t to, uint64_t *at)
@@ -57,14 +31,15 @@ void eg_model_prefault(eg_model *model)
     enum { STEP = 64 << 20 };  /* takes some milliseconds when the file is in the page cache */
     const eg_config *c = &model->config;
     uint64_t from = atomic_load(&model->prefaulted), at = 0;
-    if (from == UINT64_MAX) return;
+    if (from == UINT64_MAX || model->store) return;   /* a store reads by itself */
     for (int32_t l = c->kv_layers - 1; l < c->layers; l++) {
         const eg_layer *layer = &model->weights.layer[l];
         const eg_matrix *all[] = {&layer->q, &layer->o, &layer->gate, &layer->up, &layer->down, &layer->inp_gate, &layer->proj};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i]->data) touch(all[i]->data, (uint64_t)all[i]->rows * all[i]->row_bytes, from, from + STEP, &at);
     }
-    const eg_matrix *head = &model->weights.output;
+    const eg_weights *w = &model->weights;
+    const eg_matrix *head = w->output_lean.data ? &w->output_lean : &w->output;
     touch(head->data, (uint64_t)head->rows * head->row_bytes, from, from + STEP, &at);
     atomic_store(&model->prefaulted, from + STEP < at ? from + STEP : UINT64_MAX);
 }
@@ -89,11 +64,21 @@ static eg_status check_encoders(const eg_gguf *file, eg_error *err)
                    architecture.length ? architecture.data : "");
 }
 
+static void count_parameters(eg_model *model)
+{
+    for (uint64_t i = 0; i < eg_gguf_tensor_count(model->file); i++) {
+        const eg_gguf_tensor *t = eg_gguf_tensor_at(model->file, i);
+        model->parameters += (uint64_t)t->dims[0] * (uint64_t)t->dims[1] * (uint64_t)t->dims[2] * (uint64_t)t->dims[3];
+    }
+}
+
 /* Opens the files and binds what they hold. */
 static eg_status read_files(eg_model *model, const eg_model_params *params, eg_error *err)
 {
     eg_status status = eg_gguf_open(params->path, params->fd, params->offset, params->length, &model->file, err);
     if (!status) status = eg_config_read(model->file, &model->config, err);
+    if (!status) count_parameters(model); /* before a sidecar adds to them */
+    if (!status) status = eg_sidecar_attach(model->file, params, err);
     if (!status) status = eg_weights_bind(model->file, &model->config, &model->weights, err);
     if (!status) status = eg_tokenizer_create(model->file, &model->tokenizer, err);
     if (!status && eg_tokenizer_vocab_size(model->tokenizer) != (uint32_t)model->config.vocab)
@@ -135,13 +120,7 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
         eg_gguf_guard(model->file);
         if (model->mmproj) eg_gguf_guard(model->mmproj);
     }
-    for (uint64_t i = 0; i < eg_gguf_tensor_count(model->file); i++) {
-        const eg_gguf_tensor *t = eg_gguf_tensor_at(model->file, i);
-        model->parameters += (uint64_t)t->dims[0] * (uint64_t)t->dims[1] * (uint64_t)t->dims[2] * (uint64_t)t->dims[3];
-    }
-    /* This table is half of E2B's file, and a token reads one row of it: the system must not read ahead around each row. */
-    const eg_matrix *table = &model->weights.per_layer_token_embd;
-    if (table->data) eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_RANDOM);
+    eg_tables_advise(&model->weights);
     read_name(model);
     *out = model;
     return EG_OK;
@@ -191,6 +170,7 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .threads = eg_pool_threads(model->pool),
         .audio = model->has_audio,
         .vision = model->has_vision,
+        .sidecar = eg_gguf_is_joined(model->file),
         .parameters = model->parameters,
         .decode_bytes = eg_weights_decode_bytes(&model->weights, c),
         .weight_budget = eg_store_budget(model->store),

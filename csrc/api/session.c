@@ -253,6 +253,8 @@ eg_status eg_session_verify(eg_session *s, const int32_t *ids, size_t n, const e
     if (!s || (n && !ids)) return eg_fail(err, EG_ERROR_ARGUMENT, "session or ids is NULL.");
     eg_sampling options;
     eg_status status = eg_sampling_read(sampling, s->model->config.vocab, &options, err);
+    if (!status && options.check_token)
+        status = eg_fail(err, EG_ERROR_ARGUMENT, "check_token is set: a draft is checked without a grammar.");
     if (!status) status = check_vocabulary(s, ids, n, err);
     if (!status) status = eg_session_audio_check_closed(s, err);
     if (!status) status = eg_timeline_check_last(s, err);

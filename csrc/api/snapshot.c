@@ -20,7 +20,7 @@
 #include <string.h>
 
 #include "../base/numbers.h"
-#include "bytes.h"
+#include "../base/bytes.h"
 #include "timeline.h"
 
 static const uint8_t MAGIC[8] = {'E', 'G', 'S', 'N', 'A', 'P', '\r', '\n'};

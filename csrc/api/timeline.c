@@ -188,6 +188,13 @@ static eg_status draw_from(eg_workspace *ws, eg_draw *draw, const float *logits,
     draw->random = s->random;
     draw->id = eg_sampler_draw(&ws->sampler, draw->options, logits, &draw->random, s->tokens, (size_t)s->length, suppressed,
                                n_suppressed);
+    if (draw->id >= 0 && draw->options->check_token) {
+        eg_sampling masked = *draw->options;
+        masked.mask = masked.check_token(masked.check_context, draw->id);
+        if (masked.mask)
+            draw->id = eg_sampler_draw(&ws->sampler, &masked, logits, &draw->random, s->tokens, (size_t)s->length, suppressed,
+                                       n_suppressed);
+    }
     if (draw->id < 0) return eg_fail(err, EG_ERROR_STATE, "no token can be drawn: all are suppressed or masked.");
     if (!draw->options->logprobs) return EG_OK;
     double sum = eg_sampler_log_sum(ws->kernels, logits, ws->config->vocab);

@@ -69,17 +69,6 @@ static void *map_pages(int fd, size_t length, off_t offset)
     return base;
 }
 
-/* A descriptor of the mapping's own, by which its pages can be dropped from the page cache; -1 where that does not exist. */
-static int own_descriptor(int fd)
-{
-#if defined(POSIX_FADV_DONTNEED) && defined(F_DUPFD_CLOEXEC)
-    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
-#else
-    (void)fd;
-    return -1;
-#endif
-}
-
 static eg_status map_fail(eg_error *err, const char *name, int code)
 {
     if (code == ENODEV || code == EACCES || code == EINVAL || code == EPERM)
@@ -111,13 +100,14 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     (void)madvise(base, base_length, MADV_HUGEPAGE);
     errno = saved;
 #endif
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     *out = (eg_map){.data = (const uint8_t *)base + before,
                     .length = length,
                     .base = base,
                     .base_length = base_length,
-                    .offset = offset - before,
+                    .reader = own < 0 ? 0 : own + 1,
                     .guard = EG_GUARD_NONE,
-                    .fd = own_descriptor(fd)};
+                    .offset = offset};
     return EG_OK;
 }
 
@@ -140,12 +130,28 @@ void eg_map_guard(eg_map *map, const uint8_t *from)
     if (begin < end) map->guard = eg_guard_add((void *)begin, end - begin);
 }
 
+bool eg_map_exists(const char *path) { return access(path, F_OK) == 0; }
+
 void eg_map_close(eg_map *map)
 {
     if (map->base) eg_map_unguard(map);
     if (map->base) munmap(map->base, map->base_length);
-    if (map->base && map->fd >= 0) close(map->fd);
+    if (map->reader) close((int)map->reader - 1);
     memset(map, 0, sizeof *map);
+}
+
+void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+{
+    size_t done = 0;
+    int saved = errno;
+    while (map->reader && done < length) {
+        off_t from = (off_t)(map->offset + (uint64_t)(at - map->data) + done);
+        ssize_t n = pread((int)map->reader - 1, (uint8_t *)out + done, length - done, from);
+        if (n > 0) done += (size_t)n;
+        else if (n == 0 || errno != EINTR) break;
+    }
+    errno = saved;
+    memcpy((uint8_t *)out + done, at + done, length - done);
 }
 
 /* The whole pages in a range, or all pages that it touches. */
@@ -192,7 +198,7 @@ static void touch(pages p)
     for (uintptr_t at = p.begin, page = page_size(); at < p.end; at += page) (void)*(const volatile uint8_t *)at;
 }
 
-bool eg_map_read(const void *data, uint64_t length)
+bool eg_map_populate(const void *data, uint64_t length)
 {
     const pages p = pages_around(data, length);
     int saved = errno;
@@ -221,9 +227,9 @@ void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool d
     int saved = errno;
     (void)madvise((void *)p.begin, p.end - p.begin, MADV_DONTNEED);
 #ifdef POSIX_FADV_DONTNEED
-    if (drop && map->fd >= 0)
-        (void)posix_fadvise(map->fd, (off_t)(map->offset + (p.begin - (uintptr_t)map->base)), (off_t)(p.end - p.begin),
-                            POSIX_FADV_DONTNEED);
+    const uint64_t from = map->offset + (p.begin - (uintptr_t)map->data);
+    if (drop && map->reader)
+        (void)posix_fadvise((int)map->reader - 1, (off_t)from, (off_t)(p.end - p.begin), POSIX_FADV_DONTNEED);
 #else
     (void)map, (void)drop;
 #endif
@@ -319,13 +325,15 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
     DWORD code = GetLastError();
     CloseHandle(section);      /* the view keeps it alive */
     if (!base) return system_fail(err, name, "map the file", code);
+    HANDLE own = NULL, self = GetCurrentProcess();
+    if (!DuplicateHandle(self, file, self, &own, 0, FALSE, DUPLICATE_SAME_ACCESS)) own = NULL;
     *out = (eg_map){.data = (const uint8_t *)base + before,
                     .length = length,
                     .base = base,
                     .base_length = base_length,
-                    .offset = start,
+                    .reader = (intptr_t)own,
                     .guard = EG_GUARD_NONE,
-                    .fd = -1};
+                    .offset = offset};
     return EG_OK;
 }
 
@@ -336,18 +344,36 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     return map_handle((HANDLE)handle, offset, length, name, out, err);
 }
 
-eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error *err)
+/* A path as Windows has it, in memory that the caller frees; NULL, with the reason in *code. */
+static wchar_t *wide_path(const char *path, DWORD *code)
 {
     int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
+    *code = units > 0 ? ERROR_NOT_ENOUGH_MEMORY : GetLastError();
     wchar_t *wide = units > 0 ? malloc((size_t)units * sizeof *wide) : NULL;
-    if (!wide) return system_fail(err, name, "open the file", units > 0 ? ERROR_NOT_ENOUGH_MEMORY : GetLastError());
-    MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
+    if (wide) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
+    return wide;
+}
+
+bool eg_map_exists(const char *path)
+{
+    DWORD code;
+    wchar_t *wide = wide_path(path, &code);
+    bool exists = wide && GetFileAttributesW(wide) != INVALID_FILE_ATTRIBUTES;
+    free(wide);
+    return exists;
+}
+
+eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error *err)
+{
+    DWORD code;
+    wchar_t *wide = wide_path(path, &code);
+    if (!wide) return system_fail(err, name, "open the file", code);
     DWORD attributes = GetFileAttributesW(wide);
     bool directory = attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
     HANDLE file = directory ? INVALID_HANDLE_VALUE
                             : CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
                                           FILE_ATTRIBUTE_NORMAL, NULL);
-    DWORD code = directory ? ERROR_SUCCESS : GetLastError();
+    code = directory ? ERROR_SUCCESS : GetLastError();
     free(wide);
     if (directory) return eg_fail(err, EG_ERROR_FILE, "%s: cannot map the file: Is a directory.", name);
     if (file == INVALID_HANDLE_VALUE) return system_fail(err, name, "open the file", code);
@@ -361,7 +387,17 @@ void eg_map_guard(eg_map *map, const uint8_t *from) { (void)map, (void)from; }
 void eg_map_close(eg_map *map)
 {
     if (map->base) UnmapViewOfFile(map->base);
+    if (map->reader) CloseHandle((HANDLE)map->reader);
     memset(map, 0, sizeof *map);
+}
+
+void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+{
+    uint64_t from = map->offset + (uint64_t)(at - map->data);
+    OVERLAPPED place = {.Offset = (DWORD)from, .OffsetHigh = (DWORD)(from >> 32)};
+    DWORD done = 0;
+    if (!map->reader || length > MAXDWORD || !ReadFile((HANDLE)map->reader, out, (DWORD)length, &done, &place)) done = 0;
+    memcpy((uint8_t *)out + done, at + done, length - done);
 }
 
 void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
@@ -376,7 +412,7 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
     }
 }
 
-bool eg_map_read(const void *data, uint64_t length)
+bool eg_map_populate(const void *data, uint64_t length)
 {
     eg_map_advise(data, length, EG_ADVICE_WILLNEED);
     for (uint64_t at = 0; at < length; at += 4096) (void)*((const volatile uint8_t *)data + at);

@@ -1,16 +1,17 @@
 /* The decoder, in the order of the model:
  *   x = embed(ids); for each layer: attention, feed-forward, per-layer embedding, scale; logits = softcap(E rms(x))
- * Attention and feed-forward are in files of their own.
+ * Attention, feed-forward and logits are in files of their own.
  */
 #include "decoder.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "../base/map.h"
 #include "../base/numbers.h"
 #include "attention.h"
 #include "ffn.h"
+#include "head.h"
+#include "tables.h"
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
@@ -20,13 +21,22 @@ typedef struct input_call {
     int32_t from, to;
 } input_call;
 
+/* out[n]: columns [col, col + n) of a row of a table. Uses the second half of the worker's scratch. */
+static void read_row(const eg_workspace *ws, unsigned worker, const eg_matrix *table, int64_t row, int64_t col, int64_t n,
+                     float *out)
+{
+    uint8_t *blocks = (uint8_t *)eg_matmul_scratch(&ws->matmul, worker) + ws->row_bytes;
+    eg_table_read(ws->weights, table, row, col, n, blocks);
+    eg_matrix_decode(table, row, col, n, blocks, out);
+}
+
 /* out[n, d] := scaled embeddings of the rows. */
 static void embed_task(void *context, int64_t begin, int64_t end, unsigned worker)
 {
     input_call *call = context;
     int64_t d = call->ws->config->hidden;
+    const eg_matrix *table = eg_table_tokens(call->ws->weights);
     float scale = sqrtf((float)d);
-    (void)worker;
     for (int64_t t = begin; t < end; t++) {
         const eg_row *row = &call->ws->row[t];
         float *x = call->out + t * d;
@@ -34,19 +44,27 @@ static void embed_task(void *context, int64_t begin, int64_t end, unsigned worke
             memcpy(x, row->soft, (size_t)d * sizeof *x);
             continue;
         }
-        eg_matrix_row(&call->ws->weights->token_embd, row->id, 0, d, x);
+        if (table) read_row(call->ws, worker, table, row->id, 0, d, x);
+        else eg_matrix_row(&call->ws->weights->token_embd, row->id, 0, d, x);
         for (int64_t i = 0; i < d; i++) x[i] *= scale;
     }
+}
+
+/* The row of a table that a token reads. Soft tokens use that of <pad> in the table of per-layer embeddings. */
+static int64_t table_row(const eg_row *row) { return row->id < 0 ? 0 : row->id; }
+
+/* The rows of a prompt are scattered over a table: the system begins to read them all before the first is needed. */
+static void ask_for_rows(const eg_workspace *ws, const eg_matrix *table, int64_t n)
+{
+    for (int64_t t = 0; n > 1 && t < n; t++) eg_table_ask(table, table_row(&ws->row[t]));
 }
 
 static void embed(eg_workspace *ws, int64_t n, float *out)
 {
     input_call call = {ws, out, 0, 0};
+    ask_for_rows(ws, eg_table_tokens(ws->weights), n);
     eg_pool_run(ws->pool, embed_task, &call, n, 1);
 }
-
-/* The row of the table of per-layer embeddings: soft tokens use that of <pad>. */
-static int64_t table_row(const eg_row *row) { return row->id < 0 ? 0 : row->id; }
 
 /* ple := (rms(ple / sqrt(d); per_layer_proj_norm) + sqrt(P) * row of the token) / sqrt(2), layer by layer */
 static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned worker)
@@ -59,7 +77,7 @@ static void per_layer_task(void *context, int64_t begin, int64_t end, unsigned w
     float root_P = sqrtf((float)P), root_d = 1 / sqrtf((float)c->hidden);
     float *row = eg_matmul_scratch(&call->ws->matmul, worker);
     for (int64_t t = begin; t < end; t++) {
-        eg_matrix_row(table, table_row(&call->ws->row[t]), begin_col, end_col - begin_col, row);
+        read_row(call->ws, worker, table, table_row(&call->ws->row[t]), begin_col, end_col - begin_col, row);
         for (int32_t l = call->from; l < call->to; l++) {
             float *out = call->ws->ple + t * width + (l - call->from) * P;
             const float *a = row + l * P - begin_col;
@@ -76,23 +94,13 @@ static void per_layer_inputs(eg_workspace *ws, int64_t n, const float *embedding
 {
     const eg_config *c = ws->config;
     if (!c->per_layer || from >= to) return;
-    const eg_matrix *table = &ws->weights->per_layer_token_embd;
-    if (n > 1)   /* the rows of a prompt are scattered over gigabytes: start reading them all before the first is needed */
-        for (int64_t t = 0; t < n; t++)
-            eg_map_advise(table->data + (size_t)table_row(&ws->row[t]) * table->row_bytes, table->row_bytes,
-                          EG_ADVICE_WILLNEED);
+    ask_for_rows(ws, eg_table_per_layer(ws->weights), n);
     ws->ple_from = from;
     ws->ple_layers = to - from;
     eg_matrix w = eg_matrix_slice(&ws->weights->per_layer_model_proj, from * c->per_layer, (int64_t)(to - from) * c->per_layer);
     eg_multiply_one(&ws->matmul, &w, embeddings, n, ws->ple);
     input_call call = {ws, NULL, from, to};
     eg_pool_run(ws->pool, per_layer_task, &call, n, 1);
-    /* Each row read maps up to 64 KB of the table, which over a long prompt would add up to half a gigabyte. */
-    ws->ple_rows += n;
-    if (ws->ple_rows >= EG_BLOCK) {
-        eg_map_advise(table->data, (uint64_t)table->rows * table->row_bytes, EG_ADVICE_DONTNEED);
-        ws->ple_rows = 0;
-    }
 }
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */
@@ -191,44 +199,6 @@ static bool run_layers(eg_workspace *ws, int64_t n, int32_t from, int32_t to, eg
     return true;
 }
 
-/* ---- logits ------------------------------------------------------------------------------------------------------ */
-
-typedef struct head_call {
-    eg_workspace *ws;
-    float *logits;
-} head_call;
-
-static void output_norm_task(void *context, int64_t begin, int64_t end, unsigned worker)
-{
-    head_call *call = context;
-    int64_t d = call->ws->config->hidden;
-    (void)worker;
-    for (int64_t t = begin; t < end; t++)
-        call->ws->kernels->rms_norm(call->ws->h + t * d, call->ws->x + t * d, call->ws->weights->output_norm, d,
-                                    call->ws->config->eps);
-}
-
-static void softcap_task(void *context, int64_t begin, int64_t end, unsigned worker)
-{
-    head_call *call = context;
-    (void)worker;
-    call->ws->kernels->softcap(call->logits + begin, end - begin, call->ws->config->softcap);
-}
-
-/* logits[n, V] of x[n]; normed[n, d], unless NULL, receives the normalised rows. False if the disk failed. */
-static bool head(eg_workspace *ws, int64_t n, float *logits, float *normed)
-{
-    const eg_config *c = ws->config;
-    head_call call = {ws, logits};
-    eg_pool_run(ws->pool, output_norm_task, &call, n, 1);
-    if (normed) memcpy(normed, ws->h, (size_t)(n * c->hidden) * sizeof(float));
-    if (!logits) return true;
-    if (!eg_store_use(ws->store, c->layers, n, 0)) return false;
-    eg_multiply_one(&ws->matmul, &ws->weights->output, ws->h, n, logits);
-    if (c->softcap > 0) eg_pool_run(ws->pool, softcap_task, &call, n * c->vocab, 16384);
-    return true;
-}
-
 /* ---- a block ----------------------------------------------------------------------------------------------------- */
 
 /* Appends rows [first, first + n) of a run to the block, which has `filled` rows. */
@@ -252,7 +222,7 @@ static void add_rows(eg_workspace *ws, const eg_run *run, int64_t first, int64_t
 /* Everything that the caches need of the tokens. */
 static bool prefill(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *hidden, size_t hidden_stride)
 {
-    const int32_t last = ws->config->kv_layers - 1;   /* of this layer the cache needs K/V only */
+    const int32_t last = ws->config->kv_layers - 1; /* of this layer the cache needs K/V only */
     const size_t d = (size_t)ws->config->hidden, bytes = d * sizeof(float);
     int64_t n = 0;
     ws->stretches = 0;
@@ -296,7 +266,7 @@ static int64_t gather_wanted(eg_workspace *ws, const eg_run *runs, int64_t n_run
         } else if (run->wanted) {
             eg_run again = *run;
             again.ids = &run->last->id;
-            again.both_ways = false;   /* nothing behind it: the last token sees what it would see anyway */
+            again.both_ways = false; /* nothing behind it: the last token sees what it would see anyway */
             again.soft = run->last->embedding;
             again.position = run->last->position;
             add_rows(ws, &again, 0, 1, m);
@@ -317,7 +287,7 @@ static bool finish(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *
     if (!m) return true;
     per_layer_inputs(ws, m, ws->t, first, c->layers);
     if (!run_layers(ws, m, first, c->layers, EG_LAYER_NO_KV, hidden, hidden_stride)) return false;
-    return head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
+    return eg_head(ws, m, logits, hidden ? hidden + (size_t)c->layers * hidden_stride : NULL);
 }
 
 bool eg_decoder_evaluate(eg_workspace *ws, const eg_run *runs, int64_t n_runs, float *logits, float *hidden,

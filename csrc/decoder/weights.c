@@ -111,6 +111,7 @@ static void bind_layer(eg_binder *b, const eg_config *c, int32_t l, eg_layer *w)
 eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_error *err)
 {
     memset(w, 0, sizeof *w);
+    w->file = file;
     w->layer = calloc((size_t)c->layers, sizeof *w->layer);
     if (!w->layer) return eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory.", eg_gguf_name(file));
     w->heap_bytes = (uint64_t)c->layers * sizeof *w->layer;
@@ -125,6 +126,8 @@ eg_status eg_weights_bind(const eg_gguf *file, eg_config *c, eg_weights *w, eg_e
     w->token_embd = tied ? eg_bind_matrix(&b, "token_embd.weight", c->vocab, c->hidden)
                          : eg_bind_table(&b, "token_embd.weight", c->vocab, c->hidden);
     w->output = tied ? w->token_embd : eg_bind_matrix(&b, "output.weight", c->vocab, c->hidden);
+    if (eg_bind_find(&b, "output_lean.weight", false))
+        w->output_lean = eg_bind_matrix(&b, "output_lean.weight", c->vocab, c->hidden);
     w->output_norm = eg_bind_vector(&b, "output_norm.weight", c->hidden);
     if (eg_bind_find(&b, "rope_freqs.weight", false))
         w->rope_freqs = eg_bind_vector(&b, "rope_freqs.weight", c->head_dim_global / 2);
@@ -153,7 +156,8 @@ static uint64_t bytes_of(const eg_matrix *m)
 
 uint64_t eg_weights_decode_bytes(const eg_weights *w, const eg_config *c)
 {
-    uint64_t total = bytes_of(&w->output) + w->token_embd.row_bytes + bytes_of(&w->per_layer_model_proj) +
+    const eg_matrix *head = w->output_lean.data ? &w->output_lean : &w->output;
+    uint64_t total = bytes_of(head) + w->token_embd.row_bytes + bytes_of(&w->per_layer_model_proj) +
                      w->per_layer_token_embd.row_bytes;
     for (int32_t l = 0; l < c->layers; l++) {
         const eg_layer *layer = &w->layer[l];

@@ -37,8 +37,10 @@ typedef struct eg_layer {
 } eg_layer;
 
 typedef struct eg_weights {
+    const eg_gguf *file;               /* whose they are */
     eg_matrix token_embd;              /* [V, d] */
     eg_matrix output;                  /* [V, d]; token_embd when tied */
+    eg_matrix output_lean;             /* [V, d]: `output` in fewer bits, of a sidecar; data NULL without */
     const float *output_norm;          /* [d] */
     const float *rope_freqs;           /* [head_dim_global / 2], or NULL */
     eg_matrix per_layer_token_embd;    /* [V, L*P] */

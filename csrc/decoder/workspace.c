@@ -61,11 +61,19 @@ static void layout(eg_workspace *ws, eg_arena *arena)
     ws->angle = eg_arena_take(arena, (size_t)B, sizeof *ws->angle);
     ws->frequency = floats(arena, 2, head_dim / 2);
     if (c->experts) layout_experts(ws, expert_rows, arena);
+    if (ws->weights->output_lean.data) {
+        ws->head.best = eg_arena_take(arena, (size_t)c->vocab / EG_HEAD_GROUP + 1, sizeof(int32_t));
+        ws->head.token = eg_arena_take(arena, EG_HEAD_SEEN, sizeof(int32_t));
+        ws->head.value = eg_arena_take(arena, EG_HEAD_SEEN, sizeof(int32_t));
+        ws->head.exact = eg_arena_take(arena, EG_HEAD_MOST, sizeof(float));
+        ws->head.rows = eg_arena_take(arena, EG_HEAD_MOST, ws->weights->output.row_bytes);
+    }
     eg_sampler_layout(&ws->sampler, c->vocab, arena);
     ws->partials_size = PARTIALS * eg_attention_partial_floats(head_dim, heads);
     ws->partials = eg_arena_take(arena, ws->partials_size, sizeof(float));
     size_t attention = eg_attention_scratch_bytes(head_dim, group, EG_SPAN_QUERIES);
-    size_t row = (size_t)eg_larger((int64_t)c->layers * c->per_layer, d) * sizeof(float);   /* one dequantized table row */
+    ws->row_bytes = (size_t)eg_larger((int64_t)c->layers * c->per_layer, d) * sizeof(float);
+    size_t row = 2 * ws->row_bytes;
     ws->matmul.kernels = ws->kernels;
     ws->matmul.pool = ws->pool;
     eg_matmul_layout(&ws->matmul, eg_larger(B * widest, expert_rows * expert_widest), widest, attention > row ? attention : row,

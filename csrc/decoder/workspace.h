@@ -35,6 +35,9 @@ typedef struct eg_split {
     size_t partials;
 } eg_split;
 
+/* Of a leaner head: logits that are computed again, at most with ties; logits of a group, and logits that are looked at. */
+enum { EG_HEAD_EXACT = 128, EG_HEAD_MOST = 160, EG_HEAD_GROUP = 16, EG_HEAD_SEEN = EG_HEAD_EXACT * EG_HEAD_GROUP };
+
 typedef struct eg_workspace {
     const eg_config *config;
     const eg_weights *weights;
@@ -59,8 +62,8 @@ typedef struct eg_workspace {
     float *gate, *up; /* [B, F] */
     float *ple; /* [B, ple_layers*P]: per-layer inputs of layers ple_from .. ple_from + ple_layers - 1 */
     int32_t ple_from, ple_layers;
-    int64_t ple_rows; /* rows of the table read since its pages were last released */
     eg_matmul matmul;
+    size_t row_bytes; /* of a dequantized row of any table: so much of a thread's scratch, and behind it the row's blocks */
     float *cos, *sin; /* [2 (global, local), B, D/2] */
     int64_t *angle; /* [B] the positions that cos and sin are of; -1: none */
     float *frequency; /* [2, D/2] */
@@ -75,6 +78,12 @@ typedef struct eg_workspace {
         int32_t *first; /* [E + 1]: where the rows of order[i] begin */
         eg_product *products; /* [2 * E] */
     } moe;
+    struct { /* with a leaner head (head.h) */
+        int32_t *best; /* [V / EG_HEAD_GROUP]: the best logit of each group */
+        int32_t *token, *value; /* [EG_HEAD_SEEN] candidates; then token[EG_HEAD_MOST] are those that are computed again, */
+        uint8_t *rows; /* their rows of the model's own head, */
+        float *exact; /* and their logits */
+    } head;
     eg_sampler sampler;
     float *logits; /* [logit_rows, V] */
     int64_t logit_rows;

@@ -12,7 +12,7 @@
 #include "gguf.h"
 
 #include "../base/checked.h"
-#include "../base/map.h"
+#include "gguf_file.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -30,27 +30,6 @@ enum {
 #define MAX_ALIGNMENT (1u << 20)
 #define DEFAULT_ALIGNMENT 32u
 #define PART_SUFFIX_LENGTH 20  /* "-00001-of-00003.gguf" */
-
-typedef struct value_list {
-    eg_gguf_value *items;
-    const eg_gguf_value **by_key;
-    size_t count, capacity;
-} value_list;
-
-typedef struct tensor_list {
-    eg_gguf_tensor *items;
-    const eg_gguf_tensor **by_name;
-    size_t count, capacity;
-} tensor_list;
-
-struct eg_gguf {
-    char *name;
-    eg_map *maps;              /* [n_maps], one per part */
-    size_t n_maps;
-    atomic_bool failed;        /* a part could not be read */
-    value_list values;         /* of the first part; other parts only have their number in the split */
-    tensor_list tensors;       /* of all parts */
-};
 
 /* ---- bytes ------------------------------------------------------------------------------------------------------- */
 
@@ -661,9 +640,30 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
     return status;
 }
 
+eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err)
+{
+    const tensor_list before = file->tensors, *more = &other->tensors;
+    size_t capacity;
+    eg_gguf_tensor *items = NULL;
+    if (eg_add_size(before.count, more->count, &capacity)) items = calloc(capacity ? capacity : 1, sizeof *items);
+    if (!items) return no_memory(file->name, err);
+    for (size_t i = 0; i < capacity; i++) items[i] = i < before.count ? before.items[i] : more->items[i - before.count];
+    file->tensors = (tensor_list){.items = items, .count = capacity, .capacity = capacity};
+    eg_status status = index_tensors(file, err);
+    tensor_list unused = status ? file->tensors : before;
+    if (status) file->tensors = before;
+    else file->joined = other;
+    free(unused.items);
+    free((void *)unused.by_name);
+    return status;
+}
+
+bool eg_gguf_is_joined(const eg_gguf *file) { return file->joined != NULL; }
+
 void eg_gguf_close(eg_gguf *file)
 {
     if (!file) return;
+    eg_gguf_close(file->joined);
     for (size_t i = 0; i < file->n_maps; i++) eg_map_close(&file->maps[i]);
     free(file->maps);
     free(file->name);
@@ -673,72 +673,16 @@ void eg_gguf_close(eg_gguf *file)
     free(file);
 }
 
-/* ---- pages ------------------------------------------------------------------------------------------------------- */
-
-static bool holds(const eg_map *map, const void *data)
-{
-    return (uintptr_t)data >= (uintptr_t)map->data && (uintptr_t)data < (uintptr_t)map->data + map->length;
-}
-
-void eg_gguf_guard(eg_gguf *file)
-{
-    for (size_t i = 0; i < file->n_maps; i++) {
-        const uint8_t *first = file->maps[i].data + file->maps[i].length;
-        for (size_t k = 0; k < file->tensors.count; k++) {
-            const uint8_t *data = file->tensors.items[k].data;
-            if (data && holds(&file->maps[i], data) && data < first) first = data;
-        }
-        eg_map_guard(&file->maps[i], first);
-    }
-}
-
-bool eg_gguf_failed(const eg_gguf *file)
-{
-    bool failed = atomic_load(&file->failed);
-    for (size_t i = 0; i < file->n_maps; i++) failed |= eg_map_failed(&file->maps[i]);
-    return failed;
-}
-
-void eg_gguf_fail(eg_gguf *file) { atomic_store(&file->failed, true); }
-
-eg_status eg_gguf_check(const eg_gguf *file, eg_error *err)
-{
-    if (!eg_gguf_failed(file)) return EG_OK;
-    return eg_fail(err, EG_ERROR_FILE,
-                   "%s: a part of the file could not be read: the disk failed, or the file was cut short while it was in use.",
-                   file->name);
-}
-
-void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop)
-{
-    for (const eg_map *map = file->maps; map < file->maps + file->n_maps; map++)
-        if (!data) eg_map_release(map, map->data, map->length, drop);
-        else if (holds(map, data)) eg_map_release(map, data, length, drop);
-}
-
 /* ---- access ------------------------------------------------------------------------------------------------------ */
 
 const char *eg_gguf_name(const eg_gguf *file) { return file->name; }
-
-uint64_t eg_gguf_mapped_bytes(const eg_gguf *file)
-{
-    uint64_t total = 0;
-    for (size_t i = 0; i < file->n_maps; i++) total += file->maps[i].length;
-    return total;
-}
-
-uint64_t eg_gguf_resident_bytes(const eg_gguf *file)
-{
-    uint64_t total = 0;
-    for (size_t i = 0; i < file->n_maps; i++) total += eg_map_resident(&file->maps[i]);
-    return total;
-}
 
 uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
 {
     return sizeof *file + strlen(file->name) + 1 + file->n_maps * sizeof *file->maps +
            file->values.capacity * sizeof *file->values.items + file->values.count * sizeof *file->values.by_key +
-           file->tensors.capacity * sizeof *file->tensors.items + file->tensors.count * sizeof *file->tensors.by_name;
+           file->tensors.capacity * sizeof *file->tensors.items + file->tensors.count * sizeof *file->tensors.by_name +
+           (file->joined ? eg_gguf_heap_bytes(file->joined) : 0);
 }
 
 uint64_t eg_gguf_value_count(const eg_gguf *file) { return file->values.count; }

@@ -56,6 +56,13 @@ void eg_gguf_fail(eg_gguf *file); /* says so; any thread */
 
 /* Gives the pages of a range of tensor data, or with NULL all pages of the file, back to the system: see eg_map_release. */
 void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop);
+/* Adds the tensors of `other` to those of `file`, which owns `other` then; metadata of `other` do not count. After an error
+ * nothing has changed. EG_ERROR_FORMAT: both have a tensor of one name. */
+eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err);
+bool eg_gguf_is_joined(const eg_gguf *file); /* whether another file was added */
+
+/* Copies bytes of a tensor's data from `at` on, without keeping their pages (eg_map_read). Any thread. */
+void eg_gguf_read(const eg_gguf *file, const uint8_t *at, size_t length, void *out);
 
 /* The name of the file in error messages: its path (without its beginning if that is very long), or "fd 7". */
 const char *eg_gguf_name(const eg_gguf *file);

@@ -17,6 +17,11 @@ eg_matrix eg_matrix_slice(const eg_matrix *w, int64_t first, int64_t rows)
 void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
 {
     const uint8_t *blocks = w->data + (size_t)row * w->row_bytes + (size_t)(col / w->type->block) * w->type->bytes;
+    eg_matrix_decode(w, row, col, n, blocks, out);
+}
+
+void eg_matrix_decode(const eg_matrix *w, int64_t row, int64_t col, int64_t n, const void *blocks, float *out)
+{
     eg_type_to_float(w->type, blocks, n, out);
     if (!w->scale) return;
     const float *scale = w->scale + row * w->scales;

@@ -55,6 +55,9 @@ eg_matrix eg_matrix_slice(const eg_matrix *w, int64_t first, int64_t rows);
 /* out[n] = columns [col, col + n) of a row, as floats; col and n are multiples of the type's block. */
 void eg_matrix_row(const eg_matrix *w, int64_t row, int64_t col, int64_t n, float *out);
 
+/* The same from a copy of these blocks. */
+void eg_matrix_decode(const eg_matrix *w, int64_t row, int64_t col, int64_t n, const void *blocks, float *out);
+
 static inline void *eg_matmul_scratch(const eg_matmul *matmul, unsigned worker)
 {
     return matmul->scratch + worker * matmul->scratch_bytes;

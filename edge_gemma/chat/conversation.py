@@ -18,15 +18,19 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..engine.generation import stop_texts
-from ..engine.interface import ModelLike
+from ..engine.interface import Form, ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.sampling import Sampling
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from ..vision.feeding import Progress, feed_pixels
 from .attachments import check_senses, open_attachments, packed, unpacked, user_message
+from .call_grammar import call_grammar
 from .calls import ToolCall
 from .prompt import Media, Prompt, Unit
-from .reply import MODEL_STOPS, ChatEvent, Reply, ReplyParser
+from .reply import MODEL_STOPS, ChatEvent, Reply
+from .reply_grammar import ReplyForm
+from .schemas import warn_caller
+from .structured import can_constrain, form_of
 from .tool_loop import ToolLoop
 from .tools import Tool, Toolbox
 
@@ -40,9 +44,15 @@ class _Answer:
     """Everything that was said since the user's message, over all rounds of tool calls, and how long it took."""
 
     def __init__(
-        self, max_tokens: int | None, stop: Sequence[str], sampling: Sampling | None, progress: Progress | None
+        self,
+        max_tokens: int | None,
+        stop: Sequence[str],
+        sampling: Sampling | None,
+        form: Form | None,
+        progress: Progress | None,
     ) -> None:
-        self.max_tokens, self.stop_texts, self.sampling, self.progress = max_tokens, stop, sampling, progress
+        self.max_tokens, self.stop_texts, self.sampling = max_tokens, stop, sampling
+        self.form, self.progress = form, progress
         self.began = 0.0  # on the clock
         self.stop = ""
         self.rounds = self.prompt_tokens = self.reused_tokens = self.image_tokens = self.generated_tokens = 0
@@ -115,6 +125,8 @@ class Chat:
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
+        constrain: whether calls keep to the declarations of the tools while they are generated, which needs llguidance (the
+            extra `structured`); None for where that is installed.
 
     Attributes:
         history: the messages, oldest first, without the instructions: dicts with "role" (user, assistant, tool) and
@@ -143,6 +155,7 @@ class Chat:
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         max_rounds: int = 8,
+        constrain: bool | None = None,
     ) -> None:
         if callable(tools) or isinstance(tools, (str, Mapping, Tool)):
             raise EdgeGemmaValueError("tools is one tool; it must be a list: tools=[...].", "argument")
@@ -155,7 +168,8 @@ class Chat:
         self.sampling, self.max_tokens, self.max_rounds = sampling, max_tokens, max_rounds
         self.stop: str | Sequence[str] | None = stop_texts(stop)
         self._system = system
-        self._model = model
+        self._model, self._thinking = model, thinking
+        self._calls = self._call_grammar(constrain)
         self._prompt = Prompt(
             model.tokenizer,
             model.tokenizer.chat_template if template is None else template,
@@ -167,6 +181,18 @@ class Chat:
         self._spans: dict[int, tuple[int, Media]] = {}
         self._cancelled = False
         self._active: weakref.ref[Generator[ChatEvent, None, None]] | None = None
+
+    def _call_grammar(self, constrain: bool | None) -> Form | None:
+        """The grammar of calls; None for free calls."""
+        if constrain is False or not len(self.tools) or (constrain is None and not can_constrain()):
+            return None
+        try:
+            return call_grammar(self.tools.schemas, self._model.tokenizer)
+        except EdgeGemmaError as error:
+            if constrain:
+                raise
+            warn_caller(f"Calls are not limited to the declarations of the tools. {error}")
+            return None
 
     def close(self) -> None:
         """Frees the session; an answer that is not finished ends. Further calls do nothing. Raises as `send` while an answer
@@ -206,6 +232,8 @@ class Chat:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        grammar: Form | None = None,
         progress: Progress | None = None,
     ) -> Iterator[ChatEvent]:
         """Sends a user's message and yields the answer as it is generated.
@@ -224,6 +252,8 @@ class Chat:
             frames, fps: how many frames of the video, evenly from its beginning, 32 if neither is given; or how many for each
                 of its seconds.
             sampling, max_tokens, stop: for this answer, instead of those of the chat.
+            schema, grammar: the form of the answer: a JSON schema, or a `Grammar`. Thoughts and calls are free of it. It needs
+                llguidance (the extra `structured`).
             progress: called while pictures are encoded, with the soft tokens that are done, and all that this answer needs.
 
         Yields:
@@ -252,7 +282,7 @@ class Chat:
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         sampling = self.sampling if sampling is None else sampling
         _check_options(max_tokens, sampling, self.max_rounds)
-        answer = _Answer(max_tokens, stop_texts(stops), sampling, progress)
+        answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress)
         self._close_open_answer()
         with contextlib.suppress(Cancelled):
             self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
@@ -310,7 +340,7 @@ class Chat:
             answer.begin_round()
             self._feed(target, answer)
             start = self.session.position
-            reply = yield from self._generate(answer, self._prompt.parser(target))
+            reply = yield from self._generate(answer, target)
             calls = loop.calls(reply, answer.stop)
             if not calls or answer.stop == "cancelled":
                 return
@@ -326,12 +356,17 @@ class Chat:
             words = loop.own_words(self.session.tokens[start:])
             target = [*target, *words, *loop.continuation(words)]
 
-    def _generate(self, answer: _Answer, parser: ReplyParser) -> Generator[ChatEvent, None, Reply]:
+    def _generate(self, answer: _Answer, target: list[Unit]) -> Generator[ChatEvent, None, Reply]:
         """One reply of the model. However it ends, its text is in the history afterwards; its calls are not yet."""
-        start = self.session.position
+        start, parser, form = self.session.position, self._prompt.parser(target), None
+        if answer.form is not None or self._calls is not None:
+            in_thought = self._prompt.in_thought(target)
+            form = ReplyForm(self._calls, answer.form, thinking=self._thinking, in_thought=in_thought)
         # Up to the last place, so that a full session ends the answer as "length" and loses nothing.
         limit = max(1, self.session.context - start) if answer.max_tokens is None else answer.max_tokens
-        pieces = self.session.generate(limit, stop=answer.stop_texts, sampling=answer.sampling, special=True)
+        pieces = self.session.generate(
+            limit, stop=answer.stop_texts, sampling=answer.sampling, special=True, grammar=form
+        )
         # An exception, or the closing of this iterator, leaves the block before its last line: the reply was then cut off.
         try:
             for piece in pieces:

@@ -41,6 +41,7 @@ VERBS = (
     "bench",
     "convert",
     "quantize",
+    "prepare",
     "pull",
     "list",
     "rm",
@@ -80,6 +81,7 @@ examples:
   edge-gemma bench -m e2b --json
   edge-gemma convert gemma-4-E2B-it gemma-4-E2B-it-BF16.gguf
   edge-gemma quantize model-BF16.gguf model-Q4_K_M.gguf --type Q4_K_M
+  edge-gemma prepare gemma-4-E2B-it-Q4_0.gguf
 
 `edge-gemma VERB --help` explains a verb.
 The environment variables EDGE_GEMMA_MODEL and EDGE_GEMMA_MMPROJ name the files when --model and --mmproj do not. \

@@ -228,6 +228,11 @@ def add_model_options(parser: argparse.ArgumentParser, several_threads: bool = F
         metavar="FILE",
         help=f"GGUF file of the model's audio and image encoders (default: environment variable {MMPROJ_VARIABLE})",
     )
+    group.add_argument(
+        "--no-sidecar",
+        action="store_true",
+        help="leave out the leaner head beside FILE that `edge-gemma prepare` has made",
+    )
     kind, metavar = (counts, "N,...") if several_threads else (count, "N")
     group.add_argument("--threads", "-t", type=kind, metavar=metavar, help="worker threads (default: the fast cores)")
 
@@ -352,7 +357,13 @@ def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
         announce_toy(args)
     from .. import Model
 
-    return Model.load(path, mmproj=mmproj, threads=args.threads, memory_limit=getattr(args, "memory_limit", None))
+    return Model.load(
+        path,
+        mmproj=mmproj,
+        threads=args.threads,
+        sidecar=not args.no_sidecar,
+        memory_limit=getattr(args, "memory_limit", None),
+    )
 
 
 def announce_toy(args: argparse.Namespace) -> None:

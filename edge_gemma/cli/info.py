@@ -23,10 +23,13 @@ from .common import (
     add_verb,
     announce_toy,
     format_count,
-    model_path,
+    model_paths,
     print_json,
     print_table,
+    size,
+    typed_command,
 )
+from .fitting import print_fits, what_fits
 from .inspection import TensorRow
 from .parsing import file_path, wrap
 
@@ -36,6 +39,7 @@ _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 EXAMPLES = """
 edge-gemma info gemma-4-E2B-it-Q4_0.gguf
 edge-gemma info e2b
+edge-gemma info e2b --memory-limit 1.5GB
 edge-gemma info --json *.gguf | jq -c '[.file, .type]'
 edge-gemma info mmproj.gguf --tensors
 edge-gemma info -m model.gguf --template > template.jinja
@@ -58,6 +62,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--template", action="store_true", help="print the chat template and nothing else")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object instead of text; for several files one on each line"
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=size,
+        metavar="SIZE",
+        help="tell the longest context that stays within this much memory in all, such as 1.5GB (default: a table of limits)",
     )
     add_model_options(parser)
     return parser
@@ -83,14 +93,16 @@ def run(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     """What is to be said of the file of `args.model`, as plain data."""
     announce_toy(args)
-    path = model_path(args)
+    path, mmproj = model_paths(args)
     from ..engine.gguf import GGUFFile
 
     with GGUFFile(path) as file:
         metadata, rows = file.metadata, tensor_rows(file)
         if args.template:
             return _template(metadata, args.json)
-        report = describe(path, metadata, rows, args.threads)
+        report = describe(path, metadata, rows, args.threads, sidecar=not args.no_sidecar)
+        if report.get("decode_bytes"):
+            report["fits"] = what_fits(path, mmproj, args.memory_limit, args.threads)
         if args.tensors:
             report["tensors"] = [
                 {"name": row.name, "type": row.type, "shape": list(row.dims), "bytes": row.bytes} for row in rows
@@ -105,8 +117,10 @@ def tensor_rows(file: Any) -> list[TensorRow]:
     return [TensorRow(t.name, t.type_name or "unknown", tuple(t.shape), t.bytes) for t in file.tensors]
 
 
-def describe(path: str, metadata: Any, rows: list[TensorRow], threads: int | None = None) -> dict[str, Any]:
-    """The report as plain data, ready for JSON. Keys are absent where the file says nothing."""
+def describe(
+    path: str, metadata: Any, rows: list[TensorRow], threads: int | None = None, sidecar: bool = True
+) -> dict[str, Any]:
+    """The report as plain data, ready for JSON. Keys are absent where the file says nothing. `sidecar`: whether it counts."""
     report: dict[str, Any] = {
         "file": str(path),
         "file_bytes": _file_bytes(path),
@@ -125,7 +139,15 @@ def describe(path: str, metadata: Any, rows: list[TensorRow], threads: int | Non
     }
     report = {key: value for key, value in report.items() if value}
     if report.get("decode_bytes"):
-        report["memory"] = _memory(path, metadata, rows, threads)
+        model = _open(path, threads, sidecar)
+        try:
+            report["memory"] = _memory(model, metadata, rows)
+            if model is not None and model.sidecar:
+                lean = {"file": str(model.sidecar), "file_bytes": os.path.getsize(model.sidecar)}
+                report["sidecar"] = {**lean, "decode_bytes": model.config.decode_bytes}
+        finally:
+            if model is not None:
+                model.close()
     return report
 
 
@@ -153,37 +175,32 @@ def _file_bytes(path: str) -> int:
     return sum(part.stat().st_size for part in parts if part.exists())
 
 
-def _memory(path: str, metadata: Any, rows: list[TensorRow], threads: int | None) -> list[dict[str, Any]]:
-    """Cache and work space by context and cache type. The figures are the engine's if it can open the model."""
+def _memory(model: Any, metadata: Any, rows: list[TensorRow]) -> list[dict[str, Any]]:
+    """Cache and work space by context and cache type. The figures are the engine's if it could open the model."""
     limit = inspection.context_limit(metadata) or max(CONTEXTS)
     contexts = [*(context for context in CONTEXTS if context < limit), limit]
-    model = _open(path, threads)
-    # All weights except the per-layer embeddings: of that table, only the rows of the current tokens are read.
-    weights = file_parts(rows)["weights"]
+    # Of tables, such as that of the per-layer embeddings, only the rows of the current tokens are read.
+    weights = (file_parts(rows) if model is None else model.weight_sizes())["weights"]
     result = []
-    try:
-        for context in contexts:
-            for kv in ("f16", "q8"):
-                if model is None:
-                    estimate = {"kv": inspection.kv_bytes(metadata, context, kv), "scratch": 0}
-                else:
-                    estimate = model.estimate(context, kv)
-                    estimate["scratch"] += estimate.pop("workspace")
-                total = weights + estimate["kv"] + estimate["scratch"]
-                result.append({"context": context, "kv_type": kv, **estimate, "total": total})
-    finally:
-        if model is not None:
-            model.close()
+    for context in contexts:
+        for kv in ("f16", "q8"):
+            if model is None:
+                estimate = {"kv": inspection.kv_bytes(metadata, context, kv), "scratch": 0}
+            else:
+                estimate = model.estimate(context, kv)
+                estimate["scratch"] += estimate.pop("workspace")
+            total = weights + estimate["kv"] + estimate["scratch"]
+            result.append({"context": context, "kv_type": kv, **estimate, "total": total})
     return result
 
 
-def _open(path: str, threads: int | None) -> Any:
+def _open(path: str, threads: int | None, sidecar: bool) -> Any:
     """The file as a model; None if the engine cannot run it."""
     from .. import Model
     from ..errors import EdgeGemmaError
 
     try:
-        return Model.load(path, threads=threads)
+        return Model.load(path, threads=threads, sidecar=sidecar)
     except EdgeGemmaError:
         return None
 
@@ -218,6 +235,11 @@ def _print_report(report: dict[str, Any]) -> None:
         facts.append(("parameters", format_count(report["parameters"])))
     if report.get("decode_bytes"):
         facts.append(("read per token", format_bytes(report["decode_bytes"])))
+    if lean := report.get("sidecar"):
+        text = (
+            f"{lean['file']}, {format_bytes(lean['file_bytes'])}; read per token {format_bytes(lean['decode_bytes'])}"
+        )
+        facts.append(("sidecar", text))
     facts += _shape_lines(report.get("shape", {}))
     facts += _vocabulary_lines(report.get("vocabulary", {}))
     if report.get("vocabulary"):
@@ -240,6 +262,8 @@ def _print_report(report: dict[str, Any]) -> None:
         print_table([("soft tokens", "patches", "multiply-adds"), *table])
     if report.get("memory"):
         _print_memory(report["memory"])
+    if report.get("fits"):
+        print_fits(report["fits"], typed_command())
     if "tensors" in report:
         print("\ntensors (fastest axis first)")
         print_rows = [(t["name"], t["type"], " x ".join(map(str, t["shape"]))) for t in report["tensors"]]
@@ -311,7 +335,7 @@ def _print_totals(group: str, entries: list[dict[str, Any]]) -> None:
 
 
 def _print_memory(entries: list[dict[str, Any]]) -> None:
-    print("\nmemory by context (total: cache, work space, and all weights except the per-layer embeddings)")
+    print("\nmemory by context (total: cache, work space, and all weights but tables of embeddings)")
     rows: list[tuple[str, ...]] = [("", "K/V", "cache", "work space", "total")]
     for entry in entries:
         scratch = format_bytes(entry["scratch"]) if entry["scratch"] else "?"

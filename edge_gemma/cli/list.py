@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
                     "bytes": entry.size,
                     "model": str(entry.model),
                     "mmproj": entry.mmproj and str(entry.mmproj),
+                    "sidecar": entry.sidecar and str(entry.sidecar),
                     "downloaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.time)),
                 }
                 for entry in models
@@ -47,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     if not models:
         print(f"No model is in {cache_folder()}. `{typed_command()} pull e2b` downloads one.")
     else:
-        rows: list[tuple[str, ...]] = [("NAME", "SIZE", "ENCODERS", "DOWNLOADED")]
+        rows: list[tuple[str, ...]] = [("NAME", "SIZE", "ENCODERS", "SIDECAR", "DOWNLOADED")]
         for entry in models:
             encoders = format_bytes(entry.mmproj.stat().st_size) if entry.mmproj else "-"
+            sidecar = format_bytes(entry.sidecar.stat().st_size) if entry.sidecar else "-"
             day = time.strftime("%Y-%m-%d", time.localtime(entry.time))
-            rows.append((entry.name, format_bytes(entry.size), encoders, day))
+            rows.append((entry.name, format_bytes(entry.size), encoders, sidecar, day))
         print_table(rows, indent=0)
     for repository, size in interrupted().items():
         print(

@@ -35,13 +35,19 @@ def run(args: argparse.Namespace) -> int:
     for name in args.names:
         try:
             found = find(name)  # before the question: a name that is wrong needs none
-            if not args.yes and not _confirmed(name, sum(entry.size for entry in found)):
+            if not args.yes and not _confirmed(name, sum(map(_size, found))):
                 continue
             print(f"{name} is removed, {format_bytes(remove(name))} are free.")
         except EdgeGemmaError as error:
             failed = True
             print_error(error_text(error))
     return FAILED if failed else DONE
+
+
+def _size(entry: Any) -> int:
+    """Bytes of a model with its sidecar."""
+    size: int = entry.size + (entry.sidecar.stat().st_size if entry.sidecar else 0)
+    return size
 
 
 def _confirmed(name: str, size: int) -> bool:

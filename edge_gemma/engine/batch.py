@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ..errors import EdgeGemmaValueError
+from .constraint import Constraint, TokenCheck
 from .generation import Token
 from .native import check, ffi, int_array, lib, new_struct, pointer
 from .sampling import NativeSampling, Sampling, mask_words
@@ -26,6 +27,7 @@ def next_tokens(
     *,
     special: bool = False,
     masks: Sequence[ArrayLike | None] | None = None,
+    constraints: Sequence[Constraint | None] | None = None,
     logprobs: int | None = None,
     feed: Sequence[tuple[Session, ArrayLike]] = (),
 ) -> list[Token]:
@@ -37,7 +39,7 @@ def next_tokens(
         sessions: up to 128, of any positions and types of cache; none of them twice.
         sampling: how tokens are drawn, for all or for each.
         special, logprobs: as in `Session.next`.
-        masks: for each session what `mask` is in `Session.next`.
+        masks, constraints: for each session what `mask` and `constraint` are in `Session.next`.
         feed: further sessions with the ids that are appended to them in the same pass, such as pieces of prompts. A pass has
             128 rows, of which each drawn token takes one; what is more takes further passes.
 
@@ -46,8 +48,9 @@ def next_tokens(
             `Session.next`. Then nothing changes. `Cancelled` when one of the sessions was cancelled: nothing was drawn.
     """
     options = _options(sampling, len(sessions))
-    if masks is not None and len(masks) != len(sessions):
-        raise EdgeGemmaValueError(f"there are {len(masks)} masks for {len(sessions)} sessions.", "argument")
+    for name, given in (("masks", masks), ("constraints", constraints)):
+        if given is not None and len(given) != len(sessions):
+            raise EdgeGemmaValueError(f"there are {len(given)} {name} for {len(sessions)} sessions.", "argument")
     everyone = [*sessions, *(session for session, _ in feed)]
     if len(set(everyone)) < len(everyone):
         raise EdgeGemmaValueError("a session is there twice: it can have one part in a pass.", "argument")
@@ -55,21 +58,30 @@ def next_tokens(
         return []
     items, tokens, err = ffi.new("eg_batch_item[]", len(everyone)), [], new_struct("eg_error")
     kept: list[Any] = []  # what the structs point to
+    checks: list[TokenCheck] = []
     with contextlib.ExitStack() as locked:
         for at, session in enumerate(everyone):
             items[at].struct_size = ffi.sizeof("eg_batch_item")
             items[at].session = locked.enter_context(session.exclusive())
         for at, (session, how) in enumerate(zip(sessions, options, strict=True)):
-            words = mask_words(masks[at] if masks else None, session.model.config.vocab_size)
+            vocab_size = session.model.config.vocab_size
+            words = mask_words(masks[at] if masks else None, vocab_size)
+            constraint = constraints[at] if constraints else None
+            asked = None if constraint is None else TokenCheck(constraint, vocab_size)
+            checks += [] if asked is None else [asked]
             native, token = NativeSampling(how or _DEFAULT, special), new_struct("eg_token")
-            items[at].draw, items[at].sampling, items[at].token = True, native.require(words, logprobs), token
+            items[at].draw, items[at].sampling, items[at].token = True, native.require(words, logprobs, asked), token
             tokens.append(token)
             kept += [words, native]
         for at, (_, ids) in enumerate(feed, len(sessions)):
             array = int_array(ids, "ids")
             items[at].ids, items[at].n = pointer(array, "int32_t *"), array.size
             kept.append(array)
-        check(lib.eg_batch_run(items, len(everyone), err), err)
+        status = lib.eg_batch_run(items, len(everyone), err)
+        for asked in checks:
+            if asked.raised is not None:
+                raise asked.raised
+        check(status, err)
         return [token_of(token, logprobs) for token in tokens]
 
 

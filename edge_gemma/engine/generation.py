@@ -39,11 +39,11 @@ class Generation:
     Attributes that tell of the result draw what has not been drawn yet; iteration then still yields every piece.
     """
 
-    def __init__(self, draw: Callable[[], Token], max_tokens: int, stops: Sequence[str]) -> None:
+    def __init__(self, draw: Callable[[int], Sequence[Token]], max_tokens: int, stops: Sequence[str]) -> None:
         """Internal: use `Session.generate`.
 
         Args:
-            draw: draws and appends one token. Raises `Cancelled`.
+            draw: draws and appends a token, or several, at most as many as it is told. Raises `Cancelled`.
             max_tokens: the most tokens to draw.
             stops: texts that end it.
         """
@@ -107,12 +107,17 @@ class Generation:
             self._finish("length")
             return
         try:
-            token = self._draw()
+            drawn = self._draw(self._left)
         except Cancelled:
             self._finish("cancelled")
             return
-        self._left -= 1
-        self._tokens.append(token)
+        self._left -= len(drawn)
+        self._tokens += drawn
+        for token in drawn:
+            if not self._stop:
+                self._take(token)
+
+    def _take(self, token: Token) -> None:
         self._held += token.text
         if token.stop:
             self._finish(token.stop)

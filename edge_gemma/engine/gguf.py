@@ -145,6 +145,10 @@ class GGUFFile(Handle):
             self._tensors = rows
         return self._tensors
 
+    def identity(self) -> tuple[int, int]:
+        """Internal: what a sidecar says of the file that it was made of: its size in bytes, and a digest."""
+        return lib.eg_file_bytes(self.pointer), lib.eg_file_sidecar_digest(self.pointer)
+
     def __repr__(self) -> str:
         return f"<GGUFFile {self.path!r}{' (closed)' if self.closed else ''}>"
 

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .constraint import Constraint
 from .generation import Generation, Token
 from .sampling import Sampling
 
-__all__ = ["AudioFeedLike", "ConfigLike", "ModelLike", "SessionLike", "TokenizerLike"]
+__all__ = ["AudioFeedLike", "ConfigLike", "Form", "ModelLike", "SessionLike", "TokenizerLike"]
 
 
 class TokenizerLike(Protocol):
@@ -56,6 +57,14 @@ class TokenizerLike(Protocol):
     @property
     def vocab_size(self) -> int:
         """The number of tokens; ids are below it."""
+        ...
+
+
+class Form(Protocol):
+    """What answers are limited to, such as a `Grammar`."""
+
+    def start(self, tokenizer: TokenizerLike) -> Constraint:
+        """A constraint at the beginning of an answer."""
         ...
 
 
@@ -158,6 +167,8 @@ class SessionLike(Protocol):
         special: bool = False,
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        prefix: ArrayLike = (),
     ) -> Token:
         """Draws a token and appends it."""
         ...
@@ -189,6 +200,9 @@ class SessionLike(Protocol):
         suppress: Sequence[int] | None = None,
         special: bool = False,
         logprobs: int | None = None,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        regex: str | None = None,
+        grammar: str | Form | None = None,
     ) -> Generation:
         """Continues the timeline."""
         ...

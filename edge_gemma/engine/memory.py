@@ -1,9 +1,9 @@
 """How much memory a session needs, and which cache and context stay within a limit.
 
-What is resident while a model answers: the process as it is, every weight but the table of per-layer embeddings (of which
-single rows are read), the encoders of sound and pictures where they are used, the session's K/V cache and its work space. The
-engine tells the last two exactly (`Model.estimate`), so a plan is made before anything is allocated. It reads directories of
-files only.
+What is resident while a model answers: the process as it is; every weight but tables (those of per-layer embeddings, and of
+token embeddings where a sidecar has the head), of which single rows are copied; the encoders of sound and pictures where they
+are used; the session's K/V cache and its work space. The engine tells the last two exactly (`Model.estimate`), so a plan is
+made before anything is allocated. It reads directories of files only.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ __all__ = [
 CACHES = ("f16", "q8")  # from the best to the smallest
 STEP = 256  # a smaller context is a multiple of this many tokens
 _PARTS = (("per_layer_token_embd.", "rows"), (("a.", "mm.a."), "encoder"), (("v.", "mm."), "image"))
-# 128 rows of that table between two cleanings, 64 KB of the file around each.
-_ROWS = 128 * 65536
 # Modules that are imported later, buffers of texts, the logits that Python sees.
 _SPARE = 24_000_000
 _ENCODER_STATE, _ENCODER_WORK = (
@@ -41,6 +39,7 @@ _ENCODER_STATE, _ENCODER_WORK = (
 )  # of a stream of sound; of all that are encoded one after the other
 _PICTURE_WORK = 130_000_000  # while the largest picture is encoded
 _PROCESS = 64_000_000  # an interpreter with NumPy, where the system does not tell
+_FRESH = 34_000_000  # the same as Linux measures it, 31 MB, and some to spare
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -71,7 +70,8 @@ class MemoryLimit:
     """A limit in bytes, and what is known about the session that must stay within it.
 
     `least`: the smallest context that is of use. `sessions`: how many of them are alive at once, forks included.
-    `audio`, `vision`: whether sound will be heard, and pictures seen; None if the model can.
+    `audio`, `vision`: whether sound will be heard, and pictures seen; None if the model can. `fresh`: the plan is for a new
+    process and not for this one.
     """
 
     bytes: int
@@ -79,6 +79,7 @@ class MemoryLimit:
     sessions: int = 1
     audio: bool | None = None
     vision: bool | None = None
+    fresh: bool = False
 
     @classmethod
     def of(cls, limit: int | str | MemoryLimit, **known: Any) -> MemoryLimit:
@@ -117,11 +118,17 @@ class Plan:
 
 
 def file_parts(tensors: Iterable[Any]) -> dict[str, int]:
-    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, a table of which it reads
+    """Bytes of tensors, which have `name` and `bytes`: `weights`, which every token reads; `rows`, tables of which it copies
     single rows; `encoder`, for sound; `image`, for pictures."""
+    tensors = list(tensors)
     parts = {"weights": 0, "rows": 0, "encoder": 0, "image": 0}
+    # Without one of these the table of token embeddings is the head.
+    has_head = any(tensor.name in ("output.weight", "output_lean.weight") for tensor in tensors)
     for tensor in tensors:
-        parts[next((part for names, part in _PARTS if tensor.name.startswith(names)), "weights")] += tensor.bytes
+        part = next((part for names, part in _PARTS if tensor.name.startswith(names)), "weights")
+        if has_head and tensor.name.startswith("token_embd."):
+            part = "rows"
+        parts[part] += tensor.bytes
     return parts
 
 
@@ -133,8 +140,10 @@ def memory_need(
     sessions: int = 1,
     audio: bool | None = None,
     vision: bool | None = None,
+    fresh: bool = False,
 ) -> MemoryNeed:
-    """What `sessions` of that size take together with the process as it is now. `audio` and `vision` as in `MemoryLimit`.
+    """What `sessions` of that size take together with the process as it is now; `fresh`: with another that has opened the model
+    and done nothing else. `audio` and `vision` as in `MemoryLimit`.
 
     An upper bound while nothing else in the process grows. Raises as `Model.estimate`.
     """
@@ -142,14 +151,13 @@ def memory_need(
     hears = model.has_audio if audio is None else audio and model.has_audio
     sees = model.has_vision if vision is None else vision and model.has_vision
     parts = model.weight_sizes()
-    rows = min(_ROWS, parts["rows"])
     encoder = parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0
     encoder += parts["image"] + _PICTURE_WORK if sees else 0
     # Experts come from the disk where they do not fit; they are kept in what the rest leaves.
     streams = model.weight_budget and model.config.experts
     return MemoryNeed(
-        process=_process(model) + parts["vocabulary"] + _SPARE,
-        weights=model.weight_least if streams else parts["weights"] + rows,
+        process=(_FRESH + model.memory()["tables"] if fresh else _process(model)) + parts["vocabulary"] + _SPARE,
+        weights=model.weight_least if streams else parts["weights"],
         encoder=encoder,
         **_session_sizes(estimate, sessions),
     )
@@ -180,7 +188,15 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
     least = min(limit.least, wanted)
     caches = (kv,) if kv else CACHES
     needs: dict[tuple[int, str], MemoryNeed] = {}
-    fixed = memory_need(model, wanted, caches[0], sessions=limit.sessions, audio=limit.audio, vision=limit.vision)
+    fixed = memory_need(
+        model,
+        wanted,
+        caches[0],
+        sessions=limit.sessions,
+        audio=limit.audio,
+        vision=limit.vision,
+        fresh=limit.fresh,
+    )
 
     def need(tokens: int, cache: str) -> MemoryNeed:
         """As `memory_need`, with one look at the process for all."""

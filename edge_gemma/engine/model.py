@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
 from ..hub.resolve import locate, model_files, warn_if_toy
+from ..hub.sidecar import sidecar_path
 from .audio import AudioEncoder, sound_array
 from .config import ModelConfig
 from .descriptor import FileDescriptor, FileSource, path_of
@@ -39,8 +40,8 @@ class Model(Handle):
     kind = "model"
     instead = "Model.load() opens the file again, which takes milliseconds and no memory"
 
-    def __init__(self, pointer: Any, path: Path, mmproj: Path | None = None) -> None:
-        """Takes over an `eg_model *`. Internal: use `load`."""
+    def __init__(self, pointer: Any, path: Path, mmproj: Path | None = None, sidecar: FileSource | None = None) -> None:
+        """Takes over an `eg_model *`. Internal: use `load`. `sidecar`: the one that was given."""
         super().__init__(pointer, lib.eg_model_close)
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
         self.path, self.mmproj = path, mmproj
@@ -50,6 +51,8 @@ class Model(Handle):
         info, err = new_struct("eg_model_info"), new_struct("eg_error")
         check(lib.eg_model_get_info(self.pointer, info, err), err)
         self.threads: int = info.threads
+        #: The file of a leaner head, which is read in place of that of `path`; None if the model was opened without.
+        self.sidecar: Path | None = path_of(sidecar or sidecar_path(path)) if info.sidecar else None
         numbers = {field: getattr(info, field) for field in ModelConfig.__dataclass_fields__ if field != "name"}
         self.config = ModelConfig(name=ffi.string(info.name).decode("utf-8", "replace"), **numbers)
 
@@ -59,11 +62,13 @@ class Model(Handle):
         path: FileSource | None = None,
         mmproj: FileSource | None = None,
         threads: int | None = None,
+        sidecar: FileSource | bool = True,
         *,
         memory_limit: int | str | None = None,
     ) -> Model:
-        """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders. Each may be
-        a `FileDescriptor` instead of a path.
+        """Opens a Gemma 4 GGUF file; of a split one, its first part. `mmproj`: the file of the model's encoders. `sidecar`: a
+        file with a leaner version of its head, which `edge-gemma prepare` makes; True for X.lean.gguf beside
+        X.gguf if it exists, False for none. Each may be a `FileDescriptor` instead of a path.
 
         "e2b" and other names mean what `edge-gemma pull` downloaded, encoders included; "toy" is the small model that comes
         with the package and knows commands to a home, no more. Without a path it is the model of EDGE_GEMMA_MODEL, else the
@@ -100,13 +105,17 @@ class Model(Handle):
         )
         if encoders_at is not None:
             params.mmproj, params.mmproj_fd, params.mmproj_offset = encoders_at.path, encoders_at.fd, encoders_at.offset
-            params.mmproj_length = encoders_at.length
-        if isinstance(mmproj, FileDescriptor) and not mmproj.length:  # which would mean that there are no encoders
-            params.mmproj_length = os.fstat(mmproj.fd).st_size - mmproj.offset
+            params.mmproj_length = _length(mmproj)
+        params.no_sidecar = sidecar is False
+        own = None if isinstance(sidecar, bool) else sidecar
+        if own is not None:
+            sidecar_at = file_params(own)
+            params.sidecar, params.sidecar_fd, params.sidecar_offset = sidecar_at.path, sidecar_at.fd, sidecar_at.offset
+            params.sidecar_length = _length(own)
         check(lib.eg_model_open(params, out, err), err)
-        model = cls(out[0], path_of(path), None if mmproj is None else path_of(mmproj))
-        if isinstance(path, FileDescriptor) or isinstance(mmproj, FileDescriptor):
-            model.measure_weights(path, mmproj)  # while the descriptors are open
+        model = cls(out[0], path_of(path), None if mmproj is None else path_of(mmproj), own)
+        if any(isinstance(source, FileDescriptor) for source in (path, mmproj, own)):
+            model.measure_weights(path, mmproj, own or model.sidecar)  # while the descriptors are open
         return model
 
     def close(self) -> None:
@@ -149,14 +158,14 @@ class Model(Handle):
         return info
 
     def weight_sizes(self) -> dict[str, int]:
-        """Bytes of the files: `weights`, which every token reads; `rows`, a table of which it reads single rows; `encoder`,
+        """Bytes of the files: `weights`, which every token reads; `rows`, tables of which it copies single rows; `encoder`,
         read where sound is heard; `image`; `vocabulary`, with all that is no tensor. Raises EdgeGemmaError."""
         if not self._parts:
-            self.measure_weights(self.path, self.mmproj)
+            self.measure_weights(self.path, self.mmproj, self.sidecar)
         return dict(self._parts)
 
     def measure_weights(self, *sources: FileSource | None) -> None:
-        """Internal: reads the sizes from the files, given as paths or descriptors."""
+        """Internal: reads the sizes from the files of model, encoders and sidecar, given as paths or descriptors."""
         tensors: list[TensorInfo] = []
         for source in sources:
             if source is not None:
@@ -324,3 +333,10 @@ class Model(Handle):
             template_options=template_options,
             max_rounds=max_rounds,
         )
+
+
+def _length(source: FileSource | None) -> int:
+    """The length that the engine needs of a file that may be absent: for a descriptor it is never 0, which means "none"."""
+    if not isinstance(source, FileDescriptor):
+        return 0
+    return source.length or os.fstat(source.fd).st_size - source.offset

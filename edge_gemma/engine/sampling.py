@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EdgeGemmaValueError
+from .constraint import TokenCheck
 from .native import ffi, lib, new_struct, pointer
 
 __all__ = ["GREEDY", "NativeSampling", "Sampling", "mask_words"]
@@ -119,6 +120,7 @@ class NativeSampling:
     def __init__(self, sampling: Sampling, special: bool = False) -> None:
         """`special`: the texts of control tokens are written out."""
         self.sampling, self.special = sampling, special
+        self._check: Any = None  # the handle that the struct points to
         self.struct = struct = new_struct("eg_sampling")
         struct.temperature = sampling.temperature
         struct.top_k = int(sampling.top_k)
@@ -135,13 +137,16 @@ class NativeSampling:
         struct.suppress, struct.n_suppress = self._suppress, len(self._suppress)
         struct.text_flags = lib.EG_TEXT_SPECIAL if special else 0
 
-    def require(self, mask: NDArray[np.uint32] | None, logprobs: int | None) -> Any:
-        """The struct, with what the next token alone is drawn with. Arguments as in `Session.next`, with a mask of words that
-        the caller keeps alive. Returns the pointer."""
+    def require(self, mask: NDArray[np.uint32] | None, logprobs: int | None, check: TokenCheck | None = None) -> Any:
+        """The struct, with what the next token alone is drawn with. Arguments as in `Session.next`, with a mask of words and a
+        check that the caller keeps alive. Returns the pointer."""
         self.struct.mask = ffi.NULL if mask is None else pointer(mask, "uint32_t *")
         self.struct.n_mask = 0 if mask is None else mask.size
         self.struct.logprobs = logprobs is not None
         self.struct.top_logprobs = logprobs or 0
+        self._check = None if check is None else ffi.new_handle(check)
+        self.struct.check_token = ffi.NULL if check is None else lib.edge_gemma_check_token
+        self.struct.check_context = self._check or ffi.NULL
         return self.struct
 
 

@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .audio import AUDIO_PIECE, AudioFeed, audio_params, audio_tokens, sound_array
 from .config import ModelConfig
+from .constrained import Constrained
+from .constraint import Constraint, TokenCheck
 from .generation import Generation, Token, stop_texts
-from .interface import ModelLike
+from .interface import Form, ModelLike
 from .native import KV_TYPES, Handle, check, ffi, float_array, int_array, lib, new_struct, pointer
 from .sampling import NativeSampling, Sampling, mask_words
 from .tokens import token_of
@@ -223,6 +225,8 @@ class Session(Handle):
         special: bool = False,
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        prefix: ArrayLike = (),
     ) -> Token:
         """Draws a token and appends it.
 
@@ -232,16 +236,26 @@ class Session(Handle):
             mask: which tokens may be drawn: (vocab_size,) bools, or a bit for each token in 32-bit words, as grammar
                 engines make them.
             logprobs: the token tells its log-probability, and those of so many of the likeliest ones, 64 at most.
+            constraint: is asked whether the token that was drawn may stand here, and for a mask only if not. The caller
+                tells it which token it became.
+            prefix: ids that are appended first, in the same pass through the weights.
 
         Raises:
             EdgeGemmaError: "context" when the session is full; "state" when nothing was fed, or no token can be drawn;
-                `Cancelled`.
+                `Cancelled`. What the constraint raises. Then nothing was drawn.
         """
-        words = mask_words(mask, self._config.vocab_size)
-        options = self._sampling(sampling or _DEFAULT, special).require(words, logprobs)
-        token = new_struct("eg_token")
+        words, ids = mask_words(mask, self._config.vocab_size), int_array(prefix, "prefix")
+        asked = None if constraint is None else TokenCheck(constraint, self._config.vocab_size)
+        options = self._sampling(sampling or _DEFAULT, special).require(words, logprobs, asked)
+        item, token = new_struct("eg_batch_item"), new_struct("eg_token")
+        item.ids, item.n = pointer(ids, "int32_t *"), ids.size
+        item.draw, item.sampling, item.token = True, options, token
         with self.exclusive() as session:
-            check(lib.eg_session_next(session, options, token, self._err), self._err)
+            item.session = session
+            status = lib.eg_batch_run(item, 1, self._err)
+            if asked is not None and asked.raised is not None:
+                raise asked.raised
+            check(status, self._err)
             return token_of(token, logprobs)
 
     def _sampling(self, options: Sampling, special: bool) -> NativeSampling:
@@ -298,6 +312,9 @@ class Session(Handle):
         suppress: Sequence[int] | None = None,
         special: bool = False,
         logprobs: int | None = None,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        regex: str | None = None,
+        grammar: str | Form | None = None,
     ) -> Generation:
         """Continues the timeline. The result yields pieces of text as they are drawn, whole characters only.
 
@@ -311,10 +328,16 @@ class Session(Handle):
                 of it. None for the defaults of `Sampling`.
             special: the texts of control tokens are written out.
             logprobs: as in `next`; see `Generation.logprobs` and `Generation.tokens`.
+            schema: a JSON schema, as a mapping or as JSON text: the answer is JSON that it allows.
+            regex: a regular expression that the whole answer matches.
+            grammar: a grammar that the answer follows, in the Lark notation of llguidance; or a `Grammar`, which several
+                answers can share. One of `schema`, `regex` and `grammar` can be given. Tokens that it leaves no choice for
+                are not drawn but fed, all in one pass, unless `logprobs` asks about each.
 
         Raises:
-            EdgeGemmaError: "argument" for an option out of range, at once; "context" while it is iterated over, when the
-                session is full.
+            EdgeGemmaError: "argument" for an option out of range or an unusable form, at once; "unsupported" without llguidance
+                (the extra `structured`); "context" while it is iterated over, when the session is full; "grammar" when
+                following the form takes more work than is allowed.
         """
         changes = {
             "temperature": temperature,
@@ -332,9 +355,20 @@ class Session(Handle):
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         options = replace(sampling or _DEFAULT, **given)
         stops = stop_texts(stop)
+
+        form: Any = grammar
+        if schema is not None or regex is not None or isinstance(grammar, str):
+            from ..chat.structured import form_of
+
+            form = form_of(schema, regex, grammar)
+        constrained = form and Constrained(self, form.start(self.model.tokenizer), options, special, logprobs)
+
+        def draw(left: int) -> Sequence[Token]:
+            return constrained.draw(left) if constrained else (self.next(options, special=special, logprobs=logprobs),)
+
         if options.seed is not None:
             self.seed(options.seed)
-        return Generation(lambda: self.next(options, special=special, logprobs=logprobs), max_tokens, stops)
+        return Generation(draw, max_tokens, stops)
 
     # ---- timeline ----
 

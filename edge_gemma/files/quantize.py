@@ -25,7 +25,7 @@ from .gguf_source import GGUFSource, SourceTensor
 from .gguf_writer import GGUFWriter, OutputTensor, refuse_existing, u32
 from .recipes import MIXES, choose_types, is_float
 
-__all__ = ["Quantized", "encode", "output_path", "quantize"]
+__all__ = ["Quantized", "encode", "output_path", "pieces", "processors", "quantize"]
 
 PIECE = 1 << 20  # values that a thread quantizes at a time: 4 MB of floats
 QUANTIZATION_VERSION = 2  # of the block formats
@@ -83,9 +83,9 @@ def quantize(
     }
     targets = [OutputTensor(tensor.name, types[tensor.name], tensor.shape) for tensor in content.tensors]
     writer, done = GGUFWriter(path, metadata, targets), 0
-    with ThreadPoolExecutor(threads or _processors()) as pool, writer:
+    with ThreadPoolExecutor(threads or processors()) as pool, writer:
         for tensor, target in zip(content.tensors, targets, strict=True):
-            writer.tensor(target.name, _pieces(pool, threads or _processors(), tensor, target.type))
+            writer.tensor(target.name, pieces(pool, threads or processors(), tensor, target.type))
             done += target.bytes
             if progress:
                 progress(done, writer.size, target.name)
@@ -110,7 +110,7 @@ def encode(values: NDArray[np.float32], type: str, name: str) -> NDArray[np.uint
         raise EdgeGemmaValueError(f"tensor {name}: {error}", error.code) from None
 
 
-def _pieces(pool: ThreadPoolExecutor, threads: int, tensor: SourceTensor, type: str) -> Iterator[NDArray[np.uint8]]:
+def pieces(pool: ThreadPoolExecutor, threads: int, tensor: SourceTensor, type: str) -> Iterator[NDArray[np.uint8]]:
     """Yields the tensor's data in `type`, in order. Threads work on the pieces that follow the current one."""
     info = kernels.type_info(tensor.type)
     row_bytes = tensor.shape[0] // int(info.block) * int(info.bytes) or 1
@@ -154,5 +154,6 @@ def _notes(tensors: Sequence[SourceTensor], types: Mapping[str, str]) -> list[st
     ]
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

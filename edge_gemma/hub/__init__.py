@@ -26,10 +26,12 @@ from .cache import (
     newest_first,
     pick,
     repository_folder,
+    snapshots_of,
     sort_out,
 )
-from .names import NAMES, Reference, parse
+from .names import MOBILE, NAMES, Reference, is_checkpoint, parse
 from .remove import Downloaded, downloaded, find, interrupted, remove
+from .sidecar import adopt_sidecar
 
 if TYPE_CHECKING:
     from .download import Hub, HubFile
@@ -94,6 +96,11 @@ def pull(
     if wanted is None:
         raise EdgeGemmaValueError(f"{name!r} names no model: give {NAMES}, or a repository as OWNER/REPO.", "argument")
     wanted = wanted._replace(quant=quant or wanted.quant, revision=revision or wanted.revision)
+    if (wanted.quant or "").upper() == MOBILE:
+        raise EdgeGemmaValueError(
+            "the packed checkpoint is no GGUF file: edge_gemma.files.mobile.pull_mobile downloads and converts it.",
+            "argument",
+        )
     if wanted.quant and not is_readable(wanted.quant):
         raise EdgeGemmaValueError(
             f"files of type {wanted.quant.upper()} cannot be read: take another quantization, such as Q4_0.", "argument"
@@ -110,6 +117,8 @@ def pull(
         raise
     needed = [files[part] for weights in (model, encoder) if weights for part in weights.parts]
     snapshot, done = fetch(hub, repository, wanted.revision or "main", commit, needed, progress or (lambda *_: None))
+    for older in snapshots_of(repository_folder(repository)):
+        adopt_sidecar(Path(snapshot, model.parts[0]), Path(older, model.parts[0]))
     return Pulled(
         repository,
         commit,
@@ -132,6 +141,8 @@ def _find(wanted: Reference, mmproj: bool) -> tuple[Hub, str, str, dict[str, Hub
     absent: list[EdgeGemmaOSError] = []
     lacking: list[str] = []
     for repository in wanted.repositories:
+        if is_checkpoint(repository) and len(wanted.repositories) > 1:  # no GGUF files
+            continue
         try:
             commit, files, architecture = hub.listing(repository, wanted.revision)
         except AbsentError as error:

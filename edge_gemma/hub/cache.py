@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ..errors import EdgeGemmaOSError
 from .names import NAMES, parse
+from .sidecar import ENDING as SIDECAR_ENDING
 
 __all__ = [
     "ENCODER_ORDER",
@@ -48,7 +49,7 @@ _UNREADABLE = re.compile(r"IQ1_.*|NVFP4|FP8|Q[126]_0|I?Q\d_(0|NL)_\d_\d|IQ\d_K.*
 # Google writes gemma-4-E2B_q4_0-it.gguf, unsloth gemma-4-E2B-it-UD-Q4_K_XL.gguf.
 _QUANT = re.compile(
     r"(?<![0-9a-z])((?:ud-)?[it]?q\d_(?:[01]|k(?:_(?:xxl|xl|xs|l|m|s)|ss?|t|l)?|nl|xxs|xs|m|s)(?:_\d_\d|_r\d)?"
-    r"|mxfp4|nvfp4|fp8|bf16|f16|f32)(?![0-9a-z]|_\d)",
+    r"|mxfp4|nvfp4|fp8|bf16|f16|f32|mobile(?=\.gguf|$))(?![0-9a-z]|_\d)",
     re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -68,7 +69,11 @@ def sort_out(names: Iterable[str]) -> tuple[list[Weights], list[Weights]]:
     """The models and the encoders (mmproj) among the files of a repository. Split files with a missing part are left out."""
     found: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
-        if not name.endswith(".gguf") or _NOT_MODELS & set(re.split(r"[-_./]", name.lower())):
+        if (
+            not name.endswith(".gguf")
+            or name.endswith(SIDECAR_ENDING)
+            or _NOT_MODELS & set(re.split(r"[-_./]", name.lower()))
+        ):
             continue
         part = _PART.search(name)
         stem, number, count = (name[: part.start()], int(part[1]), int(part[2])) if part else (name[:-5], 1, 1)

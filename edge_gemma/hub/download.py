@@ -26,7 +26,7 @@ from ..errors import EdgeGemmaOSError
 from ..installation import pip_line
 from .cache import cache_folder, repository_folder
 
-__all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "UnreachableError", "fetch"]
+__all__ = ["CHECKING", "AbsentError", "Hub", "HubFile", "UnreachableError", "check_room", "fetch"]
 
 Progress = Callable[[str, int, int], None]
 CHECKING = "checking "
@@ -59,9 +59,10 @@ class UnreachableError(EdgeGemmaOSError):
 
 
 def fetch(
-    hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress
+    hub: Hub, repository: str, revision: str, commit: str, wanted: list[HubFile], progress: Progress, room: int = 0
 ) -> tuple[str, int]:
-    """Downloads the wanted files of a commit unless the cache has them, and makes `revision` point at the commit.
+    """Downloads the wanted files of a commit unless the cache has them, and makes `revision` point at the commit. `room` more
+    bytes must be free.
 
     Returns the folder that has the files, and the number of bytes that were downloaded. The folder is the snapshot of an older
     commit with the same files if nothing is missing in a cache that cannot be written.
@@ -69,7 +70,7 @@ def fetch(
     folder = repository_folder(repository)
     snapshot = os.path.join(folder, "snapshots", commit)
     missing = [file for file in wanted if not _cached(folder, snapshot, file)]
-    _check_room(sum(max(file.size - _size(_partial(folder, file)), 0) for file in missing))
+    check_room(sum(max(file.size - _size(_partial(folder, file)), 0) for file in missing), room)
     done = 0
     for file in missing:
         url = f"{hub.endpoint}/{repository}/resolve/{commit}/{url_quote(file.name)}"
@@ -127,8 +128,11 @@ class Hub:
                 f"{error.filename} cannot be read: {error.strerror}. Check HF_HOME.", "file"
             ) from error
 
-    def listing(self, repository: str, revision: str | None) -> tuple[str, dict[str, HubFile], str | None]:
-        """The commit of a revision, its GGUF files by name, and the architecture of one of them if the Hub tells it.
+    def listing(
+        self, repository: str, revision: str | None, endings: tuple[str, ...] = (".gguf",)
+    ) -> tuple[str, dict[str, HubFile], str | None]:
+        """The commit of a revision, its files with these endings by name, and the architecture of one of them if the Hub tells
+        it.
 
         Raises AbsentError for an unknown repository or revision.
         """
@@ -136,7 +140,7 @@ class Hub:
         try:
             with self.explained(repository, revision):
                 info = api.model_info(repository, revision=revision, files_metadata=True, timeout=_METADATA_TIMEOUT)
-            entries = [entry for entry in info.siblings if entry.rfilename.endswith(".gguf")]
+            entries = [entry for entry in info.siblings if entry.rfilename.endswith(endings)]
             files = [HubFile(e.rfilename, e.size, e.lfs.sha256 if e.lfs else e.blob_id, not e.lfs) for e in entries]
             hexadecimal = all(_HEX.fullmatch(text) for text in (info.sha, *(file.checksum for file in files)))
             sized = all(isinstance(file.size, int) for file in files)
@@ -293,17 +297,19 @@ def _verify(path: str, file: HubFile, repository: str, progress: Progress) -> No
         )
 
 
-def _check_room(size: int) -> None:
-    """Raises an error if the disk of the cache has less than `size` bytes left."""
+def check_room(size: int, room: int = 0) -> None:
+    """Raises an error if the disk of the cache has less than `size` bytes left for a download, and `room` for what is made of
+    it."""
     folder = cache_folder()
     place = os.path.abspath(folder)
     while not os.path.isdir(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
     disk = shutil.disk_usage(place)
-    if size > disk.free and disk.total:  # some network file systems tell nothing
+    if size + room > disk.free and disk.total:  # some network file systems tell nothing
+        more = f", and {room / 1e9:.3g} GB are needed for what is made of it" if room else ""
         raise EdgeGemmaOSError(
-            f"the download has {size / 1e9:.3g} GB, but {folder} has room for {disk.free / 1e9:.3g} GB: make room, or set "
-            "HF_HOME to a folder on another disk.",
+            f"the download has {size / 1e9:.3g} GB{more}, but {folder} has room for {disk.free / 1e9:.3g} GB: make room, or "
+            "set HF_HOME to a folder on another disk.",
             "file",
         )
 

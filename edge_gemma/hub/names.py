@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import EdgeGemmaValueError
 
-__all__ = ["NAMES", "Reference", "parse", "short_name"]
+__all__ = ["MOBILE", "NAMES", "Reference", "checkpoint_of", "is_checkpoint", "parse", "short_name"]
 
 # In the order of preference. ggml-org has the smallest files, also of the encoders. Google has only Q4_0. The others have
 # every quantization.
@@ -22,8 +22,16 @@ _SOURCES = (
     "unsloth/gemma-4-{}-it-GGUF",
     "bartowski/google_gemma-4-{}-it-GGUF",
 )
+# Google's packed checkpoints of 2 and 4 bits, in safetensors. `pull --quant mobile` makes GGUF files of them, which lie in the
+# cache of their repository.
+_CHECKPOINTS = {
+    name: f"google/gemma-4-{size}-it-qat-mobile-transformers" for name, size in (("e2b", "E2B"), ("e4b", "E4B"))
+}
+MOBILE = "MOBILE"
+"""The quantization of a packed checkpoint, in names of files."""
+
 _REPOSITORIES = {
-    name: tuple(source.format(size) for source in _SOURCES)
+    name: tuple(source.format(size) for source in _SOURCES) + ((_CHECKPOINTS[name],) if name in _CHECKPOINTS else ())
     for name, size in (("e2b", "E2B"), ("e4b", "E4B"), ("26b", "26B-A4B"), ("31b", "31B"))
 }
 NAMES = ", ".join(_REPOSITORIES)
@@ -86,6 +94,16 @@ def parse(text: str) -> Reference | None:
 def short_name(repository: str) -> str:
     """The short name that stands for a repository, or the repository itself."""
     return next((name for name, places in _REPOSITORIES.items() if repository in places), repository)
+
+
+def checkpoint_of(name: str) -> str | None:
+    """The repository of the packed checkpoint of a short name, or of its own name; None if there is none."""
+    return name if is_checkpoint(name) else _CHECKPOINTS.get(name)
+
+
+def is_checkpoint(repository: str) -> bool:
+    """Whether a repository has a packed checkpoint and no GGUF files."""
+    return repository in _CHECKPOINTS.values()
 
 
 def _quant(text: str | None) -> str | None:

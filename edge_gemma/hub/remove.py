@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from .cache import cache_folder, encoders_of, entries, files_of, is_revision, newest_first, snapshots_of, sort_out
-from .names import Reference, parse, short_name
+from .names import Reference, is_checkpoint, parse, short_name
+from .sidecar import sidecar_files, sidecar_path
 
 __all__ = ["Downloaded", "downloaded", "find", "interrupted", "remove"]
 
@@ -30,7 +31,8 @@ class Downloaded:
         repository: OWNER/REPO.
         quant: the quantization in the name of its file; None if there is none.
         model, mmproj: its files; of a split file the first part. None without encoders.
-        size: bytes of the model, without its encoders.
+        sidecar: the file that `edge-gemma prepare` has made; None without.
+        size: bytes of the model, without its encoders and its sidecar.
         time: when it was downloaded, in seconds since 1970.
     """
 
@@ -41,6 +43,7 @@ class Downloaded:
     mmproj: Path | None
     size: int
     time: float
+    sidecar: Path | None = None
 
 
 def downloaded() -> list[Downloaded]:
@@ -87,7 +90,8 @@ def find(name: str) -> list[Downloaded]:
 
 
 def remove(name: str) -> int:
-    """Removes a model from the cache. If no model of its repository is left, its encoders go too, and interrupted downloads.
+    """Removes a model and its sidecar from the cache. If no model of its repository is left, its encoders go too, and
+    interrupted downloads.
 
     Args:
         name: as `Downloaded.name`; the quantization may be left out if there is only one.
@@ -136,8 +140,10 @@ def _repository(folder: str) -> str:
 
 
 def _partials(folder: str) -> list[str]:
-    """The interrupted downloads of a repository: this program's alone, since others may be running."""
-    return [str(path) for path in Path(folder, "blobs").glob("*.edge-gemma.incomplete") if path.is_file()]
+    """The interrupted downloads of a repository: this program's alone, since others may be running. Of a packed checkpoint all
+    files: they are removed when it has been converted."""
+    pattern = "*" if is_checkpoint(_repository(folder)) else "*.edge-gemma.incomplete"
+    return [str(path) for path in Path(folder, "blobs").glob(pattern) if path.is_file()]
 
 
 def _interrupted_folders(wanted: Reference | None) -> list[str]:
@@ -171,6 +177,7 @@ def _models(folder: str) -> Iterator[Downloaded]:
             Path(encoders) if encoders else None,
             sum(map(os.path.getsize, parts)),
             os.lstat(parts[0]).st_mtime,
+            next((path for path in (sidecar_path(parts[0]),) if path.is_file()), None),
         )
 
 
@@ -191,7 +198,7 @@ def _remove(entry: Downloaded) -> int:
     blob = os.path.realpath(entry.model)
     models, encoders = _contents(folder)
     same = [parts for parts in models if os.path.realpath(parts[0]) == blob]  # in other snapshots, too
-    freed = sum(map(_unlink, same))
+    freed = sum(_unlink([*parts, *map(str, sidecar_files(parts[0]))]) for parts in same)
     if len(same) == len(models):
         freed += sum(map(_unlink, encoders)) + _unlink(_partials(folder))
         _clean(folder)
@@ -223,6 +230,10 @@ def _unlink(paths: list[str]) -> int:
 def _clean(folder: str) -> None:
     """Removes the folders of a repository that hold nothing any more, and its references if none of its files is left."""
     for snapshot in snapshots_of(folder):
+        if is_checkpoint(_repository(folder)):
+            for name in files_of(snapshot, dangling=True):
+                if not os.path.exists(path := os.path.join(snapshot, name)):  # a link to a blob that is gone
+                    os.remove(path)
         _remove_empty(snapshot)
     if not snapshots_of(folder):
         shutil.rmtree(os.path.join(folder, "refs"), ignore_errors=True)

@@ -68,6 +68,9 @@ static void *cancel(void *session)
     return NULL;
 }
 
+/* A grammar of even numbers; its context is their mask. */
+static const uint32_t *check_even(void *context, int32_t id) { return id % 2 ? context : NULL; }
+
 static int check_drafts(eg_model *model, const work *alone)
 {
     EG_STRUCT(eg_error, err);
@@ -94,6 +97,11 @@ static int check_drafts(eg_model *model, const work *alone)
     only.logprobs = true;
     only.top_logprobs = 3;
     CHECK(!eg_session_next(session, &only, &token, &err) && token.id == 37 && token.n_top_logprobs == 3);
+    only.mask = NULL;
+    only.check_token = check_even;
+    only.check_context = mask;
+    memset(mask, 0x55, sizeof mask);
+    for (int i = 0; i < 8; i++) CHECK(!eg_session_next(session, &only, &token, &err) && token.id % 2 == 0);
     eg_session_close(fork);
     eg_session_close(session);
     return EXIT_SUCCESS;

@@ -239,11 +239,11 @@ def test_no_tokens_at_all(session: eg.Session) -> None:
 def test_a_cancelled_generation_says_so() -> None:
     drawn = iter(["a", "b"])
 
-    def draw() -> eg.Token:
+    def draw(most: int) -> list[eg.Token]:
         text = next(drawn, None)
         if text is None:
             raise Cancelled
-        return eg.Token(1, text)
+        return [eg.Token(1, text)]
 
     generation = eg.Generation(draw, 9, ["bc"])
     assert list(generation) == ["a", "b"] and generation.stop == "cancelled" and len(generation.tokens) == 2

@@ -119,15 +119,16 @@ def write_split(directory: Path, stem: str, parts: list[Writer], total: int | No
     return paths
 
 
-def tiny_vocabulary() -> Writer:
-    """A Gemma 4 vocabulary of about 300 tokens: control tokens, bytes, letters and a few merges."""
+def tiny_vocabulary(more: int = 0) -> Writer:
+    """A Gemma 4 vocabulary of about 300 tokens: control tokens, bytes, letters, a few merges, and `more` that nothing uses."""
     control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|tool_response>"]
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     letters = [*"▁helowrdab\n", "é", "日", "🎉"]
     merges = ["h e", "l l", "he ll", "hell o", "▁ w", "o r", "▁w or", "l d", "▁wor ld", "▁ ▁", "\n \n", "a b"]
     merged = [merge.replace(" ", "") for merge in merges]
-    tokens = control + bytes_ + letters + merged
-    types = [3] * (len(control) - 1) + [4] + [6] * len(bytes_) + [1] * (len(letters) + len(merged))
+    unused = [f"<unused{i}>" for i in range(more)]
+    tokens = control + bytes_ + letters + merged + unused
+    types = [3] * (len(control) - 1) + [4] + [6] * len(bytes_) + [1] * (len(letters) + len(merged)) + [5] * more
     writer = Writer()
     writer.entry("general.architecture", "gemma4").entry("tokenizer.ggml.model", "gemma4")
     writer.entry("tokenizer.ggml.tokens", tokens).entry("tokenizer.ggml.scores", [-1000.0] * len(tokens))

@@ -28,8 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 from edge_gemma.chat.calls import MARKERS
 from edge_gemma.chat.conversation import Chat
 from edge_gemma.engine.audio import audio_tokens
+from edge_gemma.engine.constraint import Constraint
 from edge_gemma.engine.generation import Generation, Token
-from edge_gemma.engine.interface import TokenizerLike
+from edge_gemma.engine.interface import Form, TokenizerLike
 from edge_gemma.engine.sampling import Sampling
 from edge_gemma.engine.session import Session
 from edge_gemma.engine.tokenizer import StreamingDetokenizer
@@ -478,8 +479,12 @@ class ScriptedSession:
         special: bool = False,
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        prefix: ArrayLike = (),
     ) -> Token:
-        """As `Session.next`: what the script says, with certainty, whatever the mask."""
+        """As `Session.next`: what the script says, with certainty, whatever the mask and the constraint."""
+        if len(np.asarray(prefix)):
+            self.feed_tokens(prefix)
         self._begin("next", room=1)
         if not self._ids:
             raise EdgeGemmaError("nothing was fed.", "state")
@@ -541,8 +546,11 @@ class ScriptedSession:
         suppress: Sequence[int] | None = None,
         special: bool = False,
         logprobs: int | None = None,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        regex: str | None = None,
+        grammar: str | Form | None = None,
     ) -> Generation:
-        """That of `Session` itself, over `next`."""
+        """That of `Session` itself, over `next`, without a form: the script says what comes."""
         self._check_open()
         self._max_tokens = max_tokens
         return Session.generate(

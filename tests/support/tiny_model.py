@@ -35,6 +35,7 @@ class Shape:
     fused_qkv: bool = False
     split_experts: bool = False
     own_output: bool = False
+    unused: int = 0  # tokens beyond VOCAB
     scalars: bool = False  # write per-layer numbers as scalars where they are all equal
     period: int = 0  # write the pattern of layers as a period
     bare: bool = False  # leave out what may be missing: rope_freqs, layer scales
@@ -62,7 +63,8 @@ def write_model(path: Path, s: Shape) -> Path:
 
 def model_writer(s: Shape) -> Writer:
     """The model as a writer, for tests that damage it first."""
-    rng, w, layers = np.random.default_rng(s.seed), tiny_vocabulary(), len(s.local)
+    rng, w, layers = np.random.default_rng(s.seed), tiny_vocabulary(s.unused), len(s.local)
+    vocab = VOCAB + s.unused
     d, owners = s.hidden, layers - s.shared
     kv = s.kv_heads or [1] * layers
     ffn = s.ffn or [96] * layers
@@ -111,16 +113,16 @@ def model_writer(s: Shape) -> Writer:
     def vector(name: str, n: int, mean: float = 1.0, spread: float = 0.2) -> None:
         w.tensor(name, [n], TENSOR_F32, _raw(mean + spread * rng.standard_normal(n), TENSOR_F32))
 
-    matrix("token_embd", VOCAB, d)
+    matrix("token_embd", vocab, d)
     if s.own_output:
-        matrix("output", VOCAB, d)
+        matrix("output", vocab, d)
     vector("output_norm.weight", d)
     half = s.dim_global // 2
     freqs = np.where(np.arange(half) < s.dim_global // 8, 1.0, 1e30)
     if not s.bare:
         w.tensor("rope_freqs.weight", [half], TENSOR_F32, _raw(freqs, TENSOR_F32))
     if s.ple:
-        matrix("per_layer_token_embd", VOCAB, layers * s.ple)
+        matrix("per_layer_token_embd", vocab, layers * s.ple)
         matrix("per_layer_model_proj", layers * s.ple, d)
         vector("per_layer_proj_norm.weight", s.ple)
     for i, local in enumerate(s.local):

@@ -158,7 +158,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     context = _context(args)
     with open_model(args) as model:
         ids, threads = prompt_ids(model.tokenizer, args.prompt_tokens), model.threads
-    return compare.compare(model_path(args), ids, args.tokens, context, threads, args.rounds, peer)
+    return compare.compare(model_path(args), ids, args.tokens, context, threads, args.rounds, peer, not args.no_sidecar)
 
 
 def _context(args: argparse.Namespace) -> int:
@@ -184,15 +184,17 @@ def _measure_inside(args: argparse.Namespace) -> dict[str, Any]:
         "--threads": args.threads,
     }
     command += [word for name, value in options.items() if value is not None for word in (name, f"{value}")]
+    command += ["--no-sidecar"] * args.no_sidecar
     with open_model(args) as model:  # raises an error first: a process that exceeds the limit is killed without one
         _plan(args, model, _context(args))
+        files = (path, mmproj, model.sidecar)
     try:
         group = MemoryGroup(args.memory_limit)
     except OSError as error:
         report = run_json(command)
         reason = error.strerror or str(error)
         return report | {"limit": {"bytes": args.memory_limit, "enforced": False, "reason": reason}}
-    for file in filter(None, (path, mmproj)):
+    for file in filter(None, files):
         _forget(file)
     with group:
         report = run_json(group.command(command))
@@ -222,7 +224,7 @@ sys.exit(status)
 """
 
 
-def _forget(file: str) -> None:
+def _forget(file: str | os.PathLike[str]) -> None:
     """Drops a file from the page cache, if the system can: pages that are in it already are not charged to the cgroup."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError), open(file, "rb") as data:

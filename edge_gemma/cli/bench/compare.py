@@ -49,11 +49,12 @@ def check_peer(python: str) -> None:
 
 
 def compare(
-    path: str, ids: list[int], tokens: int, context: int, threads: int, rounds: int, peer: str
+    path: str, ids: list[int], tokens: int, context: int, threads: int, rounds: int, peer: str, sidecar: bool = True
 ) -> dict[str, Any]:
     """Runs both programs, alternating. Raises EdgeGemmaError when a run fails, KeyboardInterrupt for Ctrl-C."""
     code = Path(run.__file__).read_text(encoding="utf-8")
-    job = json.dumps({"path": path, "ids": ids, "tokens": tokens, "threads": threads, "context": context})
+    options = {"path": path, "ids": ids, "tokens": tokens, "threads": threads, "context": context, "sidecar": sidecar}
+    job = json.dumps(options)
     pythons = {OURS: sys.executable, PEER: peer}
     runs: dict[str, list[dict[str, Any]]] = {OURS: [], PEER: []}
     others: list[float] = []

@@ -1,8 +1,8 @@
 """One run of one program: the process that `edge-gemma bench --compare` starts for each measurement.
 
 This file imports nothing of the package, so that a Python without edge_gemma can run its text as `python -c TEXT PROGRAM`.
-Standard input has the job as one JSON object: path, ids (the prompt), tokens (to decode), threads, context. The last line
-of the output has the figures:
+Standard input has the job as one JSON object: path, ids (the prompt), tokens (to decode), threads, context, sidecar (whether
+edge_gemma uses the one that lies beside the file). The last line of the output has the figures:
 
     load_s          opening the model file
     prefill_tok_s   prompt tokens / time until the logits of the last one are there
@@ -28,7 +28,7 @@ class EdgeGemma:
     def __init__(self, job: dict[str, Any]) -> None:
         import edge_gemma
 
-        self.model = edge_gemma.Model.load(job["path"], threads=job["threads"])
+        self.model = edge_gemma.Model.load(job["path"], threads=job["threads"], sidecar=job["sidecar"])
         self.context = job["context"]
         self.about = {"version": edge_gemma.__version__, "isa": edge_gemma.isa, "threads": self.model.threads}
 

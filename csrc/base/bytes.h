@@ -1,6 +1,6 @@
 /* Numbers as bytes, little endian on every machine. */
-#ifndef EG_API_BYTES_H
-#define EG_API_BYTES_H
+#ifndef EG_BASE_BYTES_H
+#define EG_BASE_BYTES_H
 
 #include <stdint.h>
 

@@ -1,0 +1,273 @@
+"""Structured output: `Grammar`, which limits an answer to a JSON schema, a regular expression or a grammar.
+
+llguidance (the extra `structured`) knows which tokens may follow. Owned here: its view of the vocabulary, its limits, and its
+errors as ours. The masks are applied by the engine, and only when a token was drawn that may not stand where it was drawn.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib.util
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.interface import Form, TokenizerLike
+from ..errors import EdgeGemmaError, EdgeGemmaValueError
+from .calls import MARKERS
+
+__all__ = ["Following", "Grammar", "can_constrain", "end_tokens", "form_of"]
+
+# JSON as json.dumps writes it. Free white space would leave a choice at every place where text is fixed otherwise.
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_ENDS = ("<turn|>",)  # besides <eos>
+_ANYTHING: dict[str, Any] = {}
+
+_LONGEST = 2_000_000  # characters of a grammar, which take about a second
+# Work that a grammar may take: about a second to begin with, and some tens of milliseconds for a token.
+_LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 5_000_000,
+    "step_lexer_fuel": 500_000,
+    "step_max_items": 100_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 500_000,
+    "verbose_errors": False,
+}
+
+
+class Grammar:
+    """The form of an answer. Immutable; made once, used for any number of answers of any model.
+
+        city = Grammar.json_schema({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
+        session.generate(grammar=city).text
+
+    The first answer of a model takes about a second longer: its vocabulary is read.
+    """
+
+    def __init__(self, definition: str, kind: str) -> None:
+        """Internal: use `json_schema`, `regex` and `lark`. `kind` is what errors call it."""
+        self._definition, self._kind = definition, kind
+        self._matchers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # fresh ones, by tokenizer
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
+        """JSON that a schema allows (draft 2020-12, as llguidance reads it), written as `json.dumps` does.
+
+        `schema`: a mapping, JSON text, or True for any JSON. Raises EdgeGemmaError "argument" for a schema that is none, or
+        uses what cannot be kept while text is generated, such as `uniqueItems`; "unsupported" without llguidance.
+        """
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except (ValueError, RecursionError) as error:
+                raise EdgeGemmaValueError(f"The schema is no JSON: {error}.", "argument") from None
+        if not isinstance(schema, (Mapping, bool)):
+            raise EdgeGemmaValueError(f"The schema is {type(schema).__name__}; it must be an object.", "argument")
+        if schema is False:
+            raise EdgeGemmaValueError("The schema is false, which allows nothing.", "argument")
+        plain = _ANYTHING if schema is True else schema
+        try:
+            text = json.dumps(plain, default=dict)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise EdgeGemmaValueError(f"The schema is no JSON: {error}.", "argument") from None
+        library = _library()
+        try:
+            definition = library.LLMatcher.grammar_from_json_schema(text, overrides=_JSON)
+        except ValueError as error:  # nested too deeply, or with a number that is too long
+            raise EdgeGemmaValueError(f"The schema cannot be used: {_in_one_line(str(error))}.", "argument") from None
+        return cls(definition, "schema")._checked()
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        """Text that matches a regular expression from its beginning to its end: the syntax of Rust's crate regex, without
+        look-around and back-references. Errors as in `json_schema`."""
+        if not isinstance(pattern, str):
+            raise EdgeGemmaValueError(f"regex is {type(pattern).__name__}; it must be a text.", "argument")
+        return cls(_library().LLMatcher.grammar_from_regex(pattern), "regular expression")._checked()
+
+    @classmethod
+    def lark(cls, text: str) -> Grammar:
+        """Text that follows a grammar in llguidance's Lark notation, with the rule `start`. Errors as in `json_schema`."""
+        if not isinstance(text, str):
+            raise EdgeGemmaValueError(f"grammar is {type(text).__name__}; it must be a text.", "argument")
+        return cls(_library().LLMatcher.grammar_from_lark(text), "grammar")._checked()
+
+    def start(self, tokenizer: TokenizerLike) -> Following:
+        """A constraint at the beginning of an answer, for `Session.next`. Raises EdgeGemmaError "argument" for a grammar that
+        names tokens which the vocabulary lacks."""
+        vocabulary = _vocabulary_of(tokenizer)
+        if (fresh := self._matchers.get(tokenizer)) is None:
+            fresh = _library().LLMatcher(vocabulary, self._definition, log_level=0, limits=_limits())
+            if problem := fresh.get_error():
+                raise self._unusable(problem)
+            probe = fresh.deep_copy()
+            probe.compute_bitmask()  # finds that nothing can follow
+            if probe.is_error():
+                problem = probe.get_error()
+                raise self._unusable("nothing satisfies it" if "NoExtension" in problem else problem)
+            self._matchers[tokenizer] = fresh
+        return Following(fresh.deep_copy(), vocabulary)
+
+    def _checked(self) -> Grammar:
+        if len(self._definition) > _LONGEST:
+            raise self._unusable(f"it has {len(self._definition):,} characters, and {_LONGEST:,} are the most")
+        failed, messages = _library().LLMatcher.validate_grammar_with_warnings(self._definition, None, limits=_limits())
+        if failed:
+            raise self._unusable(messages[0])
+        return self
+
+    def _unusable(self, problem: str) -> EdgeGemmaValueError:
+        return EdgeGemmaValueError(f"The {self._kind} cannot be used: {_in_one_line(problem)}.", "argument")
+
+    def __repr__(self) -> str:
+        """Tells the kind."""
+        return f"<Grammar, {self._kind}>"
+
+
+class Following:
+    """An answer on its way through a grammar: a `Constraint`."""
+
+    def __init__(self, matcher: Any, vocabulary: Any) -> None:
+        """Internal: use `Grammar.start`."""
+        self._matcher, self._vocabulary = matcher, vocabulary
+        self._mask = np.zeros((vocabulary.vocab_size + 31) // 32, np.uint32)
+        self._ends = frozenset(vocabulary.eos_tokens)
+        self._characters = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing but an end can follow."""
+        return bool(self._matcher.is_stopped())
+
+    def check(self, token: int) -> NDArray[np.uint32] | None:
+        """None if the token may come next; else the mask of those that may, valid until the next call."""
+        allowed = self.complete if token in self._ends else self._matcher.validate_tokens([token]) == 1
+        return None if allowed else self.mask()
+
+    def mask(self) -> NDArray[np.uint32]:
+        """Which tokens may come next: a bit for each, in words of 32 bits; valid until the next call. Raises EdgeGemmaError
+        "grammar" when that takes more work than is allowed."""
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._require()
+        return self._mask
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """The answer goes on with these tokens. Raises EdgeGemmaError "grammar" if they cannot stand here."""
+        for token in tokens:
+            if token in self._ends and self._matcher.is_stopped():
+                continue
+            self._matcher.consume_token(token)
+            self._require()
+            if token not in self._ends:
+                self._characters.decode(self._vocabulary.decode_bytes([token]))
+
+    def forced(self) -> list[int]:
+        """Tokens without a choice that come next; whole characters only, and no end."""
+        if self._characters.getstate()[0] or self._matcher.is_stopped():
+            return []
+        tokens = [token for token in self._matcher.compute_ff_tokens() if token not in self._ends]
+        pending, whole = codecs.getincrementaldecoder("utf-8")("ignore"), 0
+        for number, token in enumerate(tokens, 1):
+            pending.decode(self._vocabulary.decode_bytes([token]))
+            if not pending.getstate()[0]:
+                whole = number
+        return tokens[:whole]
+
+    def _require(self) -> None:
+        if self._matcher.is_error():
+            problem = _in_one_line(self._matcher.get_error())
+            raise EdgeGemmaError(f"The grammar could not be followed: {problem}.", "grammar")
+
+
+def form_of(schema: Any = None, regex: str | None = None, grammar: str | Form | None = None) -> Form | None:
+    """The form that is given as a JSON schema, a regular expression, a grammar's text or itself. Raises EdgeGemmaError
+    "argument" for more than one, and as `Grammar`."""
+    if sum(value is not None for value in (schema, regex, grammar)) > 1:
+        raise EdgeGemmaValueError("schema, regex and grammar exclude each other: give one.", "argument")
+    if schema is not None:
+        return Grammar.json_schema(schema)
+    if regex is not None:
+        return Grammar.regex(regex)
+    return Grammar.lark(grammar) if isinstance(grammar, str) else grammar
+
+
+# ---- llguidance --------------------------------------------------------------------------------------------------------
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise EdgeGemmaValueError(
+            "Structured output needs llguidance: pip install 'edge_gemma[structured]'.", "unsupported"
+        ) from None
+    return llguidance
+
+
+def _in_one_line(problem: str) -> str:
+    """llguidance's words without its pictures of places in a pattern, and without a full stop."""
+    lines = [line.strip() for line in problem.replace("<non-verbose/>", "").splitlines()]
+    return " ".join(line for line in lines if line.strip("^ "))[:300].rstrip(". ")
+
+
+def can_constrain() -> bool:
+    """Whether llguidance is installed."""
+    return importlib.util.find_spec("llguidance") is not None
+
+
+def _limits() -> Any:
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(**_LIMITS)
+
+
+def end_tokens(tokenizer: TokenizerLike) -> list[int]:
+    """The ids of the tokens with which an answer can end: <eos> and <turn|>, as far as the vocabulary has them."""
+    found = [tokenizer.eos, *map(tokenizer.find, _ENDS)]
+    return list(dict.fromkeys(number for number in found if number is not None))
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance reads it: the bytes of every token. Those of control tokens begin with 0xFF, so that no text
+    matches them."""
+
+    def __init__(self, tokenizer: TokenizerLike) -> None:
+        self._tokenizer = tokenizer
+        control = set(tokenizer.control_tokens) | set(MARKERS)
+        special = [number for text, number in tokenizer.special_tokens.items() if text in control]
+        self.tokens = [tokenizer.decode([number], special=True).encode() for number in range(tokenizer.vocab_size)]
+        for byte in range(128, 256):
+            if (number := tokenizer.find(f"<0x{byte:02X}>")) is not None:
+                self.tokens[number] = bytes([byte])
+        for number in special:
+            self.tokens[number] = b"\xff" + self.tokens[number]
+        self.special_token_ids = special
+        self.eos_token_id = end_tokens(tokenizer)[0]
+        self.bos_token_id = tokenizer.find("<bos>")
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+
+
+_vocabularies: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _vocabulary_of(tokenizer: TokenizerLike) -> Any:
+    """llguidance's tokenizer, kept for as long as ours."""
+    if (found := _vocabularies.get(tokenizer)) is None:
+        library = _library()
+        from llguidance import TokenizerWrapper
+
+        wrapper = TokenizerWrapper(_Vocabulary(tokenizer))
+        found = library.LLTokenizer(wrapper, n_vocab=tokenizer.vocab_size, eos_token=end_tokens(tokenizer))
+        _vocabularies[tokenizer] = found
+    return found
