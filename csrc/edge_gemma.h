@@ -324,7 +324,6 @@ typedef struct eg_memory {
  * before, or does what it would have done without one. An application that installs a handler after opening a model should hand
  * on what is not its own; else the default is back. The handler is removed when the last model is closed. With keep_sigbus in all
  * models the library never installs one; then only the threads that read for a model larger than memory notice a disk that fails.
- *
  * EG_ERROR_FILE, EG_ERROR_FORMAT (also a sidecar of another file), EG_ERROR_UNSUPPORTED. */
 EG_API eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err);
 

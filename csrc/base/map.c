@@ -106,8 +106,8 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
                     .base = base,
                     .base_length = base_length,
                     .reader = own < 0 ? 0 : own + 1,
-                    .guard = EG_GUARD_NONE,
-                    .offset = offset};
+                    .offset = offset - before,
+                    .guard = EG_GUARD_NONE};
     return EG_OK;
 }
 
@@ -123,14 +123,14 @@ eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error 
     return status;
 }
 
+bool eg_map_exists(const char *path) { return access(path, F_OK) == 0; }
+
 void eg_map_guard(eg_map *map, const uint8_t *from)
 {
     const uintptr_t page = page_size(), begin = (uintptr_t)from / page * page, end = (uintptr_t)map->base + map->base_length;
     eg_map_unguard(map);
     if (begin < end) map->guard = eg_guard_add((void *)begin, end - begin);
 }
-
-bool eg_map_exists(const char *path) { return access(path, F_OK) == 0; }
 
 void eg_map_close(eg_map *map)
 {
@@ -140,12 +140,12 @@ void eg_map_close(eg_map *map)
     memset(map, 0, sizeof *map);
 }
 
-void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+void eg_map_copy(const eg_map *map, const uint8_t *at, size_t length, void *out)
 {
     size_t done = 0;
     int saved = errno;
     while (map->reader && done < length) {
-        off_t from = (off_t)(map->offset + (uint64_t)(at - map->data) + done);
+        off_t from = (off_t)(map->offset + (uint64_t)(at - (const uint8_t *)map->base) + done);
         ssize_t n = pread((int)map->reader - 1, (uint8_t *)out + done, length - done, from);
         if (n > 0) done += (size_t)n;
         else if (n == 0 || errno != EINTR) break;
@@ -198,7 +198,7 @@ static void touch(pages p)
     for (uintptr_t at = p.begin, page = page_size(); at < p.end; at += page) (void)*(const volatile uint8_t *)at;
 }
 
-bool eg_map_populate(const void *data, uint64_t length)
+bool eg_map_read(const void *data, uint64_t length)
 {
     const pages p = pages_around(data, length);
     int saved = errno;
@@ -227,9 +227,9 @@ void eg_map_release(const eg_map *map, const void *data, uint64_t length, bool d
     int saved = errno;
     (void)madvise((void *)p.begin, p.end - p.begin, MADV_DONTNEED);
 #ifdef POSIX_FADV_DONTNEED
-    const uint64_t from = map->offset + (p.begin - (uintptr_t)map->data);
     if (drop && map->reader)
-        (void)posix_fadvise((int)map->reader - 1, (off_t)from, (off_t)(p.end - p.begin), POSIX_FADV_DONTNEED);
+        (void)posix_fadvise((int)map->reader - 1, (off_t)(map->offset + (p.begin - (uintptr_t)map->base)),
+                            (off_t)(p.end - p.begin), POSIX_FADV_DONTNEED);
 #else
     (void)map, (void)drop;
 #endif
@@ -332,8 +332,8 @@ static eg_status map_handle(HANDLE file, uint64_t offset, uint64_t length, const
                     .base = base,
                     .base_length = base_length,
                     .reader = (intptr_t)own,
-                    .guard = EG_GUARD_NONE,
-                    .offset = offset};
+                    .offset = start,
+                    .guard = EG_GUARD_NONE};
     return EG_OK;
 }
 
@@ -391,9 +391,9 @@ void eg_map_close(eg_map *map)
     memset(map, 0, sizeof *map);
 }
 
-void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+void eg_map_copy(const eg_map *map, const uint8_t *at, size_t length, void *out)
 {
-    uint64_t from = map->offset + (uint64_t)(at - map->data);
+    uint64_t from = map->offset + (uint64_t)(at - (const uint8_t *)map->base);
     OVERLAPPED place = {.Offset = (DWORD)from, .OffsetHigh = (DWORD)(from >> 32)};
     DWORD done = 0;
     if (!map->reader || length > MAXDWORD || !ReadFile((HANDLE)map->reader, out, (DWORD)length, &done, &place)) done = 0;
@@ -412,7 +412,7 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice)
     }
 }
 
-bool eg_map_populate(const void *data, uint64_t length)
+bool eg_map_read(const void *data, uint64_t length)
 {
     eg_map_advise(data, length, EG_ADVICE_WILLNEED);
     for (uint64_t at = 0; at < length; at += 4096) (void)*((const volatile uint8_t *)data + at);

@@ -1,9 +1,8 @@
 /* Read-only memory mappings of files.
  *
- * Owns the mapping and a descriptor of its own: that of the caller may be closed once the mapping exists. Pages are shared with
- * every other process that reads the file. They stay clean, so the system can evict them at any time. What happens when the disk
- * fails, or a mapped file is cut short, is a matter of guard.h: replace a model by renaming a new file over it, not by writing into
- * the old one.
+ * Owns the mapping, and a descriptor of its own for it: the caller's may be closed once the mapping exists. Pages are shared with every other
+ * process that reads the file. They stay clean, so the system can evict them at any time. What happens when the disk fails, or a
+ * mapped file is cut short, is a matter of guard.h.
  */
 #ifndef EG_BASE_MAP_H
 #define EG_BASE_MAP_H
@@ -17,9 +16,9 @@ typedef struct eg_map {
     uint64_t length;
     void *base;                /* start of the mapping: data rounded down to the system's granularity */
     size_t base_length;
-    intptr_t reader; /* an open file of its own, to read and drop pages by: descriptor + 1, or a HANDLE; 0 without */
-    uint64_t offset; /* of `data` in that file */
-    int guard; /* guard.h */
+    intptr_t reader;           /* an open file of its own: descriptor + 1, or a HANDLE; 0 without */
+    uint64_t offset;           /* of base in that file */
+    int guard;                 /* guard.h */
 } eg_map;
 
 /* Map a whole file, or bytes [offset, offset + length) of an open descriptor: any alignment, and length 0 means to the end of
@@ -34,16 +33,16 @@ bool eg_map_exists(const char *path);
 /* Removes the mapping. A zeroed eg_map is allowed. */
 void eg_map_close(eg_map *map);
 
+/* Copies length bytes of the mapping from `at` on. They are read through the file, so that their pages do not count as memory of
+ * this process; where that fails, through the mapping. Any thread. */
+void eg_map_copy(const eg_map *map, const uint8_t *at, size_t length, void *out);
+
 /* Guards the pages from `from`, which is in the mapping, to its end against a disk that fails, and no others. */
 void eg_map_guard(eg_map *map, const uint8_t *from);
 void eg_map_unguard(eg_map *map);
 
 /* Whether a guarded page could not be read: it and all behind it are zeros then. */
 bool eg_map_failed(const eg_map *map);
-
-/* Copies length bytes of the mapping from `at` on. They are read through the file, so that their pages do not count as memory of
- * this process; where that fails, through the mapping. Any thread. */
-void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out);
 
 typedef enum eg_advice {
     EG_ADVICE_NORMAL, /* the system's usual read-ahead */
@@ -58,7 +57,7 @@ void eg_map_advise(const void *data, uint64_t length, eg_advice advice);
 
 /* Reads a range of mapped bytes from the disk and waits for it: all of it is asked for at once, so that the disk has many
  * requests to work on, where page faults would ask for one piece at a time. False if the disk failed. Any thread. */
-bool eg_map_populate(const void *data, uint64_t length);
+bool eg_map_read(const void *data, uint64_t length);
 
 /* Gives the whole pages of a range of this mapping back: the next access reads them again. Without `drop` the system may keep
  * them in its page cache; with it they leave the cache too, unless another process has them mapped. A hint: never fails. */

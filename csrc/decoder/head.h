@@ -12,7 +12,7 @@
 #include "workspace.h"
 
 /* logits[n, V] (unless NULL) of ws->x[n]; normed[n, d], unless NULL, receives rms(x). ws->h is overwritten. False if the
- * disk failed that the matrix is read from. */
+ * disk failed. */
 bool eg_head(eg_workspace *ws, int64_t n, float *logits, float *normed);
 
 #endif

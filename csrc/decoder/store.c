@@ -82,8 +82,7 @@ static part core_part(const eg_weights *w, const eg_config *c, int32_t layer, in
 {
     part p = {.layer = layer, .uses = UINT32_MAX};   /* every token uses it */
     if (layer == c->layers) {
-        const eg_matrix *head = w->output_lean.data ? &w->output_lean : &w->output;
-        const eg_matrix *all[CORE] = {head, &w->per_layer_model_proj};
+        const eg_matrix *all[CORE] = {w->output_lean.data ? &w->output_lean : &w->output, &w->per_layer_model_proj};
         if (all[i]) add_range(&p, all[i], 0);
     } else {
         const eg_layer *l = &w->layer[layer];
@@ -211,7 +210,7 @@ static void read_next(eg_store *s)
     p->state = READING;
     pthread_mutex_unlock(&s->mutex);
     bool good = true;
-    for (int i = 0; i < RANGES && p->range[i].bytes; i++) good &= eg_map_populate(p->range[i].data, p->range[i].bytes);
+    for (int i = 0; i < RANGES && p->range[i].bytes; i++) good &= eg_map_read(p->range[i].data, p->range[i].bytes);
     pthread_mutex_lock(&s->mutex);
     p->state = PRESENT;
     s->reading--;
@@ -444,7 +443,7 @@ static void advise(const eg_store *s)
             const bool vector = t->bytes <= VECTOR;
             if (!pass) eg_map_advise(t->data, t->bytes, vector ? EG_ADVICE_RANDOM : EG_ADVICE_SMALL);
             if (!pass && vector) eg_map_advise(t->data, t->bytes, EG_ADVICE_WILLNEED);
-            if (pass && vector) eg_map_populate(t->data, t->bytes);
+            if (pass && vector) eg_map_read(t->data, t->bytes);
         }
 }
 

@@ -33,5 +33,5 @@ void eg_table_read(const eg_weights *w, const eg_matrix *table, int64_t row, int
 {
     const eg_type_info *type = table->type;
     const uint8_t *at = table->data + (size_t)row * table->row_bytes + (size_t)(col / type->block) * type->bytes;
-    eg_gguf_read(w->file, at, (size_t)(n / type->block) * type->bytes, blocks);
+    eg_gguf_copy(w->file, at, (size_t)(n / type->block) * type->bytes, blocks);
 }

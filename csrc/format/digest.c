@@ -21,7 +21,7 @@ static uint64_t hash_number(uint64_t h, uint64_t value, int bytes)
 uint64_t eg_digest_add(uint64_t h, const eg_gguf *file, const uint8_t *at, size_t n)
 {
     uint8_t sample[EG_DIGEST_SAMPLE];
-    eg_gguf_read(file, at, n, sample);
+    eg_gguf_copy(file, at, n, sample);
     return hash(h, sample, n);
 }
 

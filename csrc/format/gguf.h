@@ -45,6 +45,14 @@ typedef struct eg_gguf_tensor {
 eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, eg_gguf **out, eg_error *err);
 void eg_gguf_close(eg_gguf *file);
 
+/* Adds the tensors of `other` to those of `file`, which owns `other` then; metadata of `other` do not count. After an error
+ * nothing has changed. EG_ERROR_FORMAT: both have a tensor of one name. */
+eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err);
+bool eg_gguf_is_joined(const eg_gguf *file);   /* whether another file was added */
+
+/* Copies bytes of a tensor's data from `at` on, without keeping their pages (eg_map_copy). Any thread. */
+void eg_gguf_copy(const eg_gguf *file, const uint8_t *at, size_t length, void *out);
+
 /* Guards the data of the tensors against a disk that fails (base/guard.h), until the file is closed. While a file is being opened
  * all of it is guarded. */
 void eg_gguf_guard(eg_gguf *file);
@@ -56,13 +64,6 @@ void eg_gguf_fail(eg_gguf *file); /* says so; any thread */
 
 /* Gives the pages of a range of tensor data, or with NULL all pages of the file, back to the system: see eg_map_release. */
 void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop);
-/* Adds the tensors of `other` to those of `file`, which owns `other` then; metadata of `other` do not count. After an error
- * nothing has changed. EG_ERROR_FORMAT: both have a tensor of one name. */
-eg_status eg_gguf_join(eg_gguf *file, eg_gguf *other, eg_error *err);
-bool eg_gguf_is_joined(const eg_gguf *file); /* whether another file was added */
-
-/* Copies bytes of a tensor's data from `at` on, without keeping their pages (eg_map_read). Any thread. */
-void eg_gguf_read(const eg_gguf *file, const uint8_t *at, size_t length, void *out);
 
 /* The name of the file in error messages: its path (without its beginning if that is very long), or "fd 7". */
 const char *eg_gguf_name(const eg_gguf *file);

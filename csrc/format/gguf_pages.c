@@ -61,11 +61,11 @@ uint64_t eg_gguf_resident_bytes(const eg_gguf *file)
     return total;
 }
 
-void eg_gguf_read(const eg_gguf *file, const uint8_t *at, size_t length, void *out)
+void eg_gguf_copy(const eg_gguf *file, const uint8_t *at, size_t length, void *out)
 {
     for (size_t i = 0; i < file->n_maps; i++)
         if (holds(&file->maps[i], at)) {
-            eg_map_read(&file->maps[i], at, length, out);
+            eg_map_copy(&file->maps[i], at, length, out);
             return;
         }
     memcpy(out, at, length);

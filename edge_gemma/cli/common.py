@@ -357,13 +357,8 @@ def open_model(args: argparse.Namespace, notice: bool = True) -> Model:
         announce_toy(args)
     from .. import Model
 
-    return Model.load(
-        path,
-        mmproj=mmproj,
-        threads=args.threads,
-        sidecar=not args.no_sidecar,
-        memory_limit=getattr(args, "memory_limit", None),
-    )
+    limit = getattr(args, "memory_limit", None)
+    return Model.load(path, mmproj=mmproj, threads=args.threads, sidecar=not args.no_sidecar, memory_limit=limit)
 
 
 def announce_toy(args: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ bool eg_map_exists(const char *path)
     return false;
 }
 
-void eg_map_read(const eg_map *map, const uint8_t *at, size_t length, void *out)
+void eg_map_copy(const eg_map *map, const uint8_t *at, size_t length, void *out)
 {
     (void)map;
     memcpy(out, at, length);
