@@ -31,7 +31,7 @@ void eg_model_prefault(eg_model *model)
     enum { STEP = 64 << 20 };  /* takes some milliseconds when the file is in the page cache */
     const eg_config *c = &model->config;
     uint64_t from = atomic_load(&model->prefaulted), at = 0;
-    if (from == UINT64_MAX) return;
+    if (from == UINT64_MAX || model->store) return; /* a store reads by itself */
     for (int32_t l = c->kv_layers - 1; l < c->layers; l++) {
         const eg_layer *layer = &model->weights.layer[l];
         const eg_matrix *all[] = {&layer->q, &layer->o, &layer->gate, &layer->up, &layer->down, &layer->inp_gate, &layer->proj};

@@ -12,7 +12,7 @@
 #include "gguf.h"
 
 #include "../base/checked.h"
-#include "../base/map.h"
+#include "gguf_file.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -30,28 +30,6 @@ enum {
 #define MAX_ALIGNMENT (1u << 20)
 #define DEFAULT_ALIGNMENT 32u
 #define PART_SUFFIX_LENGTH 20  /* "-00001-of-00003.gguf" */
-
-typedef struct value_list {
-    eg_gguf_value *items;
-    const eg_gguf_value **by_key;
-    size_t count, capacity;
-} value_list;
-
-typedef struct tensor_list {
-    eg_gguf_tensor *items;
-    const eg_gguf_tensor **by_name;
-    size_t count, capacity;
-} tensor_list;
-
-struct eg_gguf {
-    char *name;
-    eg_map *maps;              /* [n_maps], one per part */
-    size_t n_maps;
-    atomic_bool failed;        /* a part could not be read */
-    value_list values;         /* of the first part; other parts only have their number in the split */
-    tensor_list tensors;       /* of all parts, and of `joined` */
-    eg_gguf *joined;           /* the file whose tensors were added; NULL without */
-};
 
 /* ---- bytes ------------------------------------------------------------------------------------------------------- */
 
@@ -695,69 +673,9 @@ void eg_gguf_close(eg_gguf *file)
     free(file);
 }
 
-/* ---- pages ------------------------------------------------------------------------------------------------------- */
-
-static bool holds(const eg_map *map, const void *data)
-{
-    return (uintptr_t)data >= (uintptr_t)map->data && (uintptr_t)data < (uintptr_t)map->data + map->length;
-}
-
-void eg_gguf_guard(eg_gguf *file)
-{
-    if (file->joined) eg_gguf_guard(file->joined);
-    for (size_t i = 0; i < file->n_maps; i++) {
-        const uint8_t *first = file->maps[i].data + file->maps[i].length;
-        for (size_t k = 0; k < file->tensors.count; k++) {
-            const uint8_t *data = file->tensors.items[k].data;
-            if (data && holds(&file->maps[i], data) && data < first) first = data;
-        }
-        eg_map_guard(&file->maps[i], first);
-    }
-}
-
-bool eg_gguf_failed(const eg_gguf *file)
-{
-    bool failed = atomic_load(&file->failed) || (file->joined && eg_gguf_failed(file->joined));
-    for (size_t i = 0; i < file->n_maps; i++) failed |= eg_map_failed(&file->maps[i]);
-    return failed;
-}
-
-void eg_gguf_fail(eg_gguf *file) { atomic_store(&file->failed, true); }
-
-eg_status eg_gguf_check(const eg_gguf *file, eg_error *err)
-{
-    if (!eg_gguf_failed(file)) return EG_OK;
-    if (file->joined && eg_gguf_failed(file->joined)) return eg_gguf_check(file->joined, err);
-    return eg_fail(err, EG_ERROR_FILE,
-                   "%s: a part of the file could not be read: the disk failed, or the file was cut short while it was in use.",
-                   file->name);
-}
-
-void eg_gguf_release(const eg_gguf *file, const void *data, uint64_t length, bool drop)
-{
-    for (const eg_map *map = file->maps; map < file->maps + file->n_maps; map++)
-        if (!data) eg_map_release(map, map->data, map->length, drop);
-        else if (holds(map, data)) eg_map_release(map, data, length, drop);
-    if (file->joined) eg_gguf_release(file->joined, data, length, drop);
-}
-
 /* ---- access ------------------------------------------------------------------------------------------------------ */
 
 const char *eg_gguf_name(const eg_gguf *file) { return file->name; }
-
-uint64_t eg_gguf_mapped_bytes(const eg_gguf *file)
-{
-    uint64_t total = file->joined ? eg_gguf_mapped_bytes(file->joined) : 0;
-    for (size_t i = 0; i < file->n_maps; i++) total += file->maps[i].length;
-    return total;
-}
-
-uint64_t eg_gguf_resident_bytes(const eg_gguf *file)
-{
-    uint64_t total = file->joined ? eg_gguf_resident_bytes(file->joined) : 0;
-    for (size_t i = 0; i < file->n_maps; i++) total += eg_map_resident(&file->maps[i]);
-    return total;
-}
 
 uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
 {
@@ -765,16 +683,6 @@ uint64_t eg_gguf_heap_bytes(const eg_gguf *file)
            file->values.capacity * sizeof *file->values.items + file->values.count * sizeof *file->values.by_key +
            file->tensors.capacity * sizeof *file->tensors.items + file->tensors.count * sizeof *file->tensors.by_name +
            (file->joined ? eg_gguf_heap_bytes(file->joined) : 0);
-}
-
-void eg_gguf_copy(const eg_gguf *file, const uint8_t *at, size_t length, void *out)
-{
-    for (size_t i = 0; i < file->n_maps; i++)
-        if (at >= file->maps[i].data && (uint64_t)(at - file->maps[i].data) < file->maps[i].length) {
-            eg_map_copy(&file->maps[i], at, length, out);
-            return;
-        }
-    memcpy(out, at, length);
 }
 
 uint64_t eg_gguf_value_count(const eg_gguf *file) { return file->values.count; }
