@@ -69,7 +69,7 @@ def test_the_store_of_weights(kind: str, tmp_path: Path) -> None:
 def test_a_disk_that_fails(kind: str, tmp_path: Path) -> None:
     """A file that is cut short ends the call with an error in every thread; other faults are the application's."""
     program, copy = sanitized("use_fault.c", tmp_path, kind), tmp_path / "model.gguf"
-    # For the sanitizer the handler writes to the pages that it replaces, while others read them: the system does that atomically.
+    # The handler replaces pages that others read, which the system does at once; the sanitizer takes it for a write.
     (tmp_path / "suppressed").write_text("race:guard.c\n")
     options = {"TSAN_OPTIONS": f"suppressions={tmp_path / 'suppressed'}"}
     for model in MODELS:
