@@ -48,6 +48,8 @@ edge-gemma run --image photo.jpg "What is the woman on the left holding?"
 edge-gemma run --thinking --temperature 0 "What is 17 * 23?"
 edge-gemma run --raw --max-tokens 40 "Once upon a time"
 edge-gemma run --json "Name three colours." | jq -r .text
+edge-gemma run "Which city is this about, and how many live there?" --schema city.json
+edge-gemma run "Is the sky green?" --regex "yes|no"
 """
 
 
@@ -88,6 +90,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--thinking", action="store_true", help="let the model think before it answers")
     parser.add_argument("--no-show-thinking", action="store_true", help="do not print the thought on standard error")
     parser.add_argument("--json", action="store_true", help="one JSON object, when the answer is complete")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--schema",
+        type=plain_text,
+        metavar="FILE|JSON",
+        help="the answer is JSON that this JSON schema allows; the schema in a file, or itself",
+    )
+    form.add_argument(
+        "--regex", type=plain_text, metavar="PATTERN", help="the whole answer matches this regular expression"
+    )
     parser.add_argument("--verbose", "-v", action="store_true", help="print speed on standard error")
     add_budget_options(parser)
     add_sampling_options(parser, max_tokens=1024)
@@ -105,15 +117,26 @@ def run(args: argparse.Namespace) -> int:
         )
     media_options(args)
     args.prompt = " ".join(args.prompt) if args.prompt else None
-    prompt = _prompt(args)
+    prompt, form = _prompt(args), _form(args)
     with open_model(args) as model:
-        answer = _raw(model, args, prompt or "") if args.raw else _turn(model, args, prompt)
+        answer = _raw(model, args, prompt or "", form) if args.raw else _turn(model, args, prompt, form)
         stats = answer.pop("stats")
         if args.json:
             print_json({**answer, **timings(stats)})
         if args.verbose:
             print(f"[{answer['stop']}; {format_stats(stats)}]", file=sys.stderr)
     return INTERRUPTED if answer["stop"] == "interrupted" else DONE
+
+
+def _form(args: argparse.Namespace) -> Any:
+    """The `Grammar` of --schema or --regex; None without."""
+    if args.schema is None and args.regex is None:
+        return None
+    from .. import Grammar
+
+    if args.regex is not None:
+        return Grammar.regex(args.regex)
+    return Grammar.json_schema(args.schema if args.schema.lstrip().startswith("{") else _read(args.schema))
 
 
 def _media(args: argparse.Namespace) -> bool:
@@ -194,7 +217,7 @@ class _Output:
         }
 
 
-def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
+def _raw(model: Any, args: argparse.Namespace, prompt: str, form: Any) -> dict[str, Any]:
     """Continues the text, for --raw."""
     from ..errors import EdgeGemmaError
 
@@ -207,7 +230,7 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
         with Interrupt(session.cancel) as interrupt:
             try:
                 session.feed_text(prompt, special=True, bos=True)
-                pieces = session.generate(args.max_tokens, stop=args.stop, sampling=sampling(args))
+                pieces = session.generate(args.max_tokens, stop=args.stop, sampling=sampling(args), grammar=form)
                 for piece in _until(interrupt, pieces):
                     output.add_text(piece)
                 if not interrupt.hit:
@@ -218,7 +241,7 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str) -> dict[str, Any]:
         return output.result("interrupted" if interrupt.hit else stop, session.stats)
 
 
-def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str, Any]:
+def _turn(model: Any, args: argparse.Namespace, prompt: str | None, form: Any) -> dict[str, Any]:
     """Answers the text and the sound as a turn of the user."""
     from ..errors import EdgeGemmaError
 
@@ -243,7 +266,7 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None) -> dict[str,
     ):
         with Interrupt(chat.cancel) as interrupt:
             try:
-                for event in _until(interrupt, chat.send(prompt, **media, progress=bar)):
+                for event in _until(interrupt, chat.send(prompt, **media, grammar=form, progress=bar)):
                     if event.kind == "text":
                         output.add_text(event.text)
                     elif event.kind == "thinking":
