@@ -27,7 +27,6 @@ _INTEGER = "/-?(0|[1-9][0-9]{0,14})/"
 _NUMBER = r"/-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?(e[+-]?[0-9]{1,2})?/"
 _LARGEST = 10**15
 _DEPTH = 4  # of lists and objects that a declaration says nothing about
-_ANY = (QUOTE, *MARKERS)
 
 # What formats are, as regular expressions; others are plain text.
 _FORMATS = {
@@ -118,7 +117,7 @@ class _Writer:
 
     def _text(self, schema: Mapping[str, Any]) -> str:
         """The name of a terminal: text between two delimiters, without the texts of control tokens."""
-        allowed = [f"/(?s:.*)/ & ~/(?s:.*)({'|'.join(map(_escaped, dict.fromkeys(_ANY)))})(?s:.*)/"]
+        allowed = [f"/(?s:.*)/ & ~/(?s:.*)({'|'.join(map(_escaped, MARKERS))})(?s:.*)/"]
         least, most = schema.get("minLength"), schema.get("maxLength")
         if least or most is not None:
             allowed.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")

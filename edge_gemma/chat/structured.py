@@ -143,11 +143,6 @@ class Following:
         """Whether the answer may end here."""
         return bool(self._matcher.is_accepting())
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing but an end can follow."""
-        return bool(self._matcher.is_stopped())
-
     def check(self, token: int) -> NDArray[np.uint32] | None:
         """None if the token may come next; else the mask of those that may, valid until the next call."""
         allowed = self.complete if token in self._ends else self._matcher.validate_tokens([token]) == 1
@@ -238,10 +233,10 @@ def end_tokens(tokenizer: TokenizerLike) -> list[int]:
 
 class _Vocabulary:
     """A tokenizer as llguidance reads it: the bytes of every token. Those of control tokens begin with 0xFF, so that no text
-    matches them."""
+    matches them. llguidance keeps it, so it must not keep the tokenizer, by which llguidance's view is found and dropped."""
 
     def __init__(self, tokenizer: TokenizerLike) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = weakref.ref(tokenizer)
         control = set(tokenizer.control_tokens) | set(MARKERS)
         special = [number for text, number in tokenizer.special_tokens.items() if text in control]
         self.tokens = [tokenizer.decode([number], special=True).encode() for number in range(tokenizer.vocab_size)]
@@ -255,7 +250,9 @@ class _Vocabulary:
         self.bos_token_id = tokenizer.find("<bos>")
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+        tokenizer = self._tokenizer()
+        assert tokenizer is not None, "llguidance's view of a vocabulary has outlived it"
+        return tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
 
 
 _vocabularies: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -267,7 +264,9 @@ def _vocabulary_of(tokenizer: TokenizerLike) -> Any:
         library = _library()
         from llguidance import TokenizerWrapper
 
-        wrapper = TokenizerWrapper(_Vocabulary(tokenizer))
+        vocabulary = _Vocabulary(tokenizer)
+        wrapper = TokenizerWrapper(vocabulary)
         found = library.LLTokenizer(wrapper, n_vocab=tokenizer.vocab_size, eos_token=end_tokens(tokenizer))
+        wrapper.tokens = vocabulary.tokens = []  # llguidance has copied them
         _vocabularies[tokenizer] = found
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,6 +217,17 @@ def test_one_grammar_for_several_answers_and_models(toy: eg.Model, each_tokenize
     assert {begun(toy, seed).generate(9, grammar=grammar, sampling=RANDOM).text for seed in range(12)} == {'"a"', '"b"'}
     following = grammar.start(each_tokenizer)
     assert following.check(each_tokenizer.encode('"')[0]) is None
+
+
+def test_a_grammar_keeps_no_tokenizer() -> None:
+    """A long-lived grammar does not hold what a closed model's vocabulary took."""
+    grammar = Grammar.json_schema({"enum": ["a"]})
+    tokenizer = eg.Tokenizer.load(ROOT / "tests" / "data" / "e2b-Q4_0.gguf")
+    assert grammar.start(tokenizer).forced()
+    kept = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.fixture
