@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_gemma import Model
-from edge_gemma.engine.memory import MemoryLimit, fit, memory_need, parse_size
+from edge_gemma.engine.memory import MemoryLimit, fit, memory_need, parse_size, resident
 from edge_gemma.errors import EdgeGemmaMemoryError, EdgeGemmaValueError
 from support.paths import DATA
 
@@ -24,13 +24,20 @@ def model() -> Iterator[Model]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def _a_steady_process(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that runs all tests grows and shrinks between two plans; here it has one size, so that plans can be compared."""
+    begun = (resident() or 400_000_000) - model.memory()["resident"]
+    monkeypatch.setattr("edge_gemma.engine.memory.resident", lambda: begun + model.memory()["resident"])
+
+
 def own(model: Model, context: int, kv: str) -> int:
     """Bytes that a session of this size takes for itself."""
     return sum(model.estimate(context, kv).values())
 
 
 def limit_for(model: Model, context: int, kv: str) -> int:
-    """The smallest limit for such a session; it changes a little with the process."""
+    """The smallest limit for such a session."""
     return memory_need(model, context, kv).total
 
 
@@ -69,7 +76,6 @@ def test_plenty_gives_what_is_wanted(model: Model) -> None:
 
 
 def test_first_the_cache_gets_smaller_then_the_context(model: Model) -> None:
-    """Halfway between two needs, so that the process may grow a little meanwhile."""
     wanted = model.config.context_length
     f16, q8, least = (limit_for(model, *key) for key in ((wanted, "f16"), (wanted, "q8"), (256, "q8")))
     assert f16 > q8 > least
@@ -144,7 +150,6 @@ def test_pictures_count_where_they_are_seen() -> None:
 
 
 def test_sessions_and_chats_within_a_limit(model: Model) -> None:
-    model.chat(context=256).close()  # what a conversation imports is part of the process from here on
     limit = (limit_for(model, 256, "q8") + limit_for(model, 4096, "q8")) // 2
     with model.session(4096, memory_limit=limit) as session:
         assert 256 <= session.context < 4096
