@@ -111,8 +111,10 @@ class _Reply:
             return found
         if self._must_call and not (self._called or self._in_thought or self._free_call or self._thinking):
             return [token for token in (self._ids[CALL],) if token is not None]
-        free = self._in_thought or self._free_call or self._called or self._answer is None or (self._begins and not self._answered)
-        return [] if free or self._answer is None else self._answer.forced()
+        inside = self._in_thought or self._free_call or self._called
+        if inside or self._answer is None or (self._begins and not self._answered):
+            return []
+        return self._answer.forced()
 
     def _accept(self, token: int) -> None:
         if self._call is not None:

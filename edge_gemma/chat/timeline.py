@@ -1,18 +1,43 @@
 """`Timeline`: a session, and what its soft tokens stand for, so that it can be compared with a prompt.
 
-Owns the one comparison that finds how much of a prompt a session holds already, and the way back to there. Token ids are compared
-as they are; recordings and pictures by the digests of their content. What is fed afterwards is the caller's business.
+Owns the one comparison that finds how much of a prompt a session holds already, and the way back to there. Token ids are
+compared as they are; recordings and pictures by the digests of their content. What is fed afterwards is the caller's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..engine.interface import SessionLike
 from ..errors import EdgeGemmaError
 from .prompt import Media, Unit
 
-__all__ = ["Timeline"]
+__all__ = ["Spans", "Timeline", "common_prefix"]
+
+Spans = Mapping[int, tuple[int, Media]]
+"""By the position at which media begin, markers included: the position behind them, and what they are."""
+
+
+def common_prefix(target: Sequence[Unit], held: Sequence[int], spans: Spans) -> tuple[int, int]:
+    """How many units from the start of `target` a timeline holds, and how many tokens these take.
+
+    Args:
+        target: a prompt.
+        held: the tokens of the timeline; soft tokens are -1.
+        spans: its media.
+    """
+    at = 0
+    for number, unit in enumerate(target):
+        if isinstance(unit, Media):
+            end, media = spans.get(at, (0, None))
+            if media != unit or end > len(held):
+                return number, at
+            at = end
+        elif at >= len(held) or held[at] != unit:
+            return number, at
+        else:
+            at += 1
+    return len(target), at
 
 
 class Timeline:
@@ -20,7 +45,7 @@ class Timeline:
 
     Attributes:
         session: the session.
-        spans: by the position at which media begin, markers included: the position behind them, and what they are.
+        spans: its media.
     """
 
     def __init__(self, session: SessionLike) -> None:
@@ -29,23 +54,8 @@ class Timeline:
         self.spans: dict[int, tuple[int, Media]] = {}
 
     def common(self, target: Sequence[Unit], held: Sequence[int] | None = None) -> tuple[int, int]:
-        """How many units from the start of `target` the session holds, and how many tokens these take.
-
-        `held`: the session's tokens, if the caller has them.
-        """
-        held = self.session.tokens if held is None else held
-        at = 0
-        for number, unit in enumerate(target):
-            if isinstance(unit, Media):
-                end, media = self.spans.get(at, (0, None))
-                if media != unit or end > len(held):
-                    return number, at
-                at = end
-            elif at >= len(held) or held[at] != unit:
-                return number, at
-            else:
-                at += 1
-        return len(target), at
+        """As `common_prefix`; `held`: the session's tokens, if the caller has them."""
+        return common_prefix(target, self.session.tokens if held is None else held, self.spans)
 
     def rewind(self, position: int) -> bool:
         """Goes back to `position`. Where the session cannot go back that far, it goes to the start and returns False."""

@@ -28,7 +28,7 @@ def next_tokens(
     special: bool = False,
     masks: Sequence[ArrayLike | None] | None = None,
     constraints: Sequence[Constraint | None] | None = None,
-    logprobs: int | None | Sequence[int | None] = None,
+    logprobs: int | Sequence[int | None] | None = None,
     prefixes: Sequence[ArrayLike] | None = None,
     feed: Sequence[tuple[Session, ArrayLike]] = (),
 ) -> list[Token]:
@@ -74,7 +74,11 @@ def next_tokens(
             asked = None if constraint is None else TokenCheck(constraint, vocab_size)
             checks += [] if asked is None else [asked]
             native, token = NativeSampling(how or _DEFAULT, special), new_struct("eg_token")
-            items[at].draw, items[at].sampling, items[at].token = True, native.require(words, asked_logprobs[at], asked), token
+            items[at].draw, items[at].sampling, items[at].token = (
+                True,
+                native.require(words, asked_logprobs[at], asked),
+                token,
+            )
             tokens.append(token)
             kept += [words, native]
         appended = [*(prefixes if prefixes is not None else [()] * len(sessions)), *(ids for _, ids in feed)]
