@@ -69,6 +69,11 @@ class ReplyStream:
         """The reply as far as it has been told."""
         return self._parser.reply
 
+    @property
+    def stop_text(self) -> str:
+        """The text of `stop` that has ended it; "" if none has."""
+        return self._filter.found
+
     def forced(self) -> list[int]:
         """The tokens that must come next, which are appended before the next token is drawn. They count as taken: call this
         once for each token that is drawn. The last token of `max_tokens` is never forced."""

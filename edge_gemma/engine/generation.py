@@ -132,20 +132,26 @@ class Generation:
 
 
 class StopFilter:
-    """The text of tokens up to a stop: a text that ends it is left out, and what may become one is held back."""
+    """The text of tokens up to a stop: a text that ends it is left out, and what may become one is held back.
+
+    Attributes:
+        found: the text that has ended it; "" if none has.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """`stops`: texts that end it, none of them empty."""
         self._stops = tuple(stops)
         self._held = ""  # the end of the text, which may be the beginning of a stop text
+        self.found = ""  # the text that has ended it
 
     def take(self, token: Token) -> tuple[str, str]:
         """What can be shown with this token, and why the text ends with it: the token's own stop, "stop", or ""."""
         self._held += token.text
         if token.stop:
             return self.rest(), token.stop
-        if found := [at for at in map(self._held.find, self._stops) if at >= 0]:
-            self._held = self._held[: min(found)]
+        if found := [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]:
+            at, self.found = min(found)
+            self._held = self._held[:at]
             return self.rest(), "stop"
         shown = len(self._held) - possible_stop(self._held, self._stops)
         piece, self._held = self._held[:shown], self._held[shown:]

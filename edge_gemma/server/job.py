@@ -52,9 +52,10 @@ class Said:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """The last event. `stop` as in `Generation.stop`; `tokens` as in `Said`; the times in seconds."""
+    """The last event. `stop` as in `Generation.stop`, `stop_text` which text that was; `tokens` as in `Said`; times in seconds."""
 
     stop: str
+    stop_text: str
     reply: Reply
     usage: Usage
     tokens: tuple[Token, ...]
@@ -217,6 +218,7 @@ class Job:
         self.mailbox.put(
             Ended(
                 self.stream.stop,
+                self.stream.stop_text,
                 self.stream.reply,
                 self.usage,
                 tuple(self._tokens),

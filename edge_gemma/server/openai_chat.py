@@ -40,9 +40,11 @@ __all__ = [
     "content_parts",
     "hint_of",
     "image_part",
+    "logprob_of",
     "options_of",
     "routes",
     "sound_part",
+    "text_form",
     "usage_of",
     "wants_thought",
 ]
@@ -268,8 +270,12 @@ def _tool_choice(fields: Fields) -> str:
 
 def _response_format(fields: Fields) -> Mapping[str, Any] | bool | None:
     form = fields.object("response_format")
-    if form is None:
-        return None
+    return None if form is None else text_form(form)
+
+
+def text_form(form: Fields) -> Mapping[str, Any] | bool | None:
+    """The schema of {"type": text, json_object or json_schema, "json_schema": {"schema"}}, also without the inner object;
+    None for free text."""
     kind = form.text("type", "text", ("text", "json_object", "json_schema"))
     if kind == "text":
         return None
@@ -326,12 +332,13 @@ def _completion(
             message["content"] = end.reply.content
         choice = {"index": index, "message": message, "finish_reason": _reason(end), "logprobs": None}
         if asked.logprobs is not None:
-            choice["logprobs"] = {"content": [_logprob(token, tokenizer) for token in end.tokens], "refusal": None}
+            choice["logprobs"] = {"content": [logprob_of(token, tokenizer) for token in end.tokens], "refusal": None}
         choices.append(choice)
     return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of([end.usage for end in ended])}
 
 
-def _logprob(token: Token, tokenizer: TokenizerLike) -> dict[str, Any]:
+def logprob_of(token: Token, tokenizer: TokenizerLike) -> dict[str, Any]:
+    """A token of an answer, and the likeliest ones at its place."""
     return {
         **_spelled(token.id, token.logprob or 0.0, tokenizer),
         "top_logprobs": [_spelled(number, value, tokenizer) for number, value in token.top_logprobs],
@@ -350,7 +357,7 @@ async def _chunks(
     usages = []
 
     def chunk(index: int, delta: Mapping[str, Any], reason: str | None = None, tokens: Sequence[Token] = ()) -> bytes:
-        logprobs = {"content": [_logprob(token, tokenizer) for token in tokens], "refusal": None} if tokens else None
+        logprobs = {"content": [logprob_of(token, tokenizer) for token in tokens], "refusal": None} if tokens else None
         choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
         usage = {"usage": None} if with_usage else {}
         return server_sent({**head, "object": "chat.completion.chunk", "choices": [choice], **usage})

@@ -186,9 +186,7 @@ class Preparer:
             named = [tool for tool in _tool_schemas(request.tools) if tool["function"]["name"] == choice]
             if not named:
                 raise RequestError(400, f"There is no tool {choice}.", param="tool_choice")
-            calls = _kept(
-                self._forms, json.dumps(["call", named]), _FORMS, lambda: _calls_of(named, self._model)
-            )  # None stays out of it below
+            calls = _calls_of(named, self._model)
         must = choice not in ("auto", "none")
         most = None if request.parallel_calls and choice in ("auto", "required") else 1
         if answer is None and calls is None and not must and (most is None or choice == "none"):

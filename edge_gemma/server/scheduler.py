@@ -475,10 +475,9 @@ class Scheduler:
 
             def encode() -> None:
                 try:
-                    rows = soft_tokens(timeline.session, picture.data, picture.budget, key=picture.key)
+                    job.media = soft_tokens(timeline.session, picture.data, picture.budget, key=picture.key)
                 except Exception as error:
-                    rows = error
-                job.media = rows
+                    job.media = error
                 if job.state == "encoding":
                     job.state = "feeding"
                 self.wake()

@@ -43,14 +43,20 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
+async def _awaited(waited: Awaitable[_T]) -> _T:
+    return await waited
+
+
 async def unless_gone(request: Request, waited: Coroutine[Any, Any, _T]) -> _T:
     """The result of `waited`, which is cancelled when the client leaves: then ClientDisconnect is raised."""
-    task, gone = asyncio.ensure_future(waited), asyncio.ensure_future(_gone(request.receive))
+    task: asyncio.Future[Any] = asyncio.ensure_future(waited)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request.receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect()
-        return task.result()
+        result: _T = task.result()
+        return result
     finally:
         for pending in (task, gone):
             pending.cancel()
@@ -74,8 +80,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends everything, or as much as the client takes."""
-        gone = asyncio.ensure_future(_gone(receive))
-        following: asyncio.Future[bytes] | None = None
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(receive))
+        following: asyncio.Future[Any] | None = None
         try:
             await self._send(send, gone, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not gone.done():
@@ -101,9 +107,9 @@ class EventStream(Response):
             await asyncio.gather(*(task for task in (following, gone) if task is not None), return_exceptions=True)
             await self._pieces.aclose()
 
-    async def _send(self, send: Send, gone: asyncio.Future[None], message: dict[str, Any]) -> bool:
+    async def _send(self, send: Send, gone: asyncio.Future[Any], message: dict[str, Any]) -> bool:
         """Sends a message. False when the client has left, or takes nothing."""
-        task = asyncio.ensure_future(send(message))
+        task: asyncio.Future[Any] = asyncio.ensure_future(_awaited(send(message)))
         done, _ = await asyncio.wait(
             {task, gone}, timeout=self._settings.stall_seconds, return_when=asyncio.FIRST_COMPLETED
         )
