@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     DONE,
@@ -21,6 +21,9 @@ from .common import (
     whole,
 )
 from .parsing import file_path, plain_text
+
+if TYPE_CHECKING:
+    from ..server.settings import Settings
 
 KEY_VARIABLE = "EDGE_GEMMA_API_KEY"
 
@@ -132,20 +135,51 @@ def _cache_size(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
     from ..server.running import check_packages, listen, serve, with_key
-    from ..server.settings import Settings
+    from ..server.service import install, notify
 
     check_packages()
+    settings = _settings(args)
     model, mmproj = model_paths(args)
-    announce_toy(args)
+    name = settings.name or os.path.splitext(os.path.basename(model))[0]
     if args.install_service:
-        from ..server.service import install
-
-        install(sys.argv)
+        files = [model, *([mmproj] if mmproj else [])]
+        print("\n".join(install(_options_of_service(args, model, mmproj), settings, files=files)))
         return DONE
-
     from ..server.core import Core
 
-    settings = Settings(
+    announce_toy(args)
+    settings, made = with_key(settings)
+    if settings.cache_dir is not None:
+        os.makedirs(settings.cache_dir, exist_ok=True)
+
+    def open_model() -> Any:
+        from .. import Model
+
+        return Model.load(model, mmproj, args.threads, not args.no_sidecar, memory_limit=args.memory_limit)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def ready() -> None:
+        say("The server answers. Ctrl-C stops it.")
+        notify("READY=1")
+
+    listener = listen(settings.host, settings.port)
+    address, number = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    say(f"{name} is being loaded. Clients use http://{shown}:{number}/v1")
+    if made:
+        say(f"Key for clients: {settings.api_key}")
+    serve(Core(open_model, settings, name), listener, ready=ready)
+    notify("STOPPING=1")
+    return DONE
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the options mean."""
+    from ..server.settings import Settings
+
+    return Settings(
         host=args.host,
         port=args.port,
         api_key=_key(args),
@@ -161,30 +195,37 @@ def run(args: argparse.Namespace) -> int:
         kv=args.kv,
         memory_limit=args.memory_limit,
         cache_bytes=args.cache_memory,
-        cache_dir=args.cache_dir,
+        cache_dir=None if args.cache_dir is None else os.path.abspath(os.path.expanduser(args.cache_dir)),
         cache_dir_bytes=args.cache_disk,
         stop_seconds=args.stop_seconds,
     )
-    settings, made = with_key(settings)
-    name = settings.name or os.path.splitext(os.path.basename(model))[0]
 
-    def open_model() -> Any:
-        from .. import Model
 
-        return Model.load(model, mmproj, args.threads, not args.no_sidecar, memory_limit=args.memory_limit)
+def _options_of_service(args: argparse.Namespace, model: str, mmproj: str | None) -> list[str]:
+    """The options of this command as the service gets them: files by their whole paths, and no key."""
+    files = {"model": model, "mmproj": mmproj, "cache_dir": args.cache_dir}
+    left_out = {"verb", "run", "install_service", "api_key", "api_key_file", "toy_announced"}
+    defaults = vars(_defaults())
+    options: list[str] = []
+    for name, value in vars(args).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in files:
+            given = files[name]
+            options += [] if given is None else [option, os.path.abspath(os.path.expanduser(given))]
+        elif name in left_out or value == defaults.get(name):
+            continue
+        elif value is True:
+            options.append(option)
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                options += [option, str(item)]
+    return options
 
-    listener = listen(settings.host, settings.port)
-    address, number = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    say(f"{name} is being loaded. Clients use http://{shown}:{number}/v1")
-    if made:
-        say(f"Key for clients: {settings.api_key}")
-    serve(Core(open_model, settings, name), listener, ready=lambda: say("The server answers. Ctrl-C stops it."))
-    return DONE
+def _defaults() -> argparse.Namespace:
+    """The options of a command without any."""
+    root = argparse.ArgumentParser()
+    return add_parser(root.add_subparsers()).parse_args([])
 
 
 def _key(args: argparse.Namespace) -> str | None:

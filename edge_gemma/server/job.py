@@ -52,7 +52,8 @@ class Said:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """The last event. `stop` as in `Generation.stop`, `stop_text` which text that was; `tokens` as in `Said`; times in seconds."""
+    """The last event. `stop` as in `Generation.stop`, `stop_text` which text that was; `tokens` as in `Said`; times in
+    seconds."""
 
     stop: str
     stop_text: str
