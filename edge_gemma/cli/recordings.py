@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -402,7 +401,7 @@ class _File:
         self._lines = [{**_FORM, **identity}]
         if resume and self._part.exists():
             self._lines = self._read(self._lines[0])
-            self._segments = [Segment(**line) for line in self._lines[1:]]
+            self._segments = [Segment.from_dict(line) for line in self._lines[1:]]
         self.done = list(self._segments)
         self.start: float = self.done[-1].end if self.done else 0.0
 
@@ -436,7 +435,7 @@ class _File:
         return self
 
     def add(self, segment: Any) -> None:
-        self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
+        self._file.write(f"{json.dumps(segment.as_dict(), ensure_ascii=False)}\n")
         self._file.flush()
         self._segments.append(segment)
 

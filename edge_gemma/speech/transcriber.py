@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import segments
+from ..audio.endpointing import Clip, segments
 from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..audio.vad import Detector
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
-from .answer import Samples
+from .answer import Answer, Samples
 from .language_detection import LanguageDetection
 from .languages import language_names
 from .prompts import Order
@@ -179,11 +179,11 @@ class Transcriber(Cancellable):
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 if done and clip.end <= done[-1].end:
                     continue
-                text, translation = self.recognize(clip.samples)
-                self._detect(detection, text)
+                segment = self._segment(clip)
+                self._detect(detection, segment.text)
                 if progress:
                     progress(clip.end, source.duration)
-                yield Segment(clip.start, clip.end, text, translation, self.language)
+                yield segment
             self._detect(detection, "", last=True)
             if progress and source.duration is not None:
                 progress(source.duration, source.duration)
@@ -203,22 +203,33 @@ class Transcriber(Cancellable):
 
         Raises as `segments`.
         """
-        if self._model.audio_tokens(len(samples)) == 0:
-            return "", None
-        sampling = self.request.sampling
-        text = self._answer(samples, sampling)
-        if again := second_attempt(text, sampling):
-            text = self._answer(samples, again)
-        return self.request.read(text)
+        answer = self._hear(samples)
+        return self.request.read(answer.text) if answer else ("", None)
 
-    def _answer(self, samples: Samples, sampling: Sampling) -> str:
-        """The text of an answer about the samples."""
+    def _segment(self, clip: Clip) -> Segment:
+        """What is said in a clip."""
+        answer = self._hear(clip.samples)
+        if answer is None:
+            return Segment(clip.start, clip.end, "", None, self.language)
+        return self.request.segment(answer, clip.start, clip.end, self.language)
+
+    def _hear(self, samples: Samples) -> Answer | None:
+        """The answer about the samples, its session closed; None where they are too few for the encoder."""
+        if self._model.audio_tokens(len(samples)) == 0:
+            return None
+        answer = self._answer(samples, self.request.sampling)
+        if again := second_attempt(answer.text, self.request.sampling):
+            answer = self._answer(samples, again)
+        return answer
+
+    def _answer(self, samples: Samples, sampling: Sampling) -> Answer:
+        """A complete answer about the samples."""
         with self.working(self.request.session.fork()) as session:
             session.feed_audio(samples)
             answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
             while answer.step():
                 self.check_cancelled()
-            return answer.text
+            return answer
 
 
 class _Stoppable(Source):

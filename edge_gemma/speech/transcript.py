@@ -1,4 +1,4 @@
-"""What was said, and when: `Segment`, `Transcript`, and their formats: text, subtitles, tables and JSON.
+"""What was said, and when: `Word`, `Segment`, `Transcript`, and their formats: text, subtitles, tables and JSON.
 
 Owns how the formats are written, as a whole or segment by segment. Knows neither models nor sound.
 """
@@ -9,13 +9,38 @@ import dataclasses
 import html
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from ..errors import EdgeGemmaValueError
 from .line_breaking import wrap
 
-__all__ = ["FORMATS", "Segment", "Transcript", "TranscriptWriter"]
+__all__ = ["DOUBTFUL", "FORMATS", "Segment", "Transcript", "TranscriptWriter", "Word"]
+
+DOUBTFUL = 0.9
+"""A word of a lower probability is doubtful. docs/benchmarks.md tells how many errors are below."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word of a transcript, or a character or syllable of a script that writes no spaces.
+
+    Attributes:
+        word: as in the text, with the punctuation beside it.
+        start, end: seconds since the recording began; None unless they were asked for.
+        probability: how sure the model was of it: exp of the mean log-probability of its tokens; None when that was not
+            measured.
+    """
+
+    word: str
+    start: float | None = None
+    end: float | None = None
+    probability: float | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether its probability is below `DOUBTFUL`."""
+        return self.probability is not None and self.probability < DOUBTFUL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +51,13 @@ class Segment:
         start, end: seconds since the recording began.
         text: what was said, on one line.
         translation: its translation; None when none was requested, or none was found in the answer.
-        language: English name of the language that was named in the request; None when it named none.
+        language: English name of the language that was named in the request, or else was detected for this segment; None when
+            neither is the case.
+        language_probability: of a detected language, as the model tells it.
+        avg_logprob: how sure the model was: the mean natural logarithm of the probabilities of the tokens of `text` and of
+            the one that ended it, 0 at most; None when that was not measured.
+        no_speech_prob: the probability that nobody speaks here, as the model tells it; None unless it was asked for.
+        words: the words of `text`, in order; empty when nothing is known about them.
     """
 
     start: float
@@ -34,6 +65,28 @@ class Segment:
     text: str
     translation: str | None = None
     language: str | None = None
+    language_probability: float | None = None
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    words: tuple[Word, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known, as JSON has it. A doubtful word says so."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        values["words"] = [
+            {key: value for key, value in dataclasses.asdict(word).items() if value is not None}
+            | ({"doubtful": True} if word.doubtful else {})
+            for word in self.words
+        ]
+        if not self.words:
+            del values["words"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Segment:
+        """The segment of which `as_dict` has made this."""
+        words = (Word(**{k: v for k, v in word.items() if k != "doubtful"}) for word in values.get("words", ()))
+        return cls(**{**values, "words": tuple(words)})
 
 
 class Transcript(Sequence[Segment]):
@@ -65,6 +118,11 @@ class Transcript(Sequence[Segment]):
     def text(self) -> str:
         """Everything that was said."""
         return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments, as far as anything is known about them."""
+        return tuple(word for segment in self.segments for word in segment.words)
 
     @property
     def language(self) -> str | None:
@@ -218,9 +276,7 @@ class _JSON(_Text):
         comma = "," if self.text else ""
         self.text.append(segment.text)
         self.translation.append(segment.translation or "")
-        values = {key: value for key, value in dataclasses.asdict(segment).items() if value is not None}
-        values |= {"start": round(segment.start, 3), "end": round(segment.end, 3)}
-        yield f"{comma}\n    {json.dumps(values, ensure_ascii=False)}"
+        yield f"{comma}\n    {json.dumps(_rounded(segment.as_dict()), ensure_ascii=False)}"
 
     def tail(self, info: dict[str, Any]) -> str:
         whole = {"text": self.join(self.text)}
@@ -236,8 +292,16 @@ class _JSON(_Text):
     @staticmethod
     def pair(item: tuple[str, Any]) -> str:
         name, value = item
-        value = round(value, 3) if isinstance(value, float) else value
-        return f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
+        return f"{json.dumps(name)}: {json.dumps(_rounded(value), ensure_ascii=False)}"
+
+
+def _rounded(value: Any) -> Any:
+    """A value of JSON with no more digits than are known: milliseconds, thousandths."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 class _JSONLine(_JSON):
