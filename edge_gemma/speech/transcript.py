@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,11 @@ class Word:
     start: float | None = None
     end: float | None = None
     probability: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether it has times."""
+        return self.start is not None and self.end is not None
 
     @property
     def doubtful(self) -> bool:
@@ -152,7 +158,8 @@ class Transcript(Sequence[Segment]):
 
         Text, tables and subtitles show the translation instead of the original where there is one; `bilingual` shows both.
         Subtitles are cut into pieces of two lines of 42 columns (an East Asian character takes two); times within a segment
-        are estimated from the length of the text.
+        are estimated from the length of the text. Where the words have times, "vtt" has the time before each word, and "srt"
+        has a cue for each, in which it is underlined.
 
         Raises EdgeGemmaValueError "argument" for another format.
         """
@@ -209,10 +216,41 @@ class _Text:
 _LINE, _LINES = 42, 2
 
 
+@dataclasses.dataclass
+class _Span:
+    """A word, or the part of one, in the lines of a subtitle, with the white space behind it, and when it is said."""
+
+    text: str
+    start: float
+    end: float
+
+
+def _is_solid(letter: str) -> bool:
+    """Whether a character is in the lines of a subtitle wherever these end."""
+    return not letter.isspace() and letter != "\u200b"
+
+
+def _spans(lines: str, letters: Iterator[Word]) -> list[_Span]:
+    """The words in the lines of a subtitle. `letters`: the word of each of the next characters, which are taken."""
+    spans: list[_Span] = []
+    last: Word | None = None
+    for letter in lines:
+        word = next(letters) if _is_solid(letter) else last
+        if word is not last and word is not None:
+            assert word.start is not None and word.end is not None
+            spans.append(_Span("", word.start, word.end))
+            last = word
+        spans[-1].text += letter
+    return spans
+
+
 class _Subtitles(_Text):
     comma = ","
 
     def segment(self, segment: Segment) -> Iterator[str]:
+        if segment.words and self.lines(segment) == [segment.text] and all(word.timed for word in segment.words):
+            yield from self.timed(segment)
+            return
         wrapped = [wrap(text, _LINE) for text in self.lines(segment)]
         # Two languages stay together in one piece: their words do not come in the same order.
         lines = [line for text in wrapped for line in text]
@@ -221,9 +259,32 @@ class _Subtitles(_Text):
         whole, at = sum(map(len, pieces)), 0
         for piece in pieces:
             start, at = at, at + len(piece)
-            times = [segment.start + (segment.end - segment.start) * x / whole for x in (start, at)]
-            self.count += 1
-            yield f"{self.label()}{self.clock(times[0])} --> {self.clock(times[1])}\n{self.escape(piece)}\n\n"
+            begin, end = (segment.start + (segment.end - segment.start) * x / whole for x in (start, at))
+            yield self.cue(begin, end, self.escape(piece))
+
+    def timed(self, segment: Segment) -> Iterator[str]:
+        """The cues of a segment whose words have times."""
+        lines, shown = wrap(segment.text, _LINE), segment.start
+        letters = iter([word for word in segment.words for letter in word.word if _is_solid(letter)])
+        for at in range(0, len(lines), _LINES):
+            spans = _spans("\n".join(lines[at : at + _LINES]), letters)
+            end = max(shown, spans[-1].end)
+            yield from self.word_cues(spans, min(max(shown, spans[0].start), end), end)
+            shown = end
+
+    def word_cues(self, spans: Sequence[_Span], start: float, end: float) -> Iterator[str]:
+        """A piece of up to two lines, once for each of its words, which is underlined while it is said."""
+        begins = [start, *(min(max(start, span.start), end) for span in spans[1:]), end]
+        for number, (begin, over) in enumerate(itertools.pairwise(begins)):
+            texts = [self.escape(span.text) for span in spans]
+            text = texts[number].rstrip()
+            texts[number] = f"<u>{text}</u>{texts[number][len(text) :]}"
+            if over > begin:
+                yield self.cue(begin, over, "".join(texts))
+
+    def cue(self, start: float, end: float, text: str) -> str:
+        self.count += 1
+        return f"{self.label()}{self.clock(start)} --> {self.clock(end)}\n{text}\n\n"
 
     def label(self) -> str:
         return f"{self.count}\n"
@@ -244,6 +305,16 @@ class _WebVTT(_Subtitles):
 
     def label(self) -> str:
         return ""
+
+    def word_cues(self, spans: Sequence[_Span], start: float, end: float) -> Iterator[str]:
+        """A piece of up to two lines in one cue, with the time at which each word begins."""
+        text, last = self.escape(spans[0].text), self.clock(start)
+        for span in spans[1:]:
+            clock = self.clock(span.start)
+            if last < clock < self.clock(end):  # times in a cue rise, and lie within it
+                text, last = f"{text}<{clock}>", clock
+            text += self.escape(span.text)
+        yield self.cue(start, end, text)
 
     def escape(self, text: str) -> str:
         return html.escape(super().escape(text), quote=False)
