@@ -12,6 +12,9 @@
     scheduler.py        the one thread that drives the engine
     job.py              one answer on its way, and the mailbox between the scheduler and a route
     prefix_cache.py     timelines that are kept for the next request;  disk_cache.py: those on disk
+    ears.py             what hears: recordings and live sound
+    uploads.py          files in forms
+    transcriptions.py   OpenAI's interface for recordings
     openai_chat.py, openai_responses.py, openai_completions.py, ollama.py, anthropic.py, models.py, status.py
                         the interfaces, each a function `routes(core)`
 

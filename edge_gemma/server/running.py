@@ -35,7 +35,7 @@ _UNREAD = 128 << 10  # bytes of an answer
 
 def check_packages() -> None:
     """Raises EdgeGemmaValueError "unsupported" without the packages of the extra `server`."""
-    for name in ("starlette", "uvicorn", "prometheus_client"):
+    for name in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "websockets"):
         try:
             importlib.import_module(name)
         except ImportError:
