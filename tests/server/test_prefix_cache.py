@@ -65,7 +65,8 @@ def test_an_answer_from_the_cache_is_the_same(own_server):
 def test_instructions_are_shared_by_conversations_that_go_on_for_long(own_server):
     """A timeline cannot go back far behind its window, so the end of the instructions is kept by itself."""
     running = own_server()
-    long = endless(running, messages=chat("Tell me a story."), max_tokens=700, stream=False)
+    question = " ".join(f"Tell me story number {number}." for number in range(60))
+    long = endless(running, messages=chat(question), max_tokens=300, stream=False)
     long.pop("prompt")
     assert httpx.post(running.url + PATH, json=long, timeout=60).status_code == 200
     prompt, cached = usage(ask(running, chat("Something else entirely, and longer than the first question was.")))
