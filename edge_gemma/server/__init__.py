@@ -15,6 +15,10 @@
     ears.py             what hears: recordings and live sound
     uploads.py          files in forms
     transcriptions.py   OpenAI's interface for recordings
+    live_sound.py       sound that comes in messages of a client
+    wyoming_server.py   Home Assistant's protocol, on a port of its own, with wyoming_frames.py (events within bounds),
+                        wyoming_hearing.py (speech recognition), wyoming_agent.py (conversation, whose actions are those of
+                        home_intents.py) and announcing.py (zeroconf)
     openai_chat.py, openai_responses.py, openai_completions.py, ollama.py, anthropic.py, models.py, status.py
                         the interfaces, each a function `routes(core)`
 

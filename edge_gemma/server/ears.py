@@ -16,32 +16,64 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from ..audio.endpointing import EndpointEvent
 from ..engine.model import Model
 from ..errors import Cancelled
 from ..hub.resolve import no_encoder
-from ..speech.listener import Listener
+from ..speech.listener import Listener, StepTask
 from ..speech.request import Cancellable
 from ..speech.transcriber import Transcriber
 from .failures import RequestError, request_error
 from .settings import Settings
 
-__all__ = ["Ears"]
+__all__ = ["Ears", "LiveListener"]
 
 _T = TypeVar("_T")
-_Hearing = TypeVar("_Hearing", Transcriber, Listener)
+_Hearing = TypeVar("_Hearing", Transcriber, "LiveListener")
+_SOON = 5.0  # seconds that a speaker waits for those who have just left
 _IDLE = 2  # of each kind that stay open
 _BUSY = "The assistant is listening to others. Try again in a few seconds."
 _END: Any = object()
 
 
+class LiveListener(Listener):
+    """A listener that is used by one speaker after the other, each with other work beside it or none.
+
+    Attributes:
+        beside: the step task of the speaker.
+    """
+
+    beside: StepTask | None
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        """As `Listener`."""
+        super().__init__(model, step_task=self, **options)
+        self.beside = None
+
+    @property
+    def pending(self) -> bool:
+        """As `StepTask`."""
+        return self.beside is not None and self.beside.pending
+
+    def hear(self, heard: EndpointEvent, at: float) -> None:
+        """As `StepTask`."""
+        if self.beside is not None:
+            self.beside.hear(heard, at)
+
+    def step(self) -> Iterator[Any]:
+        """As `StepTask`."""
+        if self.beside is not None:
+            yield from self.beside.step()
+
+
 class _Pool(Generic[_Hearing]):
     """Transcribers or listeners: a few at a time, and some that wait to be used again."""
 
-    def __init__(self, make: Callable[..., _Hearing], most: int, waiting: int, name: str) -> None:
-        """`most` are used at a time; so many more requests may wait."""
+    def __init__(self, make: Callable[..., _Hearing], most: int, waiting: int, patience: float, name: str) -> None:
+        """`most` are used at a time; so many more requests may wait, and for so many seconds."""
         self.threads = concurrent.futures.ThreadPoolExecutor(most, name)
         self._make: Callable[..., _Hearing] = make
-        self._most = most + waiting
+        self._most, self._patience = most + waiting, patience
         self._free = asyncio.Semaphore(most)
         self._count = 0
         self._idle: list[tuple[Any, _Hearing]] = []
@@ -56,16 +88,30 @@ class _Pool(Generic[_Hearing]):
             raise RequestError(429, _BUSY)
         self._count += 1
         try:
-            async with self._free:
+            try:
+                await asyncio.wait_for(self._free.acquire(), self._patience)
+            except (TimeoutError, asyncio.TimeoutError):
+                raise RequestError(429, _BUSY) from None
+            try:
                 key = sorted(options.items())
-                found = await asyncio.get_running_loop().run_in_executor(self.threads, self._take, key, options)
+                found = await self.run(self._take, key, options)
                 try:
                     yield found
                 finally:
-                    # In the thread that may still be working for it, so after that work.
-                    self.threads.submit(self._give_back, key, found)
+                    await self.run(self._give_back, key, found)
+            finally:
+                self._free.release()
         finally:
             self._count -= 1
+
+    async def run(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Calls a function in a thread; here, once the threads have ended."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.threads, function, *args)
+        except RuntimeError:
+            if not self._closed:
+                raise
+            return function(*args)
 
     def _take(self, key: Any, options: dict[str, Any]) -> _Hearing:
         with self._lock:
@@ -112,21 +158,23 @@ class Ears:
     def __init__(self, model: Model, settings: Settings, kv: str) -> None:
         """`kv`: the type of the caches."""
         self._model, self._kv = model, kv
-        self._recordings = _Pool(self._transcriber, settings.recordings, settings.queue, "edge-gemma-recordings")
-        self._live = _Pool(self._listener, settings.listeners, 0, "edge-gemma-listeners")
+        self._recordings = _Pool(
+            self._transcriber, settings.recordings, settings.queue, settings.queue_seconds, "edge-gemma-recordings"
+        )
+        self._live = _Pool(self._listener, settings.listeners, settings.listeners, _SOON, "edge-gemma-listeners")
 
     def _transcriber(self, **options: Any) -> Transcriber:
         return Transcriber(self._model, kv=self._kv, **options)
 
-    def _listener(self, **options: Any) -> Listener:
-        return Listener(self._model, kv=self._kv, **options)
+    def _listener(self, **options: Any) -> LiveListener:
+        return LiveListener(self._model, kv=self._kv, **options)
 
     def transcriber(self, **options: Any) -> contextlib.AbstractAsyncContextManager[Transcriber]:
         """One with these options, as in `Transcriber`. Raises RequestError 400 for unusable ones, 429 when too many wait."""
         self.check()
         return self._recordings.borrowed(options)
 
-    def listener(self, **options: Any) -> contextlib.AbstractAsyncContextManager[Listener]:
+    def listener(self, **options: Any) -> contextlib.AbstractAsyncContextManager[LiveListener]:
         """One with these options, as in `Listener`. Raises as `transcriber`."""
         self.check()
         return self._live.borrowed(options)
@@ -138,12 +186,11 @@ class Ears:
 
     async def drawn(self, found: Iterator[_T], worker: Cancellable) -> AsyncGenerator[_T, None]:
         """What an iterator of a borrowed worker yields. Leaving early ends the work. Raises RequestError."""
-        threads = self._live.threads if isinstance(worker, Listener) else self._recordings.threads
-        loop = asyncio.get_running_loop()
+        pool: _Pool[Any] = self._live if isinstance(worker, Listener) else self._recordings
         step: asyncio.Future[Any] | None = None
         try:
             while True:
-                step = loop.run_in_executor(threads, next, found, _END)
+                step = asyncio.ensure_future(pool.run(next, found, _END))
                 item = await asyncio.shield(step)
                 if item is _END:
                     return
@@ -157,7 +204,7 @@ class Ears:
                 worker.cancel()
                 await asyncio.wait([step])
                 step.exception()
-            await loop.run_in_executor(threads, _close, found, worker)
+            await pool.run(_close, found, worker)
 
     def close(self) -> None:
         """Ends everything that hears, and waits for that. From any other thread."""

@@ -12,8 +12,8 @@ import pytest
 from edge_gemma.engine.model import Model
 from edge_gemma.server.disk_cache import model_digest
 from edge_gemma.server.running import Running
-from support.paths import DATA
 from server.conftest import endless, run_server
+from support.paths import DATA
 
 PATH = "/v1/chat/completions"
 RULES = " ".join(f"Rule {number}: be brief and kind to everybody in the house." for number in range(30))
@@ -65,7 +65,8 @@ def test_an_answer_from_the_cache_is_the_same(own_server):
 def test_instructions_are_shared_by_conversations_that_go_on_for_long(own_server):
     """A timeline cannot go back far behind its window, so the end of the instructions is kept by itself."""
     running = own_server()
-    long = endless(running, messages=chat("Tell me a story."), max_tokens=700, stream=False)
+    question = " ".join(f"Tell me story number {number}." for number in range(60))
+    long = endless(running, messages=chat(question), max_tokens=300, stream=False)
     long.pop("prompt")
     assert httpx.post(running.url + PATH, json=long, timeout=60).status_code == 200
     prompt, cached = usage(ask(running, chat("Something else entirely, and longer than the first question was.")))
@@ -119,7 +120,7 @@ def test_calls_come_back_in_another_form(own_server, house):
     results = [
         {"role": "tool", "tool_call_id": call["id"], "content": '{"data": {}}'} for call in message["tool_calls"]
     ]
-    prompt, cached = usage(ask(running, [*house.messages, message, *results], tools=house.tools))
+    cached = usage(ask(running, [*house.messages, message, *results], tools=house.tools))[1]
     assert cached >= usage(first)[0] + first["usage"]["completion_tokens"] - 2
 
 
@@ -175,10 +176,12 @@ def test_the_folder_is_bounded(tmp_path):
 
 
 def test_models_have_different_digests():
-    with Model.load("toy", threads=1) as toy, Model.load(DATA / "e2b-Q4_0.gguf", threads=1) as tiny:
-        with Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf", threads=1) as seeing:
-            digests = [model_digest(model, "f16") for model in (toy, tiny, seeing)]
-            assert len({*digests, model_digest(toy, "q8")}) == 4
+    files = {"path": DATA / "e2b-Q4_0.gguf", "threads": 1}
+    with Model.load("toy", threads=1) as toy, Model.load(**files) as tiny:
+        seeing = Model.load(**files, mmproj=DATA / "vision-e2b.gguf")
+        digests = [model_digest(model, "f16") for model in (toy, tiny, seeing)]
+        seeing.close()
+        assert len({*digests, model_digest(toy, "q8")}) == 4
 
 
 @pytest.mark.parametrize("header", ["x-session-id", "x-openwebui-chat-id"])
