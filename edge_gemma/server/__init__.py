@@ -16,6 +16,7 @@
     uploads.py          files in forms
     transcriptions.py   OpenAI's interface for recordings
     live_sound.py       sound that comes in messages of a client
+    heard.py            speech that goes into a conversation while it is spoken
     wyoming_server.py   Home Assistant's protocol, on a port of its own, with wyoming_frames.py (events within bounds),
                         wyoming_hearing.py (speech recognition), wyoming_agent.py (conversation, whose actions are those of
                         home_intents.py) and announcing.py (zeroconf)

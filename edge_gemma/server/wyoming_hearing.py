@@ -48,7 +48,7 @@ class Hearing:
         self._task: asyncio.Task[None] | None = None
         self._texts: list[str] = []
         self._streamed = ""  # of the words, what was sent in chunks; "" until the first one
-        self._started = False
+        self._started, self._finals = False, 0
         self.done = False  #: whether the transcript was sent
 
     def start(self, start: AudioStart | AudioChunk) -> None:
@@ -86,13 +86,15 @@ class Hearing:
 
     async def _hear(self, sound: LiveSound) -> None:
         try:
-            async with self._core.ears.listener(**self._options) as listener:
+            async with self._core.ears.listener(**self._options) as listener, self._core.heard.beside(listener) as turn:
                 events = self._core.ears.drawn(listener.listen(sound), listener)
                 async with contextlib.aclosing(events):
                     async for event in events:
                         await self._take(event)
                         if event.kind == "final" and self._texts and sound.paced:
                             break
+                one = self._finals == 1  # the turn has heard the first utterance alone
+                await self._core.heard.remember(" ".join(self._texts), turn if one else None)
             await self._finish()
         except RequestError as error:
             self.done = True
@@ -105,6 +107,7 @@ class Hearing:
         if event.kind == "partial":
             await self._stream(event.agreed)
         elif event.kind == "final":
+            self._finals += 1
             if event.text:
                 self._texts.append(event.text)
                 await self._stream("")

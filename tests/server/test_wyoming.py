@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -217,6 +218,45 @@ def test_the_agent_knows_the_conversation(house_server, port):
         )
 
     assert cached(house_server[0].core.metrics.text()) - cached(before) > 100
+
+
+def test_the_session_that_heard_the_words_goes_on(house_server, port, house):
+    """Home Assistant brings the words back to the chat. Once it has done so, the next utterance is fed to that chat while it is
+    spoken, so nothing of the sound is left to read; the turns that follow find it in the cache."""
+    server = house_server[0]
+    listener_sound = pcm(load_audio(COMMAND.path))
+
+    async def heard() -> str:
+        async with connected(port) as client:
+            await client.write_event(Transcribe(language="en").event())
+            await speak(client, listener_sound, piece=3200)
+            await client.write_event(AudioStop().event())
+            return str((await answer(client, "transcript")).data["text"])
+
+    def asked(messages: list[dict[str, Any]]) -> tuple[dict[str, Any], int, int]:
+        body = {"messages": messages, "tools": house.tools, "temperature": 0, "user": "01KX"}
+        found = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=60).json()
+        usage = found["usage"]
+        return found["choices"][0]["message"], usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+    system = {"role": "system", "content": house.instructions}
+    text = asyncio.run(heard())
+    asked([system, {"role": "user", "content": text}])
+    assert asyncio.run(heard()) == text
+    messages = [system, {"role": "user", "content": text}]
+    message, with_sound, cached = asked(messages)
+    sound = server.core.model.audio_tokens(len(load_audio(COMMAND.path)))
+    words = len(server.core.model.tokenizer.encode(text, special=False))
+    assert with_sound - cached < words + 12  # the sound was read before
+    assert message["tool_calls"][0]["function"]["name"] == COMMAND.call["name"]
+    messages += [message, {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "done"}]
+    _, total, cached = asked(messages)
+    assert cached >= with_sound and total - cached < 32
+    # Typed words, and other instructions, are nobody's voice.
+    _, typed, _ = asked([system, {"role": "user", "content": "Turn on the bedroom fan."}])
+    assert typed < with_sound - sound // 2
+    _, other, _ = asked([{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}])
+    assert other < with_sound - sound // 2
 
 
 def test_a_client_that_leaves_is_no_trouble(house_server, port):
