@@ -1,4 +1,4 @@
-"""What is spoken at once: `Sentences` cuts a reply into sentences while it is generated, `spoken` removes what no voice can say.
+"""What is spoken at once: `Sentences` cuts a growing reply into sentences, `spoken` removes what no voice can say.
 
 The first piece of a reply may be a clause, since the first sound should come soon. A cut in the wrong place costs a little
 melody, and a cut that is missing costs time, so neither needs to be perfect.
