@@ -30,6 +30,7 @@ class Speaker(Protocol):
         rate: samples a second.
         gone: whether it has stopped by itself.
         pending: seconds until everything that was written has been heard.
+        latency: seconds from `write` to the ear, when nothing waits.
     """
 
     @property
@@ -45,6 +46,11 @@ class Speaker(Protocol):
     @property
     def pending(self) -> float:
         """Seconds until everything that was written has been heard."""
+        ...
+
+    @property
+    def latency(self) -> float:
+        """Seconds from `write` to the ear, when nothing waits."""
         ...
 
     def write(self, samples: NDArray[np.int16]) -> None:
@@ -159,6 +165,12 @@ class SoundDevices:
         """Seconds until everything that was written has been heard."""
         with self._lock:
             return self._speaker.pending if self._speaker else 0.0
+
+    @property
+    def latency(self) -> float:
+        """Seconds from `write` to the ear, when nothing waits."""
+        with self._lock:
+            return self._speaker.latency if self._speaker else 0.0
 
     def write(self, samples: NDArray[np.int16]) -> None:
         """Plays (n,) samples after what was written before; where there is no loudspeaker, nothing happens."""

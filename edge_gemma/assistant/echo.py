@@ -6,6 +6,7 @@ WebRTC's echo canceller. `tools/echo.py` measures them.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from typing import Any, Protocol
 
@@ -53,8 +54,7 @@ class LiveKitCanceller:
 
     def __init__(self) -> None:
         """Raises ImportError, or OSError when its library cannot be loaded."""
-        from livekit import rtc
-
+        rtc: Any = importlib.import_module("livekit.rtc")
         self._frame: Any = rtc.AudioFrame
         self._module: Any = rtc.AudioProcessingModule(echo_cancellation=True)
 
@@ -113,4 +113,4 @@ class EchoFilter:
         frames = [
             self._canceller.process(near[at : at + _FRAME], far[at : at + _FRAME]) for at in range(0, count, _FRAME)
         ]
-        return np.concatenate([_NOTHING, *frames]).astype(np.float32) / 32768
+        return np.concatenate([_NOTHING, *frames]).astype(np.float32) / np.float32(32768)

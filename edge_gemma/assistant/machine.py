@@ -1,4 +1,4 @@
-"""`Machine`: what the assistant does next. Its state, and the transitions that wake words, speech, answers, keys and time cause.
+"""`Machine`: what the assistant does next, as wake words, speech, answers, keys and time come.
 
 Owns no devices, no threads and no model: it is told what happens, and says what to do through `Actions`. So every transition
 can be tried without hardware, on a clock of the test.
@@ -48,8 +48,8 @@ class Settings:
         names: words that may stand beside "stop": the assistant's name, the wake words.
         interruption: what stops an answer: "speech", which needs an echo canceller or headphones; "wake", the wake word or a
             key; "none", a key alone.
-        hears_itself: whether the microphone hears the loudspeaker, since there is no echo canceller. Then nothing is listened to
-            while something sounds, but for the wake word.
+        hears_itself: whether the microphone hears the loudspeaker, since there is no echo canceller. Then nothing but the
+            wake word is listened to while something sounds.
         patience: how long it waits for the first word after it was woken.
         follow_up: how long after an answer the next request needs no wake word; 0 for never.
         ring_pause: between two rings.
@@ -304,11 +304,13 @@ class Machine:
         settings = self._settings
         deaf = self._sounds and settings.hears_itself
         by_speech = settings.interruption == "speech" and not deaf
-        if self.state in ("hearing", "awake") or (self.state == "announcing" and not deaf) or (self.state in ("thinking", "speaking") and by_speech):
+        answering = self.state in ("thinking", "speaking")
+        announcing = self.state == "announcing"
+        if self.state in ("hearing", "awake") or (announcing and not deaf) or (answering and by_speech):
             self._do.listen(None)
         else:
             self._do.ignore()
-        self._do.watch(by_speech and self.state in ("thinking", "speaking", "announcing") and not self._speaks)
+        self._do.watch(by_speech and (answering or announcing) and not self._speaks)
 
     def _wake(self, since: int | None, quietly: bool = False) -> None:
         if not quietly:

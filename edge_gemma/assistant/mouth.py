@@ -24,6 +24,7 @@ from .sentences import Sentences, spoken
 __all__ = ["Mouth"]
 
 _TAIL = 0.15  # seconds after the last sample until a room is quiet
+_CHARACTERS = 15.0  # that are spoken in a second
 _POLL = 0.02  # seconds between looks at the loudspeaker
 
 
@@ -98,8 +99,12 @@ class Mouth:
                 self._state.notify_all()
 
     def play(self, sound: NDArray[np.int16]) -> None:
-        """(n,) samples at the loudspeaker's rate, before what follows of the reply; outside of a reply: now."""
-        self._devices.write(sound)
+        """(n,) samples at the loudspeaker's rate: a part of the reply that is open, else a sound of its own."""
+        with self._state:
+            if self._open and self._released:
+                self._write(sound)
+            else:
+                self._devices.write(sound)
 
     def release(self) -> None:
         """What was prepared is heard."""
@@ -128,15 +133,17 @@ class Mouth:
             return " ".join(filter(None, heard))
 
     @property
-    def behind(self) -> int:
-        """Characters that were added and have not become sound."""
+    def waiting(self) -> float:
+        """About how many seconds of speech were added and have not been heard."""
         with self._state:
-            return sum(map(len, self._texts))
+            held = sum(map(len, self._held)) / self._devices.rate
+            return self._devices.pending + held + sum(map(len, self._texts)) / _CHARACTERS
 
     @property
-    def sounding(self) -> bool:
-        """Whether something is heard."""
-        return self._devices.pending > 0
+    def prepared(self) -> bool:
+        """Whether sound waits for `release`."""
+        with self._state:
+            return bool(self._held)
 
     def close(self) -> None:
         """Stops, and ends the thread and the voice."""
