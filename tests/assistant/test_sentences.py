@@ -1,69 +1,142 @@
-"""What is spoken at once, and what is not spoken."""
+"""What is spoken at once, what is not spoken, and what means stop."""
 
 from __future__ import annotations
 
 import pytest
 
-from edge_gemma.assistant.sentences import Sentences, is_stop, spoken
+from edge_gemma.assistant.sentences import Sentences, is_stop, spoken, whole_sentences
+from edge_gemma.assistant.text_language import LanguageGuess
 
 
-def cut(text: str, size: int = 1) -> list[str]:
+def cut(text: str, size: int = 1, early: bool = False) -> list[str]:
     """All pieces of a text that comes so many characters at a time."""
-    sentences = Sentences()
+    sentences = Sentences(early)
     found = [item for at in range(0, len(text), size) for item in sentences.feed(text[at : at + size])]
     return found + sentences.finish()
 
 
-@pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize(
-    ("text", "pieces"),
+    "expected",
     [
-        ("Yes. It is 3.5 degrees! Really?", ["Yes.", "It is 3.5 degrees!", "Really?"]),
-        ("Dr. Smith met J. R. on 3. Mai. Then he left.", ["Dr. Smith met J. R. on 3. Mai.", "Then he left."]),
-        ("Das heißt z. B. hier. Gut.", ["Das heißt z. B. hier.", "Gut."]),
-        ('He said "no." Then "yes"!', ['He said "no."', 'Then "yes"!']),
-        ("今日は晴れです。明日は雨です。", ["今日は晴れです。", "明日は雨です。"]),
-        ("One\nTwo\n\nThree", ["One", "Two", "Three"]),
-        ("", []),
+        ["Dr. Smith lives at No. 5.", "He is nice."],
+        ["Am 3. Mai ist frei.", "Danach nicht."],
+        ["Heute ist der 24. Dezember.", "Morgen auch."],
+        ["Das war Nummer 3.", "Maria kam."],
+        ["Das ist z. B. Milch, d. h. weiß.", "Und Brot."],
+        ["Es ist 7.30 Uhr.", "Gut."],
+        ["I met Tom.", "He left."],
+        ["It costs 3.50 euros.", "See example.com/a.b?c=1 for more.", "OK."],
+        ["Use e.g. Apples.", "Yes."],
+        ["We go at 5 p.m. today.", "We go at 5 p.m.", "Then we rest."],
+        ["J. R. Smith came from the U.S. yesterday.", "He left."],
+        ["Usa fruta, p. ej. Manzanas.", "¿Quieres más?", "¡Sí!"],
+        ["M. Dupont vient.", "Bien."],
+        ["Hi!", "How are you?", "Fine, thanks…", "Bye."],
+        ['He said "Stop!" and left.', "Then it was quiet."],
+        ["Wait... what?", "No!"],
+        ["The answer is 5.", "Then go."],
+        ["今日は晴れです。", "明日は雨です。", "「はい！」"],
+        ["Dr. Smith met J. R. on 3. Mai.", "Then he left."],
+        ['He said "no."', 'Then "yes"!'],
+        ["यह अच्छा है।", "हाँ।"],
+        ["هل أنت هنا؟", "نعم."],
+        ["Это дом.", "Он большой."],
+        ["```py\nx = 1. Y = 2\n```", "Done.", "Ok."],
+        ["Version 2.0 is out.", "It is good"],
     ],
+    ids=lambda expected: expected[0][:12],
 )
-def test_sentences(text: str, pieces: list[str], size: int) -> None:
-    assert cut(text, size) == pieces
+def test_sentences_end_where_they_should(expected: list[str]) -> None:
+    joiner = "" if expected[0][-1] == "。" else " "
+    text = joiner.join(expected).replace("``` ", "```\n")
+    for size in (1, 2, 3, 5, len(text)):
+        assert cut(text, size) == expected, size
+    assert whole_sentences(text) == expected
 
 
-def test_a_sentence_is_there_as_soon_as_it_has_ended() -> None:
-    sentences = Sentences()
-    assert sentences.feed("The light is on.") == []
-    assert sentences.feed(" ") == ["The light is on."]
-    assert sentences.feed("And") == [] and sentences.finish() == ["And"]
-    assert sentences.feed("In the kitchen of course, ") == ["In the kitchen of course,"]
+def test_lines_are_sentences() -> None:
+    assert whole_sentences("Buy:\n- milk\n- eggs. Two.\n\n1. Go\n2. Stay") == [
+        "Buy:",
+        "- milk",
+        "- eggs.",
+        "Two.",
+        "1. Go",
+        "2. Stay",
+    ]
+
+
+def test_a_sentence_comes_with_the_first_letter_of_the_next() -> None:
+    splitter = Sentences()
+    assert splitter.feed("The light is on.") == [] and splitter.feed(" ") == []
+    assert splitter.feed("A") == ["The light is on."]
+    assert splitter.finish() == ["A"] and splitter.finish() == []
 
 
 def test_the_first_clause_is_spoken_while_its_sentence_is_made() -> None:
     text = "When the sun goes down, the lights go on, and so on. First, second, third and fourth."
-    rest = ["the lights go on, and so on.", "First, second, third and fourth."]
-    assert cut(text, 1) == ["When the sun goes down,", *rest]
-    assert cut(text, 1000) == [f"When the sun goes down, {rest[0]}", rest[1]]
+    pieces = ["When the sun goes down,", "the lights go on, and so on.", "First, second, third and fourth."]
+    assert cut(text, 1, early=True) == pieces
+    assert cut(text, 1000, early=True) == [f"{pieces[0]} {pieces[1]}", pieces[2]]
+    assert cut("ああああああああああああああ、いい。ううう、え。", 2, early=True) == [
+        "ああああああああああああああ、",
+        "いい。",
+        "ううう、え。",
+    ]
+    assert cut("Yes, of course. No.", early=True) == ["Yes, of course.", "No."]
 
 
-def test_text_without_any_mark_is_cut_between_words() -> None:
-    pieces = cut("word " * 200)
-    assert len(pieces) > 3 and all(len(piece) <= 240 for piece in pieces)
-    assert " ".join(pieces) == ("word " * 200).strip()
+@pytest.mark.parametrize("text", ["word " * 300, "word, " * 300, "x" * 1500, "no.end" * 200])
+def test_long_sentences_are_cut_and_nothing_is_lost(text: str) -> None:
+    found = whole_sentences(text)
+    assert len(found) > 3 and all(len(sentence) <= 240 for sentence in found)
+    assert "".join("".join(found).split()) == "".join(text.split())
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    "text, said",
     [
-        ("**Two** things:\n- _milk_\n- `eggs` 🥚", "Two things: milk eggs"),
-        ("See [the page](https://a.b/c) or https://www.example.org/x?y.", "See the page or example.org"),
-        ("# Heading", "Heading"),
-        ("🙂 ...", ""),
+        (
+            "**Bold**, *it* and _x_, ***both***, but snake_case_name and 2*3*4",
+            "Bold, it and x, both, but snake_case_name and 2*3*4",
+        ),
+        ("# Title\n- one\n- [x] two\n\n1. three", "Title. one. two. 1: three"),
+        ("See [the docs](https://www.example.com/a?b=c).", "See the docs."),
+        ("See https://user@www.foo.org:80/x, or www.bar.net/y.", "See foo.org, or bar.net."),
+        ("Ok 😀👍🏽 👨‍👩‍👧 5️⃣!", "Ok 5!"),
+        ("| a | b |\n|---|:--|\n| 1 | 2 |", "a, b. 1, 2"),
+        ("```py\nx\n```\nDone", "Done"),
+        ("It is 20°C, 5–7 km & more → ok", "It is 20 degrees Celsius, 5 to 7 km and more, ok"),
+        ("x < 3 > 2 <br>hi</b>", "x < 3 > 2 hi"),
+        ("`rm -rf` \\*not\\*", "rm -rf *not*"),
+        ("a\x00b\x07 c\u202e\ud800", "ab c"),
+        ("🎉 ---\n***\n…", ""),
+        ("می‌خواهم", "می‌خواهم"),
+        ("**Two** things:\n- _milk_\n- `eggs` 🥚", "Two things: milk. eggs"),
         ("5 - 3 = 2", "5 - 3 = 2"),
+        ("> quoted\n> ~~more~~", "quoted. more"),
+        ("![A cat](cat.png) sleeps[^1].", "A cat sleeps."),
+        ("Don't—it's O'Brien's \"5%\" at 7:30.", "Don't—it's O'Brien's \"5%\" at 7:30."),
     ],
 )
-def test_what_no_voice_can_say(text: str, said: str) -> None:
-    assert spoken(text) == said
+def test_text_is_made_spoken(text: str, said: str) -> None:
+    assert spoken(text, "en") == said
+
+
+def test_signs_become_words_of_the_language() -> None:
+    assert spoken("20 °C & 5–7°", "de-CH") == "20 Grad Celsius und 5 bis 7 Grad"
+    assert spoken("20 °C & 5–7°") == "20 °C & 5–7°"
+
+
+def test_the_language_of_sentences() -> None:
+    pytest.importorskip("py3langid")
+    guess = LanguageGuess({"en", "de", "es", "ru", "ja"})
+    assert guess("OK") is None
+    assert guess("The kitchen light is on.") == "en"
+    assert guess("OK") == "en"
+    assert guess("Das Licht in der Küche ist an.") == "de"
+    assert guess("Fertig.") == "de" and guess("20 %") == "de"
+    assert guess("La luz está encendida.") == "es"
+    assert guess("はい、そうです。") == "ja" and guess("Да.") == "ru"
 
 
 @pytest.mark.parametrize(
