@@ -146,6 +146,7 @@ class AssistantLoop:
                 max_tokens=max_tokens,
                 remembers=remembers,
                 wait_while=lambda: self._mouth.waiting > _AHEAD,
+                language=persona.language,
             )
             stack.callback(self._mind.close)
             self._ears = Ears(
