@@ -30,6 +30,10 @@ class TokenizerLike(Protocol):
         """The text of token ids."""
         ...
 
+    def pieces(self, special: bool = False) -> tuple[bytes, NDArray[np.uint64]]:
+        """The bytes of all tokens one behind the other, and where each begins and the last ends."""
+        ...
+
     def find(self, text: str) -> int | None:
         """The id of the token written exactly so."""
         ...
