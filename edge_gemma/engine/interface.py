@@ -172,7 +172,7 @@ class SessionLike(Protocol):
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
-        prefix: ArrayLike = (),
+        prefix: ArrayLike | None = None,
     ) -> Token:
         """Draws a token and appends it."""
         ...

@@ -491,10 +491,10 @@ class ScriptedSession:
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
-        prefix: ArrayLike = (),
+        prefix: ArrayLike | None = None,
     ) -> Token:
         """As `Session.next`: what the script says, with certainty, whatever the mask and the constraint."""
-        if len(np.asarray(prefix)):
+        if prefix is not None:
             self.feed_tokens(prefix)
         self._begin("next", room=1)
         if not self._ids:
