@@ -58,8 +58,8 @@ class ListenerEvent:
             A listener that tells pauses also has "early": a pause may be the end of the utterance, and `text` will then be
             its transcript; and "resume": it was not the end.
         time: seconds since the source began: of the sound that led to the event.
-        text: of a partial, early or final: the words. Those of a partial are a guess. Before the speaker has said much, it may be
-            any sentence, so programs that show or use it should wait until something is agreed.
+        text: of a partial, early or final: the words. Those of a partial are a guess. Before the speaker has said much, it
+            may be any sentence, so programs that show or use it should wait until something is agreed.
         agreed: of a partial: the beginning of `text`, in whole words, that has been in all guesses of the last 1.2 seconds of
             speech, and in three of them at least. It hardly changes, but it may still change: only a final is certain.
         segment: of a final.
