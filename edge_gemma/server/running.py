@@ -30,6 +30,7 @@ __all__ = ["Running", "check_packages", "listen", "serve", "with_key"]
 
 _CONNECTIONS = 512  # open at the same time
 _BACKLOG = 128
+_UNREAD = 128 << 10  # bytes of an answer
 
 
 def check_packages() -> None:
@@ -60,6 +61,8 @@ def listen(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as failed:
             failed.callback(listener.close)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # What a client does not take waits here, and beyond that no more is drawn for it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
             listener.bind(address)
             listener.listen(_BACKLOG)
             failed.pop_all()

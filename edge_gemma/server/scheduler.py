@@ -556,9 +556,9 @@ class Scheduler:
             return
         if job.stream is None:
             job.stream = ReplyStream(job.prepared.prompt, job.prepared.units, max_tokens=1)
-        job.end(stop)
-        self._metrics.count_answer(job.usage, (job.first or time.monotonic()) - job.begun)
         self._release(job, keep=job.media is None)
+        self._metrics.count_answer(job.usage, (job.first or time.monotonic()) - job.begun)
+        job.end(stop)
 
     def _release(self, job: Job, keep: bool) -> None:
         if job in self._active:
@@ -573,7 +573,7 @@ class Scheduler:
         if not keep or session.audio is not None:
             session.close()
             return
-        if job.stream is not None and job.state == "ended" and job.at == len(job.prepared.units):
+        if job.state == "drawing":
             job.prepared.prompt.learn(session.tokens, min(job.prepared.tokens, session.position))
         self.cache.keep(timeline, job.high, "tip", job.prepared.request.hint)
 
