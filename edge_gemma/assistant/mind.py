@@ -8,6 +8,7 @@ but no tool runs before `commit`. The listener's sessions have a higher priority
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class Thought:
 
     text: str
     confidence: float | None = None
+    over: bool = False  # whether nothing more of it is made
     sure: bool = False  # whether the words are all, so that tools may run
     dropped: bool = False  # nothing of it is to stay
     stopped: bool = False  # no more of it is to be made
@@ -105,22 +107,16 @@ class Mind:
         self._instructions, self._tools, self._on_event, self._wait_while = instructions, tools, on_event, wait_while
         self._remembers = remembers
         context = context or min(4096, model.config.context_length)
-        self._chat = Chat(
-            model, instructions(), list(tools.tools), context=context, kv=kv, sampling=sampling, max_tokens=max_tokens
+        self._open_chat = functools.partial(
+            Chat, model, context=context, kv=kv, sampling=sampling, max_tokens=max_tokens
         )
-        self._prompt = Prompt(
-            model.tokenizer, model.tokenizer.chat_template, self._chat.tools.schemas, {"enable_thinking": False}
-        )
-        self._root: SessionLike | None = None
+        self._model = model
+        self._chat, self._prompt, self._root = self._opened()
         self._state = threading.Condition()  # guards what follows
         self._jobs: deque[Thought | Callable[[], None]] = deque()
         self._current: Thought | None = None
         self._ahead = ""  # words that are being said, to be read before they are all
         self._closed = False
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self._chat.close)
-            self._read_instructions()
-            on_failure.pop_all()
         self._thread = threading.Thread(target=self._run, name="edge_gemma-mind", daemon=True)
         self._thread.start()
 
@@ -154,6 +150,7 @@ class Mind:
             thought.dropped, thought.stopped, thought.heard = dropped or thought.dropped, True, heard
             if self._current is thought:
                 self._chat.cancel()
+                self._tools.cancel()
             else:  # it is over: only its reply in the history is cut
                 self._jobs.append(lambda: self._cut(thought))
             self._state.notify_all()
@@ -186,8 +183,7 @@ class Mind:
             self._state.notify_all()
         self._thread.join()
         self._chat.close()
-        if self._root:
-            self._root.close()
+        self._root.close()
 
     # ---- its thread ----
 
@@ -208,15 +204,22 @@ class Mind:
                 elif job:
                     job()
                 elif ahead:
-                    self._chat.session.sync(self._prefix([*self._chat.history, {"role": "user", "content": ahead}]))
+                    history = [*self._chat.history, {"role": "user", "content": ahead}]
+                    self._chat.session.sync(_prefix(self._prompt, self._chat.system, history))
             except EdgeGemmaError as error:
                 if isinstance(job, Thought):
                     self._on_event(MindEvent("failed", job, str(error)))
                 if error.code == "context":
                     self._forget()
-            finally:
+            if isinstance(job, Thought):
                 with self._state:
                     self._current = None
+                if job.over and job.stopped:  # it was stopped when there was nothing left to stop
+                    self._cut(job)
+                with contextlib.suppress(
+                    EdgeGemmaError
+                ):  # a request to stop that came too late; the next turn reads anew
+                    self._tidy()
 
     def _think(self, thought: Thought) -> None:
         history = self._chat.history
@@ -243,7 +246,7 @@ class Mind:
                     self._wait(thought, lambda: not thought.sure)
                     if thought.stopped:
                         break
-                    question = self._tools.needs_asking(event.call, thought.confidence)
+                    question = self._tools.needs_asking(event.call, thought.confidence, thought.text)
                     if question:
                         break
                     self._on_event(MindEvent("call", thought, call=event.call))
@@ -258,8 +261,8 @@ class Mind:
         if thought.stopped:
             self._cut(thought)
             return
+        thought.over = True
         self._on_event(MindEvent("done", thought, stats=stats))
-        self._tidy()
 
     def _wait(self, thought: Thought, condition: Callable[[], bool]) -> None:
         """Waits while the condition holds, unless the thought is stopped."""
@@ -293,40 +296,33 @@ class Mind:
             history.pop()
         history.append({"role": "assistant", "content": text})
 
-    def _messages(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        system = self._chat.system
-        return [*([{"role": "system", "content": system}] if system else []), *history]
-
-    def _prefix(self, history: list[dict[str, Any]]) -> list[int]:
-        """The tokens with which every prompt begins that goes on after this history, or after its last user's words."""
-        last = history[-1] if history and history[-1]["role"] == "user" else None
-        before = history[:-1] if last else history
-        words = f"{last['content']} " if last else ""
-        first, second = (
-            self._prompt.conversation(self._messages([*before, {"role": "user", "content": words + more}]))
-            for more in ("a", "1")
-        )
-        same = next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
-        return [unit for unit in first[:same] if isinstance(unit, int)]
-
-    def _read_instructions(self) -> None:
-        self._chat.system = self._instructions()
-        self._chat.session.sync(self._prefix([]))
-        if self._root:
-            self._root.close()
-        self._root = self._chat.session.fork()
+    def _opened(self) -> tuple[Chat, Prompt, SessionLike]:
+        """A chat that has read instructions and tools, its prompt, and a session that has read no more."""
+        system, tools = self._instructions(), list(self._tools.tools)
+        chat = self._open_chat(system, tools)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(chat.close)
+            tokenizer = self._model.tokenizer
+            prompt = Prompt(tokenizer, tokenizer.chat_template, chat.tools.schemas, {"enable_thinking": False})
+            chat.session.sync(_prefix(prompt, system, []))
+            root = chat.session.fork()
+            on_failure.pop_all()
+        return chat, prompt, root
 
     def _forget(self) -> None:
-        """Goes back to the instructions, which are read again only if they have changed."""
-        assert self._root
-        self._chat.history.clear()
-        self._restart()
-        if self._instructions() != self._chat.system:
-            self._read_instructions()
+        """Goes back to the instructions and tools, which are read again only if they have changed."""
+        names = [tool.name for tool in self._tools.tools]
+        if self._instructions() == self._chat.system and names == [tool.name for tool in self._chat.tools]:
+            self._chat.history.clear()
+            self._restart()
+            return
+        opened = self._opened()
+        self._chat.close()
+        self._root.close()
+        self._chat, self._prompt, self._root = opened
 
     def _restart(self) -> None:
         """The session has read the instructions and nothing else."""
-        assert self._root
         session = self._root.fork()
         self._chat.session.close()
         self._chat.session = session  # type: ignore[assignment]
@@ -339,11 +335,25 @@ class Mind:
         session, history = self._chat.session, self._chat.history
         if session.position <= _FULL * session.context:
             return
-        while history and len(
-            self._prompt.conversation(self._messages([*history, {"role": "user", "content": ""}]))
-        ) > (_KEPT * session.context):
+        while history and len(_prefix(self._prompt, self._chat.system, history)) > _KEPT * session.context:
             del history[0]
             while history and history[0]["role"] != "user":
                 del history[0]
         self._restart()
-        self._chat.session.sync(self._prefix(history))
+        self._chat.session.sync(_prefix(self._prompt, self._chat.system, history))
+
+
+def _messages(system: str | None, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*([{"role": "system", "content": system}] if system else []), *history]
+
+
+def _prefix(prompt: Prompt, system: str | None, history: list[dict[str, Any]]) -> list[int]:
+    """The tokens with which every prompt begins that goes on after this history, or after its last user's words."""
+    last = history[-1] if history and history[-1]["role"] == "user" else None
+    before = history[:-1] if last else history
+    words = f"{last['content']} " if last else ""
+    first, second = (
+        prompt.conversation(_messages(system, [*before, {"role": "user", "content": words + more}])) for more in "a1"
+    )
+    same = next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+    return [unit for unit in first[:same] if isinstance(unit, int)]

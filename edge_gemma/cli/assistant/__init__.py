@@ -1,7 +1,7 @@
 """`edge-gemma assistant`: a voice assistant, from the wake word to the spoken answer.
 
-Owns the options, and opens what they name. `edge_gemma.assistant` is the assistant itself. screen.py shows it, keys.py reads its
-keys, checkup.py tries its parts, and service.py runs it from the start of the machine.
+Owns the options, and opens what they name. `edge_gemma.assistant` is the assistant itself. screen.py shows it, keys.py reads
+its keys, checkup.py tries its parts, and service.py runs it from the start of the machine.
 """
 
 from __future__ import annotations
