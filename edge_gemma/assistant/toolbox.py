@@ -29,8 +29,8 @@ from .timers import Timers
 
 __all__ = ["ASK_BELOW", "ToolSource", "Toolbox", "open_toolbox"]
 
-ASK_BELOW = 0.6
-"""Below this probability of what was heard, a call that changes something is asked back."""
+ASK_BELOW = 0.7
+"""Below this probability of the least probable word, a call that changes something is asked back."""
 
 _BUILT_IN: dict[str, Effect] = {
     "get_time": "reads",

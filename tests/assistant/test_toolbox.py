@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edge_gemma.assistant.asking import yes_or_no
+from edge_gemma.assistant.asking import confidence_of, yes_or_no
 from edge_gemma.assistant.effects import effect_of_function, effect_of_hints, effect_of_name
 from edge_gemma.assistant.notes import Notes
 from edge_gemma.assistant.persona import Facts, SpokenPersona
@@ -24,6 +24,7 @@ from edge_gemma.chat.calls import ToolCall
 from edge_gemma.chat.tools import Tool
 from edge_gemma.chat.tools import Toolbox as Calls
 from edge_gemma.errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from edge_gemma.speech.transcript import Word
 
 HOME = '''
 """Tools of a home."""
@@ -178,6 +179,15 @@ def test_what_was_heard_badly_is_asked_back(home: str) -> None:
 )  # fmt: skip
 def test_yes_and_no(text: str, meaning: bool | None) -> None:
     assert yes_or_no(text) is meaning
+
+
+def test_the_least_probable_word_counts() -> None:
+    words = [Word(word, probability=p) for word, p in (("Okay,", 0.1), ("turn", 0.9), ("on", 0.8), ("it.", None))]
+    assert confidence_of(words, "turn on it.") == 0.8 and confidence_of(words, "Okay, turn on it.") == 0.1
+    assert confidence_of(words, "") is None and confidence_of([], "turn") is None
+    assert confidence_of([Word("turn")], "turn") is None
+    unspaced = [Word(letter, probability=p) for letter, p in zip("ねえ止めて", (0.1, 0.2, 0.9, 0.8, 0.7), strict=True)]
+    assert confidence_of(unspaced, "止めて") == 0.7 and confidence_of(unspaced, "ねえ止めて") == 0.1
 
 
 # ---- collecting ------------------------------------------------------------------------------------------------------
