@@ -117,11 +117,11 @@ def _add_sound(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--echo-cancellation",
         nargs="?",
-        const="webrtc",
-        choices=("webrtc", "livekit"),
+        const="livekit",
+        choices=("livekit", "webrtc"),
         metavar="KIND",
-        help="remove the assistant's voice from what the microphone hears, so that speech can interrupt it; webrtc"
-        " (the default kind) or livekit",
+        help="remove the assistant's voice from what the microphone hears, so that speech can interrupt it; livekit"
+        " (the default kind) or webrtc, a smaller package",
     )
     group.add_argument(
         "--interruption",
