@@ -23,6 +23,7 @@ from edge_gemma.assistant.toolbox import Toolbox, open_toolbox
 from edge_gemma.chat.calls import ToolCall
 from edge_gemma.chat.tools import Tool
 from edge_gemma.chat.tools import Toolbox as Calls
+from edge_gemma.cli.assistant.checkup import check_tools
 from edge_gemma.errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
 from edge_gemma.speech.transcript import Word
 
@@ -253,6 +254,22 @@ def test_what_a_toolbox_refuses() -> None:
         Toolbox([Tool(Tool.of(a).schema)])
     with pytest.raises(EdgeGemmaError, match="between 0 and 1"):
         Toolbox(ask_below=2)
+
+
+def test_the_check_tells_of_tools(home: str) -> None:
+    source = Source("house")
+    source.cancel()  # leaves a problem
+    found = list(check_tools(lambda: Toolbox(load_tools(home), [source])))
+    assert [(finding.grade, finding.text) for finding in found] == [
+        ("poor", "house was cancelled."),
+        ("good", "3: switch, temperature, open_door."),
+    ]
+
+    def broken() -> Toolbox:
+        raise EdgeGemmaError("home.py has no tools.")
+
+    assert [(finding.grade, finding.text) for finding in check_tools(broken)] == [("bad", "home.py has no tools.")]
+    assert [finding.text for finding in check_tools(Toolbox)] == ["none."]
 
 
 # ---- notes, facts, files ---------------------------------------------------------------------------------------------
