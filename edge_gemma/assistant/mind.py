@@ -23,7 +23,7 @@ from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError
 from .asking import yes_or_no
 from .interface import AssistantToolbox
-from .phrases import failure, phrase
+from .phrases import failure, language_of, phrase
 
 __all__ = ["Mind", "MindEvent", "Thought"]
 
@@ -111,7 +111,7 @@ class Mind:
             sampling: how tokens are drawn; None for the defaults of `Sampling`.
             max_tokens: the most tokens of a reply.
             remembers: whether a conversation has more than one turn.
-            language: the code of the language of what is said without the model; None for English.
+            language: the code of the language of what is said without the model; None for that of the words.
             wait_while: while it is true, no more of a reply is made: enough waits to be spoken.
 
         Raises:
@@ -250,7 +250,7 @@ class Mind:
         meaning = yes_or_no(thought.text) if asked else None
         if meaning is False:
             history.append({"role": "user", "content": words})
-            self._say(thought, phrase("left", self._language))
+            self._say(thought, phrase("left", self._language or language_of(asked.words if asked else words)))
         elif meaning and asked:
             if self._confirmed(thought, asked):
                 _, stats = self._tell(thought, asked.words, self._chat.send())
@@ -294,7 +294,7 @@ class Mind:
                         break
                     self._on_event(MindEvent("call", thought, call=event.call))
                 elif event.kind == "tool_result":
-                    failed = failure(event.result, self._language)
+                    failed = failure(event.result, self._language or language_of(words))
                     self._on_event(MindEvent("result", thought, call=event.call, result=event.result))
                 elif event.kind == "done":
                     stats = event.stats or {}

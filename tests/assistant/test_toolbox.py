@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import importlib.util
 import os
 import stat
 from collections.abc import Callable
@@ -157,6 +158,9 @@ def test_what_was_heard_badly_is_asked_back(home: str) -> None:
     assert box.needs_asking(door, 1.0, "Open the door.") == "Shall I really do that: open door?"
     assert box.needs_asking(door, None) is not None
     assert box.needs_asking(ToolCall("unknown", {}), 0.1) is not None
+    if importlib.util.find_spec("py3langid"):
+        question = Toolbox(load_tools(home)).needs_asking(switch, 0.3, "Mach das Licht in der Küche an.")
+        assert question == "Hast du gesagt: Mach das Licht in der Küche an?"
     assert Toolbox(load_tools(home), ask_below=0).needs_asking(switch, 0.01) is None
 
 
