@@ -271,7 +271,7 @@ class Mind:
 
         Returns the question of a call that is asked back, and the stats of the answer.
         """
-        told, said, failed = False, False, None
+        told, said, result = False, False, None
         stats: dict[str, Any] = {}
         question: _Question | None = None
         with contextlib.closing(answer) as events:  # type: ignore[type-var]
@@ -294,15 +294,15 @@ class Mind:
                         break
                     self._on_event(MindEvent("call", thought, call=event.call))
                 elif event.kind == "tool_result":
-                    failed = failure(event.result, self._language or language_of(words))
+                    result = event.result
                     self._on_event(MindEvent("result", thought, call=event.call, result=event.result))
                 elif event.kind == "done":
                     stats = event.stats or {}
         if question:
             self._replace_reply(thought, question.text)
             self._on_event(MindEvent("question", thought, question.text))
-        elif failed and not said and not thought.stopped:
-            self._say(thought, failed)  # the model has nothing to say about it
+        elif failure(result, "en") and not said and not thought.stopped:  # the model has nothing to say about it
+            self._say(thought, failure(result, self._language or language_of(words)) or "")
         return question, stats
 
     def _say(self, thought: Thought, text: str) -> None:
