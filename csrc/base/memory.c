@@ -1,8 +1,19 @@
 /* Asks the system about memory; see memory.h. */
-#define _GNU_SOURCE            /* RUSAGE_THREAD */
+#define _GNU_SOURCE            /* RUSAGE_THREAD, malloc_trim */
 #include "memory.h"
 
 #include "control_groups.h"
+
+#ifdef __linux__
+#include <malloc.h>
+#endif
+
+void eg_memory_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
 
 #ifndef _WIN32
 #include <stdio.h>

@@ -55,9 +55,11 @@ class ListenerEvent:
     Attributes:
         kind: "start": somebody begins to speak. "partial": what the utterance seems to be so far. "final": the utterance is
             over and `segment` is its transcript, with an empty text if there were no words. "overrun": sound was lost.
+            A listener that tells pauses also has "early": a pause may be the end of the utterance, and `text` will then be
+            its transcript; and "resume": it was not the end.
         time: seconds since the source began: of the sound that led to the event.
-        text: of a partial or final: the words. Those of a partial are a guess. Before the speaker has said much, it may be
-            any sentence, so programs that show or use it should wait until something is agreed.
+        text: of a partial, early or final: the words. Those of a partial are a guess. Before the speaker has said much, it
+            may be any sentence, so programs that show or use it should wait until something is agreed.
         agreed: of a partial: the beginning of `text`, in whole words, that has been in all guesses of the last 1.2 seconds of
             speech, and in three of them at least. It hardly changes, but it may still change: only a final is certain.
         segment: of a final.
@@ -67,7 +69,7 @@ class ListenerEvent:
         lost: of an overrun: seconds of sound that were lost since the one before, as far as that is known.
     """
 
-    kind: Literal["start", "partial", "final", "overrun"]
+    kind: Literal["start", "partial", "early", "resume", "final", "overrun"]
     time: float
     text: str = ""
     agreed: str = ""
@@ -114,6 +116,7 @@ class Listener(Cancellable):
         step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
         confidence: bool = False,
+        pauses: bool = False,
         priority: int = 1,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
@@ -138,6 +141,7 @@ class Listener(Cancellable):
             step_task: other work that hears the same utterances and shares the time between reads.
             clock: seconds, for the latencies and for how long guesses take.
             confidence: whether final events tell `avg_logprob`.
+            pauses: whether it tells what a pause has led to, with events "early" and "resume".
             priority: that of its sessions. Above 0, which others have, it goes before other work of the same model.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
@@ -152,7 +156,8 @@ class Listener(Cancellable):
             raise EdgeGemmaValueError(f"partials is {partials}; it is seconds of speech, such as 0.5.", "argument")
         self.language, self.to = language_names(model, language, to)
         self._interval = 0.4 if partials is True else float(partials or 0.0)
-        self._step_task, self._clock, self._confidence = step_task, clock, confidence
+        self._step_task, self._clock = step_task, clock
+        self._confidence, self._pauses = confidence, pauses
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self.request: SpeechRequest = open_request(
             model,
@@ -207,6 +212,7 @@ class Listener(Cancellable):
                 interval=self._interval if opened.live else 0.0,
                 confidence=self._confidence,
                 step_task=self._step_task,
+                pauses=self._pauses,
                 clock=self._clock,
                 check=self.check_cancelled,
             )
@@ -334,14 +340,15 @@ class _Loop:
         interval: float,
         confidence: bool,
         step_task: StepTask | None,
+        pauses: bool,
         clock: Callable[[], float],
         check: Callable[[], None],
     ) -> None:
         """`interval`: seconds of speech between guesses, 0 for no guesses. `confidence`: finals tell `avg_logprob`.
         `check`: raises when the work is cancelled."""
+        self._confidence, self._pauses = confidence, pauses
         self._source, self._request, self._language, self._endpointer = source, request, language, endpointer
         self._shortest_interval = self._interval = interval
-        self._confidence = confidence
         self._step_task, self._clock, self._check = step_task, clock, check
         endpointer.reset(source.position)
         self._speaking = False
@@ -448,6 +455,8 @@ class _Loop:
                 self._take_guess(utterance, turn.early)
             turn.resume()
             timing.resume()
+            if self._pauses:
+                yield ListenerEvent("resume", heard.time)
         else:
             self._drop_guess()
             utterance.answer = timing.end(turn, heard.keep, at)
@@ -483,6 +492,9 @@ class _Loop:
             if not early.stop:
                 utterance.timing.step(early)
                 yield from self._show(utterance, early.text, utterance.agreed, whole=bool(early.stop))
+                if early.stop and self._pauses:
+                    heard = utterance.start + utterance.turn.heard / SAMPLE_RATE
+                    yield ListenerEvent("early", heard, self._request.read(early.text)[0])
             return
         if self._guess_is_due():
             utterance.guessed, self._guess_began = utterance.turn.heard, self._clock()

@@ -87,6 +87,17 @@ class ScriptedTokenizer:
         """As `Tokenizer.decode`."""
         return "".join(self._text(number, special) for number in ids)
 
+    def pieces(self, special: bool = False) -> tuple[bytes, NDArray[np.uint64]]:
+        """As `Tokenizer.pieces`; numbers that are no token are empty."""
+        every = [self._bytes(number, special) for number in range(self.vocab_size)]
+        return b"".join(every), np.cumsum([0, *map(len, every)]).astype(np.uint64)
+
+    def _bytes(self, number: int, special: bool) -> bytes:
+        try:
+            return self._text(number, special).encode("utf-8", "surrogatepass")
+        except EdgeGemmaValueError:
+            return b""
+
     def _text(self, number: int, special: bool) -> str:
         if number in self._names:
             return self._names[number] if special else ""
@@ -486,10 +497,10 @@ class ScriptedSession:
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
-        prefix: ArrayLike = (),
+        prefix: ArrayLike | None = None,
     ) -> Token:
         """As `Session.next`: what the script says, with certainty, whatever the mask and the constraint."""
-        if len(np.asarray(prefix)):
+        if prefix is not None:
             self.feed_tokens(prefix)
         self._begin("next", room=1)
         if not self._ids:
