@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
+from ..assistant.interface import Voice
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
 from ..errors import EdgeGemmaError
@@ -95,13 +96,21 @@ class Core:
 
     Attributes:
         settings, metrics, bodies: see there.
+        open_voice: opens the voice of a session; None where there is none.
         name: what the model is called.
         created: when the server was started, in seconds since 1970.
         failure: why the model could not be loaded; "" otherwise.
     """
 
-    def __init__(self, open_model: Callable[[], Model], settings: Settings, name: str) -> None:
-        """`open_model` is called once, in a thread of its own."""
+    def __init__(
+        self,
+        open_model: Callable[[], Model],
+        settings: Settings,
+        name: str,
+        open_voice: Callable[[], Voice] | None = None,
+    ) -> None:
+        """`open_model` is called once, in a thread of its own; `open_voice` for every session that speaks."""
+        self.open_voice = open_voice
         self.settings, self.name = settings, name
         self.metrics, self.bodies = Metrics(), Bodies(settings)
         self.created = int(time.time())
