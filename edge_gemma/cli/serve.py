@@ -172,6 +172,7 @@ def run(args: argparse.Namespace) -> int:
         files = [model, *([mmproj] if mmproj else [])]
         print("\n".join(install(_options_of_service(args, model, mmproj), settings, files=files)))
         return DONE
+    from ..hub.resolve import is_embedded
     from ..server.core import Core
 
     companions, open_voice = _companions(args), _voice(args)
@@ -200,7 +201,10 @@ def run(args: argparse.Namespace) -> int:
         say(f"Key for clients: {settings.api_key}")
     if args.wyoming is not None:
         say(f"Home Assistant's Wyoming integration uses {args.wyoming[0]}, port {args.wyoming[1]}.")
-    serve(Core(open_model, settings, name, open_voice), listener, companions, ready=ready)
+    core = Core(open_model, settings, name, open_voice)
+    if is_embedded(model):
+        core.page = _page_of_toy()
+    serve(core, listener, companions, ready=ready)
     notify("STOPPING=1")
     return DONE
 
@@ -244,6 +248,15 @@ def _companions(args: argparse.Namespace) -> list[Any]:
     except ImportError:
         raise UsageError(f"--wyoming needs the package wyoming: `{pip_line('edge-gemma[server]')}` gets it.") from None
     return [wyoming(*args.wyoming, announce=args.announce)]
+
+
+def _page_of_toy() -> dict[str, Any]:
+    """What the web page begins with: the instructions and tools that the toy was trained on, without a home behind them."""
+    from ..chat.tools import Toolbox
+    from ..demo.home import INSTRUCTIONS, Home
+
+    tools = [schema["function"] for schema in Toolbox(Home().tools).schemas]
+    return {"defaults": {"instructions": INSTRUCTIONS}, "tools": tools}
 
 
 def _voice(args: argparse.Namespace) -> Any:

@@ -27,6 +27,7 @@ from . import (
     openai_chat,
     openai_completions,
     openai_responses,
+    page,
     realtime,
     status,
     transcriptions,
@@ -49,6 +50,7 @@ _INTERFACES = (
     anthropic,
     transcriptions,
     realtime,
+    page,
 )
 
 

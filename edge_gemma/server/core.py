@@ -16,7 +16,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..assistant.interface import Voice
 from ..engine.memory import MemoryLimit, fit
@@ -97,6 +97,7 @@ class Core:
     Attributes:
         settings, metrics, bodies: see there.
         open_voice: opens the voice of a session; None where there is none.
+        page: what the web page begins with: "defaults" of its settings, and "tools" that it offers instead of its own.
         name: what the model is called.
         created: when the server was started, in seconds since 1970.
         failure: why the model could not be loaded; "" otherwise.
@@ -111,6 +112,7 @@ class Core:
     ) -> None:
         """`open_model` is called once, in a thread of its own; `open_voice` for every session that speaks."""
         self.open_voice = open_voice
+        self.page: dict[str, Any] = {}
         self.settings, self.name = settings, name
         self.metrics, self.bodies = Metrics(), Bodies(settings)
         self.created = int(time.time())

@@ -169,10 +169,10 @@ class _Session:
             except (TimeoutError, asyncio.TimeoutError, RuntimeError):
                 raise WebSocketDisconnect(1006) from None
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
         async def guarded() -> None:
             try:
-                await work
+                await work(*args)
             except WebSocketDisconnect:
                 pass
             except Exception as error:
@@ -203,7 +203,7 @@ class _Session:
         if ear is not None:
             await ear.close()
         if changed.answers and any(given.raw(name) for name in ("instructions", "tools")):
-            self._spawn(self._read_ahead())
+            self._spawn(self._read_ahead)
 
     async def _read_ahead(self) -> None:
         """Reads the instructions and tools before anybody has said anything."""
@@ -256,7 +256,7 @@ class _Session:
             raise _Damaged(error.message) from None
         ear = self._listening()
         if await ear.append(samples) and ear.feeds:
-            self._spawn(self._feed(ear.giving))
+            self._spawn(self._feed, ear.giving)
 
     async def _commit(self, fields: Fields) -> None:
         ear = self._ear
@@ -308,7 +308,7 @@ class _Session:
                 if response.default:
                     response.cancel("turn_detected")
         if self._ear is not None and self._ear.feeds:
-            self._spawn(self._feed(self._ear.giving))
+            self._spawn(self._feed, self._ear.giving)
 
     async def _feed(self, give: Callable[[HeardTurn | None], None]) -> None:
         """Has the timeline of the conversation hear what is being said."""
