@@ -13,6 +13,7 @@
     job.py              one answer on its way, and the mailbox between the scheduler and a route
     prefix_cache.py     timelines that are kept for the next request;  disk_cache.py: those on disk
     ears.py             what hears: recordings and live sound
+    growing.py          recordings that are sent again and again while somebody speaks
     uploads.py          files in forms
     transcriptions.py   OpenAI's interface for recordings
     live_sound.py       sound that comes in messages of a client

@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from ..audio.endpointing import EndpointEvent
+from ..audio.endpointing import Endpointer, EndpointEvent
 from ..audio.source import Source
 from ..engine.model import Model
 from ..errors import Cancelled
@@ -25,6 +25,7 @@ from ..speech.listener import Listener, StepTask
 from ..speech.request import Cancellable, open_endpointer
 from ..speech.transcriber import Transcriber
 from .failures import RequestError, request_error
+from .growing import Growing
 from .settings import Settings
 
 __all__ = ["Ears", "LiveListener", "Watcher"]
@@ -188,7 +189,11 @@ class _Pool(Generic[_Hearing]):
 
 
 class Ears:
-    """Transcribers and listeners of one model. Of the event loop's thread, but `close`."""
+    """Transcribers and listeners of one model. Of the event loop's thread, but `close`.
+
+    Attributes:
+        growing: recordings that are sent again and again.
+    """
 
     def __init__(self, model: Model, settings: Settings, kv: str) -> None:
         """`kv`: the type of the caches."""
@@ -196,12 +201,16 @@ class Ears:
         self._recordings = _Pool(
             self._transcriber, settings.recordings, settings.queue, settings.queue_seconds, "edge-gemma-recordings"
         )
+        self.growing = Growing(self._speaker, self._recordings.run)
         speakers = settings.listeners
         self._live = _Pool(self._listener, speakers, speakers, _SOON, "edge-gemma-listeners")
         self._watched = _Pool(self._watcher, speakers, speakers, _SOON, "edge-gemma-watchers")
 
     def _transcriber(self, **options: Any) -> Transcriber:
         return Transcriber(self._model, kv=self._kv, **options)
+
+    def _speaker(self, **options: Any) -> tuple[Transcriber, Endpointer]:
+        return self._transcriber(**options), open_endpointer(self._model, "auto", 0.7, 0.25, _LONGEST)
 
     def _listener(self, **options: Any) -> LiveListener:
         return LiveListener(self._model, kv=self._kv, **options)
@@ -256,6 +265,7 @@ class Ears:
     def close(self) -> None:
         """Ends everything that hears, and waits for that. From any other thread."""
         self._recordings.close()
+        self.growing.close()
         self._live.close()
         self._watched.close()
 
