@@ -138,7 +138,7 @@ class Core:
         try:
             model = self._open_model()
             self.context, self.kv = self._plan(model)
-            preparer = Preparer(model, self.context)
+            preparer = Preparer(model, self.context, self.settings.moves_times)
             with contextlib.suppress(EdgeGemmaError):
                 preparer.warm_up()
             folder = self.settings.cache_dir
