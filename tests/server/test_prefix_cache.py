@@ -124,7 +124,7 @@ def test_what_counts_as_a_line_with_the_time():
         {"role": "user", "content": [{"c": 1}]},
     ]
     move_to_end(messages, [line])
-    assert messages[0]["content"] == "user" and messages[2]["content"] == [
+    assert messages[0]["content"] == "a" and messages[2]["content"] == [
         {"type": "text", "text": f"{line}\n\n"},
         {"c": 1},
     ]
