@@ -15,6 +15,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..engine.generation import stop_texts
@@ -30,10 +31,11 @@ from .prompt import Media, Prompt, Unit
 from .reply import MODEL_STOPS, ChatEvent, Reply
 from .reply_grammar import ReplyForm
 from .schemas import warn_caller
-from .structured import can_constrain, form_of
+from .structured import Grammar, form_of
 from .timeline import Timeline
 from .tool_loop import ToolLoop
 from .tools import Tool, Toolbox
+from .vocabulary import can_constrain, prepare, view_bytes
 
 __all__ = ["Chat", "ChatEvent"]
 
@@ -122,7 +124,8 @@ class Chat:
         max_tokens: the most tokens of a round (what the model generates up to its tool calls or its end); None for as
             many as the session has room for.
         stop: a text, or several, that ends an answer and is left out of it.
-        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`.
+        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`. The plan has what
+            the calls' grammar takes: 36 MB with Gemma's vocabulary.
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
@@ -177,7 +180,9 @@ class Chat:
             self.tools.schemas,
             {"enable_thinking": thinking, **(template_options or {})},
         )
-        self.session = model.session(context=context, kv=kv, memory_limit=memory_limit)
+        self.session = model.session(context=context, kv=kv, memory_limit=self._limit(memory_limit))
+        if self._calls is not None:
+            prepare(model.tokenizer)  # for the first call; behind the plan, which measures the process
         self._timeline = Timeline(self.session)
         self._cancelled = False
         self._active: weakref.ref[Generator[ChatEvent, None, None]] | None = None
@@ -193,6 +198,13 @@ class Chat:
                 raise
             warn_caller(f"Calls are not limited to the declarations of the tools. {error}")
             return None
+
+    def _limit(self, given: int | str | MemoryLimit | None) -> int | str | MemoryLimit | None:
+        """The memory limit, with what the grammar of calls takes."""
+        if given is None or self._calls is None:
+            return given
+        limit = MemoryLimit.of(given)
+        return replace(limit, grammar=max(limit.grammar, view_bytes(self._model.tokenizer)))
 
     def close(self) -> None:
         """Frees the session; an answer that is not finished ends. Further calls do nothing. Raises as `send` while an answer
@@ -283,6 +295,8 @@ class Chat:
         sampling = self.sampling if sampling is None else sampling
         _check_options(max_tokens, sampling, self.max_rounds)
         answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress)
+        if isinstance(answer.form, Grammar):
+            answer.form.prepare(self._model.tokenizer)  # while the message is read
         self._close_open_answer()
         with contextlib.suppress(Cancelled):
             self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer

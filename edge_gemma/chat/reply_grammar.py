@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..engine.constraint import Constraint
 from ..engine.interface import Form, TokenizerLike
 from .call_grammar import CALL, END_OF_CALL
-from .structured import end_tokens
+from .vocabulary import end_tokens
 
 __all__ = ["ReplyForm"]
 

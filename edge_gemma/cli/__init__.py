@@ -37,6 +37,7 @@ VERBS = (
     "transcribe",
     "translate",
     "listen",
+    "assistant",
     "serve",
     "info",
     "bench",
@@ -79,6 +80,7 @@ examples:
   edge-gemma transcribe -m e2b talk.wav
   edge-gemma translate -m e2b --to German "Where is the station?"
   edge-gemma listen -m e2b --partials
+  edge-gemma assistant -m e2b
   edge-gemma serve -m e2b
   edge-gemma info gemma-4-E2B-it-Q4_0.gguf
   edge-gemma bench -m e2b --json

@@ -19,8 +19,9 @@ from ..chat.attachments import check_senses
 from ..chat.call_grammar import CALL, call_grammar
 from ..chat.prompt import Media, Prompt, Unit
 from ..chat.reply_grammar import ReplyForm
-from ..chat.structured import Grammar, can_constrain
+from ..chat.structured import Grammar
 from ..chat.tools import Toolbox
+from ..chat.vocabulary import can_constrain
 from ..engine.interface import Form, ModelLike
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError

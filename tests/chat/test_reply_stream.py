@@ -13,9 +13,10 @@ from edge_gemma.chat.prompt import Prompt
 from edge_gemma.chat.reply import ChatEvent
 from edge_gemma.chat.reply_grammar import ReplyForm
 from edge_gemma.chat.reply_stream import ReplyStream
-from edge_gemma.chat.structured import Grammar, can_constrain
+from edge_gemma.chat.structured import Grammar
 from edge_gemma.chat.timeline import Timeline
 from edge_gemma.chat.tools import Toolbox
+from edge_gemma.chat.vocabulary import can_constrain
 from edge_gemma.demo.home import INSTRUCTIONS, Home
 from edge_gemma.engine.sampling import GREEDY
 
