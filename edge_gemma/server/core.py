@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
+from ..chat.vocabulary import view_bytes
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
 from ..errors import EdgeGemmaError
@@ -159,6 +160,7 @@ class Core:
             max(settings.memory_limit - settings.cache_bytes, 1),
             least=min(_LEAST_CONTEXT, wanted),
             sessions=settings.parallel,
+            grammar=view_bytes(model.tokenizer),
         )
         plan = fit(model, limit, wanted, settings.kv)
         return plan.context, plan.kv
