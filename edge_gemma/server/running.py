@@ -127,7 +127,8 @@ class Running:
     def start(self) -> None:
         """Begins to listen and to load the model."""
         self._thread.start()
-        self.core.started.wait()
+        while not self.core.started.wait(0.1) and self._thread.is_alive():
+            pass
 
     def stop(self) -> None:
         """Tells the server to stop; answers under way come to their end first."""

@@ -8,6 +8,8 @@ import socket
 import httpx
 import pytest
 
+from server.conftest import endless, until
+
 QUESTION = [{"role": "user", "content": "Hello"}]
 PATHS = ["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens"]
 PATHS += ["/api/chat", "/api/generate", "/api/show"]
@@ -133,6 +135,22 @@ def test_no_value_of_a_field_is_a_fault_of_the_server(http, path):
             body |= {"stream": False, "options": {"num_predict": 1}, field: value}
             answer = http.post(path, json=body)
             assert answer.status_code < 500, (field, value, answer.text)
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_request_that_is_refused_leaves_no_answer_behind(http, server, path):
+    """Also for fields that matter for the form of the answer alone."""
+    body = {"model": "demo", "messages": QUESTION, "prompt": "x", "input": "x", "max_tokens": 4000, "stream": True}
+    for wrong in (
+        {"model": 5},
+        {"stream_options": 5},
+        {"stream_options": {"include_usage": 5}},
+        {"store": 5},
+        {"echo": 5},
+    ):
+        http.post(path, json={**body, **wrong, "max_tokens": 5, "options": {"num_predict": 5}})
+    scheduler = server.core.scheduler
+    assert until(lambda: scheduler.counts == (0, 0), 20)
 
 
 def test_a_large_body_is_refused_before_it_is_read(own_server):
