@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
+from ..chat.vocabulary import view_bytes
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
 from ..errors import EdgeGemmaError
@@ -138,7 +139,7 @@ class Core:
         try:
             model = self._open_model()
             self.context, self.kv = self._plan(model)
-            preparer = Preparer(model, self.context)
+            preparer = Preparer(model, self.context, self.settings.moves_times)
             with contextlib.suppress(EdgeGemmaError):
                 preparer.warm_up()
             folder = self.settings.cache_dir
@@ -159,6 +160,7 @@ class Core:
             max(settings.memory_limit - settings.cache_bytes, 1),
             least=min(_LEAST_CONTEXT, wanted),
             sessions=settings.parallel,
+            grammar=view_bytes(model.tokenizer),
         )
         plan = fit(model, limit, wanted, settings.kv)
         return plan.context, plan.kv
