@@ -21,7 +21,7 @@ from wyoming.info import AsrModel, AsrProgram, Attribution, HandleModel, HandleP
 from wyoming.intent import Recognize
 from wyoming.ping import Ping, Pong
 
-from .. import _version
+from .._version import __version__
 from ..hub.resolve import is_embedded
 from ..speech.languages import LANGUAGES
 from .announcing import announced, check_announcing
@@ -44,7 +44,7 @@ def info(core: Core) -> Event:
     about: dict[str, Any] = {
         "attribution": Attribution(name="Gemma", url="https://ai.google.dev/gemma"),
         "installed": True,
-        "version": _version.__version__,
+        "version": __version__,
     }
     toy = is_embedded(core.model.path)
     languages = _TOY_LANGUAGES if toy else sorted(code for code in LANGUAGES if len(code) == 2)
