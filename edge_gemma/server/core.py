@@ -25,7 +25,9 @@ from ..engine.tokenizer import Tokenizer
 from ..errors import EdgeGemmaError
 from .bodies import Bodies
 from .disk_cache import DiskCache
+from .ears import Ears
 from .failures import RequestError, request_error
+from .heard import HeardWords
 from .job import Began, Ended, Event, Failed, Job, Mailbox, Usage
 from .metrics import Metrics
 from .requests import ChatRequest, Prepared, Preparer
@@ -110,6 +112,8 @@ class Core:
         self._open_model = open_model
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
+        self._ears: Ears | None = None
+        self._heard: HeardWords | None = None
         self._preparer: Preparer | None = None
         self._workers = concurrent.futures.ThreadPoolExecutor(2, "edge-gemma-requests")
         self._loader: threading.Thread | None = None
@@ -149,6 +153,8 @@ class Core:
         except Exception as error:
             self.failure = str(error) or type(error).__name__
             return
+        self._ears = Ears(model, self.settings, self.kv)
+        self._heard = HeardWords(scheduler, preparer, model.has_audio)
         self._model, self._preparer, self._scheduler = model, preparer, scheduler
 
     def _plan(self, model: Model) -> tuple[int, str]:
@@ -200,6 +206,20 @@ class Core:
         assert self._preparer is not None
         return self._preparer
 
+    @property
+    def ears(self) -> Ears:
+        """What hears. Raises as `model`."""
+        self.check_ready()
+        assert self._ears is not None
+        return self._ears
+
+    @property
+    def heard(self) -> HeardWords:
+        """What was said lately. Raises as `model`."""
+        self.check_ready()
+        assert self._heard is not None
+        return self._heard
+
     def check_ready(self) -> None:
         """Raises RequestError 503 while the model is being loaded, or the server is being stopped."""
         if self._stopping:
@@ -221,6 +241,8 @@ class Core:
             self._loader.join()
         if self._scheduler is not None:
             self._scheduler.close(self.settings.stop_seconds)
+        if self._ears is not None:
+            self._ears.close()
 
     def stop(self) -> None:
         """As `begin_stop`, waits for that, and closes everything."""
@@ -246,7 +268,7 @@ class Core:
 
     async def answers(self, request: ChatRequest) -> list[Answer]:
         """Begins to answer: `request.n` answers. Raises RequestError."""
-        prepared = await self.work(self.preparer.prepare, request)
+        prepared = await self.work(self.preparer.prepare, self.heard.joined(request))
         return self.begin(prepared)
 
     def begin(self, prepared: Prepared) -> list[Answer]:

@@ -30,6 +30,8 @@ class Settings:
         queue: how many more requests may wait.
         queue_seconds: how long a request may wait for its turn.
         request_seconds: how long an answer may take from its turn on.
+        recordings: how many recordings are transcribed at the same time.
+        listeners: how many speakers are listened to at the same time.
         stall_seconds: how long a client may take nothing of its answer, or send nothing of its request.
         max_body: the largest request.
         max_bodies: the size of all requests that are read at the same time.
@@ -57,6 +59,8 @@ class Settings:
     queue: int = 32
     queue_seconds: float = 120.0
     request_seconds: float = 1800.0
+    recordings: int = 2
+    listeners: int = 8
     stall_seconds: float = 60.0
     max_body: int = 48 << 20
     max_bodies: int = 128 << 20
