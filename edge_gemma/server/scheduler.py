@@ -155,8 +155,7 @@ class Scheduler:
                 return Timeline(self._open_session()), 0
             entry, units, tokens = found
             timeline = entry.timeline.fork()
-            timeline.rewind(tokens)
-            return timeline, units
+            return timeline, units if timeline.rewind(tokens) else 0
 
         return self.call(take)
 
@@ -437,6 +436,8 @@ class Scheduler:
             job.high = entry.high
         else:
             timeline, job.at, job.cached = Timeline(self._open_session()), 0, 0
+        if timeline.session.position != job.cached:  # it could not go back so far, and has gone to its beginning
+            job.at = job.cached = 0
         job.bind(timeline)
         job.mailbox.put(Began(job.usage))
 

@@ -189,6 +189,24 @@ def test_a_half_body_is_given_up(own_server):
         assert b" 408 " in channel.recv(4096)
 
 
+@pytest.mark.parametrize("head", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+def test_a_half_head_is_given_up(own_server, head):
+    running = own_server(stall_seconds=0.3)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as channel:
+        channel.sendall(head)
+        assert channel.recv(4096) == b"", "the connection is closed"
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as channel:
+        channel.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in channel.recv(4096)
+        channel.sendall(head)
+        while head and channel.recv(4096):  # an idle connection may wait for longer
+            pass
+    long = endless(running, max_tokens=400, stream=False)
+    assert httpx.post(running.url + "/v1/completions", json=long, timeout=60).status_code == 200, (
+        "answers may take longer"
+    )
+
+
 @pytest.mark.parametrize(
     "url",
     [
