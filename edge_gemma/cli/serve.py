@@ -128,6 +128,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     cache.add_argument(
         "--cache-disk", type=size, default=2_000_000_000, metavar="SIZE", help="size of that folder (default: 2GB)"
     )
+    cache.add_argument(
+        "--keep-times",
+        action="store_true",
+        help="leave a line of the instructions that states the time where it is; otherwise it moves to the user's last"
+        " message, so that what follows it is found in the cache",
+    )
     parser.add_argument(
         "--thinking", action="store_true", help="let the model think where a request does not say whether it may"
     )
@@ -221,6 +227,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         allowed_origins=tuple(args.allow_origin or ()),
         name=args.name,
         thinking=args.thinking,
+        moves_times=not args.keep_times,
         parallel=args.parallel,
         queue=args.queue,
         max_body=args.max_body,

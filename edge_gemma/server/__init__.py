@@ -8,7 +8,7 @@
     media.py            pictures and recordings in requests
     failures.py         errors in the form of each interface
     streams.py          answers that are sent while they are made
-    requests.py         the neutral request, and its way to tokens
+    requests.py         the neutral request, and its way to tokens;  volatile.py: what changes with every request
     scheduler.py        the one thread that drives the engine
     job.py              one answer on its way, and the mailbox between the scheduler and a route
     prefix_cache.py     timelines that are kept for the next request;  disk_cache.py: those on disk

@@ -19,8 +19,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from ..assistant.interface import Voice
+from ..chat.vocabulary import view_bytes
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
+from ..engine.tokenizer import Tokenizer
 from ..errors import EdgeGemmaError
 from .bodies import Bodies
 from .disk_cache import DiskCache
@@ -153,7 +155,7 @@ class Core:
         try:
             model = self._open_model()
             self.context, self.kv = self._plan(model)
-            preparer = Preparer(model, self.context)
+            preparer = Preparer(model, self.context, self.settings.moves_times)
             with contextlib.suppress(EdgeGemmaError):
                 preparer.warm_up()
             folder = self.settings.cache_dir
@@ -176,6 +178,7 @@ class Core:
             max(settings.memory_limit - settings.cache_bytes, 1),
             least=min(_LEAST_CONTEXT, wanted),
             sessions=settings.parallel,
+            grammar=view_bytes(model.tokenizer),
         )
         plan = fit(model, limit, wanted, settings.kv)
         return plan.context, plan.kv
@@ -191,6 +194,14 @@ class Core:
         self.check_ready()
         assert self._model is not None
         return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, also for the ends of answers while the server is stopped. Raises as `model`."""
+        if self._model is None:
+            self.check_ready()
+        assert self._model is not None
+        return self._model.tokenizer
 
     @property
     def scheduler(self) -> Scheduler:

@@ -25,6 +25,7 @@ class Settings:
         allowed_origins: web pages of other servers that may send requests, such as "http://localhost:3000".
         name: what the model is called; None for the name of its file.
         thinking: whether the model thinks where a request says nothing about it.
+        moves_times: whether a line of the instructions that states the time moves to the user's last message.
         parallel: how many answers are made at the same time.
         queue: how many more requests may wait.
         queue_seconds: how long a request may wait for its turn.
@@ -53,6 +54,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     name: str | None = None
     thinking: bool = False
+    moves_times: bool = True
     parallel: int = 4
     queue: int = 32
     queue_seconds: float = 120.0

@@ -10,7 +10,7 @@ import httpx
 import ollama
 import pytest
 
-from edge_gemma.chat.structured import can_constrain
+from edge_gemma.chat.vocabulary import can_constrain
 from edge_gemma.server.running import Running
 
 MODEL = "demo:latest"

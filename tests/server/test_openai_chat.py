@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-from edge_gemma.chat.structured import can_constrain
+from edge_gemma.chat.vocabulary import can_constrain
 from edge_gemma.server.bodies import Fields
 from edge_gemma.server.openai_chat import wants_thought
 from edge_gemma.server.requests import ChatRequest

@@ -12,6 +12,7 @@ import pytest
 from edge_gemma.engine.model import Model
 from edge_gemma.server.disk_cache import model_digest
 from edge_gemma.server.running import Running
+from edge_gemma.server.volatile import move_to_end, without_times
 from server.conftest import endless, run_server
 from support.paths import DATA
 
@@ -99,6 +100,36 @@ def test_a_snapshot_for_each_room(own_server):
             assert prompt - cached < 40
 
 
+def test_a_line_with_the_time_spoils_nothing(own_server):
+    running, moving = own_server(), own_server(moves_times=False)
+
+    def at(time: str) -> list[dict[str, Any]]:
+        return chat("Turn on the light.", f"Current time is {time}. Today's date is 2026-11-28.\n{RULES}")
+
+    for server in (running, moving):
+        ask(server, at("00:25:00"))
+    prompt, cached = usage(ask(running, at("00:26:11")))
+    assert prompt - cached < 60
+    assert usage(ask(moving, at("00:26:11")))[1] < 40
+
+
+def test_what_counts_as_a_line_with_the_time():
+    line = "Current time is 00:25:00. Today's date is 2026-11-28."
+    assert without_times(f"Be kind.\n{line}\nBe brief.") == ("Be kind.\nBe brief.", [line])
+    for text in ("The time is now.", "At 10:30 the shop opens.", f"{line} {RULES}", "Today is a day."):
+        assert without_times(text) == (text, [])
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": [{"c": 1}]},
+    ]
+    move_to_end(messages, [line])
+    assert messages[0]["content"] == "a" and messages[2]["content"] == [
+        {"type": "text", "text": f"{line}\n\n"},
+        {"c": 1},
+    ]
+
+
 def test_requests_that_come_together_share_what_the_first_reads(own_server):
     running = own_server(parallel=4)
     answer = ask(running, chat("Hello."), n=4, seed=1)
@@ -146,7 +177,7 @@ def test_prefixes_outlive_the_server(tmp_path):
         first = ask(running, chat("Turn on the light."), max_tokens=30)
     with restarted(tmp_path) as running:
         again = ask(running, chat("Turn on the light."), max_tokens=30)
-        assert usage(again)[1] > 300 and said(again) == said(first)
+        assert usage(again)[1] == usage(again)[0] - 1 and said(again) == said(first)
         other = ask(running, chat("Something else."))
         assert usage(other)[1] > 300
     folder = next(tmp_path.iterdir())

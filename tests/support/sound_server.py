@@ -22,6 +22,7 @@ _ALSA = """
 </usr/share/alsa/alsa.conf>
 pcm.earside {{ type pulse  server "{server}"  device "room.monitor" }}
 pcm.mouthside {{ type pulse  server "{server}"  device "mouth" }}
+pcm.!default {{ type asym  capture.pcm earside  playback.pcm mouthside }}
 """
 _PLUGINS = (
     "/usr/lib/x86_64-linux-gnu/alsa-lib",
