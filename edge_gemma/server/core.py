@@ -15,7 +15,7 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeVar
 
 from ..assistant.interface import Voice
@@ -79,7 +79,7 @@ class Answer:
         self._ended = isinstance(event, (Ended, Failed))
         return event
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
         """All events. Leaving early ends the answer."""
         try:
             while not self._ended:

@@ -247,7 +247,7 @@ class Ears:
         try:
             while True:
                 step = asyncio.ensure_future(pool.run(next, found, _END))
-                item = await asyncio.shield(step)
+                item: Any = await asyncio.shield(step)
                 if item is _END:
                     return
                 yield item

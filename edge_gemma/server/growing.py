@@ -131,9 +131,9 @@ class Growing:
         async with last.busy:
             last.samples, last.when = samples, now
             try:
-                if last.speaker is None:
-                    last.speaker = await self._run(_Speaker, lambda: self._make(**options))
-                return str(await self._run(last.speaker.hear, samples))
+                speaker: _Speaker = last.speaker or await self._run(_Speaker, lambda: self._make(**options))
+                last.speaker = speaker
+                return str(await self._run(speaker.hear, samples))
             except BaseException:
                 self._known.pop(key, None)
                 if last.speaker is not None:

@@ -44,7 +44,7 @@ _HEADERS = {
 
 def routes(core: Core) -> list[BaseRoute]:
     """The page, its files, and what it must know of the server."""
-    folder = importlib.resources.files(__package__).joinpath("page_files")
+    folder = importlib.resources.files("edge_gemma.server").joinpath("page_files")
     files = {file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES}
 
     def answered(name: str) -> Response:

@@ -137,7 +137,7 @@ class Response:
         self._answer = answers[0]
         if self._reason:
             self._answer.cancel()
-        async with contextlib.aclosing(self._answer.__aiter__()) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(self._answer.__aiter__()) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise event.error
