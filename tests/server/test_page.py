@@ -20,6 +20,7 @@ from edge_gemma.server.core import Core
 from edge_gemma.server.running import Running
 from edge_gemma.server.settings import Settings
 from support.browser import Browser, chromium
+from support.paths import DATA
 
 COMMAND = next(item for item in bundled() if item.language == "en")
 FOLDER = os.environ.get("EDGE_GEMMA_SCREENSHOTS")  # where they are kept
@@ -167,6 +168,44 @@ def test_settings_and_themes(page):
     page.until("document.querySelector('.theirs .bubble')?.textContent")
     keep(page, "chat-phone-light")
     assert page.value("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_picture_goes_with_the_words(browser: Browser):
+    """Made smaller in the page, shown in the conversation, and read by the model. This one has random weights."""
+    core = Core(
+        lambda: Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf", threads=2),
+        Settings(stop_seconds=1),
+        "seeing",
+    )
+    with Running(core) as running:
+        browser.problems.clear()
+        browser.size(390, 780, phone=True)
+        browser.open(running.url)
+        browser.until("document.getElementById('state').dataset.state === 'ready'")
+        assert browser.value("document.getElementById('voice').hidden")  # it does not hear
+        browser.value("""(async () => {
+            const canvas = document.createElement('canvas');
+            canvas.width = 2000; canvas.height = 1000;
+            const context = canvas.getContext('2d');
+            context.fillStyle = 'teal';
+            context.fillRect(0, 0, 2000, 1000);
+            const blob = await new Promise((done) => canvas.toBlob(done, 'image/png'));
+            const files = new DataTransfer();
+            files.items.add(new File([blob], 'a.png', { type: 'image/png' }));
+            document.getElementById('file').files = files.files;
+            document.getElementById('file').dispatchEvent(new Event('change'));
+        })()""")
+        browser.until("document.querySelector('#attached img')?.naturalWidth === 1400")
+        browser.value("localStorage.setItem('edge_gemma', '{\"most\": 16}')")
+        browser.write("text", "What is this?")
+        browser.click("send")
+        assert browser.until("document.querySelector('.mine img')?.naturalWidth") == 1400
+        assert browser.value("document.querySelector('.mine .bubble').textContent") == "What is this?"
+        browser.until("document.querySelector('.theirs .bubble')?.textContent")
+        keep(browser, "picture-phone")
+        browser.value("localStorage.clear()")
+        assert not browser.problems
+        assert b'edge_gemma_requests_total{route="/v1/realtime",status="500"}' not in core.metrics.text()
 
 
 def test_words_of_the_model_are_text(page):
