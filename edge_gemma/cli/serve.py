@@ -47,8 +47,8 @@ def port(text: str) -> int:
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the verb to the command line."""
     parser = add_verb(subparsers, "serve", "answer other programs over HTTP", EXAMPLES)
-    address = parser.add_argument_group("address")
-    address.add_argument(
+    place = parser.add_argument_group("address")
+    place.add_argument(
         "--host",
         type=plain_text,
         default="127.0.0.1",
@@ -56,8 +56,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="where to listen; 0.0.0.0 is every network, and then a key is made if none is given (default: 127.0.0.1, this"
         " machine alone)",
     )
-    address.add_argument("--port", "-p", type=port, default=8080, metavar="N", help="the port (default: 8080)")
-    address.add_argument(
+    place.add_argument("--port", "-p", type=port, default=8080, metavar="N", help="the port (default: 8080)")
+    place.add_argument(
         "--name", type=plain_text, metavar="NAME", help="what the model is called (default: the name of its file)"
     )
     parser.add_argument(
@@ -70,7 +70,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     speech = parser.add_argument_group("Home Assistant")
     speech.add_argument(
         "--wyoming",
-        type=_address,
+        type=address,
         metavar="[ADDRESS:]PORT",
         help="also speak Home Assistant's Wyoming protocol there: speech recognition and a conversation agent. It knows no"
         " keys, so without an address this machine alone can use it; the usual port is 10300",
@@ -155,7 +155,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _address(text: str) -> tuple[str, int]:
+def address(text: str) -> tuple[str, int]:
     """ADDRESS:PORT, or PORT for this machine alone; brackets stand around an address with colons."""
     host, _, number = text.rpartition(":")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", port(number)
