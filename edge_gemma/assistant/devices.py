@@ -17,30 +17,18 @@ from numpy.typing import NDArray
 from ..audio.source import Source
 from ..errors import EdgeGemmaError
 
-__all__ = ["SoundDevices", "Speaker"]
+__all__ = ["Player", "SoundDevices", "Speaker"]
 
 _RETRY = 2.0  # seconds between attempts to open devices that are gone
 _NOTHING = np.zeros(0, np.float32)
 
 
-class Speaker(Protocol):
-    """What plays sound; `audio.loudspeaker.Loudspeaker` for one.
-
-    Attributes:
-        rate: samples a second.
-        gone: whether it has stopped by itself.
-        pending: seconds until everything that was written has been heard.
-        latency: seconds from `write` to the ear, when nothing waits.
-    """
+class Player(Protocol):
+    """What plays sound."""
 
     @property
     def rate(self) -> int:
         """Samples a second."""
-        ...
-
-    @property
-    def gone(self) -> bool:
-        """Whether it has stopped by itself."""
         ...
 
     @property
@@ -59,6 +47,15 @@ class Speaker(Protocol):
 
     def stop(self) -> None:
         """Drops what has not been heard."""
+        ...
+
+
+class Speaker(Player, Protocol):
+    """A device that plays; `audio.loudspeaker.Loudspeaker` for one."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has stopped by itself."""
         ...
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ from ..installation import pip_line
 
 __all__ = ["KINDS", "Canceller", "EchoFilter", "LiveKitCanceller", "WebRTCCanceller", "canceller"]
 
-KINDS = ("webrtc", "livekit")
+KINDS = ("livekit", "webrtc")
+"""The cancellers. The first is the default: it removes more, and hears more of who speaks at the same time."""
 
 _FRAME = SAMPLE_RATE // 100  # samples that both packages work on
 _MOST = SAMPLE_RATE // 5  # samples of the loudspeaker that may wait: more than that comes from clocks that differ
@@ -67,8 +68,8 @@ class LiveKitCanceller:
         return np.frombuffer(frame.data, np.int16).copy()
 
 
-def canceller(kind: str = "webrtc") -> Canceller:
-    """A canceller: "webrtc" (pywebrtc-audio) or "livekit".
+def canceller(kind: str = KINDS[0]) -> Canceller:
+    """A canceller: "livekit", or "webrtc" (pywebrtc-audio), a small package.
 
     Raises EdgeGemmaOSError "unsupported" without its package, EdgeGemmaValueError "argument" for another kind.
     """
@@ -77,7 +78,7 @@ def canceller(kind: str = "webrtc") -> Canceller:
     try:
         return WebRTCCanceller() if kind == "webrtc" else LiveKitCanceller()
     except (ImportError, OSError) as error:
-        package = "edge-gemma[assistant]" if kind == "webrtc" else "livekit"
+        package = "edge-gemma[assistant]" if kind == "livekit" else "pywebrtc-audio"
         raise EdgeGemmaOSError(
             f"the echo canceller {kind} needs a package: `{pip_line(package)}`.", "unsupported"
         ) from error

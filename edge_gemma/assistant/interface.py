@@ -78,15 +78,22 @@ class AssistantToolbox(Protocol):
 
     tools: Sequence[Tool]
 
-    def needs_asking(self, call: ToolCall, confidence: float | None) -> str | None:
+    def needs_asking(self, call: ToolCall, confidence: float | None, words: str | None = None) -> str | None:
         """The question to ask before this call is made; None where it is made at once.
 
-        `confidence`: the probability of what was heard, 0 to 1; None when it was not measured.
+        Args:
+            call: the call.
+            confidence: the probability of what was heard, 0 to 1; None when it was not measured.
+            words: what was heard.
         """
         ...
 
     def start(self, announce: Announcer) -> None:
         """Begins to watch timers and such, which speak through `announce`."""
+        ...
+
+    def cancel(self) -> None:
+        """Ends the calls that run and can be ended, from any thread: they return an error."""
         ...
 
     def close(self) -> None:

@@ -8,19 +8,22 @@ but no tool runs before `commit`. The listener's sessions have a higher priority
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..chat.calls import ToolCall
-from ..chat.conversation import Chat
+from ..chat.calls import ToolCall, plain_data
+from ..chat.conversation import Chat, ChatEvent
 from ..chat.prompt import Prompt
 from ..engine.interface import ModelLike, SessionLike
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError
+from .asking import yes_or_no
 from .interface import AssistantToolbox
+from .phrases import failure, language_of, phrase
 
 __all__ = ["Mind", "MindEvent", "Thought"]
 
@@ -39,6 +42,7 @@ class Thought:
 
     text: str
     confidence: float | None = None
+    over: bool = False  # whether nothing more of it is made
     sure: bool = False  # whether the words are all, so that tools may run
     dropped: bool = False  # nothing of it is to stay
     stopped: bool = False  # no more of it is to be made
@@ -69,6 +73,15 @@ class MindEvent:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A call that was asked back: the question, the call, and the words that it was made of."""
+
+    text: str
+    call: ToolCall
+    words: str
+
+
 class Mind:
     """Thinks. Any thread may use it; events come from its own thread."""
 
@@ -85,6 +98,7 @@ class Mind:
         max_tokens: int = 400,
         remembers: bool = True,
         wait_while: Callable[[], bool] = lambda: False,
+        language: str | None = None,
     ) -> None:
         """Opens a session and reads the instructions and the tools.
 
@@ -97,30 +111,26 @@ class Mind:
             sampling: how tokens are drawn; None for the defaults of `Sampling`.
             max_tokens: the most tokens of a reply.
             remembers: whether a conversation has more than one turn.
+            language: the code of the language of what is said without the model; None for that of the words.
             wait_while: while it is true, no more of a reply is made: enough waits to be spoken.
 
         Raises:
             EdgeGemmaError: as `Chat` does.
         """
         self._instructions, self._tools, self._on_event, self._wait_while = instructions, tools, on_event, wait_while
-        self._remembers = remembers
+        self._remembers, self._language = remembers, language
+        self._asked: _Question | None = None  # what the last reply has asked
         context = context or min(4096, model.config.context_length)
-        self._chat = Chat(
-            model, instructions(), list(tools.tools), context=context, kv=kv, sampling=sampling, max_tokens=max_tokens
+        self._open_chat = functools.partial(
+            Chat, model, context=context, kv=kv, sampling=sampling, max_tokens=max_tokens
         )
-        self._prompt = Prompt(
-            model.tokenizer, model.tokenizer.chat_template, self._chat.tools.schemas, {"enable_thinking": False}
-        )
-        self._root: SessionLike | None = None
+        self._model = model
+        self._chat, self._prompt, self._root = self._opened()
         self._state = threading.Condition()  # guards what follows
         self._jobs: deque[Thought | Callable[[], None]] = deque()
         self._current: Thought | None = None
         self._ahead = ""  # words that are being said, to be read before they are all
         self._closed = False
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self._chat.close)
-            self._read_instructions()
-            on_failure.pop_all()
         self._thread = threading.Thread(target=self._run, name="edge_gemma-mind", daemon=True)
         self._thread.start()
 
@@ -154,6 +164,7 @@ class Mind:
             thought.dropped, thought.stopped, thought.heard = dropped or thought.dropped, True, heard
             if self._current is thought:
                 self._chat.cancel()
+                self._tools.cancel()
             else:  # it is over: only its reply in the history is cut
                 self._jobs.append(lambda: self._cut(thought))
             self._state.notify_all()
@@ -167,7 +178,7 @@ class Mind:
     def forget(self) -> None:
         """The next request begins a new conversation."""
         with self._state:
-            self._jobs.append(self._forget)
+            self._jobs.append(self._forget_all)
             self._state.notify_all()
 
     @property
@@ -186,8 +197,7 @@ class Mind:
             self._state.notify_all()
         self._thread.join()
         self._chat.close()
-        if self._root:
-            self._root.close()
+        self._root.close()
 
     # ---- its thread ----
 
@@ -208,15 +218,22 @@ class Mind:
                 elif job:
                     job()
                 elif ahead:
-                    self._chat.session.sync(self._prefix([*self._chat.history, {"role": "user", "content": ahead}]))
+                    history = [*self._chat.history, {"role": "user", "content": ahead}]
+                    self._chat.session.sync(_prefix(self._prompt, self._chat.system, history))
             except EdgeGemmaError as error:
                 if isinstance(job, Thought):
                     self._on_event(MindEvent("failed", job, str(error)))
                 if error.code == "context":
                     self._forget()
-            finally:
+            if isinstance(job, Thought):
                 with self._state:
                     self._current = None
+                if job.over and job.stopped:  # it was stopped when there was nothing left to stop
+                    self._cut(job)
+                with contextlib.suppress(
+                    EdgeGemmaError
+                ):  # a request to stop that came too late; the next turn reads anew
+                    self._tidy()
 
     def _think(self, thought: Thought) -> None:
         history = self._chat.history
@@ -228,8 +245,36 @@ class Mind:
             kept = thought.carried if thought.dropped else words
             history.extend([{"role": "user", "content": kept}] if kept else [])
             return
-        told, question, stats = False, None, {}
-        with contextlib.closing(self._chat.send(words)) as events:  # type: ignore[type-var]
+        asked, question = self._asked, None
+        stats: dict[str, Any] = {}
+        meaning = yes_or_no(thought.text) if asked else None
+        if meaning is False:
+            history.append({"role": "user", "content": words})
+            self._say(thought, phrase("left", self._language or language_of(asked.words if asked else words)))
+        elif meaning and asked:
+            if self._confirmed(thought, asked):
+                _, stats = self._tell(thought, asked.words, self._chat.send())
+        else:
+            question, stats = self._tell(thought, words, self._chat.send(words))
+        self._wait(thought, lambda: not thought.sure)
+        if thought.stopped:
+            self._cut(thought)
+            return
+        self._asked = question
+        thought.over = True
+        self._on_event(MindEvent("done", thought, stats=stats))
+
+    def _tell(
+        self, thought: Thought, words: str, answer: Iterator[ChatEvent]
+    ) -> tuple[_Question | None, dict[str, Any]]:
+        """Tells an answer to words as it comes.
+
+        Returns the question of a call that is asked back, and the stats of the answer.
+        """
+        told, said, result = False, False, None
+        stats: dict[str, Any] = {}
+        question: _Question | None = None
+        with contextlib.closing(answer) as events:  # type: ignore[type-var]
             for event in events:
                 if thought.stopped:
                     break
@@ -237,29 +282,59 @@ class Mind:
                     told = True
                     self._on_event(MindEvent("token", thought))
                 if event.kind == "text":
+                    said = said or bool(event.text.strip())
                     self._on_event(MindEvent("text", thought, event.text))
                     self._wait(thought, self._wait_while)
                 elif event.kind == "tool_call" and event.call:
                     self._wait(thought, lambda: not thought.sure)
                     if thought.stopped:
                         break
-                    question = self._tools.needs_asking(event.call, thought.confidence)
-                    if question:
+                    if text := self._tools.needs_asking(event.call, thought.confidence, thought.text):
+                        question = _Question(text, event.call, words)
                         break
                     self._on_event(MindEvent("call", thought, call=event.call))
                 elif event.kind == "tool_result":
+                    result = event.result
                     self._on_event(MindEvent("result", thought, call=event.call, result=event.result))
                 elif event.kind == "done":
                     stats = event.stats or {}
         if question:
-            self._replace_reply(thought, question)
-            self._on_event(MindEvent("question", thought, question))
+            self._replace_reply(thought, question.text)
+            self._on_event(MindEvent("question", thought, question.text))
+        elif failure(result, "en") and not said and not thought.stopped:  # the model has nothing to say about it
+            self._say(thought, failure(result, self._language or language_of(words)) or "")
+        return question, stats
+
+    def _say(self, thought: Thought, text: str) -> None:
+        """A reply that the model does not make."""
+        self._chat.history.append({"role": "assistant", "content": text})
+        self._on_event(MindEvent("token", thought))
+        self._on_event(MindEvent("text", thought, text))
+
+    def _confirmed(self, thought: Thought, asked: _Question) -> bool:
+        """Makes the call that was asked back, since the answer was yes. The history is then as if it had been made at once.
+
+        False when the thought was stopped before that.
+        """
         self._wait(thought, lambda: not thought.sure)
         if thought.stopped:
-            self._cut(thought)
-            return
-        self._on_event(MindEvent("done", thought, stats=stats))
-        self._tidy()
+            return False
+        history, call = self._chat.history, asked.call
+        if history and history[-1] == {"role": "assistant", "content": asked.text}:
+            history.pop()
+        if not (history and history[-1]["role"] in ("user", "tool")):
+            history.append({"role": "user", "content": asked.words})
+        self._on_event(MindEvent("token", thought))
+        self._on_event(MindEvent("call", thought, call=call))
+        result = plain_data(self._chat.tools.call(call.name, call.arguments))
+        thought.mark, number = len(history), f"call_{len(history)}"
+        written = {"id": number, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        history += [
+            {"role": "assistant", "content": "", "tool_calls": [written]},
+            {"role": "tool", "name": call.name, "tool_call_id": number, "content": result},
+        ]
+        self._on_event(MindEvent("result", thought, call=call, result=result))
+        return True
 
     def _wait(self, thought: Thought, condition: Callable[[], bool]) -> None:
         """Waits while the condition holds, unless the thought is stopped."""
@@ -293,40 +368,38 @@ class Mind:
             history.pop()
         history.append({"role": "assistant", "content": text})
 
-    def _messages(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        system = self._chat.system
-        return [*([{"role": "system", "content": system}] if system else []), *history]
+    def _opened(self) -> tuple[Chat, Prompt, SessionLike]:
+        """A chat that has read instructions and tools, its prompt, and a session that has read no more."""
+        system, tools = self._instructions(), list(self._tools.tools)
+        chat = self._open_chat(system, tools)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(chat.close)
+            tokenizer = self._model.tokenizer
+            prompt = Prompt(tokenizer, tokenizer.chat_template, chat.tools.schemas, {"enable_thinking": False})
+            chat.session.sync(_prefix(prompt, system, []))
+            root = chat.session.fork()
+            on_failure.pop_all()
+        return chat, prompt, root
 
-    def _prefix(self, history: list[dict[str, Any]]) -> list[int]:
-        """The tokens with which every prompt begins that goes on after this history, or after its last user's words."""
-        last = history[-1] if history and history[-1]["role"] == "user" else None
-        before = history[:-1] if last else history
-        words = f"{last['content']} " if last else ""
-        first, second = (
-            self._prompt.conversation(self._messages([*before, {"role": "user", "content": words + more}]))
-            for more in ("a", "1")
-        )
-        same = next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
-        return [unit for unit in first[:same] if isinstance(unit, int)]
-
-    def _read_instructions(self) -> None:
-        self._chat.system = self._instructions()
-        self._chat.session.sync(self._prefix([]))
-        if self._root:
-            self._root.close()
-        self._root = self._chat.session.fork()
+    def _forget_all(self) -> None:
+        """The conversation, and the call that was asked back."""
+        self._asked = None
+        self._forget()
 
     def _forget(self) -> None:
-        """Goes back to the instructions, which are read again only if they have changed."""
-        assert self._root
-        self._chat.history.clear()
-        self._restart()
-        if self._instructions() != self._chat.system:
-            self._read_instructions()
+        """Goes back to the instructions and tools, which are read again only if they have changed."""
+        names = [tool.name for tool in self._tools.tools]
+        if self._instructions() == self._chat.system and names == [tool.name for tool in self._chat.tools]:
+            self._chat.history.clear()
+            self._restart()
+            return
+        opened = self._opened()
+        self._chat.close()
+        self._root.close()
+        self._chat, self._prompt, self._root = opened
 
     def _restart(self) -> None:
         """The session has read the instructions and nothing else."""
-        assert self._root
         session = self._root.fork()
         self._chat.session.close()
         self._chat.session = session  # type: ignore[assignment]
@@ -339,11 +412,25 @@ class Mind:
         session, history = self._chat.session, self._chat.history
         if session.position <= _FULL * session.context:
             return
-        while history and len(
-            self._prompt.conversation(self._messages([*history, {"role": "user", "content": ""}]))
-        ) > (_KEPT * session.context):
+        while history and len(_prefix(self._prompt, self._chat.system, history)) > _KEPT * session.context:
             del history[0]
             while history and history[0]["role"] != "user":
                 del history[0]
         self._restart()
-        self._chat.session.sync(self._prefix(history))
+        self._chat.session.sync(_prefix(self._prompt, self._chat.system, history))
+
+
+def _messages(system: str | None, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*([{"role": "system", "content": system}] if system else []), *history]
+
+
+def _prefix(prompt: Prompt, system: str | None, history: list[dict[str, Any]]) -> list[int]:
+    """The tokens with which every prompt begins that goes on after this history, or after its last user's words."""
+    last = history[-1] if history and history[-1]["role"] == "user" else None
+    before = history[:-1] if last else history
+    words = f"{last['content']} " if last else ""
+    first, second = (
+        prompt.conversation(_messages(system, [*before, {"role": "user", "content": words + more}])) for more in "a1"
+    )
+    same = next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+    return [unit for unit in first[:same] if isinstance(unit, int)]

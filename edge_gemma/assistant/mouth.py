@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .devices import SoundDevices
+from .devices import Player
 from .interface import EdgeGemmaVoiceError, Voice
 from .sentences import Sentences, spoken
 
@@ -41,7 +41,7 @@ class Mouth:
 
     def __init__(
         self,
-        devices: SoundDevices,
+        devices: Player,
         voice: Voice | None,
         *,
         language_of: Callable[[str], str | None] = lambda text: None,

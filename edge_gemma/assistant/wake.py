@@ -6,6 +6,7 @@ their models. Both packages bring their models with them, and both run on the de
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,10 +132,7 @@ def wake_detector(words: Sequence[str] = (DEFAULT,), threshold: float | None = N
 
 def _package(kind: str) -> Any:
     try:
-        if kind == "micro":
-            import pymicro_wakeword as package
-        else:
-            import pyopen_wakeword as package
+        return importlib.import_module(_PACKAGES[kind])
     except (ImportError, OSError) as error:
         name = _PACKAGES[kind].replace("_", "-")
         raise EdgeGemmaOSError(
@@ -142,7 +140,6 @@ def _package(kind: str) -> Any:
             "everything.",
             "unsupported",
         ) from error
-    return package
 
 
 def _loaded(name: str, kind: str, package: Any, suffix: str) -> Any:

@@ -22,6 +22,7 @@ from .portaudio import load_sounddevice, reason
 
 __all__ = ["Loudspeaker", "loudspeakers"]
 
+_LATENCY = 0.06  # seconds that are asked for: less underruns on a busy machine, more delays interruptions
 _PATIENCE = 3.0  # seconds without a callback after which a device counts as disconnected
 
 
@@ -102,7 +103,7 @@ class Loudspeaker:
                         channels=channels,
                         dtype="int16",
                         device=self.device.index,
-                        latency="low",
+                        latency=_LATENCY,
                         callback=self._fill,
                         finished_callback=self._finished,
                     )

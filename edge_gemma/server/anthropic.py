@@ -28,7 +28,7 @@ from .job import Began, Ended, Failed, Said, Usage
 from .media import decoded, picture
 from .openai_chat import called
 from .requests import ChatRequest
-from .streams import EventStream, endpoint, server_sent, unless_gone
+from .streams import EventStream, endpoint, opened, server_sent, unless_gone
 
 __all__ = ["routes"]
 
@@ -45,7 +45,7 @@ def routes(core: Core) -> list[Route]:
         asked = await core.work(_read, core, fields)
         if fields.whole("max_tokens", 1, 2**31) is None:
             raise fields.wrong("max_tokens", "a whole number above 0")
-        answers = await core.answers(asked)
+        answers = await unless_gone(request, core.answers(asked))
         head = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
@@ -63,8 +63,8 @@ def routes(core: Core) -> list[Route]:
                     "usage": _usage(ended.usage),
                 }
             )
-        await unless_gone(request, answers[0].opened())
-        return EventStream(_events(head, answers[0]), core, ping=_PING)
+        await opened(request, answers)
+        return EventStream(_events(head, answers[0]), answers, core, ping=_PING)
 
     async def count(request: Request) -> Response:
         fields = await core.bodies.json(request)

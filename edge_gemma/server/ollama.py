@@ -31,7 +31,7 @@ from .job import Ended, Failed, Said
 from .media import decoded, picture
 from .openai_chat import called, hint_of
 from .requests import ChatRequest
-from .streams import EventStream, compact, endpoint, unless_gone
+from .streams import EventStream, compact, endpoint, opened, unless_gone
 
 __all__ = ["routes"]
 
@@ -46,13 +46,13 @@ def routes(core: Core) -> list[Route]:
 
     async def answer(request: Request, fields: Fields, asked: ChatRequest, kind: str) -> Response:
         began = time.monotonic()
-        answers = await core.answers(asked)
+        answers = await unless_gone(request, core.answers(asked))
         writer = _Writer(fields.text("model") or core.name, kind, began)
         if not asked.streamed:
             ended = await unless_gone(request, core.complete(answers))
             return JSONResponse(writer.whole(ended[0]))
-        await unless_gone(request, answers[0].opened())
-        return EventStream(_lines(writer, answers[0]), core, _LINES, ping=None)
+        await opened(request, answers)
+        return EventStream(_lines(writer, answers[0]), answers, core, _LINES, ping=None)
 
     async def chat(request: Request) -> Response:
         fields = await core.bodies.json(request)

@@ -33,7 +33,7 @@ from .failures import RequestError, error_body
 from .job import Began, Ended, Failed, Said, Usage
 from .media import data_url, decoded, picture, recording
 from .requests import ChatRequest
-from .streams import EventStream, endpoint, server_sent, unless_gone
+from .streams import EventStream, endpoint, opened, server_sent, unless_gone
 
 __all__ = [
     "called",
@@ -62,7 +62,7 @@ def routes(core: Core) -> list[Route]:
         fields = await core.bodies.json(request)
         core.check_ready()
         asked = await core.work(_read, core, fields, hint_of(request, fields))
-        answers = await core.answers(asked)
+        answers = await unless_gone(request, core.answers(asked))
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -72,10 +72,10 @@ def routes(core: Core) -> list[Route]:
         if not asked.streamed:
             ended = await unless_gone(request, core.complete(answers))
             return JSONResponse(_completion(head, ended, asked, core.model.tokenizer))
-        await unless_gone(request, answers[0].opened())
+        await opened(request, answers)
         options = fields.object("stream_options")
         with_usage = options is not None and options.flag("include_usage")
-        return EventStream(_chunks(head, answers, asked, core.model.tokenizer, with_usage), core)
+        return EventStream(_chunks(head, answers, asked, core.model.tokenizer, with_usage), answers, core)
 
     return [endpoint(core, "/v1/chat/completions", chat, "POST")]
 

@@ -19,7 +19,7 @@ from .failures import RequestError, error_body
 from .job import Ended, Failed, Said
 from .openai_chat import hint_of, options_of, usage_of
 from .requests import ChatRequest
-from .streams import EventStream, endpoint, server_sent, unless_gone
+from .streams import EventStream, endpoint, opened, server_sent, unless_gone
 
 __all__ = ["routes"]
 
@@ -36,7 +36,7 @@ def routes(core: Core) -> list[Route]:
         answers: list[Answer] = []
         try:
             for one in asked:
-                answers += await core.answers(one)
+                answers += await unless_gone(request, core.answers(one))
         except BaseException:
             for answer in answers:
                 answer.cancel()
@@ -53,8 +53,8 @@ def routes(core: Core) -> list[Route]:
         if asked[0].streamed:
             options = fields.object("stream_options")
             with_usage = options is not None and options.flag("include_usage")
-            await unless_gone(request, answers[0].opened())
-            return EventStream(_chunks(head, answers, echoes, tokenizer, with_usage), core)
+            await opened(request, answers)
+            return EventStream(_chunks(head, answers, echoes, tokenizer, with_usage), answers, core)
         ended = await unless_gone(request, core.complete(answers))
         choices = [
             _choice(index, echo + end.reply.content, end.tokens, tokenizer, _reason(end))

@@ -30,7 +30,7 @@ from .failures import RequestError, error_body
 from .job import Ended, Failed, Said, Usage
 from .openai_chat import called, content_parts, hint_of, logprob_of, options_of, text_form
 from .requests import ChatRequest
-from .streams import EventStream, endpoint, server_sent, unless_gone
+from .streams import EventStream, endpoint, opened, server_sent, unless_gone
 
 __all__ = ["routes"]
 
@@ -45,7 +45,7 @@ def routes(core: Core) -> list[Route]:
         previous = _previous(fields, store)
         hint = hint_of(request, fields) or (previous.hint if previous else "")
         asked, said = await core.work(_read, core, fields, previous, hint)
-        answers = await core.answers(asked)
+        answers = await unless_gone(request, core.answers(asked))
         writer = _Writer(core.name, fields, asked, core.model.tokenizer)
 
         def keep(response: Mapping[str, Any]) -> None:
@@ -58,8 +58,8 @@ def routes(core: Core) -> list[Route]:
             response = writer.whole(ended[0])
             keep(response)
             return JSONResponse(response)
-        await unless_gone(request, answers[0].opened())
-        return EventStream(_events(writer, answers[0], keep), core)
+        await opened(request, answers)
+        return EventStream(_events(writer, answers[0], keep), answers, core)
 
     async def get(request: Request) -> Response:
         kept = store.get(request.path_params["name"])

@@ -30,11 +30,12 @@ __all__ = ["Running", "check_packages", "listen", "serve", "with_key"]
 
 _CONNECTIONS = 512  # open at the same time
 _BACKLOG = 128
+_UNREAD = 128 << 10  # bytes of an answer
 
 
 def check_packages() -> None:
     """Raises EdgeGemmaValueError "unsupported" without the packages of the extra `server`."""
-    for name in ("starlette", "uvicorn", "prometheus_client"):
+    for name in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "websockets"):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -51,8 +52,8 @@ def with_key(settings: Settings) -> tuple[Settings, bool]:
     return dataclasses.replace(settings, api_key=secrets.token_urlsafe(24)), True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address. Raises EdgeGemmaOSError "file"."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens at an address. Raises EdgeGemmaOSError "file"; `option` is what sets the port."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -60,13 +61,17 @@ def listen(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as failed:
             failed.callback(listener.close)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # What a client does not take waits here, and beyond that no more is drawn for it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
             listener.bind(address)
             listener.listen(_BACKLOG)
             failed.pop_all()
         return listener
     except OSError as error:
         reason = (
-            "something else listens there: give another --port" if error.errno == errno.EADDRINUSE else error.strerror
+            f"something else listens there: give another {option}"
+            if error.errno == errno.EADDRINUSE
+            else error.strerror
         )
         raise EdgeGemmaOSError(f"The server cannot listen at {host}, port {port}: {reason}.", "file") from error
 

@@ -146,6 +146,28 @@ class Scheduler:
             self._wake.notify()
         return future
 
+    def borrow(self, target: Sequence[Any], hint: str = "") -> concurrent.futures.Future[tuple[Timeline, int]]:
+        """A timeline for a prompt, and how many of its units it holds. It belongs to the caller: others keep theirs."""
+
+        def take() -> tuple[Timeline, int]:
+            found = self.cache.find(target, hint)
+            if found is None:
+                return Timeline(self._open_session()), 0
+            entry, units, tokens = found
+            timeline = entry.timeline.fork()
+            timeline.rewind(tokens)
+            return timeline, units
+
+        return self.call(take)
+
+    def keep(self, timeline: Timeline, hint: str = "") -> concurrent.futures.Future[None]:
+        """Takes a timeline over for later requests."""
+
+        def take() -> None:
+            self.cache.keep(timeline, timeline.session.position, "tip", hint)
+
+        return self.call(take)
+
     @property
     def counts(self) -> tuple[int, int]:
         """How many answers are made, and how many requests wait."""
@@ -556,9 +578,9 @@ class Scheduler:
             return
         if job.stream is None:
             job.stream = ReplyStream(job.prepared.prompt, job.prepared.units, max_tokens=1)
-        job.end(stop)
-        self._metrics.count_answer(job.usage, (job.first or time.monotonic()) - job.begun)
         self._release(job, keep=job.media is None)
+        self._metrics.count_answer(job.usage, (job.first or time.monotonic()) - job.begun)
+        job.end(stop)
 
     def _release(self, job: Job, keep: bool) -> None:
         if job in self._active:
@@ -573,7 +595,7 @@ class Scheduler:
         if not keep or session.audio is not None:
             session.close()
             return
-        if job.stream is not None and job.state == "ended" and job.at == len(job.prepared.units):
+        if job.state == "drawing":
             job.prepared.prompt.learn(session.tokens, min(job.prepared.tokens, session.position))
         self.cache.keep(timeline, job.high, "tip", job.prepared.request.hint)
 

@@ -8,8 +8,9 @@ long as the client is there. `endpoint` makes a route of a function that raises 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,10 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from .core import Core
+from .core import Answer, Core
 from .failures import RequestError, error_response, request_error
 
-__all__ = ["EventStream", "compact", "endpoint", "server_sent", "unless_gone"]
+__all__ = ["EventStream", "compact", "endpoint", "opened", "server_sent", "unless_gone"]
 
 _T = TypeVar("_T")
 PING = b": ping\n\n"
@@ -63,20 +64,35 @@ async def unless_gone(request: Request, waited: Coroutine[Any, Any, _T]) -> _T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
+async def opened(request: Request, answers: Sequence[Answer]) -> None:
+    """Waits until it is the turn of the first answer: what fails before that is an error and no stream. Raises
+    RequestError, and ClientDisconnect when the client leaves; the answers are ended then."""
+    try:
+        await unless_gone(request, answers[0].opened())
+    except BaseException:
+        for answer in answers:
+            answer.cancel()
+        raise
+
+
 class EventStream(Response):
     """A response whose pieces come from a generator."""
 
     def __init__(
         self,
         pieces: AsyncGenerator[bytes, None],
+        answers: Sequence[Answer],
         core: Core,
         media_type: str = "text/event-stream",
         ping: bytes | None = PING,
+        resources: contextlib.AsyncExitStack | None = None,
     ) -> None:
-        """`ping`: what is sent when there is no news; None for nothing."""
+        """`answers` end with the response; `ping`: what is sent when there is no news, None for nothing; `resources` are
+        closed afterwards."""
         super().__init__(None, 200, {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, media_type)
         del self.headers["content-length"]
-        self._pieces, self._settings, self._ping = pieces, core.settings, ping
+        self._pieces, self._answers, self._settings, self._ping = pieces, answers, core.settings, ping
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends everything, or as much as the client takes."""
@@ -106,6 +122,10 @@ class EventStream(Response):
                     pending.cancel()
             await asyncio.gather(*(task for task in (following, gone) if task is not None), return_exceptions=True)
             await self._pieces.aclose()
+            for answer in self._answers:  # the generator may not have begun
+                answer.cancel()
+            if self._resources is not None:
+                await self._resources.aclose()
 
     async def _send(self, send: Send, gone: asyncio.Future[Any], message: dict[str, Any]) -> bool:
         """Sends a message. False when the client has left, or takes nothing."""

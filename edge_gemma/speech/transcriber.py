@@ -172,7 +172,13 @@ class Transcriber(Cancellable):
         self.close()
 
     def segments(
-        self, audio: Any, *, start: float = 0.0, done: Sequence[Segment] = (), progress: Progress | None = None
+        self,
+        audio: Any,
+        *,
+        start: float = 0.0,
+        done: Sequence[Segment] = (),
+        progress: Progress | None = None,
+        growing: Callable[[str], None] | None = None,
     ) -> Iterator[Segment]:
         """Yields the segments of a recording as soon as each is done. Memory does not grow with the recording.
 
@@ -183,6 +189,8 @@ class Transcriber(Cancellable):
             done: the first segments, which an earlier run with the same settings has found. The others follow exactly as
                 they would have. The sound is searched for speech from its beginning, but what is done is not heard again.
             progress: called after each segment.
+            growing: called with the text of the answer about the next segment while it is written. Another attempt may take
+                its place.
 
         Raises:
             Cancelled: after `cancel()`; what came before is valid.
@@ -198,7 +206,7 @@ class Transcriber(Cancellable):
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 if done and clip.end <= done[-1].end:
                     continue
-                segment = self._segment(clip)
+                segment = self._segment(clip, growing)
                 self._detect(detection, segment.text)
                 if progress:
                     progress(clip.end, source.duration)
@@ -225,9 +233,9 @@ class Transcriber(Cancellable):
         answer = self._hear(samples)
         return self.request.read(answer.text) if answer else ("", None)
 
-    def _segment(self, clip: Clip) -> Segment:
+    def _segment(self, clip: Clip, growing: Callable[[str], None] | None) -> Segment:
         """What is said in a clip."""
-        answer = self._hear(clip.samples)
+        answer = self._hear(clip.samples, growing)
         if answer is None:
             return Segment(clip.start, clip.end, "", None, self.language)
         segment = self.request.segment(answer, clip.start, clip.end, self.language)
@@ -251,22 +259,26 @@ class Transcriber(Cancellable):
         found = (replace(word, start=clip.start + start, end=clip.start + end) for word, (start, end) in timed)
         return replace(segment, words=tuple(found))
 
-    def _hear(self, samples: Samples) -> Answer | None:
+    def _hear(self, samples: Samples, growing: Callable[[str], None] | None = None) -> Answer | None:
         """The answer about the samples, its session closed; None where they are too few for the encoder."""
         if self._model.audio_tokens(len(samples)) == 0:
             return None
-        answer = self._answer(samples, self.request.sampling)
+        answer = self._answer(samples, self.request.sampling, growing)
         if again := second_attempt(answer.text, self.request.sampling):
-            answer = self._answer(samples, again)
+            answer = self._answer(samples, again, growing)
         return answer
 
-    def _answer(self, samples: Samples, sampling: Sampling) -> Answer:
+    def _answer(self, samples: Samples, sampling: Sampling, growing: Callable[[str], None] | None) -> Answer:
         """A complete answer about the samples."""
         with self.working(self.request.session.fork()) as session:
             session.feed_audio(samples)
             answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
+            shown = ""
             while answer.step():
                 self.check_cancelled()
+                if growing and answer.text != shown:
+                    shown = answer.text
+                    growing(shown)
             return answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,3 +79,22 @@ class House:
 def house() -> House:
     """See `House`."""
     return House(INSTRUCTIONS, Toolbox(Home().tools).schemas)
+
+
+def endless(running: Running, **changes: Any) -> dict[str, Any]:
+    """A request whose answer goes on until its timeline is full, or somebody ends it."""
+    tokenizer = running.core.model.tokenizer
+    ends = [
+        tokenizer.find(text)
+        for text in ("<eos>", "<turn|>", "<|tool_response>", "<|tool_call>", "<|channel>", "<|turn>")
+    ]
+    biases = {str(token): -100 for token in ends if token is not None}
+    return {"prompt": "Hello", "max_tokens": 100_000, "logit_bias": biases, "stream": True, "seed": 1, **changes}
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Waits for something that happens in another thread."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()

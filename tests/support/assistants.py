@@ -163,11 +163,14 @@ class Tools:
         self.announce: Announcer | None = None
         self.closed = False
 
-    def needs_asking(self, call: ToolCall, confidence: float | None) -> str | None:
+    def needs_asking(self, call: ToolCall, confidence: float | None, words: str | None = None) -> str | None:
         return self._asks(call, confidence) if self._asks else None
 
     def start(self, announce: Announcer) -> None:
         self.announce = announce
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
     def close(self) -> None:
         self.closed = True

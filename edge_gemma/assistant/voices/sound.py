@@ -89,7 +89,7 @@ def _floats(frames: NDArray[Any]) -> NDArray[np.float32]:
         return np.nan_to_num(frames).astype(np.float32)
     if frames.dtype.kind == "u":  # 8 bits, around 128
         return ((frames.astype(np.float64) - 128) / 128).astype(np.float32)
-    return (frames / float(1 << (8 * frames.dtype.itemsize - 1))).astype(np.float32)
+    return np.asarray(frames / float(1 << (8 * frames.dtype.itemsize - 1)), np.float32)
 
 
 def _integers(samples: NDArray[np.float32]) -> Pcm:

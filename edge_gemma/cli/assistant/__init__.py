@@ -1,7 +1,7 @@
 """`edge-gemma assistant`: a voice assistant, from the wake word to the spoken answer.
 
-Owns the options, and opens what they name. `edge_gemma.assistant` is the assistant itself. screen.py shows it, keys.py reads its
-keys, checkup.py tries its parts, and service.py runs it from the start of the machine.
+Owns the options, and opens what they name. `edge_gemma.assistant` is the assistant itself. screen.py shows it, keys.py reads
+its keys, checkup.py tries its parts, and service.py runs it from the start of the machine.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ def _add_sound(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--echo-cancellation",
         nargs="?",
-        const="webrtc",
-        choices=("webrtc", "livekit"),
+        const="livekit",
+        choices=("livekit", "webrtc"),
         metavar="KIND",
-        help="remove the assistant's voice from what the microphone hears, so that speech can interrupt it; webrtc"
-        " (the default kind) or livekit",
+        help="remove the assistant's voice from what the microphone hears, so that speech can interrupt it; livekit"
+        " (the default kind) or webrtc, a smaller package",
     )
     group.add_argument(
         "--interruption",
@@ -255,6 +255,8 @@ def _talk(args: argparse.Namespace) -> int:
             )
         )
         stack.callback(output.close)
+        for problem in tools.problems:
+            output.show("problem", {"text": problem})
         interrupt = stack.enter_context(Interrupt(loop.cancel))
         stack.enter_context(button(args.button, loop.press, loop.release))
         if not args.json:
@@ -452,6 +454,8 @@ def _check(args: argparse.Namespace) -> int:
     tell(checkup.check_speaker(_speaker(args, None, _SPEAKER_RATE), voice))
     if voice:
         voice.close()
+    for finding in checkup.check_tools(lambda: _abilities(args)[0]):
+        tell(finding)
     try:
         announce_toy(args)
         with open_model(args, notice=False) as model:

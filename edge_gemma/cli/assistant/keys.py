@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import select
 import sys
@@ -73,7 +74,7 @@ def button(pin: str | None, press: Callable[[], None], release: Callable[[], Non
         yield
         return
     try:
-        import gpiozero
+        gpiozero = importlib.import_module("gpiozero")
     except ImportError as error:
         raise EdgeGemmaOSError(
             f"a button needs the package gpiozero: `{pip_line('gpiozero', 'lgpio')}`.", "unsupported"
