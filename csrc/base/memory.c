@@ -70,10 +70,13 @@ long eg_memory_waits(void)
 #endif
 }
 #else
+#include "thread.h"            /* windows.h, as small as possible */
+
 uint64_t eg_memory_allowed(const char *root)
 {
+    MEMORYSTATUSEX status = {.dwLength = sizeof status};
     (void)root;
-    return 0;
+    return GlobalMemoryStatusEx(&status) ? status.ullTotalPhys : 0;
 }
 
 uint64_t eg_memory_resident(void) { return 0; }

@@ -7,8 +7,6 @@ is too slow, the newest samples are dropped and counted.
 
 from __future__ import annotations
 
-import re
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
-from ..installation import pip_line
+from .portaudio import load_sounddevice, reason
 from .source import SAMPLE_RATE, Converter, Source
 
 _NOTHING = np.zeros(0, np.float32)
@@ -41,7 +39,7 @@ def devices() -> list[Device]:
 
     Raises EdgeGemmaOSError "unsupported" when PortAudio is missing, "file" when it fails.
     """
-    sounddevice = _sounddevice()
+    sounddevice = load_sounddevice("microphones")
     found: list[dict[str, Any]] = []
     try:
         found = list(sounddevice.query_devices())
@@ -50,7 +48,7 @@ def devices() -> list[Device]:
             default = sounddevice.query_devices(kind="input")["index"]
     except sounddevice.PortAudioError as error:
         if not any(info["max_input_channels"] for info in found):
-            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {_reason(error)}.", "file") from error
+            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {reason(error)}.", "file") from error
         default = -1
     return [
         Device(index, info["name"], info["max_input_channels"], info["default_samplerate"], index == default)
@@ -85,7 +83,7 @@ class Microphone(Source):
                 opened.
         """
         super().__init__()
-        sounddevice = _sounddevice()
+        sounddevice = load_sounddevice("microphones")
         self.device = _choose(device)
         self.name = self.device.name
         self.overruns = 0
@@ -143,7 +141,7 @@ class Microphone(Source):
 
     def _refused(self, error: Exception | None) -> EdgeGemmaOSError:
         return EdgeGemmaOSError(
-            f"the microphone {self.name} cannot be opened: {_reason(error)}. Check that it is connected and that no other "
+            f"the microphone {self.name} cannot be opened: {reason(error)}. Check that it is connected and that no other "
             "program uses it, or choose another one.",
             "file",
         )
@@ -250,31 +248,3 @@ def _choose(wanted: str | int | None) -> Device:
         listing = ", ".join(f"{device.index}: {device.name}" for device in found)
         raise EdgeGemmaValueError(f"there is no microphone {wanted!r}; choose one of {listing}.", "argument")
     return fitting[0]
-
-
-def _reason(error: Exception | None) -> str:
-    """What PortAudio says, without its function names and numbers."""
-    said = re.sub(r"^Error (opening|starting) \w*: | \[PaErrorCode -?\d+\]", "", str(error)).strip().rstrip(".")
-    return (
-        "there is no such device" if said.startswith("Error querying device") else said or "PortAudio gives no reason"
-    )
-
-
-def _sounddevice() -> Any:
-    """The package sounddevice. Raises EdgeGemmaOSError "unsupported", which says what to install."""
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise EdgeGemmaOSError(
-            f"microphones need the package sounddevice: `{pip_line('sounddevice')}`.", "unsupported"
-        ) from error
-    except OSError as error:
-        install = (
-            "install libportaudio2 (Debian, Ubuntu, Raspberry Pi OS: apt install libportaudio2; Fedora: dnf install "
-            "portaudio; Arch: pacman -S portaudio)"
-            if sys.platform.startswith("linux")
-            else "install it (Homebrew: brew install portaudio), or reinstall sounddevice "
-            f"(`{pip_line('--force-reinstall', 'sounddevice')}`)"
-        )
-        raise EdgeGemmaOSError(f"microphones need the library PortAudio: {install}.", "unsupported") from error
-    return sounddevice

@@ -32,6 +32,7 @@ from .reply import MODEL_STOPS, ChatEvent, Reply
 from .reply_grammar import ReplyForm
 from .schemas import warn_caller
 from .structured import Grammar, form_of
+from .timeline import Timeline
 from .tool_loop import ToolLoop
 from .tools import Tool, Toolbox
 from .vocabulary import can_constrain, prepare, view_bytes
@@ -182,8 +183,7 @@ class Chat:
         self.session = model.session(context=context, kv=kv, memory_limit=self._limit(memory_limit))
         if self._calls is not None:
             prepare(model.tokenizer)  # for the first call; behind the plan, which measures the process
-        # By the position in the session at which media begin: the position behind them, and what they are.
-        self._spans: dict[int, tuple[int, Media]] = {}
+        self._timeline = Timeline(self.session)
         self._cancelled = False
         self._active: weakref.ref[Generator[ChatEvent, None, None]] | None = None
 
@@ -317,7 +317,7 @@ class Chat:
         """Forgets the conversation, but not the instructions and tools. Raises as `send` while an answer runs elsewhere."""
         self._close_open_answer()
         self.history = []
-        self._rewind(0)
+        self._timeline.rewind(0)
 
     def _close_open_answer(self) -> None:
         if self._active is not None and (events := self._active()) is not None:
@@ -438,11 +438,11 @@ class Chat:
     def _feed(self, target: list[Unit], answer: _Answer) -> None:
         """Makes the session hold exactly `target`, by feeding only what it does not hold already."""
         held = self.session.tokens
-        same, at = self._common(target, held)
+        same, at = self._timeline.common(target, held)
         if same == len(target) and at < len(held) and isinstance(target[-1], int):
             # The session holds more than `target`: the last token is fed again, for the logits that follow it.
             same, at = same - 1, at - 1
-        if at < len(held) and not self._rewind(at):
+        if at < len(held) and not self._timeline.rewind(at):
             same = at = 0
         answer.reused_tokens += at
         before = self.session.position
@@ -450,36 +450,6 @@ class Chat:
             self._append(target[same:], answer)
         finally:
             answer.prompt_tokens += self.session.position - before
-
-    def _common(self, target: Sequence[Unit], held: Sequence[int]) -> tuple[int, int]:
-        """How many units from the start of `target` the session holds, and how many tokens these take."""
-        at = 0
-        for number, unit in enumerate(target):
-            if isinstance(unit, Media):
-                end, media = self._spans.get(at, (0, None))
-                if media != unit or end > len(held):
-                    return number, at
-                at = end
-            elif at >= len(held) or held[at] != unit:
-                return number, at
-            else:
-                at += 1
-        return len(target), at
-
-    def _rewind(self, position: int) -> bool:
-        """Goes back to `position`. Where the session cannot go back that far, it goes to the start and returns False."""
-        reached = True
-        if self.session.position > position:
-            try:
-                self.session.rewind_to(position)
-            except EdgeGemmaError as error:
-                if error.code == "cancelled" or position == 0:
-                    raise
-                self.session.rewind_to(0)
-                reached = False
-        now = self.session.position
-        self._spans = {start: span for start, span in self._spans.items() if span[0] <= now}
-        return reached
 
     def _append(self, units: Sequence[Unit], answer: _Answer) -> None:
         run: list[int] = []
@@ -503,7 +473,7 @@ class Chat:
                 answer.image_tokens += size
                 if answer.progress:
                     answer.progress(done, total)
-            self._spans[start] = (self.session.position, unit)
+            self._timeline.note(start, unit)
         if run:
             self.session.feed_tokens(run)
 

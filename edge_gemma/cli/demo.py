@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -39,11 +40,14 @@ from .terminal import Interrupt, print_warning
 EXAMPLES = """
 edge-gemma demo
 edge-gemma demo --language de --to en --play
-edge-gemma demo --microphone
+edge-gemma demo --microphone --talk
 edge-gemma demo --audio command.wav
 edge-gemma demo --fast --json | jq -r 'select(.event == "call")'
 edge-gemma demo --model e2b
 """
+
+
+_LONGEST_REPLY = 15.0  # seconds that the last reply may take to be spoken
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -63,6 +67,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--fast", action="store_true", help="run as fast as possible instead of in real time")
     parser.add_argument("--play", action="store_true", help="play the commands through the loudspeaker")
+    parser.add_argument("--talk", action="store_true", help="let the home speak its replies, with espeak-ng")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each event")
     group = parser.add_argument_group("sound (default: the bundled commands)")
     group.add_argument("--audio", type=file_path, metavar="FILE", help="a recording of commands")
@@ -83,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--microphone cannot be used with --audio, --fast or --play.")
     if args.play and args.audio == "-":
         raise UsageError("--play needs a file: standard input can be read only once.")
+    if args.talk and args.fast:
+        raise UsageError("--talk needs the time of speech: it cannot be used with --fast.")
     paths = model_paths(args)
     bundled = args.microphone is None and args.audio is None
     from ..demo.demo import Demo, summary
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(args, notice=False))
         play = stack.enter_context(_loudspeaker()) if args.play else None
+        reader, speaks = stack.enter_context(_reader()) if args.talk else (None, lambda: False)
         demo = stack.enter_context(
             # The bundled recordings are free of noise, and the detector energy is the same on every machine.
             Demo(model, None if bundled else args.language, args.to, detector="energy" if bundled else "auto")
@@ -102,9 +110,15 @@ def run(args: argparse.Namespace) -> int:
         screen = _screen(args, demo.home, len(utterances) or None, _title(model, paths))
         done = []
         try:
-            events = demo.run(source) if source else demo.perform(utterances, live=not args.fast, on_begin=play)
+            events = (
+                demo.run(source)
+                if source
+                else demo.perform(utterances, live=not args.fast, on_begin=play, wait_while=speaks)
+            )
             for event in events:
                 screen.show(event)
+                if reader:
+                    reader.show(event)
                 if event.kind == "done" and event.exchange:
                     done.append(event.exchange)
             for seen in demo.look(bundled_pictures() if bundled else ()):
@@ -176,6 +190,28 @@ def _loudspeaker() -> Iterator[Callable[[Any], None]]:
         yield play
     finally:
         sounddevice.stop()
+
+
+@contextlib.contextmanager
+def _reader() -> Iterator[tuple[Any, Callable[[], bool]]]:
+    """Yields what speaks replies, and a function that tells whether it speaks."""
+    from ..assistant.mouth import Mouth
+    from ..assistant.reading import ReplyReader
+    from ..assistant.voices.opening import open_voice
+    from ..audio.loudspeaker import Loudspeaker
+    from ..demo.demo import Demo
+
+    with contextlib.ExitStack() as stack:
+        voice = open_voice()
+        stack.callback(voice.close)
+        speaker = Loudspeaker(rate=voice.sample_rate)
+        stack.callback(speaker.close)
+        mouth = Mouth(speaker, voice, language_of=Demo.language_of)
+        stack.callback(mouth.close)
+        yield ReplyReader(mouth), lambda: mouth.waiting > 0
+        late = time.monotonic() + _LONGEST_REPLY
+        while mouth.waiting > 0 and time.monotonic() < late:
+            time.sleep(0.05)
 
 
 def _screen(args: argparse.Namespace, home: Any, total: int | None, title: str) -> Any:

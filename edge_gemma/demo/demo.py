@@ -139,7 +139,6 @@ class Demo:
             self.home.tools,
             language=language,
             translation=TargetLanguage(to, _COMMON_WORDS, _PARTNERS),
-            reads_transcript=True,
             least_logprob=_TOY_LOGPROB if toy else None,
             least_probability=_TOY_PROBABILITY if toy else 0.0,
             max_seconds=LONGEST,
@@ -153,6 +152,7 @@ class Demo:
                 partials=partials,
                 step_task=self._assistant,
                 confidence=toy,
+                pauses=True,
                 clock=clock,
                 silence=silence,
                 pause=pause,
@@ -189,6 +189,7 @@ class Demo:
         live: bool = True,
         rest: float = 1.5,
         on_begin: Callable[[NDArray[np.float32]], object] | None = None,
+        wait_while: Callable[[], bool] = lambda: False,
     ) -> Iterator[DemoEvent]:
         """Yields what happens while utterances are spoken, each after the answer to the one before it.
 
@@ -197,11 +198,15 @@ class Demo:
             live: at the speed of speech; False for as fast as possible, without partials.
             rest: if live, seconds between an answer and the next utterance, to look at what has happened.
             on_begin: as in `Playlist`.
+            wait_while: while it is true, as while a reply is spoken, the next utterance waits.
 
         Raises as `run`.
         """
         playlist = Playlist(
-            utterances, rest=rest if live else 0.0, wait_while=lambda: self._assistant.busy, on_begin=on_begin
+            utterances,
+            rest=rest if live else 0.0,
+            wait_while=lambda: self._assistant.busy or wait_while(),
+            on_begin=on_begin,
         )
         return self._run(Paced(playlist) if live else playlist, playlist, utterances)
 
@@ -223,6 +228,11 @@ class Demo:
             for picture in pictures:
                 yield look(self._describer, picture)
         self._describer = None
+
+    @staticmethod
+    def language_of(text: str) -> str | None:
+        """The code of the language of a reply, by its most common words; None when it has none of them."""
+        return TargetLanguage(common_words=_COMMON_WORDS).guess(text)
 
     def _run(self, source: Source, playlist: Playlist | None, utterances: Sequence[Utterance]) -> Iterator[DemoEvent]:
         before: dict[str, Any] = {}

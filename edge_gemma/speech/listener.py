@@ -10,7 +10,6 @@ end.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import os
@@ -56,9 +55,11 @@ class ListenerEvent:
     Attributes:
         kind: "start": somebody begins to speak. "partial": what the utterance seems to be so far. "final": the utterance is
             over and `segment` is its transcript, with an empty text if there were no words. "overrun": sound was lost.
+            A listener that tells pauses also has "early": a pause may be the end of the utterance, and `text` will then be
+            its transcript; and "resume": it was not the end.
         time: seconds since the source began: of the sound that led to the event.
-        text: of a partial or final: the words. Those of a partial are a guess. Before the speaker has said much, it may be
-            any sentence, so programs that show or use it should wait until something is agreed.
+        text: of a partial, early or final: the words. Those of a partial are a guess. Before the speaker has said much, it
+            may be any sentence, so programs that show or use it should wait until something is agreed.
         agreed: of a partial: the beginning of `text`, in whole words, that has been in all guesses of the last 1.2 seconds of
             speech, and in three of them at least. It hardly changes, but it may still change: only a final is certain.
         segment: of a final.
@@ -68,7 +69,7 @@ class ListenerEvent:
         lost: of an overrun: seconds of sound that were lost since the one before, as far as that is known.
     """
 
-    kind: Literal["start", "partial", "final", "overrun"]
+    kind: Literal["start", "partial", "early", "resume", "final", "overrun"]
     time: float
     text: str = ""
     agreed: str = ""
@@ -115,6 +116,7 @@ class Listener(Cancellable):
         step_task: StepTask | None = None,
         clock: Callable[[], float] = time.monotonic,
         confidence: bool = False,
+        pauses: bool = False,
         priority: int = 1,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
@@ -139,6 +141,7 @@ class Listener(Cancellable):
             step_task: other work that hears the same utterances and shares the time between reads.
             clock: seconds, for the latencies and for how long guesses take.
             confidence: whether final events tell `avg_logprob`.
+            pauses: whether it tells what a pause has led to, with events "early" and "resume".
             priority: that of its sessions. Above 0, which others have, it goes before other work of the same model.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
@@ -154,6 +157,7 @@ class Listener(Cancellable):
         self.language, self.to = language_names(model, language, to)
         self._interval = 0.4 if partials is True else float(partials or 0.0)
         self._step_task, self._clock = step_task, clock
+        self._confidence, self._pauses = confidence, pauses
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self.request: SpeechRequest = open_request(
             model,
@@ -172,8 +176,6 @@ class Listener(Cancellable):
             sessions=_SESSIONS,
         )
         self.request.session.priority = priority
-        if confidence:
-            self.request = dataclasses.replace(self.request, measured=True)
 
     def close(self) -> None:
         """Frees the session. Further calls do nothing."""
@@ -208,7 +210,9 @@ class Listener(Cancellable):
                 self.language,
                 self._endpointer,
                 interval=self._interval if opened.live else 0.0,
+                confidence=self._confidence,
                 step_task=self._step_task,
+                pauses=self._pauses,
                 clock=self._clock,
                 check=self.check_cancelled,
             )
@@ -334,11 +338,15 @@ class _Loop:
         endpointer: Endpointer,
         *,
         interval: float,
+        confidence: bool,
         step_task: StepTask | None,
+        pauses: bool,
         clock: Callable[[], float],
         check: Callable[[], None],
     ) -> None:
-        """`interval`: seconds of speech between guesses, 0 for no guesses. `check`: raises when the work is cancelled."""
+        """`interval`: seconds of speech between guesses, 0 for no guesses. `confidence`: finals tell `avg_logprob`.
+        `check`: raises when the work is cancelled."""
+        self._confidence, self._pauses = confidence, pauses
         self._source, self._request, self._language, self._endpointer = source, request, language, endpointer
         self._shortest_interval = self._interval = interval
         self._step_task, self._clock, self._check = step_task, clock, check
@@ -447,6 +455,8 @@ class _Loop:
                 self._take_guess(utterance, turn.early)
             turn.resume()
             timing.resume()
+            if self._pauses:
+                yield ListenerEvent("resume", heard.time)
         else:
             self._drop_guess()
             utterance.answer = timing.end(turn, heard.keep, at)
@@ -469,10 +479,11 @@ class _Loop:
             answer.close()
             return
         self._finished.popleft().close()
-        text, translation = self._request.read(answer.text)
         end = (round(utterance.start * SAMPLE_RATE) + utterance.turn.kept) / SAMPLE_RATE
-        segment = Segment(utterance.start, end, text, translation, self._language)
-        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)), answer.avg_logprob)
+        segment = self._request.segment(answer, utterance.start, end, self._language)
+        latency, text = timing.latency(len(answer.ids)), segment.text
+        sure = answer.avg_logprob if self._confidence else None
+        yield ListenerEvent("final", end, text, text, segment, latency, sure)
 
     def _work_ahead(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
         """While somebody speaks: one step of the answer that a pause has begun, or of a guess."""
@@ -481,6 +492,9 @@ class _Loop:
             if not early.stop:
                 utterance.timing.step(early)
                 yield from self._show(utterance, early.text, utterance.agreed, whole=bool(early.stop))
+                if early.stop and self._pauses:
+                    heard = utterance.start + utterance.turn.heard / SAMPLE_RATE
+                    yield ListenerEvent("early", heard, self._request.read(early.text)[0])
             return
         if self._guess_is_due():
             utterance.guessed, self._guess_began = utterance.turn.heard, self._clock()

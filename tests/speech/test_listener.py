@@ -188,6 +188,22 @@ def test_guesses_show_what_is_agreed(tokenizer: Any) -> None:
     assert final.text == f"{text}." and final.latency and final.latency.ready == final.latency.tokens
 
 
+def test_pauses_are_told(tokenizer: Any) -> None:
+    """What a pause has led to is told before the silence is over, and taken back when the speaker goes on."""
+
+    def script(seconds: float) -> str:
+        return "One." if seconds < 2 else "One, two."
+
+    samples = sound((0.5, 1.5), (1.9, 2.8), seconds=5)
+    _, events = play(tokenizer, script, samples, pauses=True)
+    told = [(event.kind, event.text) for event in events]
+    assert told == [("start", ""), ("early", "One."), ("resume", ""), ("early", "One, two."), ("final", "One, two.")]
+    times = [event.time for event in events]
+    assert times[1] == pytest.approx(1.5 + 0.25, abs=0.07) and times[2] == pytest.approx(1.9, abs=0.07)
+    _, others = play(tokenizer, script, samples)
+    assert [event.kind for event in others] == ["start", "final"]
+
+
 @pytest.mark.parametrize("interval", [0.2, 0.4, 0.7])
 def test_words_are_agreed_after_three_guesses_and_a_second(tokenizer: Any, interval: float) -> None:
     """Each word was in every guess of the last 1.2 s of sound, and in three guesses, before it counts as agreed."""
