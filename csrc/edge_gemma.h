@@ -219,6 +219,14 @@ EG_API eg_status eg_tokenizer_encode(const eg_tokenizer *tokenizer, const char *
 EG_API eg_status eg_tokenizer_decode(const eg_tokenizer *tokenizer, const int32_t *ids, size_t n, uint32_t flags, char *text,
                                      size_t capacity, size_t *length, eg_error *err);
 
+/* The bytes of all tokens, one behind the other, each as eg_tokenizer_decode writes it alone: token i has those from
+ * offsets[i] up to offsets[i + 1] in bytes[capacity]. offsets[vocab_size + 1] may be NULL. *length is the full length, also
+ * when it exceeds the capacity, in which case only the first `capacity` bytes are written; offsets are complete in any case.
+ * Without EG_TEXT_SPECIAL control tokens have no bytes. For programs that look at the whole vocabulary, such as grammar
+ * engines. Any thread. */
+EG_API eg_status eg_tokenizer_get_pieces(const eg_tokenizer *tokenizer, uint32_t flags, uint8_t *bytes, size_t capacity,
+                                         uint64_t *offsets, size_t *length, eg_error *err);
+
 /* The id of the token written exactly so, such as "<|turn>"; -1 if there is none. Any thread. */
 EG_API int32_t eg_tokenizer_find(const eg_tokenizer *tokenizer, const char *text, size_t length);
 

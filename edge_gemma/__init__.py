@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .speech.languages import LANGUAGES, language_name
     from .speech.listener import Listener, ListenerEvent, listen
     from .speech.transcriber import Transcriber, transcribe, transcribe_segments
-    from .speech.transcript import Segment, Transcript, TranscriptWriter
+    from .speech.transcript import Segment, Transcript, TranscriptWriter, Word
     from .speech.translator import Translator, translate
     from .vision.boxes import Box
     from .vision.describe import Describer, describe, locate
@@ -77,6 +77,7 @@ _LAZY = {
     "Transcript": "speech.transcript",
     "TranscriptWriter": "speech.transcript",
     "Translator": "speech.translator",
+    "Word": "speech.transcript",
     "audio_tokens": "engine.audio",
     "describe": "vision.describe",
     "isa": "engine.native",
@@ -147,6 +148,7 @@ __all__ = [
     "Transcript",
     "TranscriptWriter",
     "Translator",
+    "Word",
     "__version__",
     "audio_tokens",
     "describe",

@@ -15,6 +15,7 @@ CSRC = ROOT / "csrc"
 HEADERS = [
     "edge_gemma.h",
     "base/arena.h",
+    "base/memory.h",
     "base/pool.h",
     "format/types.h",
     "format/quantize.h",

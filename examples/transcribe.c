@@ -8,6 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
+
 #include "edge_gemma.h"
 
 #define PROMPT "<bos><|turn>user\nTranscribe the following speech segment. Only output the transcription, with no newlines.\n"
@@ -40,6 +45,9 @@ int main(int argc, char **argv)
     EG_STRUCT(eg_error, err);
     eg_model *model;
     eg_session *session;
+#ifdef _WIN32
+    _setmode(_fileno(stdin), _O_BINARY);   /* text would end at a byte of 26 */
+#endif
     if (argc != 3) return report("usage: transcribe MODEL.gguf MMPROJ.gguf < SAMPLES");
     EG_STRUCT(eg_model_params, model_params);
     model_params.path = argv[1];

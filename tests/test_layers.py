@@ -32,6 +32,7 @@ PYTHON_RANKS = {
     "chat": 6,
     "speech": 7,
     "assistant": 8,
+    "server": 9,
     "demo": 9,
     "cli": 10,
     "_build": 10,

@@ -1,9 +1,4 @@
 /* What a model takes, the limit that it keeps, and what it gives back. */
-#ifdef __linux__
-#define _GNU_SOURCE            /* malloc_trim */
-#include <malloc.h>
-#endif
-
 #include "../base/memory.h"
 #include "../base/structs.h"
 #include "objects.h"
@@ -94,8 +89,6 @@ eg_status eg_model_trim(eg_model *model, eg_error *err)
     if (model->mmproj) eg_gguf_release(model->mmproj, NULL, 0, false);
     eg_pool_leave(model->pool, &turn);
     atomic_store(&model->prefaulted, 0);
-#ifdef __GLIBC__
-    malloc_trim(0);
-#endif
+    eg_memory_trim();
     return EG_OK;
 }

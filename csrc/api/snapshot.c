@@ -21,6 +21,7 @@
 
 #include "../base/numbers.h"
 #include "../base/bytes.h"
+#include "../base/path.h"
 #include "timeline.h"
 
 static const uint8_t MAGIC[8] = {'E', 'G', 'S', 'N', 'A', 'P', '\r', '\n'};
@@ -200,13 +201,13 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
     char *temporary = malloc(n);
     if (!temporary) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     snprintf(temporary, n, "%s.part", path);
-    FILE *file = fopen(temporary, "wb");
+    FILE *file = eg_path_open(temporary, "wb");
     bool done = file && write_file(file, s);
     if (file && fclose(file)) done = false;
-    if (done) done = rename(temporary, path) == 0;
+    if (done) done = eg_path_replace(temporary, path) == 0;
     if (!done) {
         status = eg_fail(err, EG_ERROR_FILE, "%s: could not be written: %s.", path, strerror(errno));
-        remove(temporary);
+        eg_path_remove(temporary);
     }
     free(temporary);
     return status;
@@ -305,7 +306,7 @@ static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t
 eg_status eg_session_restore(eg_model *model, const char *path, uint32_t context, eg_session **out, eg_error *err)
 {
     if (!model || !path || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model, path or out is NULL.");
-    FILE *file = fopen(path, "rb");
+    FILE *file = eg_path_open(path, "rb");
     if (!file) return eg_fail(err, EG_ERROR_FILE, "%s: could not be opened: %s.", path, strerror(errno));
     eg_status status = restore(model, file, path, context, out, err);
     fclose(file);

@@ -2,6 +2,17 @@
 #ifndef EG_BASE_CLOCK_H
 #define EG_BASE_CLOCK_H
 
+#ifdef _WIN32
+#include "thread.h"            /* windows.h, as small as possible */
+
+static inline double eg_clock(void)
+{
+    LARGE_INTEGER ticks, frequency;
+    QueryPerformanceFrequency(&frequency);
+    QueryPerformanceCounter(&ticks);
+    return (double)ticks.QuadPart / (double)frequency.QuadPart;
+}
+#else
 #include <time.h>
 
 static inline double eg_clock(void)
@@ -14,5 +25,6 @@ static inline double eg_clock(void)
 #endif
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
+#endif
 
 #endif

@@ -283,10 +283,8 @@ uint64_t eg_map_resident(const eg_map *map)
 
 #else /* _WIN32 */
 
-#ifndef _WIN32_WINNT
-#define _WIN32_WINNT 0x0602 /* PrefetchVirtualMemory */
-#endif
-#include <windows.h>
+#include "path.h"
+#include "thread.h"            /* windows.h, as small as possible */
 
 #include <io.h>
 #include <stdio.h>
@@ -344,20 +342,9 @@ eg_status eg_map_fd(int fd, uint64_t offset, uint64_t length, const char *name, 
     return map_handle((HANDLE)handle, offset, length, name, out, err);
 }
 
-/* A path as Windows has it, in memory that the caller frees; NULL, with the reason in *code. */
-static wchar_t *wide_path(const char *path, DWORD *code)
-{
-    int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
-    *code = units > 0 ? ERROR_NOT_ENOUGH_MEMORY : GetLastError();
-    wchar_t *wide = units > 0 ? malloc((size_t)units * sizeof *wide) : NULL;
-    if (wide) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
-    return wide;
-}
-
 bool eg_map_exists(const char *path)
 {
-    DWORD code;
-    wchar_t *wide = wide_path(path, &code);
+    wchar_t *wide = eg_path_wide(path);
     bool exists = wide && GetFileAttributesW(wide) != INVALID_FILE_ATTRIBUTES;
     free(wide);
     return exists;
@@ -365,15 +352,14 @@ bool eg_map_exists(const char *path)
 
 eg_status eg_map_path(const char *path, const char *name, eg_map *out, eg_error *err)
 {
-    DWORD code;
-    wchar_t *wide = wide_path(path, &code);
-    if (!wide) return system_fail(err, name, "open the file", code);
+    wchar_t *wide = eg_path_wide(path);
+    if (!wide) return system_fail(err, name, "open the file", GetLastError());
     DWORD attributes = GetFileAttributesW(wide);
     bool directory = attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
     HANDLE file = directory ? INVALID_HANDLE_VALUE
                             : CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
                                           FILE_ATTRIBUTE_NORMAL, NULL);
-    code = directory ? ERROR_SUCCESS : GetLastError();
+    const DWORD code = directory ? ERROR_SUCCESS : GetLastError();
     free(wide);
     if (directory) return eg_fail(err, EG_ERROR_FILE, "%s: cannot map the file: Is a directory.", name);
     if (file == INVALID_HANDLE_VALUE) return system_fail(err, name, "open the file", code);

@@ -1,8 +1,19 @@
 /* Asks the system about memory; see memory.h. */
-#define _GNU_SOURCE            /* RUSAGE_THREAD */
+#define _GNU_SOURCE            /* RUSAGE_THREAD, malloc_trim */
 #include "memory.h"
 
 #include "control_groups.h"
+
+#ifdef __linux__
+#include <malloc.h>
+#endif
+
+void eg_memory_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
 
 #ifndef _WIN32
 #include <stdio.h>
@@ -59,10 +70,13 @@ long eg_memory_waits(void)
 #endif
 }
 #else
+#include "thread.h"            /* windows.h, as small as possible */
+
 uint64_t eg_memory_allowed(const char *root)
 {
+    MEMORYSTATUSEX status = {.dwLength = sizeof status};
     (void)root;
-    return 0;
+    return GlobalMemoryStatusEx(&status) ? status.ullTotalPhys : 0;
 }
 
 uint64_t eg_memory_resident(void) { return 0; }

@@ -1,4 +1,4 @@
-/* How much memory this process may use, and how much it does. Reads what the system tells; owns nothing. */
+/* How much memory this process may use, and how much it does. Owns nothing. */
 #ifndef EG_BASE_MEMORY_H
 #define EG_BASE_MEMORY_H
 
@@ -14,5 +14,8 @@ uint64_t eg_memory_resident(void);
 
 /* Reads from a disk that the calling thread has had to wait for, as far as the system counts them: major page faults. */
 long eg_memory_waits(void);
+
+/* Where the C library can, memory that was freed goes back to the system. */
+void eg_memory_trim(void);
 
 #endif

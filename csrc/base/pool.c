@@ -10,14 +10,11 @@
 #define _POSIX_C_SOURCE 200809L
 #include "pool.h"
 
-#include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "clock.h"
+#include "thread.h"
 
 enum { SPINS = 4000 };   /* about 50 us: longer than the gap between two matrices, shorter than a scheduler's time slice */
 enum { WAIT_MS = 5 };    /* how often a waiting caller asks whether it was cancelled */
@@ -35,10 +32,10 @@ typedef struct share {
 
 struct eg_pool {
     unsigned threads, started;
-    pthread_t *handles;
+    eg_thread *handles;
     share *shares;                   /* [threads] */
-    pthread_mutex_t mutex, turns;    /* mutex guards sleeping, turns the next three */
-    pthread_cond_t wake, passed;
+    eg_mutex mutex, turns;           /* mutex guards sleeping, turns the next three */
+    eg_condition wake, passed;
     eg_turn *holder, *waiting;       /* waiting: the next one first */
     atomic_int urgency;              /* priority of the first who waits, or NOBODY; changed under the mutex */
     atomic_uint sleepers;
@@ -120,15 +117,15 @@ static uint64_t wait_for_change(eg_pool *pool, uint64_t seen)
         if (now != seen) return now;
         relax();
     }
-    pthread_mutex_lock(&pool->mutex);
+    eg_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->epoch) == seen && !atomic_load(&pool->quit)) pthread_cond_wait(&pool->wake, &pool->mutex);
+    while (atomic_load(&pool->epoch) == seen && !atomic_load(&pool->quit)) eg_condition_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub(&pool->sleepers, 1);
-    pthread_mutex_unlock(&pool->mutex);
+    eg_mutex_unlock(&pool->mutex);
     return atomic_load(&pool->epoch);
 }
 
-static void *worker_main(void *argument)
+static void worker_main(void *argument)
 {
     start s = *(start *)argument;
     free(argument);
@@ -144,23 +141,22 @@ static void *worker_main(void *argument)
         }
         seen = now;
     }
-    return NULL;
 }
 
 /* Starts the workers, as many as possible. False if one is missing. */
 static bool start_workers(eg_pool *pool)
 {
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_mutex_init(&pool->turns, NULL);
-    pthread_cond_init(&pool->wake, NULL);
-    pthread_cond_init(&pool->passed, NULL);
+    eg_mutex_init(&pool->mutex);
+    eg_mutex_init(&pool->turns);
+    eg_condition_init(&pool->wake);
+    eg_condition_init(&pool->passed);
     pool->holder = pool->waiting = NULL;
     atomic_store(&pool->urgency, NOBODY);
     for (pool->started = 0; pool->started + 1 < pool->threads; pool->started++) {
         start *s = malloc(sizeof *s);
         if (!s) return false;
         *s = (start){pool, pool->started + 1};
-        if (pthread_create(&pool->handles[pool->started], NULL, worker_main, s)) {
+        if (!eg_thread_create(&pool->handles[pool->started], worker_main, s)) {
             free(s);
             return false;
         }
@@ -171,10 +167,10 @@ static bool start_workers(eg_pool *pool)
 /* The first caller after fork() starts new workers, and those that come meanwhile wait for it. */
 void eg_pool_renew(eg_pool *pool)
 {
-    const long here = (long)getpid();
+    const long here = eg_process_id();
     for (long owner; (owner = atomic_load(&pool->process)) != here;) {
         if (!owner || !atomic_compare_exchange_strong(&pool->process, &owner, 0)) {
-            sched_yield();
+            eg_thread_yield();
             continue;
         }
         atomic_store(&pool->sleepers, 0);
@@ -187,16 +183,16 @@ void eg_pool_renew(eg_pool *pool)
 
 eg_pool *eg_pool_create(unsigned threads)
 {
-    eg_pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
+    eg_pool *pool = eg_aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
     if (!pool) return NULL;
     *pool = (eg_pool){.threads = threads ? threads : 1};
-    atomic_store(&pool->process, (long)getpid());
-    pool->shares = aligned_alloc(64, pool->threads * sizeof *pool->shares);
+    atomic_store(&pool->process, eg_process_id());
+    pool->shares = eg_aligned_alloc(64, pool->threads * sizeof *pool->shares);
     pool->handles = calloc(pool->threads, sizeof *pool->handles);
     if (!pool->shares || !pool->handles) {
-        free(pool->shares);
+        eg_aligned_free(pool->shares);
         free(pool->handles);
-        free(pool);
+        eg_aligned_free(pool);
         return NULL;
     }
     if (!start_workers(pool)) {
@@ -209,21 +205,21 @@ eg_pool *eg_pool_create(unsigned threads)
 void eg_pool_destroy(eg_pool *pool)
 {
     if (!pool) return;
-    if (atomic_load(&pool->process) == (long)getpid()) {
-        pthread_mutex_lock(&pool->mutex);
+    if (atomic_load(&pool->process) == eg_process_id()) {
+        eg_mutex_lock(&pool->mutex);
         atomic_store(&pool->quit, true);
         atomic_fetch_add(&pool->epoch, 2);   /* still even: no run to join, but spinning workers wake up */
-        pthread_cond_broadcast(&pool->wake);
-        pthread_mutex_unlock(&pool->mutex);
-        for (unsigned i = 0; i < pool->started; i++) pthread_join(pool->handles[i], NULL);
-        pthread_cond_destroy(&pool->wake);
-        pthread_cond_destroy(&pool->passed);
-        pthread_mutex_destroy(&pool->turns);
-        pthread_mutex_destroy(&pool->mutex);
+        eg_condition_broadcast(&pool->wake);
+        eg_mutex_unlock(&pool->mutex);
+        for (unsigned i = 0; i < pool->started; i++) eg_thread_join(pool->handles[i]);
+        eg_condition_destroy(&pool->wake);
+        eg_condition_destroy(&pool->passed);
+        eg_mutex_destroy(&pool->turns);
+        eg_mutex_destroy(&pool->mutex);
     }
-    free(pool->shares);
+    eg_aligned_free(pool->shares);
     free(pool->handles);
-    free(pool);
+    eg_aligned_free(pool);
 }
 
 unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
@@ -252,31 +248,21 @@ static void unqueue(eg_pool *pool, const eg_turn *turn)
 }
 
 /* A request to cancel may come from a signal handler, which cannot wake anybody, so the wait is in short pieces. */
-static void wait_for_turn(eg_pool *pool)
-{
-    struct timespec until;
-    timespec_get(&until, TIME_UTC);
-    until.tv_nsec += WAIT_MS * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_nsec -= 1000000000L;
-        until.tv_sec++;
-    }
-    pthread_cond_timedwait(&pool->passed, &pool->turns, &until);
-}
+static void wait_for_turn(eg_pool *pool) { eg_condition_wait_ms(&pool->passed, &pool->turns, WAIT_MS); }
 
 bool eg_pool_enter(eg_pool *pool, eg_turn *turn)
 {
     bool stopped = false;
-    pthread_mutex_lock(&pool->turns);
+    eg_mutex_lock(&pool->turns);
     if (pool->holder || pool->waiting) {
         queue(pool, turn);
         while ((pool->holder || pool->waiting != turn) && !(stopped = is_stopped(turn))) wait_for_turn(pool);
         unqueue(pool, turn);
-        if (stopped && !pool->holder && pool->waiting) pthread_cond_broadcast(&pool->passed);
+        if (stopped && !pool->holder && pool->waiting) eg_condition_broadcast(&pool->passed);
     }
     turn->held = !stopped;
     if (turn->held) pool->holder = turn;
-    pthread_mutex_unlock(&pool->turns);
+    eg_mutex_unlock(&pool->turns);
     turn->since = eg_clock();
     return !stopped;
 }
@@ -285,10 +271,10 @@ void eg_pool_leave(eg_pool *pool, eg_turn *turn)
 {
     if (!turn->held) return;
     turn->held = false;
-    pthread_mutex_lock(&pool->turns);
+    eg_mutex_lock(&pool->turns);
     pool->holder = NULL;
-    if (pool->waiting) pthread_cond_broadcast(&pool->passed);
-    pthread_mutex_unlock(&pool->turns);
+    if (pool->waiting) eg_condition_broadcast(&pool->passed);
+    eg_mutex_unlock(&pool->turns);
 }
 
 bool eg_pool_go_on(eg_pool *pool, eg_turn *turn)
@@ -317,13 +303,13 @@ void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t
         atomic_store(&pool->shares[i].left, packed(n * i / pool->threads, n * (i + 1) / pool->threads));
     atomic_fetch_add(&pool->epoch, 1);   /* open */
     if (atomic_load(&pool->sleepers)) {
-        pthread_mutex_lock(&pool->mutex);
-        pthread_cond_broadcast(&pool->wake);
-        pthread_mutex_unlock(&pool->mutex);
+        eg_mutex_lock(&pool->mutex);
+        eg_condition_broadcast(&pool->wake);
+        eg_mutex_unlock(&pool->mutex);
     }
     work(pool, 0);
     atomic_fetch_add(&pool->epoch, 1);   /* close */
     for (int i = 0; atomic_load(&pool->active); i++)
         if (i < SPINS) relax();
-        else sched_yield();
+        else eg_thread_yield();
 }

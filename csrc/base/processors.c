@@ -1,13 +1,23 @@
 /* Counts processors; see processors.h. */
 #define _GNU_SOURCE
+#define _DARWIN_C_SOURCE 1
 #include "processors.h"
 
+#if defined(_WIN32)
+#include "thread.h"            /* windows.h, as small as possible */
+
+#include <stdlib.h>
+#else
 #include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include "control_groups.h"
+#endif
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
 
 #ifdef __linux__
 /* A number from a file in /sys about one processor; -1 if there is no such file. */
@@ -87,9 +97,43 @@ unsigned eg_processors_quota(const char *root)
     return 0;
 }
 
+#if defined(_WIN32)
+/* Physical cores of the highest efficiency class, which is the fastest, that this process may run on. */
 unsigned eg_processors_fast(void)
 {
+    DWORD_PTR allowed = 0, all;
+    DWORD bytes = 0;
+    GetLogicalProcessorInformationEx(RelationProcessorCore, NULL, &bytes);
+    char *cores = bytes ? malloc(bytes) : NULL;
+    unsigned found = 0, fastest = 0;
+    if (cores && GetLogicalProcessorInformationEx(RelationProcessorCore, (void *)cores, &bytes)) {
+        const bool limited = GetProcessAffinityMask(GetCurrentProcess(), &allowed, &all) && allowed && allowed != all;
+        for (DWORD at = 0; at < bytes;) {
+            const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX *core = (const void *)(cores + at);
+            const unsigned class = ((const BYTE *)&core->Processor)[1];   /* EfficiencyClass, which older headers lack */
+            at += core->Size;
+            if (limited && !(core->Processor.GroupMask[0].Mask & allowed)) continue;
+            if (class > fastest) fastest = class, found = 0;
+            found += class == fastest;
+        }
+    }
+    free(cores);
+    return found ? found : 1;
+}
+#else
+unsigned eg_processors_fast(void)
+{
+#ifdef __APPLE__
+    /* Level 0 has the fast cores; processors without levels have one kind. */
+    const char *const names[] = {"hw.perflevel0.physicalcpu", "hw.physicalcpu"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int cores = 0;
+        size_t size = sizeof cores;
+        if (!sysctlbyname(names[i], &cores, &size, NULL, 0) && cores > 0) return (unsigned)cores;
+    }
+#endif
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (unsigned)n : 1;
 }
+#endif
 #endif

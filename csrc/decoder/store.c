@@ -2,14 +2,13 @@
 #define _POSIX_C_SOURCE 200809L
 #include "store.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "../base/map.h"
 #include "../base/memory.h"
+#include "../base/thread.h"
 
 enum {
     READERS = 8,               /* threads that read */
@@ -47,8 +46,8 @@ struct eg_store {
     int32_t n_parts;
     bool drop;
 
-    pthread_mutex_t mutex;     /* guards what follows */
-    pthread_cond_t work, arrived, room;
+    eg_mutex mutex;            /* guards what follows */
+    eg_condition work, arrived, room;
     uint64_t least, budget;    /* bytes */
     uint64_t taken, leaving;   /* bytes; taken: of parts that are READING, PRESENT or LEAVING; leaving: of the last */
     int32_t *queue;            /* [n_parts] ring of those that are QUEUED */
@@ -59,7 +58,7 @@ struct eg_store {
     long waits;
     int32_t doubts;            /* layers in which to look what is still in memory */
     eg_store_counts counts;
-    pthread_t threads[READERS];
+    eg_thread threads[READERS];
     int32_t n_threads;
     bool quit, failed;
     atomic_long process;       /* whose threads these are */
@@ -166,15 +165,15 @@ static void leave(eg_store *s, part *p)
 {
     p->state = LEAVING;
     s->leaving += p->bytes;
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
     for (int i = 0; i < RANGES && p->range[i].bytes; i++)
         eg_gguf_release(s->file, p->range[i].data, p->range[i].bytes, s->drop);
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     p->state = ABSENT;
     s->leaving -= p->bytes;
     s->taken -= p->bytes;
-    pthread_cond_broadcast(&s->arrived);
-    pthread_cond_broadcast(&s->room);
+    eg_condition_broadcast(&s->arrived);
+    eg_condition_broadcast(&s->room);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -199,7 +198,7 @@ static void read_next(eg_store *s)
         return;
     }
     if (s->taken + p->bytes > s->budget && room_will_come(s)) {
-        pthread_cond_wait(&s->room, &s->mutex);
+        eg_condition_wait(&s->room, &s->mutex);
         return;
     }
     s->head = (s->head + 1) % s->n_parts;
@@ -208,34 +207,33 @@ static void read_next(eg_store *s)
     s->taken += p->bytes;
     s->counts.bytes += p->bytes;
     p->state = READING;
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
     bool good = true;
     for (int i = 0; i < RANGES && p->range[i].bytes; i++) good &= eg_map_read(p->range[i].data, p->range[i].bytes);
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     p->state = PRESENT;
     s->reading--;
     s->failed |= !good;
     if (!good) eg_gguf_fail(s->file);
-    pthread_cond_broadcast(&s->arrived);
-    pthread_cond_broadcast(&s->room);
+    eg_condition_broadcast(&s->arrived);
+    eg_condition_broadcast(&s->room);
 }
 
-static void *reader_main(void *argument)
+static void reader_main(void *argument)
 {
     eg_store *s = argument;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     while (!s->quit)
         if (s->queued) read_next(s);
-        else pthread_cond_wait(&s->work, &s->mutex);
-    pthread_mutex_unlock(&s->mutex);
-    return NULL;
+        else eg_condition_wait(&s->work, &s->mutex);
+    eg_mutex_unlock(&s->mutex);
 }
 
 /* Waits for something to arrive; without threads, by reading. */
 static void wait_for_arrival(eg_store *s)
 {
     if (!s->n_threads && s->queued) read_next(s);
-    else pthread_cond_wait(&s->arrived, &s->mutex);
+    else eg_condition_wait(&s->arrived, &s->mutex);
 }
 
 /* Puts a part that is not there into the queue. Whether it was there. */
@@ -253,7 +251,7 @@ static bool ask(eg_store *s, part *p)
     if (p->state == ABSENT && p->bytes) {
         p->state = QUEUED;
         s->queue[(s->head + s->queued++) % s->n_parts] = (int32_t)(p - s->parts);
-        pthread_cond_signal(&s->work);
+        eg_condition_signal(&s->work);
         return false;
     }
     return p->state == PRESENT;
@@ -296,7 +294,7 @@ static void grow_older(eg_store *s, int64_t tokens)
 bool eg_store_use(eg_store *s, int32_t layer, int64_t tokens, int32_t ahead)
 {
     if (!s) return true;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     let_go(s);
     s->layer = layer;
     look_around(s);
@@ -311,7 +309,7 @@ bool eg_store_use(eg_store *s, int32_t layer, int64_t tokens, int32_t ahead)
         while (p->bytes && p->state != PRESENT && !s->failed) wait_for_arrival(s);
     }
     const bool good = !s->failed;
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
     return good;
 }
 
@@ -319,7 +317,7 @@ void eg_store_choose(eg_store *s, int32_t layer, int32_t *experts, int32_t n, co
 {
     if (!s) return;
     int32_t hits = 0;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     for (int32_t i = 0; i < n; i++) hold(s, &s->parts[expert_index(s, layer, experts[i])], tokens[experts[i]]);
     for (int32_t i = 0; i < n; i++) {
         const int32_t expert = experts[i];
@@ -329,85 +327,85 @@ void eg_store_choose(eg_store *s, int32_t layer, int32_t *experts, int32_t n, co
     }
     s->counts.hits += (uint64_t)hits;
     s->counts.misses += (uint64_t)(n - hits);
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
 }
 
 int32_t eg_store_ready(eg_store *s, int32_t layer, const int32_t *experts, int32_t n)
 {
     if (!s) return n;
     int32_t ready = 0;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     while (!s->failed && s->parts[expert_index(s, layer, experts[0])].state != PRESENT) wait_for_arrival(s);
     while (!s->failed && ready < n && s->parts[expert_index(s, layer, experts[ready])].state == PRESENT) ready++;
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
     return ready;
 }
 
 void eg_store_done(eg_store *s, int32_t layer, const int32_t *experts, int32_t n)
 {
     if (!s) return;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     for (int32_t i = 0; i < n; i++) s->parts[expert_index(s, layer, experts[i])].held = false;
-    if (s->queued) pthread_cond_broadcast(&s->room);
-    pthread_mutex_unlock(&s->mutex);
+    if (s->queued) eg_condition_broadcast(&s->room);
+    eg_mutex_unlock(&s->mutex);
 }
 
 eg_store_counts eg_store_take_counts(eg_store *s)
 {
     eg_store_counts counts = {0, 0, 0};
     if (!s) return counts;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     counts = s->counts;
     s->counts = (eg_store_counts){0, 0, 0};
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
     return counts;
 }
 
 void eg_store_set_budget(eg_store *s, uint64_t budget)
 {
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     s->budget = budget > s->least ? budget : s->least;
     for (part *p; s->taken - s->leaving > s->budget && (p = first_to_leave(s));) leave(s, p);
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
 }
 
 uint64_t eg_store_budget(eg_store *s)
 {
     if (!s) return 0;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     const uint64_t budget = s->budget;
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
     return budget;
 }
 
 void eg_store_trim(eg_store *s, bool idle)
 {
     if (!s) return;
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_lock(&s->mutex);
     if (idle) let_go(s);
     part *p;
     for (int32_t i = 0; i < s->n_parts && (p = first_to_leave(s)); i++) leave(s, p); /* a call that goes on may read again */
-    pthread_mutex_unlock(&s->mutex);
+    eg_mutex_unlock(&s->mutex);
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static void start_threads(eg_store *s)
 {
-    pthread_mutex_init(&s->mutex, NULL);
-    pthread_cond_init(&s->work, NULL);
-    pthread_cond_init(&s->arrived, NULL);
-    pthread_cond_init(&s->room, NULL);
-    pthread_mutex_lock(&s->mutex);
+    eg_mutex_init(&s->mutex);
+    eg_condition_init(&s->work);
+    eg_condition_init(&s->arrived);
+    eg_condition_init(&s->room);
+    eg_mutex_lock(&s->mutex);
     for (s->n_threads = 0; s->n_threads < READERS; s->n_threads++) /* with none, whoever waits reads */
-        if (pthread_create(&s->threads[s->n_threads], NULL, reader_main, s)) break;
-    pthread_mutex_unlock(&s->mutex);
+        if (!eg_thread_create(&s->threads[s->n_threads], reader_main, s)) break;
+    eg_mutex_unlock(&s->mutex);
 }
 
 void eg_store_renew(eg_store *s)
 {
     if (!s) return;
-    const long here = (long)getpid();
+    const long here = eg_process_id();
     for (long owner; (owner = atomic_load(&s->process)) != here;) {
         if (!owner || !atomic_compare_exchange_strong(&s->process, &owner, 0)) continue;
         s->queued = s->reading = s->n_held = 0;
@@ -474,7 +472,7 @@ eg_status eg_store_open(eg_gguf *file, const eg_weights *w, const eg_config *c, 
     }
     describe(s, w, c);
     advise(s);
-    atomic_store(&s->process, (long)getpid());
+    atomic_store(&s->process, eg_process_id());
     start_threads(s);
     *out = s;
     return EG_OK;
@@ -483,17 +481,17 @@ eg_status eg_store_open(eg_gguf *file, const eg_weights *w, const eg_config *c, 
 void eg_store_close(eg_store *s)
 {
     if (!s) return;
-    if (atomic_load(&s->process) == (long)getpid()) {
-        pthread_mutex_lock(&s->mutex);
+    if (atomic_load(&s->process) == eg_process_id()) {
+        eg_mutex_lock(&s->mutex);
         s->quit = true;
-        pthread_cond_broadcast(&s->work);
-        pthread_cond_broadcast(&s->room);
-        pthread_mutex_unlock(&s->mutex);
-        for (int32_t i = 0; i < s->n_threads; i++) pthread_join(s->threads[i], NULL);
-        pthread_cond_destroy(&s->work);
-        pthread_cond_destroy(&s->arrived);
-        pthread_cond_destroy(&s->room);
-        pthread_mutex_destroy(&s->mutex);
+        eg_condition_broadcast(&s->work);
+        eg_condition_broadcast(&s->room);
+        eg_mutex_unlock(&s->mutex);
+        for (int32_t i = 0; i < s->n_threads; i++) eg_thread_join(s->threads[i]);
+        eg_condition_destroy(&s->work);
+        eg_condition_destroy(&s->arrived);
+        eg_condition_destroy(&s->room);
+        eg_mutex_destroy(&s->mutex);
     }
     free(s->parts);
     free(s->queue);

@@ -10,6 +10,8 @@
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(_WIN32)
+#include "../base/thread.h"    /* windows.h, as small as possible */
 #endif
 
 size_t eg_matmul_scratch_bytes(int64_t cols)
@@ -96,12 +98,23 @@ static bool has_avxvnni(void)
 
 #elif defined(__aarch64__)
 
+#if defined(__APPLE__)
+static bool has_feature(const char *name)
+{
+    int found = 0;
+    size_t size = sizeof found;
+    return sysctlbyname(name, &found, &size, NULL, 0) == 0 && found;
+}
+#endif
+
 static bool has_dotprod(void)
 {
 #if defined(__linux__)
     return getauxval(AT_HWCAP) & 1ul << 20;              /* HWCAP_ASIMDDP */
 #elif defined(__APPLE__)
-    return true;
+    return has_feature("hw.optional.arm.FEAT_DotProd");  /* not on A11 and A12 */
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(43);                /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
 #else
     return false;
 #endif
@@ -113,9 +126,9 @@ static bool has_i8mm(void)
 #if defined(__linux__)
     return has_dotprod() && getauxval(AT_HWCAP2) & 1ul << 13;              /* HWCAP2_I8MM */
 #elif defined(__APPLE__)
-    int found = 0;
-    size_t size = sizeof found;
-    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &found, &size, NULL, 0) == 0 && found;
+    return has_feature("hw.optional.arm.FEAT_I8MM");
+#elif defined(_WIN32)
+    return has_dotprod() && IsProcessorFeaturePresent(66);                 /* PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */
 #else
     return false;
 #endif

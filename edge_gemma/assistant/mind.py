@@ -11,17 +11,19 @@ import contextlib
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..chat.calls import ToolCall
-from ..chat.conversation import Chat
+from ..chat.calls import ToolCall, plain_data
+from ..chat.conversation import Chat, ChatEvent
 from ..chat.prompt import Prompt
 from ..engine.interface import ModelLike, SessionLike
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError
+from .asking import yes_or_no
 from .interface import AssistantToolbox
+from .phrases import failure, language_of, phrase
 
 __all__ = ["Mind", "MindEvent", "Thought"]
 
@@ -71,6 +73,15 @@ class MindEvent:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A call that was asked back: the question, the call, and the words that it was made of."""
+
+    text: str
+    call: ToolCall
+    words: str
+
+
 class Mind:
     """Thinks. Any thread may use it; events come from its own thread."""
 
@@ -87,6 +98,7 @@ class Mind:
         max_tokens: int = 400,
         remembers: bool = True,
         wait_while: Callable[[], bool] = lambda: False,
+        language: str | None = None,
     ) -> None:
         """Opens a session and reads the instructions and the tools.
 
@@ -99,13 +111,15 @@ class Mind:
             sampling: how tokens are drawn; None for the defaults of `Sampling`.
             max_tokens: the most tokens of a reply.
             remembers: whether a conversation has more than one turn.
+            language: the code of the language of what is said without the model; None for that of the words.
             wait_while: while it is true, no more of a reply is made: enough waits to be spoken.
 
         Raises:
             EdgeGemmaError: as `Chat` does.
         """
         self._instructions, self._tools, self._on_event, self._wait_while = instructions, tools, on_event, wait_while
-        self._remembers = remembers
+        self._remembers, self._language = remembers, language
+        self._asked: _Question | None = None  # what the last reply has asked
         context = context or min(4096, model.config.context_length)
         self._open_chat = functools.partial(
             Chat, model, context=context, kv=kv, sampling=sampling, max_tokens=max_tokens
@@ -164,7 +178,7 @@ class Mind:
     def forget(self) -> None:
         """The next request begins a new conversation."""
         with self._state:
-            self._jobs.append(self._forget)
+            self._jobs.append(self._forget_all)
             self._state.notify_all()
 
     @property
@@ -231,8 +245,36 @@ class Mind:
             kept = thought.carried if thought.dropped else words
             history.extend([{"role": "user", "content": kept}] if kept else [])
             return
-        told, question, stats = False, None, {}
-        with contextlib.closing(self._chat.send(words)) as events:  # type: ignore[type-var]
+        asked, question = self._asked, None
+        stats: dict[str, Any] = {}
+        meaning = yes_or_no(thought.text) if asked else None
+        if meaning is False:
+            history.append({"role": "user", "content": words})
+            self._say(thought, phrase("left", self._language or language_of(asked.words if asked else words)))
+        elif meaning and asked:
+            if self._confirmed(thought, asked):
+                _, stats = self._tell(thought, asked.words, self._chat.send())
+        else:
+            question, stats = self._tell(thought, words, self._chat.send(words))
+        self._wait(thought, lambda: not thought.sure)
+        if thought.stopped:
+            self._cut(thought)
+            return
+        self._asked = question
+        thought.over = True
+        self._on_event(MindEvent("done", thought, stats=stats))
+
+    def _tell(
+        self, thought: Thought, words: str, answer: Iterator[ChatEvent]
+    ) -> tuple[_Question | None, dict[str, Any]]:
+        """Tells an answer to words as it comes.
+
+        Returns the question of a call that is asked back, and the stats of the answer.
+        """
+        told, said, result = False, False, None
+        stats: dict[str, Any] = {}
+        question: _Question | None = None
+        with contextlib.closing(answer) as events:  # type: ignore[type-var]
             for event in events:
                 if thought.stopped:
                     break
@@ -240,29 +282,59 @@ class Mind:
                     told = True
                     self._on_event(MindEvent("token", thought))
                 if event.kind == "text":
+                    said = said or bool(event.text.strip())
                     self._on_event(MindEvent("text", thought, event.text))
                     self._wait(thought, self._wait_while)
                 elif event.kind == "tool_call" and event.call:
                     self._wait(thought, lambda: not thought.sure)
                     if thought.stopped:
                         break
-                    question = self._tools.needs_asking(event.call, thought.confidence, thought.text)
-                    if question:
+                    if text := self._tools.needs_asking(event.call, thought.confidence, thought.text):
+                        question = _Question(text, event.call, words)
                         break
                     self._on_event(MindEvent("call", thought, call=event.call))
                 elif event.kind == "tool_result":
+                    result = event.result
                     self._on_event(MindEvent("result", thought, call=event.call, result=event.result))
                 elif event.kind == "done":
                     stats = event.stats or {}
         if question:
-            self._replace_reply(thought, question)
-            self._on_event(MindEvent("question", thought, question))
+            self._replace_reply(thought, question.text)
+            self._on_event(MindEvent("question", thought, question.text))
+        elif failure(result, "en") and not said and not thought.stopped:  # the model has nothing to say about it
+            self._say(thought, failure(result, self._language or language_of(words)) or "")
+        return question, stats
+
+    def _say(self, thought: Thought, text: str) -> None:
+        """A reply that the model does not make."""
+        self._chat.history.append({"role": "assistant", "content": text})
+        self._on_event(MindEvent("token", thought))
+        self._on_event(MindEvent("text", thought, text))
+
+    def _confirmed(self, thought: Thought, asked: _Question) -> bool:
+        """Makes the call that was asked back, since the answer was yes. The history is then as if it had been made at once.
+
+        False when the thought was stopped before that.
+        """
         self._wait(thought, lambda: not thought.sure)
         if thought.stopped:
-            self._cut(thought)
-            return
-        thought.over = True
-        self._on_event(MindEvent("done", thought, stats=stats))
+            return False
+        history, call = self._chat.history, asked.call
+        if history and history[-1] == {"role": "assistant", "content": asked.text}:
+            history.pop()
+        if not (history and history[-1]["role"] in ("user", "tool")):
+            history.append({"role": "user", "content": asked.words})
+        self._on_event(MindEvent("token", thought))
+        self._on_event(MindEvent("call", thought, call=call))
+        result = plain_data(self._chat.tools.call(call.name, call.arguments))
+        thought.mark, number = len(history), f"call_{len(history)}"
+        written = {"id": number, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        history += [
+            {"role": "assistant", "content": "", "tool_calls": [written]},
+            {"role": "tool", "name": call.name, "tool_call_id": number, "content": result},
+        ]
+        self._on_event(MindEvent("result", thought, call=call, result=result))
+        return True
 
     def _wait(self, thought: Thought, condition: Callable[[], bool]) -> None:
         """Waits while the condition holds, unless the thought is stopped."""
@@ -308,6 +380,11 @@ class Mind:
             root = chat.session.fork()
             on_failure.pop_all()
         return chat, prompt, root
+
+    def _forget_all(self) -> None:
+        """The conversation, and the call that was asked back."""
+        self._asked = None
+        self._forget()
 
     def _forget(self) -> None:
         """Goes back to the instructions and tools, which are read again only if they have changed."""

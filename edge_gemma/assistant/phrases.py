@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["duration", "failure", "phrase"]
+from .text_language import LanguageGuess
+
+__all__ = ["duration", "failure", "language_of", "phrase"]
 
 _PHRASES: Mapping[str, Mapping[str, str]] = {
     "timer": {
@@ -123,6 +125,11 @@ _UNSAYABLE = re.compile(r"Traceback|\n|[{}<>\[\]|\\]|0x[0-9a-f]{4}|/\w+/\w")
 def _code(language: str | None) -> str:
     code = (language or "en").replace("_", "-").partition("-")[0].lower()
     return code if code in _UNITS else "en"
+
+
+def language_of(words: str) -> str | None:
+    """The language of words among those that have phrases; None where nothing tells it."""
+    return LanguageGuess(_UNITS)(words)
 
 
 def phrase(kind: str, language: str | None, **values: str) -> str:

@@ -1,15 +1,14 @@
 """`SpokenAssistant`: answers spoken utterances with tools, begun before it is certain that the speaker has finished.
 
 Owns the session that has read instructions and tools, the exchanges that are not over, and the order of their work. The
-listener (speech/listener.py) owns the loop, the source and the transcripts: the assistant is a step task of it, which hears
-the same sound in a session of its own. A step takes about as long as a token, so the sound is never kept waiting.
+listener (speech/listener.py) owns the loop, the source and the transcripts: the assistant is a step task of it, whose steps
+take about as long as a token, so the sound is never kept waiting.
 
-Every utterance is answered by itself, from a fork of the session that has read the instructions. Listener and assistant both
-encode the sound, because each has to go back to the last pause in its own session.
+The model is given the words of the transcript, and nothing else of the utterance. So what is done is what the words say that
+are shown, and an utterance is encoded once. When a pause has led to a transcript, the answer to it is begun; it is kept if that
+was the end of the utterance, and dropped if the speaker goes on.
 
-The answer to the sound is begun in a pause, before the words are known, and the model may hear something else in it than the
-transcript says. With `reads_transcript`, the words follow the sound in the user's turn, and what the model then answers is
-carried out. The answer to the sound alone is its draft: where the two agree, only the words are left to read at the end.
+Every utterance is answered by itself, from a fork of the session that has read the instructions.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from ..audio.endpointing import EndpointEvent
 from ..audio.source import SAMPLE_RATE, Source
 from ..chat.calls import ToolCall
-from ..chat.prompt import Prompt, around_media
+from ..chat.prompt import Prompt
 from ..chat.reply import MODEL_STOPS, Reply, ReplyParser
 from ..chat.tool_loop import ToolLoop
 from ..chat.tools import Tool, Toolbox
@@ -39,9 +38,8 @@ from ..speech.answer import Answer
 from ..speech.languages import language_names
 from ..speech.listener import Listener, ListenerEvent
 from ..speech.prompts import loop_start, one_line
-from ..speech.request import SpeechRequest
+from ..speech.request import answer_limit
 from ..speech.transcriber import Transcriber
-from ..speech.turn import Turn, TurnTiming
 from .exchange import AssistantEvent, Exchange, Timing
 from .steadiness import is_steady
 from .target_language import TargetLanguage
@@ -60,24 +58,43 @@ _Steps = Generator[AssistantEvent | None, None, None]
 class _OpenExchange:
     """An exchange that is not over."""
 
-    def __init__(self, exchange: Exchange, turn: Turn, clock: Callable[[], float]) -> None:
-        self.exchange, self.turn, self.timing = exchange, turn, TurnTiming(clock)
-        self.answer: Answer | None = None  # the answer that is being given, once the turn is over
+    def __init__(self, exchange: Exchange, clock: Callable[[], float]) -> None:
+        self.exchange, self._clock = exchange, clock
+        self.answer: Answer | None = None  # to `words`: begun in a pause, or the one that is being given
+        self.words = ""
         self.samples: list[NDArray[np.float32]] = []
-        self.acted: float | None = None  # on the clock: see `Timing`
+        # On the clock: the end of speech, the decision that it was the end, the first token, and what `Timing` calls acted.
+        self.spoken: float | None = None
+        self.decided: float | None = None
+        self.first: float | None = None
+        self.acted: float | None = None
+        self.ready = 0  # tokens of the first answer at the decision
         self.tokens = 0
 
+    def step(self) -> None:
+        """A step of the answer."""
+        assert self.answer
+        self.answer.step()
+        if self.first is None and (self.answer.ids or self.answer.stop):
+            self.first = self._clock()
+
+    def drop_answer(self) -> None:
+        """The answer was to other words than those of the utterance."""
+        if self.answer:
+            self.answer.close()
+        self.answer, self.words, self.first = None, "", None
+
     def close(self) -> None:
-        self.turn.close()
+        """Closes the sessions."""
         if self.answer:
             self.answer.close()
 
 
 class SpokenAssistant:
-    """Hears every utterance that a `Listener` hears, calls tools, replies, and translates. A `StepTask`.
+    """Answers every utterance that a `Listener` hears: calls tools, replies, and translates. A `StepTask`.
 
         assistant = SpokenAssistant(model, "You are the voice of a home.", tools)
-        listener = Listener(model, step_task=assistant)
+        listener = Listener(model, step_task=assistant, pauses=True)
         for event in assistant.listen(listener, source): ...
 
     Close it with `close()` or a `with` block. It belongs to the thread of its listener.
@@ -91,7 +108,6 @@ class SpokenAssistant:
         *,
         language: str | None = None,
         translation: TargetLanguage | None = None,
-        reads_transcript: bool = False,
         least_logprob: float | None = None,
         least_probability: float = 0.0,
         max_seconds: float = 15.0,
@@ -110,12 +126,9 @@ class SpokenAssistant:
             tools: what the model may call.
             language: what is spoken, a name or a code; None leaves it to the model.
             translation: the language to translate into; None for no translation.
-            reads_transcript: whether the transcript is read before anything is carried out, so that it agrees with the
-                words that are shown. Then nothing is answered where there are no words, or where the sound is too steady
-                to be speech.
-            least_logprob: with `reads_transcript`, an utterance whose transcript has a lower `ListenerEvent.avg_logprob` is
-                not answered, and `problem` says so. The listener must measure confidence. None answers every utterance.
-            least_probability: with `reads_transcript`, tool calls that are less probable are not made, and `problem` says so.
+            least_logprob: an utterance whose transcript has a lower `ListenerEvent.avg_logprob` is not answered, and `problem`
+                says so. The listener must measure confidence. None answers every utterance.
+            least_probability: tool calls that are less probable are not made, and `problem` says so.
             max_seconds: the longest utterance; the listener must not hear longer ones.
             max_tokens: the most tokens of an answer: a reply, or the calls that come before it.
             max_rounds: how often in one exchange the model may call tools.
@@ -131,25 +144,23 @@ class SpokenAssistant:
         language_names(model, language, translation.to if translation else None)
         self._model, self._clock, self._new_exchange = model, clock, new_exchange
         self._language, self._translation = language, translation
-        self._reads_transcript = reads_transcript
         self._least_logprob, self._least_probability = least_logprob, least_probability
         self._max_seconds, self._max_tokens, self._max_rounds = max_seconds, max_tokens, max_rounds
         self._tools = _runnable(tools)
         tokenizer = model.tokenizer
         self._prompt = Prompt(tokenizer, tokenizer.chat_template, self._tools.schemas, {"enable_thinking": False})
         self._instructions = instructions
-        before, closing = self._around_sound()
-        sound_tokens = model.audio_tokens(round(max_seconds * SAMPLE_RATE)) + 2
-        answers = (max_rounds + 1) * max_tokens + result_tokens
-        needed = len(before) + sound_tokens + len(closing) + answers
+        self._before = self._prefix()
+        longest = answer_limit(max_seconds) + len(self._turn("")) - len(self._before)
+        needed = len(self._before) + longest + (max_rounds + 1) * max_tokens + result_tokens
         if needed > model.config.context_length:
             raise EdgeGemmaValueError(
-                f"The assistant needs a context of {needed} tokens, {len(before)} of them for the instructions and the tools; "
-                f"this model has {model.config.context_length}.",
+                f"The assistant needs a context of {needed} tokens, {len(self._before)} of them for the instructions and the "
+                f"tools; this model has {model.config.context_length}.",
                 "context",
             )
         session = model.session(context=needed)
-        self._request = SpeechRequest(session, closing, lambda _: max_tokens, sampling)
+        self._session, self._sampling = session, sampling
         self._translators: dict[str, Transcriber] = {}  # by the English name of the language to translate into
         self._open: deque[_OpenExchange] = deque()  # oldest first; while somebody speaks, the last is being spoken
         self._steps: deque[_Steps] = deque()  # the work that is left to do, in order
@@ -159,27 +170,36 @@ class SpokenAssistant:
         self._live = True  # whether the source is read at the speed of speech
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(session.close)
-            session.feed_tokens(before)
+            session.feed_tokens(self._before)
             on_failure.pop_all()
 
-    def _around_sound(self, *words: str) -> tuple[list[int], list[int]]:
-        """The tokens before an utterance, and those between it and the answer. `words`: its transcript."""
-        content = [
-            {"type": "audio", "audio": np.zeros(1, np.float32)},
-            *({"type": "text", "text": text} for text in words),
-        ]
-        messages: list[dict[str, Any]] = [
-            {"role": "system", "content": self._instructions},
-            {"role": "user", "content": content},
-        ]
-        return around_media(self._prompt.conversation(messages))
+    def _turn(self, words: str) -> list[int]:
+        """The tokens of a conversation in which somebody has said these words."""
+        messages = [{"role": "system", "content": self._instructions}, {"role": "user", "content": words}]
+        return [unit for unit in self._prompt.conversation(messages) if isinstance(unit, int)]
+
+    def _prefix(self) -> list[int]:
+        """The tokens of a conversation before the words."""
+        one, other = self._turn("a"), self._turn("1")
+        same = next(at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        return one[:same]
+
+    def _begin(self, words: str) -> Answer:
+        """An answer to words, of which nothing is done yet."""
+        turn, session = self._turn(words), self._session.fork()
+        same = next(
+            (at for at, (a, b) in enumerate(zip(turn, self._before, strict=False)) if a != b), len(self._before)
+        )
+        session.rewind(len(self._before) - same)  # 0, unless the first word and what is before it share a token
+        measured = self._least_probability > 0
+        return Answer(session, turn[same:], self._max_tokens, sampling=self._sampling, measured=measured)
 
     def close(self) -> None:
         """Frees the sessions. Further calls do nothing."""
         self._drop_exchanges()
         for translator in self._translators.values():
             translator.close()
-        self._request.session.close()
+        self._session.close()
 
     def __enter__(self) -> SpokenAssistant:
         """Itself."""
@@ -200,7 +220,7 @@ class SpokenAssistant:
         Exchanges that are not over when the iteration is left early are dropped.
 
         Args:
-            listener: this assistant is its step task.
+            listener: this assistant is its step task, and it tells pauses.
             source: the sound.
 
         Raises:
@@ -218,6 +238,10 @@ class SpokenAssistant:
                     yield AssistantEvent("overrun", event.time, lost=event.lost)
                 elif event.kind == "start":
                     yield AssistantEvent("start", event.time, self._open[-1].exchange)
+                elif event.kind == "early":
+                    self._begin_early(event)
+                elif event.kind == "resume":
+                    self._open[-1].drop_answer()
                 elif event.kind == "final":
                     yield self._take_transcript(event)
                 elif (now := (one_line(event.text), one_line(event.agreed))) != shown:
@@ -243,31 +267,27 @@ class SpokenAssistant:
 
     def _early_answer(self) -> Answer | None:
         """The answer that a pause has begun, unless it is complete."""
-        early = self._open[-1].turn.early if self._speaking else None
+        early = self._open[-1].answer if self._speaking else None
         return early if early and not early.stop else None
 
     def hear(self, heard: EndpointEvent, at: float) -> None:
         """Takes what the endpointer has found. `at`: when `heard.time` was, on the clock."""
         if heard.kind == "start":
-            turn = Turn(self._request)
-            self._open.append(_OpenExchange(self._new_exchange(heard.time), turn, self._clock))
+            self._open.append(_OpenExchange(self._new_exchange(heard.time), self._clock))
             self._speaking = True
         work = self._open[-1]
         if heard.samples.size:
             work.samples.append(heard.samples)
-            work.turn.push(heard.samples)
             self._measure_level(heard, work.exchange)
         if heard.kind == "pause":
-            work.turn.pause()
-            work.timing.pause(at)
+            work.spoken = at
         elif heard.kind == "resume":
-            work.turn.resume()
-            work.timing.resume()
+            work.spoken = None
         elif heard.kind == "end":
-            work.answer = work.timing.end(work.turn, heard.keep, at)
-            work.exchange.end = work.exchange.start + work.turn.kept / SAMPLE_RATE
+            work.decided = self._clock()
+            work.spoken = min(at if work.spoken is None else work.spoken, work.decided)
+            work.exchange.end = heard.time
             self._speaking = False
-            self._steps.append(self._draft(work) if self._reads_transcript else self._answer(work))
 
     def _measure_level(self, heard: EndpointEvent, exchange: Exchange) -> None:
         self._level_blocks.append(heard.samples)
@@ -281,9 +301,8 @@ class SpokenAssistant:
         """Works for about as long as one token takes: at an answer that a pause began, else at the oldest work."""
         events, self._events = self._events, []
         yield from events
-        early = self._early_answer()
-        if early:
-            self._open[-1].timing.step(early)
+        if self._early_answer():
+            self._open[-1].step()
         elif self._steps:
             try:
                 event = next(self._steps[0])
@@ -295,46 +314,23 @@ class SpokenAssistant:
 
     # ---- answering, in steps ----
 
-    def _draft(self, work: _OpenExchange) -> _Steps:
-        """The answer to the sound alone, of which nothing is told."""
-        assert work.answer
-        while not work.answer.stop:
-            work.timing.step(work.answer)
-            yield None
-
-    def _read_transcript(self, work: _OpenExchange) -> _Steps:
-        """The answer to the sound and the words takes the place of the answer to the sound alone."""
-        draft, words = work.answer, work.exchange.text
-        assert draft and words
-        _, closing = self._around_sound(words)
-        session, sound = draft.session.fork(), None
-        own = len(draft.ids) + (draft.stop in MODEL_STOPS)
-        try:
-            session.rewind(len(self._request.closing) + own)
-        except EdgeGemmaError as error:
-            if error.code != "state":  # it cannot go back that far, so the sound is heard again
-                raise
-            session.close()
-            session, sound = self._request.session.fork(), self._sound(work)
-        draft.close()
-        work.answer = Answer(
-            session,
-            closing,
-            self._max_tokens,
-            sampling=self._request.sampling,
-            sound=sound,
-            draft=draft.ids,
-            measured=self._least_probability > 0,
-        )
-        yield None
+    def _begin_early(self, event: ListenerEvent) -> None:
+        """Begins the answer to what a pause has led to: nothing of it is told or done before the utterance is over."""
+        work = self._open[-1]
+        work.drop_answer()
+        if self._speaking and event.text and not is_steady(np.concatenate(work.samples)):
+            work.answer, work.words = self._begin(event.text), event.text
 
     def _answer(self, work: _OpenExchange) -> _Steps:
         """The tool calls and the reply."""
         exchange = work.exchange
         loop = ToolLoop(self._tools, self._prompt, self._max_rounds, warn=False)
         try:
-            if self._reads_transcript:
-                yield from self._read_transcript(work)
+            if work.words != exchange.text:
+                work.drop_answer()
+            if not work.answer:
+                assert exchange.text
+                work.answer, work.words = self._begin(exchange.text), exchange.text
             reply = yield from self._generate(work)
             calls = self._calls(work, loop, reply)
             if calls and self._improbable(work):
@@ -362,7 +358,7 @@ class SpokenAssistant:
         answer, exchange = work.answer, work.exchange
         assert answer
         while not answer.stop:
-            work.timing.step(answer)
+            work.step()
             text = one_line(answer.text)
             grown = text != exchange.reply
             exchange.reply = text
@@ -395,7 +391,7 @@ class SpokenAssistant:
         session = answer.session
         if answer.stop in MODEL_STOPS:
             session.rewind(1)  # the token that ended the answer
-        work.answer = Answer(session, loop.continuation(answer.ids), self._max_tokens, sampling=self._request.sampling)
+        work.answer = Answer(session, loop.continuation(answer.ids), self._max_tokens, sampling=self._sampling)
         exchange.reply = ""
 
     # ---- transcripts and translations ----
@@ -407,14 +403,15 @@ class SpokenAssistant:
     def _take_transcript(self, final: ListenerEvent) -> AssistantEvent:
         work = self._without_transcript()
         exchange = work.exchange
-        exchange.text = final.text
-        if self._reads_transcript:
-            if exchange.text and is_steady(self._sound(work)):
-                exchange.text = ""
-            if exchange.text and self._is_unsure(final):
-                exchange.problem = UNSURE
-            answered = bool(exchange.text) and not exchange.problem
-            self._steps.append(self._answer(work) if answered else self._leave_alone(work))
+        exchange.text, exchange.end = final.text, final.time
+        if exchange.text and is_steady(self._sound(work)):
+            exchange.text = ""
+        if exchange.text and self._is_unsure(final):
+            exchange.problem = UNSURE
+        if work.answer and work.words == exchange.text:
+            work.ready = len(work.answer.ids)  # none was drawn since the decision
+        answered = bool(exchange.text) and not exchange.problem
+        self._steps.append(self._answer(work) if answered else self._leave_alone(work))
         self._steps.append(self._translate(work))
         return AssistantEvent("transcript", exchange.end, exchange, text=exchange.text)
 
@@ -430,7 +427,8 @@ class SpokenAssistant:
     @staticmethod
     def _sound(work: _OpenExchange) -> NDArray[np.float32]:
         """(n,): the samples that the exchange is about."""
-        return np.concatenate(work.samples)[: work.turn.kept]
+        kept = round((work.exchange.end - work.exchange.start) * SAMPLE_RATE)
+        return np.concatenate(work.samples)[:kept]
 
     def _translate(self, work: _OpenExchange) -> _Steps:
         """The translation, and the end of the exchange."""
@@ -467,15 +465,15 @@ class SpokenAssistant:
         return self._translators[to]
 
     def _timing(self, work: _OpenExchange) -> Timing:
-        timing, acted = work.timing, work.acted
-        assert work.answer and acted is not None and timing.spoken is not None
-        stats = work.answer.session.stats
-        first = acted if timing.first is None else timing.first
+        acted, spoken, decided = work.acted, work.spoken, work.decided
+        assert acted is not None and spoken is not None and decided is not None
+        first = acted if work.first is None else work.first
+        stats = work.answer.session.stats if work.answer else {"decode_tokens": 0, "decode_seconds": 0.0}
         return Timing(
-            first_token=first - timing.spoken if self._live else None,
-            decision=timing.decided - timing.spoken if self._live else None,
-            acted=acted - timing.spoken if self._live else None,
-            ready=timing.ready,
+            first_token=first - spoken if self._live else None,
+            decision=decided - spoken if self._live else None,
+            acted=acted - spoken if self._live else None,
+            ready=work.ready,
             tokens=work.tokens,
             tokens_per_second=stats["decode_tokens"] / stats["decode_seconds"] if stats["decode_seconds"] else None,
             resident=resident(),

@@ -32,9 +32,11 @@ class LanguageGuess:
     """Guesses the language of one text after another."""
 
     def __init__(self, languages: Collection[str]) -> None:
-        """`languages`: codes of those that are possible."""
+        """Reads the table of letters, which takes a moment. `languages`: codes of those that are possible."""
         self._possible = {code.partition("-")[0] for code in languages}
         self._last: str | None = None
+        if rank := _rank():
+            rank("The first text takes longer than others.")
 
     def __call__(self, text: str) -> str | None:
         """The code of the language; None when nothing tells it."""

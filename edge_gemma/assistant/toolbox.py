@@ -22,15 +22,15 @@ from .interface import Announcer
 from .mcp_servers import read_servers
 from .notes import Notes
 from .persona import Facts
-from .phrases import phrase
+from .phrases import language_of, phrase
 from .python_tools import load_tools
 from .state import state_folder
 from .timers import Timers
 
 __all__ = ["ASK_BELOW", "ToolSource", "Toolbox", "open_toolbox"]
 
-ASK_BELOW = 0.6
-"""Below this probability of what was heard, a call that changes something is asked back."""
+ASK_BELOW = 0.7
+"""Below this probability of the least probable word, a call that changes something is asked back."""
 
 _BUILT_IN: dict[str, Effect] = {
     "get_time": "reads",
@@ -97,7 +97,7 @@ class Toolbox:
             sources: servers. They belong to the toolbox.
             timers, notes, facts: what is built in; None for none of it. A function of the user's or a server's that has the
                 name of one that is built in takes its place.
-            language: the code of the language of questions.
+            language: the code of the language of questions; None for that of the words.
             ask_below: the probability of what was heard below which a call that changes something is asked back; 0 for never.
 
         Raises:
@@ -163,13 +163,13 @@ class Toolbox:
             call: the call.
             confidence: the probability of what was heard, 0 to 1; None when it was not measured.
             words: what was heard, for the question; None to ask about the call.
-            language: the code of the language of the question; None for that of the toolbox.
+            language: the code of the language of the question; None for that of the toolbox, or of the words.
         """
         effect = self.effect(call.name)
         badly_heard = confidence is not None and confidence < self._ask_below
         if effect == "reads" or (effect == "changes" and not badly_heard):
             return None
-        language = language or self._language
+        language = language or self._language or (language_of(words) if words else None)
         if badly_heard and words:
             return phrase("did you say", language, words=words.strip().rstrip(".!?…"))
         return phrase("really", language, words=_in_words(call))

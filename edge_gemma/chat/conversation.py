@@ -15,6 +15,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..engine.generation import stop_texts
@@ -30,9 +31,11 @@ from .prompt import Media, Prompt, Unit
 from .reply import MODEL_STOPS, ChatEvent, Reply
 from .reply_grammar import ReplyForm
 from .schemas import warn_caller
-from .structured import can_constrain, form_of
+from .structured import Grammar, form_of
+from .timeline import Timeline
 from .tool_loop import ToolLoop
 from .tools import Tool, Toolbox
+from .vocabulary import can_constrain, prepare, view_bytes
 
 __all__ = ["Chat", "ChatEvent"]
 
@@ -121,7 +124,8 @@ class Chat:
         max_tokens: the most tokens of a round (what the model generates up to its tool calls or its end); None for as
             many as the session has room for.
         stop: a text, or several, that ends an answer and is left out of it.
-        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`.
+        memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`. The plan has what
+            the calls' grammar takes: 36 MB with Gemma's vocabulary.
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
@@ -176,9 +180,10 @@ class Chat:
             self.tools.schemas,
             {"enable_thinking": thinking, **(template_options or {})},
         )
-        self.session = model.session(context=context, kv=kv, memory_limit=memory_limit)
-        # By the position in the session at which media begin: the position behind them, and what they are.
-        self._spans: dict[int, tuple[int, Media]] = {}
+        self.session = model.session(context=context, kv=kv, memory_limit=self._limit(memory_limit))
+        if self._calls is not None:
+            prepare(model.tokenizer)  # for the first call; behind the plan, which measures the process
+        self._timeline = Timeline(self.session)
         self._cancelled = False
         self._active: weakref.ref[Generator[ChatEvent, None, None]] | None = None
 
@@ -193,6 +198,13 @@ class Chat:
                 raise
             warn_caller(f"Calls are not limited to the declarations of the tools. {error}")
             return None
+
+    def _limit(self, given: int | str | MemoryLimit | None) -> int | str | MemoryLimit | None:
+        """The memory limit, with what the grammar of calls takes."""
+        if given is None or self._calls is None:
+            return given
+        limit = MemoryLimit.of(given)
+        return replace(limit, grammar=max(limit.grammar, view_bytes(self._model.tokenizer)))
 
     def close(self) -> None:
         """Frees the session; an answer that is not finished ends. Further calls do nothing. Raises as `send` while an answer
@@ -283,6 +295,8 @@ class Chat:
         sampling = self.sampling if sampling is None else sampling
         _check_options(max_tokens, sampling, self.max_rounds)
         answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress)
+        if isinstance(answer.form, Grammar):
+            answer.form.prepare(self._model.tokenizer)  # while the message is read
         self._close_open_answer()
         with contextlib.suppress(Cancelled):
             self.session.feed_tokens([])  # uses up a request to cancel that came after the end of the last answer
@@ -303,7 +317,7 @@ class Chat:
         """Forgets the conversation, but not the instructions and tools. Raises as `send` while an answer runs elsewhere."""
         self._close_open_answer()
         self.history = []
-        self._rewind(0)
+        self._timeline.rewind(0)
 
     def _close_open_answer(self) -> None:
         if self._active is not None and (events := self._active()) is not None:
@@ -424,11 +438,11 @@ class Chat:
     def _feed(self, target: list[Unit], answer: _Answer) -> None:
         """Makes the session hold exactly `target`, by feeding only what it does not hold already."""
         held = self.session.tokens
-        same, at = self._common(target, held)
+        same, at = self._timeline.common(target, held)
         if same == len(target) and at < len(held) and isinstance(target[-1], int):
             # The session holds more than `target`: the last token is fed again, for the logits that follow it.
             same, at = same - 1, at - 1
-        if at < len(held) and not self._rewind(at):
+        if at < len(held) and not self._timeline.rewind(at):
             same = at = 0
         answer.reused_tokens += at
         before = self.session.position
@@ -436,36 +450,6 @@ class Chat:
             self._append(target[same:], answer)
         finally:
             answer.prompt_tokens += self.session.position - before
-
-    def _common(self, target: Sequence[Unit], held: Sequence[int]) -> tuple[int, int]:
-        """How many units from the start of `target` the session holds, and how many tokens these take."""
-        at = 0
-        for number, unit in enumerate(target):
-            if isinstance(unit, Media):
-                end, media = self._spans.get(at, (0, None))
-                if media != unit or end > len(held):
-                    return number, at
-                at = end
-            elif at >= len(held) or held[at] != unit:
-                return number, at
-            else:
-                at += 1
-        return len(target), at
-
-    def _rewind(self, position: int) -> bool:
-        """Goes back to `position`. Where the session cannot go back that far, it goes to the start and returns False."""
-        reached = True
-        if self.session.position > position:
-            try:
-                self.session.rewind_to(position)
-            except EdgeGemmaError as error:
-                if error.code == "cancelled" or position == 0:
-                    raise
-                self.session.rewind_to(0)
-                reached = False
-        now = self.session.position
-        self._spans = {start: span for start, span in self._spans.items() if span[0] <= now}
-        return reached
 
     def _append(self, units: Sequence[Unit], answer: _Answer) -> None:
         run: list[int] = []
@@ -489,7 +473,7 @@ class Chat:
                 answer.image_tokens += size
                 if answer.progress:
                     answer.progress(done, total)
-            self._spans[start] = (self.session.position, unit)
+            self._timeline.note(start, unit)
         if run:
             self.session.feed_tokens(run)
 

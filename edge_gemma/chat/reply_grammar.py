@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..engine.constraint import Constraint
 from ..engine.interface import Form, TokenizerLike
 from .call_grammar import CALL, END_OF_CALL
-from .structured import end_tokens
+from .vocabulary import end_tokens
 
 __all__ = ["ReplyForm"]
 
@@ -23,7 +23,14 @@ class ReplyForm:
     """What one reply of a chat keeps to. A `Form`."""
 
     def __init__(
-        self, calls: Form | None, answer: Form | None, *, thinking: bool = False, in_thought: bool = False
+        self,
+        calls: Form | None,
+        answer: Form | None,
+        *,
+        thinking: bool = False,
+        in_thought: bool = False,
+        must_call: bool = False,
+        most_calls: int | None = None,
     ) -> None:
         """
         Args:
@@ -32,23 +39,36 @@ class ReplyForm:
             answer: the form of what is neither thought nor call; None for free text.
             thinking: a thought may precede an answer that has a form.
             in_thought: the reply begins inside a thought.
+            must_call: the reply is a call, without a text before it.
+            most_calls: how many calls the reply may have; None for any number.
         """
-        self._calls, self._answer, self._thinking, self._in_thought = calls, answer, thinking, in_thought
+        self._calls, self._answer = calls, answer
+        self._options = (thinking, in_thought, must_call, most_calls)
 
     def start(self, tokenizer: TokenizerLike) -> Constraint:
         """The constraint of the reply. Raises EdgeGemmaError as `Grammar.start`."""
         answer = None if self._answer is None else self._answer.start(tokenizer)
-        return _Reply(tokenizer, self._calls, answer, self._thinking, self._in_thought)
+        return _Reply(tokenizer, self._calls, answer, *self._options)
 
 
 class _Reply:
     """A reply on its way."""
 
     def __init__(
-        self, tokenizer: TokenizerLike, calls: Form | None, answer: Constraint | None, thinking: bool, in_thought: bool
+        self,
+        tokenizer: TokenizerLike,
+        calls: Form | None,
+        answer: Constraint | None,
+        thinking: bool,
+        in_thought: bool,
+        must_call: bool,
+        most_calls: int | None,
     ) -> None:
         self._tokenizer, self._calls, self._answer = tokenizer, calls, answer
         self._call: Any = None  # the constraint of the call that has begun
+        self._free_call = False  # a call without a constraint has begun
+        self._must_call, self._thinking = must_call, thinking
+        self._calls_left = most_calls
         self._ids = {text: tokenizer.find(text) for text in (CALL, END_OF_CALL, _OPEN_THOUGHT, _CLOSE_THOUGHT)}
         call, opening = self._ids[CALL], self._ids[_OPEN_THOUGHT]
         self._begins = {
@@ -62,11 +82,17 @@ class _Reply:
         if self._call is not None:
             mask: NDArray[np.uint32] | None = self._call.check(token)
             return mask
-        if self._in_thought or self._answer is None:
+        if self._in_thought or self._free_call:
+            return None
+        if self._must_call and not self._called:
+            thought = {self._ids[_OPEN_THOUGHT]} if self._thinking else set()
+            return self._only(token, {self._ids[CALL], *thought} - {None})
+        if self._calls_left == 0:
+            return self._only(token, self._ends)
+        if self._answer is None:
             return None
         if self._called:  # a form of the answer is for replies without calls
-            others = self._ends | (self._begins & {self._ids[CALL]})
-            return None if token in others else self._with(self._empty(), others)
+            return self._only(token, self._ends | (self._begins & {self._ids[CALL]}))
         begins = set() if self._answered else self._begins
         if token in begins:
             return None
@@ -83,23 +109,41 @@ class _Reply:
         if self._call is not None:
             found: list[int] = self._call.forced()
             return found
-        free = self._in_thought or self._called or self._answer is None or (self._begins and not self._answered)
-        return [] if free or self._answer is None else self._answer.forced()
+        if self._must_call and not (self._called or self._in_thought or self._free_call or self._thinking):
+            return [token for token in (self._ids[CALL],) if token is not None]
+        inside = self._in_thought or self._free_call or self._called
+        if inside or self._answer is None or (self._begins and not self._answered):
+            return []
+        return self._answer.forced()
 
     def _accept(self, token: int) -> None:
         if self._call is not None:
             self._call.accept([token])
             if token == self._ids[END_OF_CALL]:
-                self._call, self._called = None, True
+                self._end_call()
+        elif self._free_call:
+            if token == self._ids[END_OF_CALL]:
+                self._end_call()
         elif self._in_thought:
             self._in_thought = token != self._ids[_CLOSE_THOUGHT]
         elif token == self._ids[CALL] and self._calls is not None:
             self._call = self._calls.start(self._tokenizer)
+        elif token == self._ids[CALL] and (self._must_call or self._calls_left is not None):
+            self._free_call = True
         elif token == self._ids[_OPEN_THOUGHT] and (self._answer is None or token in self._begins):
             self._in_thought = True
         elif self._answer is not None and not self._called:
             self._answer.accept([token])
             self._answered = True
+
+    def _end_call(self) -> None:
+        self._call, self._free_call, self._called = None, False, True
+        if self._calls_left:
+            self._calls_left -= 1
+
+    def _only(self, token: int, allowed: set[Any]) -> NDArray[np.uint32] | None:
+        """None if the token is one of these, else the mask that allows these alone."""
+        return None if token in allowed else self._with(self._empty(), allowed)
 
     def _empty(self) -> NDArray[np.uint32]:
         return np.zeros((self._tokenizer.vocab_size + 31) // 32, np.uint32)

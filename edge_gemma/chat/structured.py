@@ -1,13 +1,12 @@
 """Structured output: `Grammar`, which limits an answer to a JSON schema, a regular expression or a grammar.
 
-llguidance (the extra `structured`) knows which tokens may follow. Owned here: its view of the vocabulary, its limits, and its
-errors as ours. The masks are applied by the engine, and only when a token was drawn that may not stand where it was drawn.
+llguidance (the extra `structured`) knows which tokens may follow. Owned here: its limits, and its errors as ours. The masks are
+applied by the engine, and only when a token was drawn that may not stand where it was drawn.
 """
 
 from __future__ import annotations
 
 import codecs
-import importlib.util
 import json
 import weakref
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 
 from ..engine.interface import Form, TokenizerLike
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
-from .calls import MARKERS
+from .vocabulary import library, prepare, view_of
 
-__all__ = ["Following", "Grammar", "can_constrain", "end_tokens", "form_of"]
+__all__ = ["Following", "Grammar", "form_of"]
 
 # JSON as json.dumps writes it. Free white space would leave a choice at every place where text is fixed otherwise.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_ENDS = ("<turn|>",)  # besides <eos>
 _ANYTHING: dict[str, Any] = {}
 
 _LONGEST = 2_000_000  # characters of a grammar, which take about a second
@@ -45,7 +43,8 @@ class Grammar:
         city = Grammar.json_schema({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
         session.generate(grammar=city).text
 
-    The first answer of a model takes about 1.4 s longer, and 112 MB that no memory limit plans for: its vocabulary is read.
+    The first answer of a model waits half a second until its vocabulary is read, unless `prepare` was called before. A chat
+    does that by itself. What is read takes 36 MB for Gemma's vocabulary.
     """
 
     def __init__(self, definition: str, kind: str) -> None:
@@ -74,9 +73,9 @@ class Grammar:
             text = json.dumps(plain, default=dict)
         except (TypeError, ValueError, RecursionError) as error:
             raise EdgeGemmaValueError(f"The schema is no JSON: {error}.", "argument") from None
-        library = _library()
+        matcher = library().LLMatcher
         try:
-            definition = library.LLMatcher.grammar_from_json_schema(text, overrides=_JSON)
+            definition = matcher.grammar_from_json_schema(text, overrides=_JSON)
         except ValueError as error:  # nested too deeply, or with a number that is too long
             raise EdgeGemmaValueError(f"The schema cannot be used: {_in_one_line(str(error))}.", "argument") from None
         return cls(definition, "schema")._checked()
@@ -87,21 +86,26 @@ class Grammar:
         look-around and back-references. Errors as in `json_schema`."""
         if not isinstance(pattern, str):
             raise EdgeGemmaValueError(f"regex is {type(pattern).__name__}; it must be a text.", "argument")
-        return cls(_library().LLMatcher.grammar_from_regex(pattern), "regular expression")._checked()
+        return cls(library().LLMatcher.grammar_from_regex(pattern), "regular expression")._checked()
 
     @classmethod
     def lark(cls, text: str) -> Grammar:
         """Text that follows a grammar in llguidance's Lark notation, with the rule `start`. Errors as in `json_schema`."""
         if not isinstance(text, str):
             raise EdgeGemmaValueError(f"grammar is {type(text).__name__}; it must be a text.", "argument")
-        return cls(_library().LLMatcher.grammar_from_lark(text), "grammar")._checked()
+        return cls(library().LLMatcher.grammar_from_lark(text), "grammar")._checked()
+
+    def prepare(self, tokenizer: TokenizerLike) -> None:
+        """Begins, in a thread, what the first answer of a model would wait for otherwise: half a second, once for all grammars
+        of a tokenizer. Raises EdgeGemmaError "unsupported" without llguidance."""
+        prepare(tokenizer)
 
     def start(self, tokenizer: TokenizerLike) -> Following:
         """A constraint at the beginning of an answer, for `Session.next`. Raises EdgeGemmaError "argument" for a grammar that
         names tokens which the vocabulary lacks."""
-        vocabulary = _vocabulary_of(tokenizer)
+        vocabulary = view_of(tokenizer)
         if (fresh := self._matchers.get(tokenizer)) is None:
-            fresh = _library().LLMatcher(vocabulary, self._definition, log_level=0, limits=_limits())
+            fresh = library().LLMatcher(vocabulary, self._definition, log_level=0, limits=_limits())
             if problem := fresh.get_error():
                 raise self._unusable(problem)
             probe = fresh.deep_copy()
@@ -115,7 +119,7 @@ class Grammar:
     def _checked(self) -> Grammar:
         if len(self._definition) > _LONGEST:
             raise self._unusable(f"it has {len(self._definition):,} characters, and {_LONGEST:,} are the most")
-        failed, messages = _library().LLMatcher.validate_grammar_with_warnings(self._definition, None, limits=_limits())
+        failed, messages = library().LLMatcher.validate_grammar_with_warnings(self._definition, None, limits=_limits())
         if failed:
             raise self._unusable(messages[0])
         return self
@@ -198,75 +202,13 @@ def form_of(schema: Any = None, regex: str | None = None, grammar: str | Form | 
 # ---- llguidance --------------------------------------------------------------------------------------------------------
 
 
-def _library() -> Any:
-    try:
-        import llguidance
-    except ImportError:
-        raise EdgeGemmaValueError(
-            "Structured output needs llguidance: pip install 'edge_gemma[structured]'.", "unsupported"
-        ) from None
-    return llguidance
-
-
 def _in_one_line(problem: str) -> str:
     """llguidance's words without its pictures of places in a pattern, and without a full stop."""
     lines = [line.strip() for line in problem.replace("<non-verbose/>", "").splitlines()]
     return " ".join(line for line in lines if line.strip("^ "))[:300].rstrip(". ")
 
 
-def can_constrain() -> bool:
-    """Whether llguidance is installed."""
-    return importlib.util.find_spec("llguidance") is not None
-
-
 def _limits() -> Any:
     from llguidance import LLParserLimits
 
     return LLParserLimits(**_LIMITS)
-
-
-def end_tokens(tokenizer: TokenizerLike) -> list[int]:
-    """The ids of the tokens with which an answer can end: <eos> and <turn|>, as far as the vocabulary has them."""
-    found = [tokenizer.eos, *map(tokenizer.find, _ENDS)]
-    return list(dict.fromkeys(number for number in found if number is not None))
-
-
-class _Vocabulary:
-    """A tokenizer as llguidance reads it: the bytes of every token. Those of control tokens begin with 0xFF, so that no text
-    matches them. llguidance keeps it, so it must not keep the tokenizer, by which llguidance's view is found and dropped."""
-
-    def __init__(self, tokenizer: TokenizerLike) -> None:
-        self._tokenizer = weakref.ref(tokenizer)
-        control = set(tokenizer.control_tokens) | set(MARKERS)
-        special = [number for text, number in tokenizer.special_tokens.items() if text in control]
-        self.tokens = [tokenizer.decode([number], special=True).encode() for number in range(tokenizer.vocab_size)]
-        for byte in range(128, 256):
-            if (number := tokenizer.find(f"<0x{byte:02X}>")) is not None:
-                self.tokens[number] = bytes([byte])
-        for number in special:
-            self.tokens[number] = b"\xff" + self.tokens[number]
-        self.special_token_ids = special
-        self.eos_token_id = end_tokens(tokenizer)[0]
-        self.bos_token_id = tokenizer.find("<bos>")
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        tokenizer = self._tokenizer()
-        assert tokenizer is not None, "llguidance's view of a vocabulary has outlived it"
-        return tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
-
-
-_vocabularies: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-
-
-def _vocabulary_of(tokenizer: TokenizerLike) -> Any:
-    """llguidance's tokenizer, kept for as long as ours."""
-    if (found := _vocabularies.get(tokenizer)) is None:
-        library = _library()
-        from llguidance import TokenizerWrapper
-
-        vocabulary = _Vocabulary(tokenizer)
-        wrapper = TokenizerWrapper(vocabulary)
-        found = library.LLTokenizer(wrapper, n_vocab=tokenizer.vocab_size, eos_token=end_tokens(tokenizer))
-        wrapper.tokens = vocabulary.tokens = []  # llguidance has copied them
-        _vocabularies[tokenizer] = found
-    return found

@@ -38,6 +38,7 @@ VERBS = (
     "translate",
     "listen",
     "assistant",
+    "serve",
     "info",
     "bench",
     "convert",
@@ -66,6 +67,7 @@ _SYNONYMS = {
     "look": "describe",
     "whisper": "transcribe",
     "benchmark": "bench",
+    "server": "serve",
 }
 
 EPILOG = f"""\
@@ -79,6 +81,7 @@ examples:
   edge-gemma translate -m e2b --to German "Where is the station?"
   edge-gemma listen -m e2b --partials
   edge-gemma assistant -m e2b
+  edge-gemma serve -m e2b
   edge-gemma info gemma-4-E2B-it-Q4_0.gguf
   edge-gemma bench -m e2b --json
   edge-gemma convert gemma-4-E2B-it gemma-4-E2B-it-BF16.gguf

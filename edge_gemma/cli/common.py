@@ -420,15 +420,21 @@ def context_length(args: argparse.Namespace, model: Model) -> int:
 
 
 def session_options(
-    args: argparse.Namespace, model: Model, audio: bool | None = None, vision: bool | None = None
+    args: argparse.Namespace, model: Model, audio: bool | None = None, vision: bool | None = None, form: bool = False
 ) -> dict[str, Any]:
     """The session options as keyword arguments of `Model.session` and `Model.chat`.
 
-    `audio`, `vision`: whether the session will hear sound, and see pictures; None if that is not known yet.
+    `audio`, `vision`: whether the session will hear sound, and see pictures; None if that is not known yet. `form`: whether
+    its answers will have one.
     """
     if args.memory_limit is None:
         return {"context": context_length(args, model), "kv": args.kv}
-    limit = MemoryLimit(args.memory_limit, audio=audio, vision=vision)
+    grammar = 0
+    if form:
+        from ..chat.vocabulary import view_bytes
+
+        grammar = view_bytes(model.tokenizer)
+    limit = MemoryLimit(args.memory_limit, audio=audio, vision=vision, grammar=grammar)
     return {"context": args.context, "kv": args.kv, "memory_limit": limit}
 
 

@@ -142,6 +142,7 @@ def describe(
         model = _open(path, threads, sidecar)
         try:
             report["memory"] = _memory(model, metadata, rows)
+            report["grammar_bytes"] = _grammar_bytes(model)
             if model is not None and model.sidecar:
                 lean = {"file": str(model.sidecar), "file_bytes": os.path.getsize(model.sidecar)}
                 report["sidecar"] = {**lean, "decode_bytes": model.config.decode_bytes}
@@ -192,6 +193,13 @@ def _memory(model: Any, metadata: Any, rows: list[TensorRow]) -> list[dict[str, 
             total = weights + estimate["kv"] + estimate["scratch"]
             result.append({"context": context, "kv_type": kv, **estimate, "total": total})
     return result
+
+
+def _grammar_bytes(model: Any) -> int:
+    """What answers and calls of a given form take; 0 without llguidance, and for a file that the engine cannot run."""
+    from ..chat.vocabulary import view_bytes
+
+    return 0 if model is None else view_bytes(model.tokenizer)
 
 
 def _open(path: str, threads: int | None, sidecar: bool) -> Any:
@@ -261,7 +269,7 @@ def _print_report(report: dict[str, Any]) -> None:
         ]
         print_table([("soft tokens", "patches", "multiply-adds"), *table])
     if report.get("memory"):
-        _print_memory(report["memory"])
+        _print_memory(report["memory"], report["grammar_bytes"])
     if report.get("fits"):
         print_fits(report["fits"], typed_command())
     if "tensors" in report:
@@ -334,7 +342,7 @@ def _print_totals(group: str, entries: list[dict[str, Any]]) -> None:
     )
 
 
-def _print_memory(entries: list[dict[str, Any]]) -> None:
+def _print_memory(entries: list[dict[str, Any]], grammar: int) -> None:
     print("\nmemory by context (total: cache, work space, and all weights but tables of embeddings)")
     rows: list[tuple[str, ...]] = [("", "K/V", "cache", "work space", "total")]
     for entry in entries:
@@ -342,6 +350,8 @@ def _print_memory(entries: list[dict[str, Any]]) -> None:
         sizes = (format_bytes(entry["kv"]), scratch, format_bytes(entry["total"]))
         rows.append((f"{entry['context']} tokens", entry["kv_type"], *sizes))
     print_table(rows)
+    if grammar:
+        print(f"  answers of a given form, and calls of tools unless constrain=False: {format_bytes(grammar)} more")
 
 
 def _short(value: Any) -> str:

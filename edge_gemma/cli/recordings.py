@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -69,6 +68,12 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         help="with --output: continue an interrupted run, and skip recordings whose output is complete",
     )
     group.add_argument("--verbose", "-v", action="store_true", help="print the speed on standard error")
+    group.add_argument(
+        "--word-times",
+        action="store_true",
+        help="find when each word was said: json has the times, vtt shows a word when it is said, and srt underlines it"
+        " (takes about twice as long)",
+    )
     group = parser.add_argument_group("sound")
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
     group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
@@ -112,7 +117,7 @@ def write_down(
     from .. import Transcriber
 
     options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
-    options |= {name: getattr(args, name) for name in ("max_tokens", "stop")}
+    options |= {name: getattr(args, name) for name in ("max_tokens", "stop", "word_times")}
     options |= {"detector": args.vad}
     detect_language = language is None and (format in ("json", "jsonl") or args.verbose)
     drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
@@ -178,7 +183,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     if args.resume and (to_stdout or STDIN in files):
         raise UsageError("--resume needs --output, and recordings that are files.")
     if to_stdout:
-        return _stdout_format(args.format or "txt", len(files)), [None] * len(files)
+        return _usable(_stdout_format(args.format or "txt", len(files)), args), [None] * len(files)
     if not args.output:
         raise UsageError("--output is empty.")
     output = Path(args.output).expanduser()
@@ -199,6 +204,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
         outputs = [output] * len(files)
         format = args.format or _format_of(output)
         format = _stdout_format(format, len(files)) if several else format
+    _usable(format, args)
     _check_different(files, outputs)
     if into:
         with naming(output):
@@ -206,6 +212,13 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     for path in outputs:
         _check(path, files, args)
     return format, list(outputs)
+
+
+def _usable(format: str, args: argparse.Namespace) -> str:
+    """The format, if it has a place for all that is asked for; else raises UsageError."""
+    if args.word_times and format in ("txt", "tsv"):
+        raise UsageError(f"--word-times has no effect on the format {format}: choose json, jsonl, srt or vtt.")
+    return format
 
 
 def _check_different(files: list[str], outputs: list[Path]) -> None:
@@ -312,6 +325,8 @@ class _Work:
                     with naming(output or STDOUT):
                         target.add(segment)
                     start = segment.end
+                    if self.args.verbose and (doubtful := _doubtful(segment)):
+                        print(f"[{file}: {doubtful}]", file=sys.stderr)
                 with naming(output or STDOUT):
                     target.complete(self._detected())
             if source.assumption:
@@ -332,6 +347,12 @@ class _Work:
         """What the JSON format tells of the language when none was given."""
         language = self.transcriber.detected_language
         return {} if self.transcriber.language else {"language": language, "language_detected": language is not None}
+
+
+def _doubtful(segment: Any) -> str:
+    """The words of a segment that the model was not sure of, and their probabilities; "" for none."""
+    words = ", ".join(f"{word.word!r} {word.probability:.2f}" for word in segment.words if word.doubtful)
+    return f"doubtful at {format_clock(segment.start)}: {words}" if words else ""
 
 
 def _fingerprint(file: str) -> dict[str, Any] | None:
@@ -402,7 +423,7 @@ class _File:
         self._lines = [{**_FORM, **identity}]
         if resume and self._part.exists():
             self._lines = self._read(self._lines[0])
-            self._segments = [Segment(**line) for line in self._lines[1:]]
+            self._segments = [Segment.from_dict(line) for line in self._lines[1:]]
         self.done = list(self._segments)
         self.start: float = self.done[-1].end if self.done else 0.0
 
@@ -436,7 +457,7 @@ class _File:
         return self
 
     def add(self, segment: Any) -> None:
-        self._file.write(f"{json.dumps(dataclasses.asdict(segment), ensure_ascii=False)}\n")
+        self._file.write(f"{json.dumps(segment.as_dict(), ensure_ascii=False)}\n")
         self._file.flush()
         self._segments.append(segment)
 

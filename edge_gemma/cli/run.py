@@ -223,12 +223,16 @@ def _raw(model: Any, args: argparse.Namespace, prompt: str, form: Any) -> dict[s
 
     output = _Output(args)
     with (
-        contextlib.closing(model.session(**session_options(args, model, audio=False, vision=False))) as session,
+        contextlib.closing(
+            model.session(**session_options(args, model, audio=False, vision=False, form=bool(form)))
+        ) as session,
         contextlib.closing(output),
     ):
         stop = ""
         with Interrupt(session.cancel) as interrupt:
             try:
+                if form:
+                    form.prepare(model.tokenizer)  # while the prompt is read
                 session.feed_text(prompt, special=True, bos=True)
                 pieces = session.generate(args.max_tokens, stop=args.stop, sampling=sampling(args), grammar=form)
                 for piece in _until(interrupt, pieces):
@@ -259,7 +263,7 @@ def _turn(model: Any, args: argparse.Namespace, prompt: str | None, form: Any) -
             sampling=sampling(args),
             max_tokens=args.max_tokens,
             stop=args.stop,
-            **session_options(args, model, audio=bool(audio or args.video), vision=bool(args.image or args.video)),
+            **session_options(args, model, bool(audio or args.video), bool(args.image or args.video), bool(form)),
         ) as chat,
         contextlib.closing(output),
         EncodingBar("pictures") as bar,

@@ -28,7 +28,8 @@ def next_tokens(
     special: bool = False,
     masks: Sequence[ArrayLike | None] | None = None,
     constraints: Sequence[Constraint | None] | None = None,
-    logprobs: int | None = None,
+    logprobs: int | Sequence[int | None] | None = None,
+    prefixes: Sequence[ArrayLike] | None = None,
     feed: Sequence[tuple[Session, ArrayLike]] = (),
 ) -> list[Token]:
     """Draws a token for each of several sessions of one model, and appends it. The weights are read once for all of them: where
@@ -38,17 +39,20 @@ def next_tokens(
     Args:
         sessions: up to 128, of any positions and types of cache; none of them twice.
         sampling: how tokens are drawn, for all or for each.
-        special, logprobs: as in `Session.next`.
-        masks, constraints: for each session what `mask` and `constraint` are in `Session.next`.
+        special, logprobs: as in `Session.next`; `logprobs` for all, or for each.
+        masks, constraints, prefixes: for each session what `mask`, `constraint` and `prefix` are in `Session.next`.
         feed: further sessions with the ids that are appended to them in the same pass, such as pieces of prompts. A pass has
             128 rows, of which each drawn token takes one; what is more takes further passes.
 
     Raises:
         EdgeGemmaError: "argument" for a session that is there twice or belongs to another model; "context" and "state" as in
-            `Session.next`. Then nothing changes. `Cancelled` when one of the sessions was cancelled: nothing was drawn.
+            `Session.next`. Then nothing changes. `Cancelled` when one of the sessions was cancelled: nothing was drawn, and the
+            positions tell what was appended.
     """
     options = _options(sampling, len(sessions))
-    for name, given in (("masks", masks), ("constraints", constraints)):
+    asked_logprobs = [logprobs] * len(sessions) if logprobs is None or isinstance(logprobs, int) else list(logprobs)
+    per_session = (("masks", masks), ("constraints", constraints), ("prefixes", prefixes), ("logprobs", asked_logprobs))
+    for name, given in per_session:
         if given is not None and len(given) != len(sessions):
             raise EdgeGemmaValueError(f"there are {len(given)} {name} for {len(sessions)} sessions.", "argument")
     everyone = [*sessions, *(session for session, _ in feed)]
@@ -70,10 +74,15 @@ def next_tokens(
             asked = None if constraint is None else TokenCheck(constraint, vocab_size)
             checks += [] if asked is None else [asked]
             native, token = NativeSampling(how or _DEFAULT, special), new_struct("eg_token")
-            items[at].draw, items[at].sampling, items[at].token = True, native.require(words, logprobs, asked), token
+            items[at].draw, items[at].sampling, items[at].token = (
+                True,
+                native.require(words, asked_logprobs[at], asked),
+                token,
+            )
             tokens.append(token)
             kept += [words, native]
-        for at, (_, ids) in enumerate(feed, len(sessions)):
+        appended = [*(prefixes if prefixes is not None else [()] * len(sessions)), *(ids for _, ids in feed)]
+        for at, ids in enumerate(appended):
             array = int_array(ids, "ids")
             items[at].ids, items[at].n = pointer(array, "int32_t *"), array.size
             kept.append(array)
@@ -82,7 +91,7 @@ def next_tokens(
             if asked.raised is not None:
                 raise asked.raised
         check(status, err)
-        return [token_of(token, logprobs) for token in tokens]
+        return [token_of(token, n) for token, n in zip(tokens, asked_logprobs, strict=True)]
 
 
 def _options(sampling: Sampling | Sequence[Sampling | None] | None, n: int) -> Sequence[Sampling | None]:

@@ -40,7 +40,7 @@ class Constrained:
                 special=self._special,
                 logprobs=self._logprobs,
                 constraint=self._constraint,
-                prefix=forced,
+                prefix=forced or None,
             )
         except Cancelled:
             self._session.rewind_to(before)  # what was fed of `forced` is in no answer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import Cancelled, EdgeGemmaValueError
 
-__all__ = ["Generation", "Token", "possible_stop", "stop_texts"]
+__all__ = ["Generation", "StopFilter", "Token", "possible_stop", "stop_texts"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,10 @@ class Generation:
             max_tokens: the most tokens to draw.
             stops: texts that end it.
         """
-        self._draw, self._left, self._stops = draw, max_tokens, tuple(stops)
+        self._draw, self._left, self._filter = draw, max_tokens, StopFilter(stops)
         self._tokens: list[Token] = []
         self._pieces: list[str] = []  # all so far
         self._given = 0  # of these, by iteration
-        self._held = ""  # the end of the text, which may be the beginning of a stop text
         self._stop = ""
 
     def __iter__(self) -> Iterator[str]:
@@ -118,23 +117,50 @@ class Generation:
                 self._take(token)
 
     def _take(self, token: Token) -> None:
-        self._held += token.text
-        if token.stop:
-            self._finish(token.stop)
-        elif found := [at for at in map(self._held.find, self._stops) if at >= 0]:
-            self._held = self._held[: min(found)]
-            self._finish("stop")
-        else:
-            self._give(len(self._held) - possible_stop(self._held, self._stops))
+        piece, stop = self._filter.take(token)
+        self._give(piece)
+        if stop:
+            self._finish(stop)
 
     def _finish(self, stop: str) -> None:
         self._stop = stop
-        self._give(len(self._held))
+        self._give(self._filter.rest())
 
-    def _give(self, length: int) -> None:
-        if length:
-            self._pieces.append(self._held[:length])
-            self._held = self._held[length:]
+    def _give(self, piece: str) -> None:
+        if piece:
+            self._pieces.append(piece)
+
+
+class StopFilter:
+    """The text of tokens up to a stop: a text that ends it is left out, and what may become one is held back.
+
+    Attributes:
+        found: the text that has ended it; "" if none has.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """`stops`: texts that end it, none of them empty."""
+        self._stops = tuple(stops)
+        self._held = ""  # the end of the text, which may be the beginning of a stop text
+        self.found = ""  # the text that has ended it
+
+    def take(self, token: Token) -> tuple[str, str]:
+        """What can be shown with this token, and why the text ends with it: the token's own stop, "stop", or ""."""
+        self._held += token.text
+        if token.stop:
+            return self.rest(), token.stop
+        if found := [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]:
+            at, self.found = min(found)
+            self._held = self._held[:at]
+            return self.rest(), "stop"
+        shown = len(self._held) - possible_stop(self._held, self._stops)
+        piece, self._held = self._held[:shown], self._held[shown:]
+        return piece, ""
+
+    def rest(self) -> str:
+        """What was held back: the text has ended."""
+        piece, self._held = self._held, ""
+        return piece
 
 
 def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:

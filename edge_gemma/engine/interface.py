@@ -30,6 +30,10 @@ class TokenizerLike(Protocol):
         """The text of token ids."""
         ...
 
+    def pieces(self, special: bool = False) -> tuple[bytes, NDArray[np.uint64]]:
+        """The bytes of all tokens one behind the other, and where each begins and the last ends."""
+        ...
+
     def find(self, text: str) -> int | None:
         """The id of the token written exactly so."""
         ...
@@ -168,7 +172,7 @@ class SessionLike(Protocol):
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
-        prefix: ArrayLike = (),
+        prefix: ArrayLike | None = None,
     ) -> Token:
         """Draws a token and appends it."""
         ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import EdgeGemmaMemoryError, EdgeGemmaValueError
@@ -71,7 +71,7 @@ class MemoryLimit:
 
     `least`: the smallest context that is of use. `sessions`: how many of them are alive at once, forks included.
     `audio`, `vision`: whether sound will be heard, and pictures seen; None if the model can. `fresh`: the plan is for a new
-    process and not for this one.
+    process and not for this one. `grammar`: bytes that answers and calls of a given form will take, beside all else.
     """
 
     bytes: int
@@ -80,6 +80,7 @@ class MemoryLimit:
     audio: bool | None = None
     vision: bool | None = None
     fresh: bool = False
+    grammar: int = 0
 
     @classmethod
     def of(cls, limit: int | str | MemoryLimit, **known: Any) -> MemoryLimit:
@@ -101,11 +102,12 @@ class MemoryNeed:
     encoder: int  #: the encoders of sound and pictures; 0 where they are not used
     kv: int  #: caches of all sessions
     scratch: int  #: what else sessions hold, and the work space that they share
+    grammar: int = 0  #: what limits answers and calls to a form; 0 where that is not used
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.process + self.weights + self.encoder + self.kv + self.scratch
+        return self.process + self.weights + self.encoder + self.kv + self.scratch + self.grammar
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,10 @@ def memory_need(
     audio: bool | None = None,
     vision: bool | None = None,
     fresh: bool = False,
+    grammar: int = 0,
 ) -> MemoryNeed:
     """What `sessions` of that size take together with the process as it is now; `fresh`: with another that has opened the model
-    and done nothing else. `audio` and `vision` as in `MemoryLimit`.
+    and done nothing else. `audio`, `vision` and `grammar` as in `MemoryLimit`.
 
     An upper bound while nothing else in the process grows. Raises as `Model.estimate`.
     """
@@ -159,6 +162,7 @@ def memory_need(
         process=(_FRESH + model.memory()["tables"] if fresh else _process(model)) + parts["vocabulary"] + _SPARE,
         weights=model.weight_least if streams else parts["weights"],
         encoder=encoder,
+        grammar=grammar,
         **_session_sizes(estimate, sessions),
     )
 
@@ -196,13 +200,14 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
         audio=limit.audio,
         vision=limit.vision,
         fresh=limit.fresh,
+        grammar=limit.grammar,
     )
 
     def need(tokens: int, cache: str) -> MemoryNeed:
         """As `memory_need`, with one look at the process for all."""
         if (tokens, cache) not in needs:
             size = _session_sizes(model.estimate(tokens, cache), limit.sessions)
-            needs[tokens, cache] = MemoryNeed(fixed.process, fixed.weights, fixed.encoder, **size)
+            needs[tokens, cache] = replace(fixed, **size)
         return needs[tokens, cache]
 
     for cache in caches:
@@ -221,7 +226,8 @@ def fit(model: Any, limit: int | str | MemoryLimit, context: int | None = None, 
 def check_fits(session: Any, limit: int | str | MemoryLimit) -> None:
     """Raises EdgeGemmaMemoryError "memory" when an open session goes beyond the limit once it is used."""
     limit, model, sizes = MemoryLimit.of(limit), session.model, session.memory()
-    need = memory_need(model, 1, sessions=limit.sessions, audio=limit.audio, vision=limit.vision)
+    known = {"sessions": limit.sessions, "audio": limit.audio, "vision": limit.vision, "grammar": limit.grammar}
+    need = memory_need(model, 1, **known)
     # What it has touched by now counts as part of the process already; so this is never too little.
     total = need.total - need.kv - need.scratch + sum(_session_sizes(sizes, limit.sessions).values())
     if total > limit.bytes:
@@ -241,6 +247,8 @@ def _refusal(limit: MemoryLimit, needs: dict[tuple[int, str], MemoryNeed]) -> st
     parts = f"{format_bytes(need.weights)} are weights, {format_bytes(need.process)} the process"
     if need.encoder:
         parts += f", {format_bytes(need.encoder)} the encoders"
+    if need.grammar:
+        parts += f", {format_bytes(need.grammar)} the grammars of answers and calls; constrain=False leaves calls free"
     return (
         f"The memory limit of {format_bytes(limit.bytes)} is too small: the model needs {'; '.join(sizes)} ({parts}). "
         "Allow that, or take a smaller quantization."

@@ -314,6 +314,7 @@ class Model(Handle):
         template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         max_rounds: int = 8,
+        constrain: bool | None = None,
     ) -> Chat:
         """Opens a conversation; `Chat` describes the options."""
         from ..chat.conversation import Chat
@@ -332,6 +333,7 @@ class Model(Handle):
             template=template,
             template_options=template_options,
             max_rounds=max_rounds,
+            constrain=constrain,
         )
 
 

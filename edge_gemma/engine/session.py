@@ -226,7 +226,7 @@ class Session(Handle):
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
-        prefix: ArrayLike = (),
+        prefix: ArrayLike | None = None,
     ) -> Token:
         """Draws a token and appends it.
 
@@ -244,11 +244,13 @@ class Session(Handle):
             EdgeGemmaError: "context" when the session is full; "state" when nothing was fed, or no token can be drawn;
                 `Cancelled`. What the constraint raises. Then nothing was drawn.
         """
-        words, ids = mask_words(mask, self._config.vocab_size), int_array(prefix, "prefix")
+        words = mask_words(mask, self._config.vocab_size)
         asked = None if constraint is None else TokenCheck(constraint, self._config.vocab_size)
         options = self._sampling(sampling or _DEFAULT, special).require(words, logprobs, asked)
         item, token = new_struct("eg_batch_item"), new_struct("eg_token")
-        item.ids, item.n = pointer(ids, "int32_t *"), ids.size
+        if prefix is not None:
+            ids = int_array(prefix, "prefix")
+            item.ids, item.n = pointer(ids, "int32_t *"), ids.size
         item.draw, item.sampling, item.token = True, options, token
         with self.exclusive() as session:
             item.session = session

@@ -10,10 +10,13 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import EdgeGemmaValueError
 from .descriptor import FileSource
 from .interface import TokenizerLike
-from .native import Uncopyable, check, ffi, file_params, lib, new_struct, text_of
+from .native import Uncopyable, check, ffi, file_params, lib, new_struct, pointer, text_of
 
 
 class Tokenizer(Uncopyable):
@@ -105,6 +108,25 @@ class Tokenizer(Uncopyable):
             if length[0] <= capacity:
                 return text_of(text, length[0])
             capacity = length[0]
+
+    def pieces(self, special: bool = False) -> tuple[bytes, NDArray[np.uint64]]:
+        """The bytes of all tokens one behind the other, and (vocab_size + 1,) offsets: those of token i are
+        text[offsets[i] : offsets[i + 1]], as `decode` writes it alone, but for bytes that form no character.
+
+        `special`: control tokens are written out; else they have no bytes. Takes some milliseconds.
+        """
+        flags = lib.EG_TEXT_SPECIAL if special else 0
+        offsets, length, err = np.empty(self.vocab_size + 1, np.uint64), ffi.new("size_t *"), new_struct("eg_error")
+        at = pointer(offsets, "uint64_t *")
+        check(lib.eg_tokenizer_get_pieces(self.pointer, flags, ffi.NULL, 0, at, length, err), err)
+        text = bytearray(length[0])
+        check(
+            lib.eg_tokenizer_get_pieces(
+                self.pointer, flags, ffi.from_buffer("uint8_t[]", text), len(text), ffi.NULL, length, err
+            ),
+            err,
+        )
+        return bytes(text), offsets
 
     def find(self, text: str) -> int | None:
         """The id of the token written exactly so, such as "<|turn>" or "▁the"; None if there is none."""

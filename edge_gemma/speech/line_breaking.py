@@ -12,7 +12,7 @@ import re
 import unicodedata
 from itertools import pairwise
 
-__all__ = ["width", "wrap"]
+__all__ = ["unspaced_ends", "width", "wrap"]
 
 _SPACE = re.compile(r"[^\S\u00a0\u2007\u202f]+")  # but for spaces that no line may end at
 _ZWJ, _EMOJI_STYLE, _ZERO_WIDTH_SPACE = "\u200d", "\ufe0f", "\u200b"
@@ -62,6 +62,18 @@ def wrap(text: str, columns: int) -> list[str]:
         lines.append("".join(clusters[at:end]).strip(f" {_ZERO_WIDTH_SPACE}"))
         at = end
     return [line for line in lines if line]
+
+
+def unspaced_ends(text: str) -> list[int]:
+    """Where a word may end in a text without spaces: indices between characters of scripts that write none, in order."""
+    ends, clusters, at = [], _clusters(text), 0
+    for before, after in pairwise(clusters):
+        at += len(before)
+        kind = _break_between(before, after)
+        asian = _is_ideograph(before[0]) or _is_ideograph(after[0])  # other scripts have a WORD break behind a hyphen
+        if kind in (_Break.IDEOGRAPH, _Break.SYLLABLE) or (kind is _Break.WORD and asian):
+            ends.append(at)
+    return ends
 
 
 def _line_end(clusters: list[str], breaks: list[_Break], at: int, columns: int) -> int:

@@ -10,7 +10,6 @@ end.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import os
@@ -157,7 +156,8 @@ class Listener(Cancellable):
             raise EdgeGemmaValueError(f"partials is {partials}; it is seconds of speech, such as 0.5.", "argument")
         self.language, self.to = language_names(model, language, to)
         self._interval = 0.4 if partials is True else float(partials or 0.0)
-        self._step_task, self._clock, self._pauses = step_task, clock, pauses
+        self._step_task, self._clock = step_task, clock
+        self._confidence, self._pauses = confidence, pauses
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self.request: SpeechRequest = open_request(
             model,
@@ -176,8 +176,6 @@ class Listener(Cancellable):
             sessions=_SESSIONS,
         )
         self.request.session.priority = priority
-        if confidence:
-            self.request = dataclasses.replace(self.request, measured=True)
 
     def close(self) -> None:
         """Frees the session. Further calls do nothing."""
@@ -212,6 +210,7 @@ class Listener(Cancellable):
                 self.language,
                 self._endpointer,
                 interval=self._interval if opened.live else 0.0,
+                confidence=self._confidence,
                 step_task=self._step_task,
                 pauses=self._pauses,
                 clock=self._clock,
@@ -339,13 +338,15 @@ class _Loop:
         endpointer: Endpointer,
         *,
         interval: float,
+        confidence: bool,
         step_task: StepTask | None,
         pauses: bool,
         clock: Callable[[], float],
         check: Callable[[], None],
     ) -> None:
-        """`interval`: seconds of speech between guesses, 0 for no guesses. `check`: raises when the work is cancelled."""
-        self._pauses = pauses
+        """`interval`: seconds of speech between guesses, 0 for no guesses. `confidence`: finals tell `avg_logprob`.
+        `check`: raises when the work is cancelled."""
+        self._confidence, self._pauses = confidence, pauses
         self._source, self._request, self._language, self._endpointer = source, request, language, endpointer
         self._shortest_interval = self._interval = interval
         self._step_task, self._clock, self._check = step_task, clock, check
@@ -478,10 +479,11 @@ class _Loop:
             answer.close()
             return
         self._finished.popleft().close()
-        text, translation = self._request.read(answer.text)
         end = (round(utterance.start * SAMPLE_RATE) + utterance.turn.kept) / SAMPLE_RATE
-        segment = Segment(utterance.start, end, text, translation, self._language)
-        yield ListenerEvent("final", end, text, text, segment, timing.latency(len(answer.ids)), answer.avg_logprob)
+        segment = self._request.segment(answer, utterance.start, end, self._language)
+        latency, text = timing.latency(len(answer.ids)), segment.text
+        sure = answer.avg_logprob if self._confidence else None
+        yield ListenerEvent("final", end, text, text, segment, latency, sure)
 
     def _work_ahead(self, utterance: _Utterance) -> Iterator[ListenerEvent]:
         """While somebody speaks: one step of the answer that a pause has begun, or of a guess."""

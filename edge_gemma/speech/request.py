@@ -34,6 +34,8 @@ from .prompts import (
     split_translation,
     translation_prompt,
 )
+from .transcript import Segment
+from .words import TokenWord, mean_logprob, plain_words, token_words
 
 __all__ = [
     "MAX_CLIP",
@@ -129,6 +131,20 @@ class SpeechRequest:
         """What was said, and its translation or None, from the text of an answer. A loop at its end is cut."""
         return self.parse(text[: loop_start(text)])
 
+    def words(self, answer: Answer) -> list[TokenWord]:
+        """The words of what was said, and which tokens of a complete answer say them."""
+        return token_words(self.read(answer.text)[0], answer.ids, self.session.model.tokenizer)
+
+    def segment(self, answer: Answer, start: float, end: float, language: str | None) -> Segment:
+        """What a complete answer tells of the speech from `start` to `end` seconds, and how sure the model was, if that was
+        measured."""
+        text, translation = self.read(answer.text)
+        words, logprobs = self.words(answer), answer.logprobs
+        # A translation follows the tokens of the transcript.
+        sure = mean_logprob(logprobs[words[0].first : words[-1].end + 1]) if words else answer.avg_logprob
+        known = plain_words(words, logprobs) if logprobs else ()
+        return Segment(start, end, text, translation, language, avg_logprob=sure, words=known)
+
 
 def hints(model: ModelLike, initial_prompt: str | None, hotwords: str | Sequence[str] | None) -> str:
     """What a request says of context and spelling, to stand behind its instruction; "" without. Arguments as in `Transcriber`.
@@ -206,7 +222,7 @@ def open_request(
         on_failure.callback(session.close)
         session.feed_tokens(before)
         on_failure.pop_all()
-    return SpeechRequest(session, tuple(closing), limit, sampling or GREEDY, parse, stops)
+    return SpeechRequest(session, tuple(closing), limit, sampling or GREEDY, parse, stops, measured=True)
 
 
 def open_endpointer(

@@ -9,24 +9,26 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import segments
+from ..audio.endpointing import Clip, segments
 from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..audio.vad import Detector
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
-from .answer import Samples
+from .answer import Answer, Samples
 from .language_detection import LanguageDetection
 from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
 from .transcript import Segment, Transcript
+from .word_times import hear_word_times
 
 __all__ = [
     "Progress",
@@ -40,7 +42,8 @@ Progress = Callable[[float, float | None], None]
 """Called with the seconds that are done, and the seconds of the whole recording or None if they are not known."""
 
 _Item = TypeVar("_Item")
-_SESSIONS = 2  # that are open at the same time: the request, and a fork of it
+# That are open at the same time: the request and a fork of it, and for the times of words a fork of the fork.
+_SESSIONS, _TIMING_SESSIONS = 2, 3
 
 
 class Transcriber(Cancellable):
@@ -62,6 +65,7 @@ class Transcriber(Cancellable):
         to: str | None = None,
         *,
         detect_language: bool = False,
+        word_times: bool = False,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
@@ -87,6 +91,8 @@ class Transcriber(Cancellable):
             detect_language: if no language is given, asks the model once in each recording in which language its first words
                 are, for `detected_language`. This is a short question in a session of its own. The embedded toy model cannot
                 answer it, so nothing is detected with it.
+            word_times: finds when each word was said, for the start and end of `Segment.words`. The sound is heard once more
+                for that, which about doubles the time.
             initial_prompt: text that tells the model what the recording is about, or what was said before it, so that it
                 chooses the right words and spelling. It is part of the request, and not of any answer.
             hotwords: words and names that may be spoken, as they are to be spelled: a text such as "Kyiv, Ngozi", or a list.
@@ -114,7 +120,7 @@ class Transcriber(Cancellable):
         super().__init__()
         self.language, self.to = language_names(model, language, to)
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
-        self._whole = whole
+        self._whole, self._word_times = whole, word_times
         self._model, self._kv = model, kv
         self._detect_language = detect_language and self.language is None
         self._detection: LanguageDetection | None = None
@@ -132,7 +138,7 @@ class Transcriber(Cancellable):
             max_tokens=max_tokens,
             sampling=sampling,
             stop=stop,
-            sessions=_SESSIONS,
+            sessions=_TIMING_SESSIONS if word_times else _SESSIONS,
         )
 
     def close(self) -> None:
@@ -179,11 +185,11 @@ class Transcriber(Cancellable):
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 if done and clip.end <= done[-1].end:
                     continue
-                text, translation = self.recognize(clip.samples)
-                self._detect(detection, text)
+                segment = self._segment(clip)
+                self._detect(detection, segment.text)
                 if progress:
                     progress(clip.end, source.duration)
-                yield Segment(clip.start, clip.end, text, translation, self.language)
+                yield segment
             self._detect(detection, "", last=True)
             if progress and source.duration is not None:
                 progress(source.duration, source.duration)
@@ -203,22 +209,45 @@ class Transcriber(Cancellable):
 
         Raises as `segments`.
         """
-        if self._model.audio_tokens(len(samples)) == 0:
-            return "", None
-        sampling = self.request.sampling
-        text = self._answer(samples, sampling)
-        if again := second_attempt(text, sampling):
-            text = self._answer(samples, again)
-        return self.request.read(text)
+        answer = self._hear(samples)
+        return self.request.read(answer.text) if answer else ("", None)
 
-    def _answer(self, samples: Samples, sampling: Sampling) -> str:
-        """The text of an answer about the samples."""
+    def _segment(self, clip: Clip) -> Segment:
+        """What is said in a clip."""
+        answer = self._hear(clip.samples)
+        if answer is None:
+            return Segment(clip.start, clip.end, "", None, self.language)
+        segment = self.request.segment(answer, clip.start, clip.end, self.language)
+        return self._with_times(segment, clip, answer) if self._word_times and segment.words else segment
+
+    def _with_times(self, segment: Segment, clip: Clip, answer: Answer) -> Segment:
+        """The segment with the times of its words."""
+        request, words = self.request, self.request.words(answer)
+        with self.working(request.session.fork()) as session:
+            times = hear_word_times(
+                session, clip.samples, request.closing, answer.ids, words, answer.logprobs, self.check_cancelled
+            )
+        timed = zip(segment.words, times, strict=True)
+        found = (replace(word, start=clip.start + start, end=clip.start + end) for word, (start, end) in timed)
+        return replace(segment, words=tuple(found))
+
+    def _hear(self, samples: Samples) -> Answer | None:
+        """The answer about the samples, its session closed; None where they are too few for the encoder."""
+        if self._model.audio_tokens(len(samples)) == 0:
+            return None
+        answer = self._answer(samples, self.request.sampling)
+        if again := second_attempt(answer.text, self.request.sampling):
+            answer = self._answer(samples, again)
+        return answer
+
+    def _answer(self, samples: Samples, sampling: Sampling) -> Answer:
+        """A complete answer about the samples."""
         with self.working(self.request.session.fork()) as session:
             session.feed_audio(samples)
             answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
             while answer.step():
                 self.check_cancelled()
-            return answer.text
+            return answer
 
 
 class _Stoppable(Source):
@@ -251,6 +280,7 @@ def transcribe_segments(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    word_times: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
@@ -280,6 +310,7 @@ def transcribe_segments(
                 stack.enter_context(opened_model(model, mmproj, threads)),
                 language,
                 to,
+                word_times=word_times,
                 initial_prompt=initial_prompt,
                 hotwords=hotwords,
                 order=order,
@@ -317,6 +348,7 @@ def transcribe(
     start: float = 0.0,
     progress: Progress | None = None,
     detect_language: bool = False,
+    word_times: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
@@ -345,8 +377,8 @@ def transcribe(
         progress: called after each segment with the seconds done and in all.
         detect_language: if no language is given, asks the model which language it is, once. The transcript's `language` is
             the answer then, and its info has `language_detected`.
-        initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit, max_tokens,
-            sampling, stop: as in `Transcriber`.
+        word_times, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit,
+            max_tokens, sampling, stop: as in `Transcriber`.
 
     Returns:
         A Transcript: a sequence of segments with start, end and text.
@@ -361,6 +393,7 @@ def transcribe(
             language,
             to,
             detect_language=detect_language,
+            word_times=word_times,
             initial_prompt=initial_prompt,
             hotwords=hotwords,
             order=order,

@@ -1,4 +1,4 @@
-"""What was said, and when: `Segment`, `Transcript`, and their formats: text, subtitles, tables and JSON.
+"""What was said, and when: `Word`, `Segment`, `Transcript`, and their formats: text, subtitles, tables and JSON.
 
 Owns how the formats are written, as a whole or segment by segment. Knows neither models nor sound.
 """
@@ -7,15 +7,46 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from ..errors import EdgeGemmaValueError
 from .line_breaking import wrap
 
-__all__ = ["FORMATS", "Segment", "Transcript", "TranscriptWriter"]
+__all__ = ["DOUBTFUL", "FORMATS", "Segment", "Transcript", "TranscriptWriter", "Word"]
+
+DOUBTFUL = 0.9
+"""A word of a lower probability is doubtful. docs/benchmarks.md tells how many errors are below."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word of a transcript, or a character or syllable of a script that writes no spaces.
+
+    Attributes:
+        word: as in the text, with the punctuation beside it.
+        start, end: seconds since the recording began; None unless they were asked for.
+        probability: how sure the model was of it: exp of the mean log-probability of its tokens; None when that was not
+            measured.
+    """
+
+    word: str
+    start: float | None = None
+    end: float | None = None
+    probability: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether it has times."""
+        return self.start is not None and self.end is not None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether its probability is below `DOUBTFUL`."""
+        return self.probability is not None and self.probability < DOUBTFUL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +57,13 @@ class Segment:
         start, end: seconds since the recording began.
         text: what was said, on one line.
         translation: its translation; None when none was requested, or none was found in the answer.
-        language: English name of the language that was named in the request; None when it named none.
+        language: English name of the language that was named in the request, or else was detected for this segment; None when
+            neither is the case.
+        language_probability: of a detected language, as the model tells it.
+        avg_logprob: how sure the model was: the mean natural logarithm of the probabilities of the tokens of `text` and of
+            the one that ended it, 0 at most; None when that was not measured.
+        no_speech_prob: the probability that nobody speaks here, as the model tells it; None unless it was asked for.
+        words: the words of `text`, in order; empty when nothing is known about them.
     """
 
     start: float
@@ -34,6 +71,28 @@ class Segment:
     text: str
     translation: str | None = None
     language: str | None = None
+    language_probability: float | None = None
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    words: tuple[Word, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known, as JSON has it. A doubtful word says so."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        values["words"] = [
+            {key: value for key, value in dataclasses.asdict(word).items() if value is not None}
+            | ({"doubtful": True} if word.doubtful else {})
+            for word in self.words
+        ]
+        if not self.words:
+            del values["words"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Segment:
+        """The segment of which `as_dict` has made this."""
+        words = (Word(**{k: v for k, v in word.items() if k != "doubtful"}) for word in values.get("words", ()))
+        return cls(**{**values, "words": tuple(words)})
 
 
 class Transcript(Sequence[Segment]):
@@ -67,6 +126,11 @@ class Transcript(Sequence[Segment]):
         return " ".join(segment.text for segment in self.segments if segment.text)
 
     @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments, as far as anything is known about them."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    @property
     def language(self) -> str | None:
         """English name of the language: the one that was given, or else detected; None when it is not known."""
         language = self.info.get("language")
@@ -94,7 +158,8 @@ class Transcript(Sequence[Segment]):
 
         Text, tables and subtitles show the translation instead of the original where there is one; `bilingual` shows both.
         Subtitles are cut into pieces of two lines of 42 columns (an East Asian character takes two); times within a segment
-        are estimated from the length of the text.
+        are estimated from the length of the text. Where the words have times, "vtt" has the time before each word, and "srt"
+        has a cue for each, in which it is underlined.
 
         Raises EdgeGemmaValueError "argument" for another format.
         """
@@ -151,10 +216,41 @@ class _Text:
 _LINE, _LINES = 42, 2
 
 
+@dataclasses.dataclass
+class _Span:
+    """A word, or the part of one, in the lines of a subtitle, with the white space behind it, and when it is said."""
+
+    text: str
+    start: float
+    end: float
+
+
+def _is_solid(letter: str) -> bool:
+    """Whether a character is in the lines of a subtitle wherever these end."""
+    return not letter.isspace() and letter != "\u200b"
+
+
+def _spans(lines: str, letters: Iterator[Word]) -> list[_Span]:
+    """The words in the lines of a subtitle. `letters`: the word of each of the next characters, which are taken."""
+    spans: list[_Span] = []
+    last: Word | None = None
+    for letter in lines:
+        word = next(letters) if _is_solid(letter) else last
+        if word is not last and word is not None:
+            assert word.start is not None and word.end is not None
+            spans.append(_Span("", word.start, word.end))
+            last = word
+        spans[-1].text += letter
+    return spans
+
+
 class _Subtitles(_Text):
     comma = ","
 
     def segment(self, segment: Segment) -> Iterator[str]:
+        if segment.words and self.lines(segment) == [segment.text] and all(word.timed for word in segment.words):
+            yield from self.timed(segment)
+            return
         wrapped = [wrap(text, _LINE) for text in self.lines(segment)]
         # Two languages stay together in one piece: their words do not come in the same order.
         lines = [line for text in wrapped for line in text]
@@ -163,9 +259,32 @@ class _Subtitles(_Text):
         whole, at = sum(map(len, pieces)), 0
         for piece in pieces:
             start, at = at, at + len(piece)
-            times = [segment.start + (segment.end - segment.start) * x / whole for x in (start, at)]
-            self.count += 1
-            yield f"{self.label()}{self.clock(times[0])} --> {self.clock(times[1])}\n{self.escape(piece)}\n\n"
+            begin, end = (segment.start + (segment.end - segment.start) * x / whole for x in (start, at))
+            yield self.cue(begin, end, self.escape(piece))
+
+    def timed(self, segment: Segment) -> Iterator[str]:
+        """The cues of a segment whose words have times."""
+        lines, shown = wrap(segment.text, _LINE), segment.start
+        letters = iter([word for word in segment.words for letter in word.word if _is_solid(letter)])
+        for at in range(0, len(lines), _LINES):
+            spans = _spans("\n".join(lines[at : at + _LINES]), letters)
+            end = max(shown, spans[-1].end)
+            yield from self.word_cues(spans, min(max(shown, spans[0].start), end), end)
+            shown = end
+
+    def word_cues(self, spans: Sequence[_Span], start: float, end: float) -> Iterator[str]:
+        """A piece of up to two lines, once for each of its words, which is underlined while it is said."""
+        begins = [start, *(min(max(start, span.start), end) for span in spans[1:]), end]
+        for number, (begin, over) in enumerate(itertools.pairwise(begins)):
+            texts = [self.escape(span.text) for span in spans]
+            text = texts[number].rstrip()
+            texts[number] = f"<u>{text}</u>{texts[number][len(text) :]}"
+            if over > begin:
+                yield self.cue(begin, over, "".join(texts))
+
+    def cue(self, start: float, end: float, text: str) -> str:
+        self.count += 1
+        return f"{self.label()}{self.clock(start)} --> {self.clock(end)}\n{text}\n\n"
 
     def label(self) -> str:
         return f"{self.count}\n"
@@ -186,6 +305,16 @@ class _WebVTT(_Subtitles):
 
     def label(self) -> str:
         return ""
+
+    def word_cues(self, spans: Sequence[_Span], start: float, end: float) -> Iterator[str]:
+        """A piece of up to two lines in one cue, with the time at which each word begins."""
+        text, last = self.escape(spans[0].text), self.clock(start)
+        for span in spans[1:]:
+            clock = self.clock(span.start)
+            if last < clock < self.clock(end):  # times in a cue rise, and lie within it
+                text, last = f"{text}<{clock}>", clock
+            text += self.escape(span.text)
+        yield self.cue(start, end, text)
 
     def escape(self, text: str) -> str:
         return html.escape(super().escape(text), quote=False)
@@ -218,9 +347,7 @@ class _JSON(_Text):
         comma = "," if self.text else ""
         self.text.append(segment.text)
         self.translation.append(segment.translation or "")
-        values = {key: value for key, value in dataclasses.asdict(segment).items() if value is not None}
-        values |= {"start": round(segment.start, 3), "end": round(segment.end, 3)}
-        yield f"{comma}\n    {json.dumps(values, ensure_ascii=False)}"
+        yield f"{comma}\n    {json.dumps(_rounded(segment.as_dict()), ensure_ascii=False)}"
 
     def tail(self, info: dict[str, Any]) -> str:
         whole = {"text": self.join(self.text)}
@@ -236,8 +363,16 @@ class _JSON(_Text):
     @staticmethod
     def pair(item: tuple[str, Any]) -> str:
         name, value = item
-        value = round(value, 3) if isinstance(value, float) else value
-        return f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
+        return f"{json.dumps(name)}: {json.dumps(_rounded(value), ensure_ascii=False)}"
+
+
+def _rounded(value: Any) -> Any:
+    """A value of JSON with no more digits than are known: milliseconds, thousandths."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 class _JSONLine(_JSON):

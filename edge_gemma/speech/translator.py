@@ -178,6 +178,7 @@ def translate(
     start: float = 0.0,
     progress: Progress | None = None,
     detect_language: bool = False,
+    word_times: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
     order: Order = "instruction-first",
@@ -197,8 +198,8 @@ def translate(
         source_language: the language of the speech or text; None leaves it to the model.
         initial_prompt, hotwords, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in
             `Translator` for text.
-        start, progress, detect_language, order, max_seconds, detector, silence, pause, whole: as in `transcribe`, for speech.
-            They have no effect on a text.
+        start, progress, detect_language, word_times, order, max_seconds, detector, silence, pause, whole: as in `transcribe`,
+            for speech. They have no effect on a text.
 
     Returns:
         For a text its translation, a str; for speech a Transcript whose segments have `text` and `translation`.
@@ -219,6 +220,7 @@ def translate(
             start=start,
             progress=progress,
             detect_language=detect_language,
+            word_times=word_times,
             initial_prompt=initial_prompt,
             hotwords=hotwords,
             order=order,

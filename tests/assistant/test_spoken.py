@@ -22,8 +22,15 @@ from edge_gemma.speech.listener import Listener
 from support.listening import LoudnessDetector, ScriptedSource, sound
 from support.scripted import ScriptedModel, ScriptedSession
 
-SPOKEN = sound((0.3, 1.5), seconds=3)
-TWICE = sound((0.3, 1.5), (3.0, 4.2), seconds=6)
+
+def modulated(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same sound with a loudness that varies, as that of speech does."""
+    return samples * np.where(np.arange(len(samples)) // 1600 % 2, np.float32(0.3), np.float32(1))
+
+
+STEADY = sound((0.3, 1.5), seconds=3)
+SPOKEN = modulated(STEADY)
+TWICE = modulated(sound((0.3, 1.5), (3.0, 4.2), seconds=6))
 CALL = format_call("count", {"by": 2}) + "<|tool_response>"
 
 
@@ -54,7 +61,7 @@ def hear(model: ScriptedModel, samples: NDArray[np.float32], **options: Any) -> 
     counter = Counter()
     with (
         SpokenAssistant(model, "Count.", [counter.count], **options) as assistant,
-        Listener(model, step_task=assistant, detector=LoudnessDetector(), max_seconds=15) as listener,
+        Listener(model, step_task=assistant, pauses=True, detector=LoudnessDetector(), max_seconds=15) as listener,
     ):
         events = list(assistant.listen(listener, open_audio(samples)))
         assert not assistant.busy
@@ -69,7 +76,7 @@ def exchanges(events: list[AssistantEvent]) -> list[Exchange]:
 def test_a_tool_is_called_and_its_result_is_answered() -> None:
     events, counter = hear(model_of(CALL, "It is two."), SPOKEN)
     kinds = [event.kind for event in events if event.kind not in ("sound", "reply")]
-    assert kinds == ["start", "call", "result", "transcript", "done"]
+    assert kinds == ["start", "transcript", "call", "result", "done"]
     (exchange,) = exchanges(events)
     assert counter.value == 2 and exchange.results == [2] and exchange.reply == "It is two." and exchange.text == "one"
     assert exchange.translation is None and exchange.target is None
@@ -82,7 +89,7 @@ def test_the_call_is_told_before_the_tool_runs() -> None:
     model = model_of(CALL, "Two.")
     with (
         SpokenAssistant(model, "Count.", [counter.count]) as assistant,
-        Listener(model, step_task=assistant, detector=LoudnessDetector(), max_seconds=15) as listener,
+        Listener(model, step_task=assistant, pauses=True, detector=LoudnessDetector(), max_seconds=15) as listener,
     ):
         for event in assistant.listen(listener, open_audio(SPOKEN)):
             if event.kind in ("call", "result"):
@@ -116,78 +123,75 @@ def test_sampling_reaches_every_answer() -> None:
     assert len(drawn) == 2 and all(option is sampling for option in drawn)
 
 
-def modulated(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same sound with a loudness that varies, as that of speech does."""
-    return samples * np.where(np.arange(len(samples)) // 1600 % 2, np.float32(0.3), np.float32(1))
-
-
-def reading(transcript: str, to_sound: str, to_both: str) -> ScriptedModel:
-    """A model that answers an utterance differently when it has read the transcript as well."""
+def reading(transcript: str, answer: str) -> ScriptedModel:
+    """A model that answers the transcript, and nothing else, with a call."""
 
     def script(session: ScriptedSession) -> str:
         if "declaration:count" not in session.text:
             return f"{transcript}\nGerman: eins" if "translat" in session.text else transcript
+        assert "<|audio>" not in session.text  # the sound is not heard anew
         if "<tool_response|>" in session.text:
             return "Done."
-        return to_both if f"<audio|>{transcript}" in session.text and transcript else to_sound
+        return answer if f"user\n{transcript}<turn|>" in session.text else "What?"
 
     return ScriptedModel(script, context_length=4096)
 
 
-SEVEN = format_call("count", {"by": 7}) + "<|tool_response>"
-
-
-@pytest.mark.parametrize("to_both", [CALL, SEVEN, "I cannot."])
+@pytest.mark.parametrize("answer", [CALL, "I cannot."])
 @pytest.mark.parametrize("live", [False, True])
-def test_what_is_done_agrees_with_the_transcript(to_both: str, live: bool) -> None:
-    model, counter = reading("Count on by seven.", CALL, to_both), Counter()
-    samples = modulated(SPOKEN)
-    source = ScriptedSource(samples, moments=12) if live else open_audio(samples)
+def test_what_is_done_is_what_the_shown_words_say(answer: str, live: bool) -> None:
+    model, counter = reading("Count on by two.", answer), Counter()
+    source = ScriptedSource(SPOKEN, moments=12) if live else open_audio(SPOKEN)
     clock = {"clock": source.clock} if isinstance(source, ScriptedSource) else {}
     with (
-        SpokenAssistant(model, "Count.", [counter.count], reads_transcript=True, **clock) as assistant,
-        Listener(model, step_task=assistant, detector=LoudnessDetector(), max_seconds=15, **clock) as listener,
+        SpokenAssistant(model, "Count.", [counter.count], **clock) as assistant,
+        Listener(
+            model, step_task=assistant, pauses=True, detector=LoudnessDetector(), max_seconds=15, **clock
+        ) as listener,
     ):
         events = list(assistant.listen(listener, source))
     (exchange,) = exchanges(events)
-    by = {CALL: [2], SEVEN: [7]}.get(to_both, [])
+    by = [2] if answer == CALL else []
     assert [call.arguments["by"] for call in exchange.calls] == by and counter.value == sum(by)
     assert exchange.reply == ("Done." if by else "I cannot.") and exchange.problem == ""
     kinds = [event.kind for event in events if event.kind not in ("sound", "reply", "partial")]
     assert kinds == ["start", "transcript", *["call", "result"] * len(by), "done"]
-    shown = [event.text for event in events if event.kind == "reply"]
-    assert all(exchange.reply.startswith(text) for text in shown)  # nothing of the answer to the sound alone
     assert all(session.closed for session in model.sessions)
 
 
-def test_a_draft_that_agrees_is_not_drawn_again() -> None:
-    model = reading("Count.", CALL, CALL)
-    hear(model, modulated(SPOKEN), reads_transcript=True)
-    once, twice = len(model.tokenizer.encode(CALL, special=True)), len(model.requests)
-    assert model.checked >= once - 1 and twice >= 2
-    drawn = model.drawn
-    other = reading("Count.", CALL, SEVEN)
-    hear(other, modulated(SPOKEN), reads_transcript=True)
-    assert other.drawn > drawn + 2
+def hesitating(at: float) -> ScriptedModel:
+    """A model that hears other words after `at` seconds of sound, and counts on by as many as it has heard."""
+
+    def script(session: ScriptedSession) -> str:
+        if "declaration:count" not in session.text:
+            return "One." if session.seconds < at else "One, two."
+        if "<tool_response|>" in session.text:
+            return "Done."
+        return format_call("count", {"by": 2 if "two" in session.text else 1}) + "<|tool_response>"
+
+    return ScriptedModel(script, context_length=4096)
 
 
-def test_the_sound_is_heard_again_where_the_session_cannot_go_back() -> None:
-    model = reading("Count.", CALL, SEVEN)
+def test_an_answer_that_a_pause_began_is_dropped_when_the_speaker_goes_on() -> None:
+    samples = modulated(sound((0.5, 1.5), (2.0, 2.8), seconds=5))
+    source, model, counter = ScriptedSource(samples, moments=12), hesitating(1.6), Counter()
+    with (
+        SpokenAssistant(model, "Count.", [counter.count], clock=source.clock) as assistant,
+        Listener(
+            model, step_task=assistant, pauses=True, detector=LoudnessDetector(), max_seconds=15, clock=source.clock
+        ) as listener,
+    ):
+        (exchange,) = exchanges(list(assistant.listen(listener, source)))
+    assert exchange.text == "One, two." and exchange.results == [2] and counter.value == 2
+    texts = [session.text for session in model.sessions if "declaration:count" in session.text]
+    assert any("user\nOne.<turn|>" in text for text in texts)  # it was begun
+    assert all(session.closed for session in model.sessions)
 
-    def stiff(session: ScriptedSession, name: str, _: Any) -> None:
-        session.rewind_limit = 5
 
-    model.on_call = stiff
-    _, counter = hear(model, modulated(SPOKEN), reads_transcript=True)
-    assert counter.value == 7
-
-
-@pytest.mark.parametrize("samples, transcript", [(SPOKEN, "Count."), (modulated(SPOKEN), "")])
+@pytest.mark.parametrize("samples, transcript", [(STEADY, "Count."), (SPOKEN, "")])
 def test_nothing_is_done_without_words_or_without_speech(samples: NDArray[np.float32], transcript: str) -> None:
     """Steady sound is no speech, whatever the model makes of it."""
-    events, counter = hear(
-        reading(transcript, CALL, CALL), samples, reads_transcript=True, translation=TargetLanguage("de")
-    )
+    events, counter = hear(reading(transcript, CALL), samples, translation=TargetLanguage("de"))
     (exchange,) = exchanges(events)
     assert exchange.text == "" and exchange.calls == [] and counter.value == 0 and exchange.translation is None
     assert [event.text for event in events if event.kind == "transcript"] == [""]
@@ -197,20 +201,21 @@ def test_nothing_is_done_without_words_or_without_speech(samples: NDArray[np.flo
 @pytest.mark.parametrize("least, least_probability, done", [(-12.0, 0.0, True), (-9.0, 0.0, False), (None, 0.5, False)])
 def test_nothing_is_done_where_the_model_is_unsure(least: float | None, least_probability: float, done: bool) -> None:
     """In the logits of a scripted model the next token is only e times as probable as each other one."""
-    model, counter = reading("Count.", CALL, CALL), Counter()
+    model, counter = reading("Count.", CALL), Counter()
     with (
         SpokenAssistant(
             model,
             "Count.",
             [counter.count],
-            reads_transcript=True,
             translation=TargetLanguage("de"),
             least_logprob=least,
             least_probability=least_probability,
         ) as assistant,
-        Listener(model, step_task=assistant, confidence=True, detector=LoudnessDetector(), max_seconds=15) as listener,
+        Listener(
+            model, step_task=assistant, pauses=True, confidence=True, detector=LoudnessDetector(), max_seconds=15
+        ) as listener,
     ):
-        (exchange,) = exchanges(list(assistant.listen(listener, open_audio(modulated(SPOKEN)))))
+        (exchange,) = exchanges(list(assistant.listen(listener, open_audio(SPOKEN))))
     assert (counter.value == 2) == done == bool(exchange.calls)
     assert exchange.problem == ("" if done else UNSURE) and exchange.text == "Count."
     assert (exchange.translation is None) == (not done) and bool(exchange.reply) == done
@@ -253,7 +258,7 @@ def test_a_live_source_gives_times() -> None:
     with (
         SpokenAssistant(model, "Count.", [counter.count], clock=source.clock) as assistant,
         Listener(
-            model, step_task=assistant, detector=LoudnessDetector(), max_seconds=15, clock=source.clock
+            model, step_task=assistant, pauses=True, detector=LoudnessDetector(), max_seconds=15, clock=source.clock
         ) as listener,
     ):
         (exchange,) = exchanges(list(assistant.listen(listener, source)))
@@ -266,7 +271,7 @@ def test_exchanges_are_dropped_when_listening_ends_early() -> None:
     model, counter = model_of(CALL, "Two."), Counter()
     with (
         SpokenAssistant(model, "Count.", [counter.count]) as assistant,
-        Listener(model, step_task=assistant, detector=LoudnessDetector(), max_seconds=15) as listener,
+        Listener(model, step_task=assistant, pauses=True, detector=LoudnessDetector(), max_seconds=15) as listener,
     ):
         events = assistant.listen(listener, open_audio(SPOKEN))
         assert next(events).kind == "start" and assistant.busy

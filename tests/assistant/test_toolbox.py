@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import importlib.util
 import os
 import stat
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edge_gemma.assistant.asking import yes_or_no
+from edge_gemma.assistant.asking import confidence_of, yes_or_no
 from edge_gemma.assistant.effects import effect_of_function, effect_of_hints, effect_of_name
 from edge_gemma.assistant.notes import Notes
 from edge_gemma.assistant.persona import Facts, SpokenPersona
@@ -23,7 +24,9 @@ from edge_gemma.assistant.toolbox import Toolbox, open_toolbox
 from edge_gemma.chat.calls import ToolCall
 from edge_gemma.chat.tools import Tool
 from edge_gemma.chat.tools import Toolbox as Calls
+from edge_gemma.cli.assistant.checkup import check_tools
 from edge_gemma.errors import EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
+from edge_gemma.speech.transcript import Word
 
 HOME = '''
 """Tools of a home."""
@@ -155,6 +158,9 @@ def test_what_was_heard_badly_is_asked_back(home: str) -> None:
     assert box.needs_asking(door, 1.0, "Open the door.") == "Shall I really do that: open door?"
     assert box.needs_asking(door, None) is not None
     assert box.needs_asking(ToolCall("unknown", {}), 0.1) is not None
+    if importlib.util.find_spec("py3langid"):
+        question = Toolbox(load_tools(home)).needs_asking(switch, 0.3, "Mach das Licht in der Küche an.")
+        assert question == "Hast du gesagt: Mach das Licht in der Küche an?"
     assert Toolbox(load_tools(home), ask_below=0).needs_asking(switch, 0.01) is None
 
 
@@ -178,6 +184,15 @@ def test_what_was_heard_badly_is_asked_back(home: str) -> None:
 )  # fmt: skip
 def test_yes_and_no(text: str, meaning: bool | None) -> None:
     assert yes_or_no(text) is meaning
+
+
+def test_the_least_probable_word_counts() -> None:
+    words = [Word(word, probability=p) for word, p in (("Okay,", 0.1), ("turn", 0.9), ("on", 0.8), ("it.", None))]
+    assert confidence_of(words, "turn on it.") == 0.8 and confidence_of(words, "Okay, turn on it.") == 0.1
+    assert confidence_of(words, "") is None and confidence_of([], "turn") is None
+    assert confidence_of([Word("turn")], "turn") is None
+    unspaced = [Word(letter, probability=p) for letter, p in zip("ねえ止めて", (0.1, 0.2, 0.9, 0.8, 0.7), strict=True)]
+    assert confidence_of(unspaced, "止めて") == 0.7 and confidence_of(unspaced, "ねえ止めて") == 0.1
 
 
 # ---- collecting ------------------------------------------------------------------------------------------------------
@@ -243,6 +258,22 @@ def test_what_a_toolbox_refuses() -> None:
         Toolbox([Tool(Tool.of(a).schema)])
     with pytest.raises(EdgeGemmaError, match="between 0 and 1"):
         Toolbox(ask_below=2)
+
+
+def test_the_check_tells_of_tools(home: str) -> None:
+    source = Source("house")
+    source.cancel()  # leaves a problem
+    found = list(check_tools(lambda: Toolbox(load_tools(home), [source])))
+    assert [(finding.grade, finding.text) for finding in found] == [
+        ("poor", "house was cancelled."),
+        ("good", "3: switch, temperature, open_door."),
+    ]
+
+    def broken() -> Toolbox:
+        raise EdgeGemmaError("home.py has no tools.")
+
+    assert [(finding.grade, finding.text) for finding in check_tools(broken)] == [("bad", "home.py has no tools.")]
+    assert [finding.text for finding in check_tools(Toolbox)] == ["none."]
 
 
 # ---- notes, facts, files ---------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 /* Runs every kernel of every set that this machine supports on numbers from a fixed generator, and prints a checksum of each
  * result. All sets on all machines must print the same checksums. */
+#define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/thread.h"
 #include "kernels/kernels.h"
 
 static uint64_t state;
@@ -26,11 +28,13 @@ static uint64_t hash(const void *data, size_t n)
 
 static void *memory(size_t n)
 {
-    void *p = aligned_alloc(64, (n + 63) / 64 * 64 + 64);
+    void *p = eg_aligned_alloc(64, (n + 63) / 64 * 64 + 64);
     if (!p) exit(2);
     memset(p, 0, n);
     return p;
 }
+
+static void release(void *p) { eg_aligned_free(p); }
 
 static void fill(float *x, int64_t n)
 {
@@ -95,7 +99,7 @@ static void check_matrices(const eg_kernels *k)
             else k->matmul_float(y, rows, x, cols, n, &m, 0, rows, scratch);
             sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(q8.q, (size_t)(n * terms * cols)) +
                   hash(q8.sum, (size_t)(n * terms * cols / 8));
-            free(w), free(x), free(y), free(q8.q), free(q8.d), free(q8.sum), free(scratch);
+            release(w), release(x), release(y), release(q8.q), release(q8.d), release(q8.sum), release(scratch);
         }
         printf("%s %s %016llx\n", k->name, type->name, (unsigned long long)sum);
     }
@@ -127,7 +131,7 @@ static void check_channels(const eg_kernels *k)
             sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(i8.q, (size_t)(n * cols)) + hash(i8.sum, (size_t)n * 4);
             k->fake_quant_i8(y, n * rows, m.out_step);
             sum += hash(y, (size_t)(n * rows) * 4);
-            free(w), free(x), free(y), free(scale), free(i8.q), free(i8.d), free(i8.sum), free(scratch);
+            release(w), release(x), release(y), release(scale), release(i8.q), release(i8.d), release(i8.sum), release(scratch);
         }
         printf("%s %s-per-channel %016llx\n", k->name, type->name, (unsigned long long)sum);
     }
@@ -152,7 +156,7 @@ static void check_attention(const eg_kernels *k)
             eg_kv_view view = {keys, values, row, M, (eg_kv_type)format};
             k->attention(o, HEADS * D, x, HEADS * D, N, M - N, -1, HEADS, D, &view, window, scratch);
             printf("%s attention %d %d %016llx\n", k->name, format, window, (unsigned long long)hash(o, N * HEADS * D * 4));
-            free(keys), free(values), free(x), free(o), free(scratch);
+            release(keys), release(values), release(x), release(o), release(scratch);
         }
 }
 
@@ -173,7 +177,7 @@ static void check_i16(const eg_kernels *k)
         k->pack_i16(packed, x, COLS, N, COLS, 0, N);
         k->matmul_i16(y, ROWS, packed, N, &m, 0, ROWS, scratch);
         printf("%s i16 %s %016llx\n", k->name, type->name, (unsigned long long)hash(y, N * ROWS * 4));
-        free(w), free(x), free(y), free(packed), free(scratch);
+        release(w), release(x), release(y), release(packed), release(scratch);
     }
 }
 
@@ -193,7 +197,7 @@ static void check_bidirectional(const eg_kernels *k)
         k->bidirectional_pack(packed, keys, d, values, d, M, 0, blocks, d);
         k->bidirectional(o, d, q, d, N, packed, M, d, scratch);
         printf("%s bidirectional %d %016llx\n", k->name, dims[i], (unsigned long long)hash(o, (size_t)(N * d) * 4));
-        free(q), free(keys), free(values), free(o), free(packed), free(scratch);
+        release(q), release(keys), release(values), release(o), release(packed), release(scratch);
     }
 }
 

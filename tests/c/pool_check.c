@@ -1,13 +1,14 @@
 /* Checks the thread pool: every index of a run is worked on once, and no two concurrent calls have the same worker number.
  * Tries many sizes, a slow thread, and two callers at once. Then the turns of callers: one at a time has it, equal ones
  * alternate, a higher priority goes first, and a cancelled one waits no longer. */
-#include <pthread.h>
+#define _POSIX_C_SOURCE 200809L
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/pool.h"
+#include "base/thread.h"
 
 enum { N = 5000, THREADS = 4 };
 
@@ -51,14 +52,19 @@ static int check(eg_pool *pool, int64_t n, int64_t chunk, bool slow)
     return 0;
 }
 
-static void *callers(void *pool)
+typedef struct many {
+    eg_pool *pool;
+    bool wrong;
+} many;
+
+static void callers(void *context)
 {
+    many *m = context;
     static const int64_t sizes[] = {0, 1, 2, 3, 4, 5, 7, 64, 1000, N};
     for (int round = 0; round < 40; round++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (int64_t chunk = 1; chunk <= 300; chunk = chunk * 7 + 3)
-                if (check(pool, sizes[i], chunk, round % 8 == 0)) return pool;
-    return NULL;
+                if (check(m->pool, sizes[i], chunk, round % 8 == 0)) m->wrong = true;
 }
 
 /* ---- turns ------------------------------------------------------------------------------------------------------- */
@@ -73,13 +79,15 @@ typedef struct caller {
     atomic_bool *inside;       /* whether some caller is in a step */
     int first, last, done;
     bool wrong;
+    atomic_int *ready;         /* callers that have begun; NULL for one that waits for no other */
 } caller;
 
 static bool is_stopped(void *context) { return atomic_load(&((caller *)context)->stop); }
 
-static void *work_in_steps(void *context)
+static void work_in_steps(void *context)
 {
     caller *c = context;
+    for (c->ready ? atomic_fetch_add(c->ready, 1) : 0; c->ready && atomic_load(c->ready) < 2;) eg_thread_yield();
     eg_turn turn = {.priority = c->priority, .stopped = is_stopped, .context = c};
     bool held = eg_pool_enter(c->pool, &turn);
     for (; held && c->done < c->steps; held = eg_pool_go_on(c->pool, &turn)) {
@@ -90,7 +98,6 @@ static void *work_in_steps(void *context)
         if (!c->done++) c->first = c->last;
     }
     eg_pool_leave(c->pool, &turn);
-    return NULL;
 }
 
 static int wrong(const char *what)
@@ -99,34 +106,42 @@ static int wrong(const char *what)
     return 1;
 }
 
+static eg_thread begin(eg_thread_main *run, void *argument)
+{
+    eg_thread thread;
+    if (!eg_thread_create(&thread, run, argument)) exit(1);
+    return thread;
+}
+
 static int check_turns(void)
 {
     enum { STEPS = 100 };
     eg_pool *pool = eg_pool_create(2);
-    atomic_int next = 0;
+    atomic_int next = 0, ready = 0;
     atomic_bool inside = false;
-    pthread_t thread[3];
-    caller equal[2], high = {pool, 1, STEPS, false, &next, &inside, 0, 0, 0, false};
-    for (int i = 0; i < 2; i++) equal[i] = (caller){pool, 0, STEPS, false, &next, &inside, 0, 0, 0, false};
-    for (int i = 0; i < 2; i++) pthread_create(&thread[i], NULL, work_in_steps, &equal[i]);
-    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    eg_thread thread[3];
+    caller equal[2], high = {pool, 1, STEPS, false, &next, &inside, 0, 0, 0, false, NULL};
+    for (int i = 0; i < 2; i++) equal[i] = (caller){pool, 0, STEPS, false, &next, &inside, 0, 0, 0, false, &ready};
+    for (int i = 0; i < 2; i++) thread[i] = begin(work_in_steps, &equal[i]);
+    for (int i = 0; i < 2; i++) eg_thread_join(thread[i]);
     if (equal[0].wrong || equal[1].wrong) return wrong("two callers had the turn at once");
     if (equal[0].first > equal[1].last || equal[1].first > equal[0].last) return wrong("equal callers did not alternate");
 
     /* The higher one comes while the others work, and is done before them. */
-    for (int i = 0; i < 2; i++) equal[i] = (caller){pool, 0, 5 * STEPS, false, &next, &inside, 0, 0, 0, false};
-    for (int i = 0; i < 2; i++) pthread_create(&thread[i], NULL, work_in_steps, &equal[i]);
-    pthread_create(&thread[2], NULL, work_in_steps, &high);
-    pthread_join(thread[2], NULL);
+    atomic_store(&ready, 0);
+    for (int i = 0; i < 2; i++) equal[i] = (caller){pool, 0, 5 * STEPS, false, &next, &inside, 0, 0, 0, false, &ready};
+    for (int i = 0; i < 2; i++) thread[i] = begin(work_in_steps, &equal[i]);
+    thread[2] = begin(work_in_steps, &high);
+    eg_thread_join(thread[2]);
     if (high.wrong || high.last - high.first != STEPS - 1) return wrong("a lower priority went between");
 
     /* A cancelled caller ends while it waits, and the others go on. */
-    caller waiting = {pool, -1, STEPS, false, &next, &inside, 0, 0, 0, false};
-    pthread_create(&thread[2], NULL, work_in_steps, &waiting);
+    caller waiting = {pool, -1, STEPS, false, &next, &inside, 0, 0, 0, false, NULL};
+    thread[2] = begin(work_in_steps, &waiting);
     atomic_store(&waiting.stop, true);
-    pthread_join(thread[2], NULL);
+    eg_thread_join(thread[2]);
     atomic_store(&equal[0].stop, true);
-    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    for (int i = 0; i < 2; i++) eg_thread_join(thread[i]);
     if (waiting.done == STEPS) return wrong("a cancelled caller worked on");
     if (equal[1].done != 5 * STEPS) return wrong("a caller was lost");
     eg_pool_destroy(pool);
@@ -138,12 +153,13 @@ int main(void)
     if (check_turns()) return 1;
     for (unsigned threads = 1; threads <= THREADS; threads++) {
         eg_pool *pool = eg_pool_create(threads);
-        pthread_t other;
-        if (!pool || pthread_create(&other, NULL, callers, pool)) return 1;
-        void *mine = callers(pool), *theirs;
-        pthread_join(other, &theirs);
+        many mine = {pool, false}, theirs = {pool, false};
+        if (!pool) return 1;
+        eg_thread other = begin(callers, &theirs);
+        callers(&mine);
+        eg_thread_join(other);
         eg_pool_destroy(pool);
-        if (mine || theirs) return 1;
+        if (mine.wrong || theirs.wrong) return 1;
     }
     return 0;
 }

@@ -153,7 +153,22 @@ def test_options_reach_the_model(talk: Path, spoken: eg.Transcript) -> None:
     assert [s["text"] for s in pieces] == [s.text for s in whole] != [s.text for s in spoken]
     assert pieces[-1]["end"] == pytest.approx(14.0, abs=0.1)
     done = cli(*command, "--verbose", "--model", MODEL, "--mmproj", MMPROJ, EDGE_GEMMA_MODEL="", EDGE_GEMMA_MMPROJ="")
-    assert done.returncode == 0 and b"14.0 s of sound" in done.stderr
+    assert done.returncode == 0 and b"14.0 s of sound" in done.stderr and b"doubtful at 0:0" in done.stderr
+
+
+def test_times_of_words(talk: Path, tmp_path: Path) -> None:
+    command = ("transcribe", talk, "--language", "en", *OPTIONS, "--word-times")
+    expected = eg.transcribe(talk, MODEL, "en", mmproj=MMPROJ, word_times=True, **PYTHON_OPTIONS)
+    assert expected.words and all(word.timed for word in expected.words)
+    for form in ("srt", "vtt"):
+        assert good(*command, "--output", tmp_path / f"out.{form}") == ""
+        assert (tmp_path / f"out.{form}").read_text(encoding="utf-8") == expected.render(form)
+    found = json.loads(good(*command, "--format", "json"))["segments"]
+    words = [word for segment in found for word in segment.get("words", ())]
+    assert [word["start"] for word in words] == [round(word.start or 0.0, 3) for word in expected.words]
+    for form in ("txt", "tsv"):
+        assert "json, jsonl, srt or vtt" in bad(2, *command, "--format", form, "--output", tmp_path / "new" / "x")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

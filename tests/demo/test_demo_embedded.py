@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import edge_gemma as eg
 from edge_gemma.assistant.spoken import UNSURE
 from edge_gemma.audio.source import load_audio, open_audio
+from edge_gemma.chat.conversation import Chat
 from edge_gemma.chat.tools import Toolbox
 from edge_gemma.cli import main
 from edge_gemma.demo import utterances
@@ -175,6 +177,42 @@ def test_the_embedded_model_understands_every_utterance(nothing_named: None) -> 
         assert not wrong
         assert demo.home.state() == expected.state()
     assert {"en", "es", "de"} <= {item.language for item in items}
+
+
+@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
+@pytest.mark.skipif(not (utterances.FOLDER / "utterances.json").is_file(), reason="the checkout is without utterances")
+def test_calls_are_those_of_the_shown_words(nothing_named: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where noise makes the words wrong: typed in a chat, they lead to the same calls."""
+    monkeypatch.setattr("edge_gemma.demo.demo._TOY_LOGPROB", None)  # words that are not sure are answered, too
+    monkeypatch.setattr("edge_gemma.demo.demo._TOY_PROBABILITY", 0.0)
+    rng, wrong, called = np.random.default_rng(1), 0, 0
+    with eg.Model.load("toy") as model:
+        for item, loudness in itertools.product(bundled()[:6], (0.1, 0.6)):
+            samples = load_audio(item.path)
+            noise = rng.standard_normal(len(samples)).astype(np.float32) * samples.std()
+            with Demo(model, detector="energy") as demo:
+                quiet = np.zeros(RATE, np.float32)
+                sound = np.concatenate([quiet, samples + noise * loudness, quiet]).astype(np.float32)
+                done = [event.exchange for event in demo.run(open_audio(sound)) if event.kind == "done"]
+            for exchange in done:
+                assert exchange
+                wrong += exchange.text != item.text
+                called += len(exchange.calls)
+                calls = typed(model, exchange.text) if exchange.text else []
+                assert [(call.name, call.arguments) for call in exchange.calls] == calls, exchange.text
+    assert wrong and called >= 5
+
+
+def typed(model: eg.Model, words: str) -> list[tuple[str, dict[str, Any]]]:
+    """What the model calls when somebody types these words."""
+    with Chat(
+        model, INSTRUCTIONS, Home().tools, sampling=Sampling(temperature=0), max_rounds=2, constrain=False
+    ) as chat:
+        return [
+            (event.call.name, event.call.arguments)
+            for event in chat.send(words)
+            if event.call and event.kind == "tool_call"
+        ]
 
 
 @pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")

@@ -26,7 +26,8 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture(autouse=True)
 def _a_steady_process(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that runs all tests grows and shrinks between two plans; here it has one size, so that plans can be compared."""
+    """The process that runs all tests grows and shrinks between two plans. Here it has one size, so that plans can be
+    compared."""
     begun = (resident() or 400_000_000) - model.memory()["resident"]
     monkeypatch.setattr("edge_gemma.engine.memory.resident", lambda: begun + model.memory()["resident"])
 

@@ -8,6 +8,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_gemma.engine.native import check, ffi, lib, new_struct
@@ -339,6 +340,32 @@ def test_special_tokens_are_what_the_file_says(tiny):
         tiny.special_tokens["x"] = 1
 
 
+def get_pieces(tokenizer, capacity, flags=lib.EG_TEXT_SPECIAL):
+    """The bytes written, the offsets and the length of all."""
+    text, n, err = ffi.new("uint8_t[]", max(capacity, 1)), ffi.new("size_t *"), new_struct("eg_error")
+    offsets = ffi.new("uint64_t[]", len(tokenizer) + 1)
+    check(lib.eg_tokenizer_get_pieces(tokenizer._pointer, flags, text, capacity, offsets, n, err), err)
+    return ffi.buffer(text, min(n[0], capacity))[:], list(offsets), n[0]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_the_pieces_are_the_bytes_of_every_token(tiny, special):
+    text, offsets = tiny.pieces(special)
+    assert offsets.dtype == np.uint64 and offsets.shape == (len(tiny) + 1,) and offsets[-1] == len(text)
+    control = {tiny.find(name) for name in tiny.control_tokens}
+    for number in range(len(tiny)):
+        expected = b"" if number in control and not special else decode_bytes(tiny, [number])[0]
+        assert text[int(offsets[number]) : int(offsets[number + 1])] == expected, number
+    assert control
+
+
+def test_pieces_with_little_room(tiny):
+    text, offsets, n = get_pieces(tiny, 100_000)
+    assert (text, offsets) == (tiny.pieces(special=True)[0], tiny.pieces(special=True)[1].tolist())
+    for capacity in (0, 1, n // 2, n - 1, n):
+        assert get_pieces(tiny, capacity) == (text[:capacity], offsets, n)
+
+
 def test_surrogates_are_refused(tiny):
     with pytest.raises(ValueError, match=r"U\+D800, at 1"):
         tiny.encode("a\ud800", special=True)
@@ -353,6 +380,11 @@ def test_bad_arguments(tiny):
     assert encode(p, b"a", 1, 0, ffi.NULL, 0, ffi.NULL, err) == lib.EG_ERROR_ARGUMENT
     assert encode(p, b"a", 2**62, 0, ffi.NULL, 0, n, err) == lib.EG_ERROR_ARGUMENT
     assert decode(p, [1, len(tiny)], 2, 0, ffi.NULL, 0, n, err) == lib.EG_ERROR_ARGUMENT
+    pieces = lib.eg_tokenizer_get_pieces
+    assert pieces(ffi.NULL, 0, ffi.NULL, 0, ffi.NULL, n, err) == lib.EG_ERROR_ARGUMENT
+    assert pieces(p, 0, ffi.NULL, 1, ffi.NULL, n, err) == lib.EG_ERROR_ARGUMENT
+    assert pieces(p, 0, ffi.NULL, 0, ffi.NULL, ffi.NULL, err) == lib.EG_ERROR_ARGUMENT
+    assert pieces(p, 64, ffi.NULL, 0, ffi.NULL, n, err) == lib.EG_ERROR_ARGUMENT
     assert n[0] == 77
     assert encode(p, ffi.NULL, 0, 0, ffi.NULL, 0, n, ffi.NULL) == lib.EG_OK
     assert n[0] == 0

@@ -137,6 +137,14 @@ static void open_vocabulary(const uint8_t *data, size_t size)
         unsigned sum = 0;
         for (size_t i = 0; template && i < length; i++) sum += (unsigned char)template[i];
         REQUIRE(sum <= length * 255);
+        size_t pieces_length, again;
+        REQUIRE(!eg_tokenizer_get_pieces(tokenizer, EG_TEXT_SPECIAL, NULL, 0, NULL, &pieces_length, NULL));
+        uint8_t *pieces = exact(pieces_length);
+        uint64_t *offsets = exact(((size_t)vocab + 1) * sizeof *offsets);
+        REQUIRE(!eg_tokenizer_get_pieces(tokenizer, EG_TEXT_SPECIAL, pieces, pieces_length, offsets, &again, NULL));
+        REQUIRE(again == pieces_length && offsets[0] == 0 && offsets[vocab] == pieces_length);
+        free(pieces);
+        free(offsets);
         decode_ids(tokenizer, data, size < 2000 ? size : 2000, sum & 1);
         int32_t ids[64];
         size_t n_special = eg_tokenizer_special_ids(tokenizer, ids, 64);

@@ -86,11 +86,16 @@ def dialogue_model(answer: AnswerTo | None = None, dialogue: Sequence[Utterance]
     chosen = answer or expected_answer
 
     def script(session: ScriptedSession) -> str:
+        kind = _kind(session.text)
+        if kind in ("call", "reply"):  # the words alone are answered
+            said = session.text.rpartition("<|turn>user\n")[2].partition("<turn|>")[0]
+            utterance = next((line for line in dialogue if line["text"].startswith(said)), dialogue[0])
+            return chosen(kind, utterance, len(said.split()) / len(utterance["text"].split()))
         # Blocks of the room's noise are not part of the utterance.
         loud = np.abs(session.heard)
         utterance = dialogue[max(0, round(float(loud.max(initial=0)) * 10) - 1)]
         seconds = np.count_nonzero(loud > 0.01) / RATE
-        return chosen(_kind(session.text), utterance, min(1.0, seconds / utterance["seconds"] * 1.25))
+        return chosen(kind, utterance, min(1.0, seconds / utterance["seconds"] * 1.25))
 
     return ScriptedModel(script, context_length=8192)
 

@@ -87,6 +87,17 @@ class ScriptedTokenizer:
         """As `Tokenizer.decode`."""
         return "".join(self._text(number, special) for number in ids)
 
+    def pieces(self, special: bool = False) -> tuple[bytes, NDArray[np.uint64]]:
+        """As `Tokenizer.pieces`; numbers that are no token are empty."""
+        every = [self._bytes(number, special) for number in range(self.vocab_size)]
+        return b"".join(every), np.cumsum([0, *map(len, every)]).astype(np.uint64)
+
+    def _bytes(self, number: int, special: bool) -> bytes:
+        try:
+            return self._text(number, special).encode("utf-8", "surrogatepass")
+        except EdgeGemmaValueError:
+            return b""
+
     def _text(self, number: int, special: bool) -> str:
         if number in self._names:
             return self._names[number] if special else ""
@@ -158,6 +169,7 @@ class ScriptedModel:
         requests: one for each answer, added when its first token is drawn.
         heard: the samples of each recording that was fed to its end.
         encoded: the pictures that were encoded, (h, w, 3) uint8, and their budgets.
+        certainty: the logit of the token that follows; those of all others are 0.
         drawn, checked: tokens that were drawn by `next`, and that were evaluated by `verify` or `forward`.
     """
 
@@ -186,7 +198,12 @@ class ScriptedModel:
         self.heard: list[NDArray[np.float32]] = []
         self.encoded: list[tuple[NDArray[np.uint8], int]] = []
         self.drawn = self.checked = 0
-        self.logprob = float(1 - np.log(self.config.vocab_size - 1 + np.e))  # for the logits 1 and 0 of `logits`
+        self.certainty = 1.0
+
+    @property
+    def logprob(self) -> float:
+        """The log-probability of the token that follows."""
+        return float(self.certainty - np.log(self.config.vocab_size - 1 + np.exp(self.certainty)))
 
     def session(
         self, context: int | None = None, kv: str | None = None, restore: Any = None, memory_limit: Any = None
@@ -455,7 +472,7 @@ class ScriptedSession:
         self._end_recording(markers)
 
     def logits(self) -> NDArray[np.float32]:
-        """As `Session.logits`: 1 for the token that follows, 0 for all others."""
+        """As `Session.logits`: `certainty` for the token that follows, 0 for all others."""
         self._begin("logits")
         if not self._ids:
             raise EdgeGemmaError("nothing was fed.", "state")
@@ -468,8 +485,8 @@ class ScriptedSession:
         self._begin("forward", tokens, room=len(tokens))
         self.model.checked += len(tokens)
         start = len(self._ids)
-        self._begin_answer()
         self._ids += tokens
+        self._begin_answer(start)
         return self._rows([start + n + 1 for n in range(len(tokens))])
 
     def next(
@@ -480,10 +497,10 @@ class ScriptedSession:
         mask: ArrayLike | None = None,
         logprobs: int | None = None,
         constraint: Constraint | None = None,
-        prefix: ArrayLike = (),
+        prefix: ArrayLike | None = None,
     ) -> Token:
         """As `Session.next`: what the script says, with certainty, whatever the mask and the constraint."""
-        if len(np.asarray(prefix)):
+        if prefix is not None:
             self.feed_tokens(prefix)
         self._begin("next", room=1)
         if not self._ids:
@@ -713,8 +730,8 @@ class ScriptedSession:
 
     # ---- the answer ----
 
-    def _begin_answer(self) -> None:
-        """Takes an answer from the script where there is none."""
+    def _begin_answer(self, start: int | None = None) -> None:
+        """Takes an answer from the script where there is none. `start`: where it stands without an opening; None for here."""
         if self._answer is not None:
             return
         answer = self.model.take_answer(self)
@@ -722,7 +739,7 @@ class ScriptedSession:
             self._requested = False
             raise answer
         self._answer = list(self._tokens_of(answer))
-        self._answer_start = self._find_start()
+        self._answer_start = self._find_start(len(self._ids) if start is None else start)
 
     def _tokens_of(self, answer: str | Sequence[int | str | Exception]) -> Iterable[int | Exception]:
         encode = self.model.tokenizer.encode
@@ -738,13 +755,13 @@ class ScriptedSession:
             else:
                 yield from encode(item, special=True)
 
-    def _find_start(self) -> int:
+    def _find_start(self, default: int) -> int:
         """Where the answer stands; see the beginning of this file."""
         openings = [self.model.tokenizer.encode(text, special=True) for text in OPENINGS]
         for end in range(len(self._ids), self._drawn_until, -1):
             if any(self._ids[max(0, end - len(opening)) : end] == opening for opening in openings):
                 return end
-        return len(self._ids)
+        return default
 
     def _token_at(self, position: int) -> int:
         assert self._answer is not None
@@ -761,5 +778,5 @@ class ScriptedSession:
         self._begin_answer()
         rows = np.zeros((len(positions), self.model.config.vocab_size), np.float32)
         for row, position in zip(rows, positions, strict=True):
-            row[self._token_at(position)] = 1
+            row[self._token_at(position)] = self.model.certainty
         return rows

@@ -2,12 +2,16 @@
 uses it.
 
     python evaluate.py CLIPS MODEL.gguf MMPROJ.gguf [--split known] [--count 300] [--seed 1]
+    python evaluate.py --spoken CLIPS MODEL.gguf MMPROJ.gguf [--split unknown] [--count 60]
     python evaluate.py --pictures 300 MODEL.gguf MMPROJ.gguf
 
 Speech is fed in blocks of 20 ms, with silence around it, and answers are greedy. For each language and speech synthesizer
 the program prints the word error rate of transcripts (without case and punctuation), and the percentages of transcripts,
-translations and tool calls that are exactly right. Calls are made as the demo makes them, from the sound and the transcript;
+translations and tool calls that are exactly right. Calls are made as the demo makes them, from the words of the transcript;
 "sound" are those from the sound alone. Then it prints the same for typed words, which need no transcript.
+
+With --spoken, the whole demo hears each sentence: it finds its beginning and its end, answers and acts. The program prints how
+many calls are those that the same model makes of the shown words when they are typed in a chat, and how many are right.
 
 Pictures are drawn at random sizes. For each budget of soft tokens the program prints the percentages of descriptions and
 answers that are exactly right, of things whose box is found with an intersection over union of at least 0.7, and of lists
@@ -31,8 +35,12 @@ import clips
 import edge_gemma as eg
 import scenes
 from domain import Sentence
+from edge_gemma.audio.source import open_audio
 from edge_gemma.chat.calls import format_tool_response
+from edge_gemma.chat.conversation import Chat
 from edge_gemma.chat.reply import parse_reply
+from edge_gemma.demo.demo import Demo
+from edge_gemma.demo.home import INSTRUCTIONS, Home
 from edge_gemma.speech.prompts import split_translation
 from edge_gemma.vision.describe import Describer
 from tasks import Request, Tasks, result_for
@@ -119,7 +127,7 @@ def examine(speaker: Speaker, what: Sentence, sound: NDArray[np.float32] | None,
         found["sound"] = [(call.name, call.arguments) for call in alone.tool_calls] == (
             [what.call] if what.call else []
         )
-        session = speaker.ask(tasks.command(), sound, heard)
+        session = speaker.ask(tasks.typed_command(), None, heard)
     found["translation"] = translated == what.translations[target]
     found["translated"] = translated
     said = parse_reply(speaker.answer(session))
@@ -175,6 +183,42 @@ def run(speaker: Speaker, folder: Path, split: str, count: int, seed: int, verbo
                 flush=True,
             )
     return table(results)
+
+
+# ---- the whole demo --------------------------------------------------------------------------------------------------
+
+
+def typed_calls(model: eg.Model, words: str) -> list[tuple[str, dict[str, Any]]]:
+    """What the model calls when somebody types these words in a chat."""
+    sampling = eg.Sampling(temperature=0)
+    with Chat(model, INSTRUCTIONS, Home().tools, sampling=sampling, max_rounds=2, constrain=False) as chat:
+        return [(event.call.name, event.call.arguments) for event in chat.send(words) if event.kind == "tool_call"]
+
+
+def run_spoken(model: eg.Model, folder: Path, split: str, count: int, seed: int, verbose: bool) -> str:
+    """Speaks `count` clips of a split to the demo, one after the other. Returns a line."""
+    entries, samples = clips.load(folder, split)
+    chosen = random.Random(seed).sample(entries, min(count, len(entries)))
+    same = right = words = unsure = 0
+    for clip in chosen:
+        what = clip.sentence
+        with Demo(model, what.language, detector="energy") as demo:
+            events = list(demo.run(open_audio(padded(samples[clip.begin : clip.end]))))
+        exchanges = [event.exchange for event in events if event.kind == "done" and event.exchange]
+        shown = " ".join(exchange.text or "" for exchange in exchanges)
+        calls = [(call.name, call.arguments) for exchange in exchanges for call in exchange.calls]
+        left = any(exchange.problem for exchange in exchanges)
+        typed = [] if left else [call for one in exchanges if one.text for call in typed_calls(model, one.text)]
+        expected = [what.call] if what.call else []
+        same, right, words = same + (calls == typed), right + (calls == expected), words + (shown == what.text)
+        unsure += left
+        if verbose and (calls != expected or calls != typed):
+            print(f"{clip.voice}: {what.text}\n   {shown}\n   spoken {calls}, typed {typed}", flush=True)
+    parts = {"as typed": same, "right": right, "words right": words, "left alone": unsure}
+    return "  ".join(
+        [f"spoken to the demo, {split} {len(chosen)}"]
+        + [f"{name} {100 * value / max(1, len(chosen)):.1f}" for name, value in parts.items()]
+    )
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -233,8 +277,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", type=Path, nargs="?")
     parser.add_argument("model")
-    parser.add_argument("mmproj")
+    parser.add_argument("mmproj", nargs="?")
     parser.add_argument("--pictures", type=int, metavar="COUNT", help="show pictures instead of playing recordings")
+    parser.add_argument("--spoken", action="store_true", help="speak to the whole demo")
     parser.add_argument("--split", default="known", choices=["known", "unknown", "train"])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
@@ -247,6 +292,8 @@ def main() -> None:
     with eg.Model.load(options.model, mmproj=options.mmproj, threads=options.threads) as model:
         if options.pictures:
             print(run_pictures(model, options.pictures, options.seed, options.verbose))
+        elif options.spoken:
+            print(run_spoken(model, options.recordings, options.split, options.count, options.seed, options.verbose))
         else:
             speaker = Speaker(model, options.kv)
             print(run(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))

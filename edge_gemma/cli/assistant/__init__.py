@@ -255,6 +255,8 @@ def _talk(args: argparse.Namespace) -> int:
             )
         )
         stack.callback(output.close)
+        for problem in tools.problems:
+            output.show("problem", {"text": problem})
         interrupt = stack.enter_context(Interrupt(loop.cancel))
         stack.enter_context(button(args.button, loop.press, loop.release))
         if not args.json:
@@ -452,6 +454,8 @@ def _check(args: argparse.Namespace) -> int:
     tell(checkup.check_speaker(_speaker(args, None, _SPEAKER_RATE), voice))
     if voice:
         voice.close()
+    for finding in checkup.check_tools(lambda: _abilities(args)[0]):
+        tell(finding)
     try:
         announce_toy(args)
         with open_model(args, notice=False) as model:

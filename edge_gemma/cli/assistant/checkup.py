@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...assistant.earcons import earcon
 from ...assistant.interface import Voice
+from ...assistant.toolbox import Toolbox
 from ...assistant.wake import WakeDetector
 from ...audio.source import SAMPLE_RATE, Source
 from ...errors import EdgeGemmaError
@@ -31,6 +32,7 @@ __all__ = [
     "check_microphone",
     "check_model",
     "check_speaker",
+    "check_tools",
     "check_wake",
 ]
 
@@ -135,8 +137,10 @@ def check_wake(open_wake: Callable[[], WakeDetector | None], samples: NDArray[np
         return Finding("wake word", "good", "None is needed.")
     began = time.perf_counter()
     heard = [word for at in range(0, len(samples), 320) if (word := wake.push(samples[at : at + 320]))]
-    share = (time.perf_counter() - began) / max(len(samples) / SAMPLE_RATE, 1e-9)
-    text = f"listens for {', '.join(wake.words)}; {100 * share:.1f}% of a core."
+    text = f"listens for {', '.join(wake.words)}."
+    if len(samples):
+        share = (time.perf_counter() - began) / (len(samples) / SAMPLE_RATE)
+        text = f"{text[:-1]}; {100 * share:.1f}% of a core."
     return Finding("wake word", "good", f"{text} It was heard." if heard else text)
 
 
@@ -150,6 +154,20 @@ def check_echo(open_echo: Callable[[], Any]) -> Finding:
     except EdgeGemmaError as error:
         return Finding("echo", "bad", str(error))
     return Finding("echo", "good", "Cancelled: speech interrupts an answer.")
+
+
+def check_tools(open_tools: Callable[[], Toolbox]) -> Iterator[Finding]:
+    """Loads the tools, and connects to their servers."""
+    try:
+        with contextlib.closing(open_tools()) as tools:
+            for problem in tools.problems:
+                yield Finding(
+                    "tools", "poor", problem, "The rest works without; it is tried again while the assistant runs."
+                )
+            names = [tool.name for tool in tools.tools]
+            yield Finding("tools", "good", f"{len(names)}: {', '.join(names)}." if names else "none.")
+    except EdgeGemmaError as error:
+        yield Finding("tools", "bad", str(error))
 
 
 def check_model(model: Any, toy: bool) -> Finding:

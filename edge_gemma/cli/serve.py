@@ -1,0 +1,245 @@
+"""`edge-gemma serve`: a server that other programs' clients use: OpenAI, Ollama, Anthropic."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .common import (
+    DONE,
+    UsageError,
+    add_model_options,
+    add_session_options,
+    add_verb,
+    amount,
+    announce_toy,
+    count,
+    model_paths,
+    size,
+    whole,
+)
+from .parsing import file_path, plain_text
+
+if TYPE_CHECKING:
+    from ..server.settings import Settings
+
+KEY_VARIABLE = "EDGE_GEMMA_API_KEY"
+
+EXAMPLES = """
+edge-gemma serve -m e2b
+edge-gemma serve -m e2b --host 0.0.0.0
+edge-gemma serve -m e2b --host 0.0.0.0 --api-key-file /etc/edge-gemma/key
+edge-gemma serve -m e2b --cache-dir ~/.cache/edge-gemma/prefixes
+edge-gemma serve -m e2b --allow-origin http://localhost:3000
+"""
+
+
+def port(text: str) -> int:
+    """A number of a port; 0 takes a free one."""
+    if (value := whole(text)) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is out of range")
+    return value
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the verb to the command line."""
+    parser = add_verb(subparsers, "serve", "answer other programs over HTTP", EXAMPLES)
+    address = parser.add_argument_group("address")
+    address.add_argument(
+        "--host",
+        type=plain_text,
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen; 0.0.0.0 is every network, and then a key is made if none is given (default: 127.0.0.1, this"
+        " machine alone)",
+    )
+    address.add_argument("--port", "-p", type=port, default=8080, metavar="N", help="the port (default: 8080)")
+    address.add_argument(
+        "--name", type=plain_text, metavar="NAME", help="what the model is called (default: the name of its file)"
+    )
+    access = parser.add_argument_group("access")
+    key = access.add_mutually_exclusive_group()
+    key.add_argument(
+        "--api-key",
+        type=plain_text,
+        metavar="KEY",
+        help=f"what clients must send (default: environment variable {KEY_VARIABLE}); other users of this machine can read"
+        " options",
+    )
+    key.add_argument("--api-key-file", type=file_path, metavar="FILE", help="file with the key")
+    access.add_argument(
+        "--allow-host",
+        action="append",
+        type=plain_text,
+        metavar="NAME",
+        help="a further name by which clients call this machine; may be given several times",
+    )
+    access.add_argument(
+        "--allow-origin",
+        action="append",
+        type=plain_text,
+        metavar="ORIGIN",
+        help="pages of another server that may use this one, such as http://localhost:3000; may be given several times",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--parallel", type=count, default=4, metavar="N", help="answers that are made at the same time (default: 4)"
+    )
+    limits.add_argument(
+        "--queue", type=whole, default=32, metavar="N", help="further requests that may wait (default: 32)"
+    )
+    limits.add_argument(
+        "--max-body", type=size, default=48 << 20, metavar="SIZE", help="the largest request (default: 48MiB)"
+    )
+    cache = parser.add_argument_group("cache")
+    cache.add_argument(
+        "--cache-memory",
+        type=_cache_size,
+        default=256_000_000,
+        metavar="SIZE",
+        help="memory for conversations and prompts that later requests may begin with (default: 256MB; 0 is off)",
+    )
+    cache.add_argument(
+        "--cache-dir", type=file_path, metavar="FOLDER", help="folder in which they outlive the server (default: none)"
+    )
+    cache.add_argument(
+        "--cache-disk", type=size, default=2_000_000_000, metavar="SIZE", help="size of that folder (default: 2GB)"
+    )
+    parser.add_argument(
+        "--thinking", action="store_true", help="let the model think where a request does not say whether it may"
+    )
+    service = parser.add_argument_group("service")
+    service.add_argument(
+        "--install-service",
+        action="store_true",
+        help="write a systemd unit that starts this command with the machine, and tell how to switch it on",
+    )
+    service.add_argument(
+        "--stop-seconds",
+        type=amount,
+        default=20.0,
+        metavar="S",
+        help="how long answers may go on when the server is stopped (default: 20)",
+    )
+    add_session_options(parser, default="16K, or what the model has")
+    add_model_options(parser)
+    return parser
+
+
+def _cache_size(text: str) -> int:
+    return 0 if text.strip() == "0" else size(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until it is told to stop."""
+    from ..server.running import check_packages, listen, serve, with_key
+    from ..server.service import install, notify
+
+    check_packages()
+    settings = _settings(args)
+    model, mmproj = model_paths(args)
+    name = settings.name or os.path.splitext(os.path.basename(model))[0]
+    if args.install_service:
+        files = [model, *([mmproj] if mmproj else [])]
+        print("\n".join(install(_options_of_service(args, model, mmproj), settings, files=files)))
+        return DONE
+    from ..server.core import Core
+
+    announce_toy(args)
+    settings, made = with_key(settings)
+    if settings.cache_dir is not None:
+        os.makedirs(settings.cache_dir, exist_ok=True)
+
+    def open_model() -> Any:
+        from .. import Model
+
+        return Model.load(model, mmproj, args.threads, not args.no_sidecar, memory_limit=args.memory_limit)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def ready() -> None:
+        say("The server answers. Ctrl-C stops it.")
+        notify("READY=1")
+
+    listener = listen(settings.host, settings.port)
+    address, number = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    say(f"{name} is being loaded. Clients use http://{shown}:{number}/v1")
+    if made:
+        say(f"Key for clients: {settings.api_key}")
+    serve(Core(open_model, settings, name), listener, ready=ready)
+    notify("STOPPING=1")
+    return DONE
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the options mean."""
+    from ..server.settings import Settings
+
+    return Settings(
+        host=args.host,
+        port=args.port,
+        api_key=_key(args),
+        allowed_hosts=tuple(args.allow_host or ()),
+        allowed_origins=tuple(args.allow_origin or ()),
+        name=args.name,
+        thinking=args.thinking,
+        parallel=args.parallel,
+        queue=args.queue,
+        max_body=args.max_body,
+        max_bodies=max(128 << 20, args.max_body),
+        context=args.context,
+        kv=args.kv,
+        memory_limit=args.memory_limit,
+        cache_bytes=args.cache_memory,
+        cache_dir=None if args.cache_dir is None else os.path.abspath(os.path.expanduser(args.cache_dir)),
+        cache_dir_bytes=args.cache_disk,
+        stop_seconds=args.stop_seconds,
+    )
+
+
+def _options_of_service(args: argparse.Namespace, model: str, mmproj: str | None) -> list[str]:
+    """The options of this command as the service gets them: files by their whole paths, and no key."""
+    files = {"model": model, "mmproj": mmproj, "cache_dir": args.cache_dir}
+    left_out = {"verb", "run", "install_service", "api_key", "api_key_file", "toy_announced"}
+    defaults = vars(_defaults())
+    options: list[str] = []
+    for name, value in vars(args).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in files:
+            given = files[name]
+            options += [] if given is None else [option, os.path.abspath(os.path.expanduser(given))]
+        elif name in left_out or value == defaults.get(name):
+            continue
+        elif value is True:
+            options.append(option)
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                options += [option, str(item)]
+    return options
+
+
+def _defaults() -> argparse.Namespace:
+    """The options of a command without any."""
+    root = argparse.ArgumentParser()
+    return add_parser(root.add_subparsers()).parse_args([])
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    """The key that was given; None for none."""
+    if args.api_key_file is not None:
+        try:
+            with open(args.api_key_file, encoding="utf-8") as file:
+                key = file.read().strip()
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"{args.api_key_file} cannot be read: {getattr(error, 'strerror', error)}.") from None
+    else:
+        key = os.environ.get(KEY_VARIABLE, "") if args.api_key is None else args.api_key
+        if args.api_key is None and not key:
+            return None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError("the key must have letters, digits and signs of ASCII, without blanks.")
+    return key

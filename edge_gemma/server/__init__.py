@@ -1,0 +1,21 @@
+"""The server: one process that other programs' clients use as they use the services they know.
+
+    app.py              the application: which route belongs to which module, and what happens at start and stop
+    settings.py         everything that can be set
+    core.py             what the routes share: the model when it is loaded, the scheduler, answers
+    security.py         who may send requests: host names, origins, the key
+    bodies.py           requests: bounded bodies, checked fields
+    media.py            pictures and recordings in requests
+    failures.py         errors in the form of each interface
+    streams.py          answers that are sent while they are made
+    requests.py         the neutral request, and its way to tokens
+    scheduler.py        the one thread that drives the engine
+    job.py              one answer on its way, and the mailbox between the scheduler and a route
+    prefix_cache.py     timelines that are kept for the next request;  disk_cache.py: those on disk
+    openai_chat.py, openai_responses.py, openai_completions.py, ollama.py, anthropic.py, models.py, status.py
+                        the interfaces, each a function `routes(core)`
+
+A route reads and checks its request, makes a `ChatRequest`, gets `Answer`s from the core and writes their events in its own
+form. It never touches a session. Only the scheduler's thread does, and the threads that the engine itself arbitrates
+(encoders of pictures, live speech).
+"""
