@@ -3,8 +3,8 @@
     python tools/first_sound.py MODEL.gguf MMPROJ.gguf [--turns N]
 
 A recorded command is spoken in real time, the loop of the assistant hears it, and a voice that speaks at once answers. Models
-with random weights say nothing sensible, so the tokens are given: each is still drawn from the whole computation, with a mask that
-allows no other one. Everything else is as it is: endpointing, partial transcripts, the early answer, and the conversation.
+with random weights say nothing sensible, so the tokens are given: each is still drawn from the whole computation, with a mask
+that allows no other one. Everything else is as it is: endpointing, partial transcripts, the early answer, and the conversation.
 """
 
 from __future__ import annotations

@@ -74,6 +74,11 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         help="find when each word was said: json has the times, vtt shows a word when it is said, and srt underlines it"
         " (takes about twice as long)",
     )
+    group.add_argument(
+        "--details",
+        action="store_true",
+        help="json tells of each segment also the language, if none is named, and how probable it is that nobody speaks",
+    )
     group = parser.add_argument_group("sound")
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
     group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
@@ -120,17 +125,17 @@ def write_down(
     options |= {name: getattr(args, name) for name in ("max_tokens", "stop", "word_times")}
     options |= {"detector": args.vad}
     detect_language = language is None and (format in ("json", "jsonl") or args.verbose)
+    asked = {"detect_language": "segments" if args.details else detect_language, "no_speech": args.details}
     drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
     limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(
-            model, language, to, detect_language=detect_language, sampling=sampling(args), **limits, **options
-        ) as transcriber,
+        Transcriber(model, language, to, sampling=sampling(args), **asked, **limits, **options) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
-        identity = {**names, **options, **drawing, **raw, "detector": _detector_kind(args.vad)}
+        known = {"detector": _detector_kind(args.vad), "details": args.details}
+        identity = {**names, **options, **drawing, **raw, **known}
         work = _Work(args, transcriber, format, names, identity, stdin)
         done = failed = skipped = 0
         with Interrupt(transcriber.cancel) as interrupt:
@@ -218,6 +223,8 @@ def _usable(format: str, args: argparse.Namespace) -> str:
     """The format, if it has a place for all that is asked for; else raises UsageError."""
     if args.word_times and format in ("txt", "tsv"):
         raise UsageError(f"--word-times has no effect on the format {format}: choose json, jsonl, srt or vtt.")
+    if args.details and format not in ("json", "jsonl"):
+        raise UsageError(f"--details has no effect on the format {format}: choose json or jsonl.")
     return format
 
 

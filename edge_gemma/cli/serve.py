@@ -33,6 +33,7 @@ edge-gemma serve -m e2b --host 0.0.0.0
 edge-gemma serve -m e2b --host 0.0.0.0 --api-key-file /etc/edge-gemma/key
 edge-gemma serve -m e2b --cache-dir ~/.cache/edge-gemma/prefixes
 edge-gemma serve -m e2b --allow-origin http://localhost:3000
+edge-gemma serve -m e2b --wyoming 0.0.0.0:10300 --announce
 """
 
 
@@ -58,6 +59,19 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     address.add_argument("--port", "-p", type=port, default=8080, metavar="N", help="the port (default: 8080)")
     address.add_argument(
         "--name", type=plain_text, metavar="NAME", help="what the model is called (default: the name of its file)"
+    )
+    speech = parser.add_argument_group("Home Assistant")
+    speech.add_argument(
+        "--wyoming",
+        type=_address,
+        metavar="[ADDRESS:]PORT",
+        help="also speak Home Assistant's Wyoming protocol there: speech recognition and a conversation agent. It knows no"
+        " keys, so without an address this machine alone can use it; the usual port is 10300",
+    )
+    speech.add_argument(
+        "--announce",
+        action="store_true",
+        help="tell the local network of it, so that Home Assistant finds it by itself",
     )
     access = parser.add_argument_group("access")
     key = access.add_mutually_exclusive_group()
@@ -107,6 +121,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     cache.add_argument(
         "--cache-disk", type=size, default=2_000_000_000, metavar="SIZE", help="size of that folder (default: 2GB)"
     )
+    cache.add_argument(
+        "--keep-times",
+        action="store_true",
+        help="leave a line of the instructions that states the time where it is; otherwise it moves to the user's last"
+        " message, so that what follows it is found in the cache",
+    )
     parser.add_argument(
         "--thinking", action="store_true", help="let the model think where a request does not say whether it may"
     )
@@ -128,6 +148,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _address(text: str) -> tuple[str, int]:
+    """ADDRESS:PORT, or PORT for this machine alone; brackets stand around an address with colons."""
+    host, _, number = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", port(number)
+
+
 def _cache_size(text: str) -> int:
     return 0 if text.strip() == "0" else size(text)
 
@@ -147,6 +173,7 @@ def run(args: argparse.Namespace) -> int:
         return DONE
     from ..server.core import Core
 
+    companions = _companions(args)
     announce_toy(args)
     settings, made = with_key(settings)
     if settings.cache_dir is not None:
@@ -170,7 +197,9 @@ def run(args: argparse.Namespace) -> int:
     say(f"{name} is being loaded. Clients use http://{shown}:{number}/v1")
     if made:
         say(f"Key for clients: {settings.api_key}")
-    serve(Core(open_model, settings, name), listener, ready=ready)
+    if args.wyoming is not None:
+        say(f"Home Assistant's Wyoming integration uses {args.wyoming[0]}, port {args.wyoming[1]}.")
+    serve(Core(open_model, settings, name), listener, companions, ready=ready)
     notify("STOPPING=1")
     return DONE
 
@@ -187,6 +216,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         allowed_origins=tuple(args.allow_origin or ()),
         name=args.name,
         thinking=args.thinking,
+        moves_times=not args.keep_times,
         parallel=args.parallel,
         queue=args.queue,
         max_body=args.max_body,
@@ -199,6 +229,21 @@ def _settings(args: argparse.Namespace) -> Settings:
         cache_dir_bytes=args.cache_disk,
         stop_seconds=args.stop_seconds,
     )
+
+
+def _companions(args: argparse.Namespace) -> list[Any]:
+    """The other servers that were asked for."""
+    if args.wyoming is None:
+        if args.announce:
+            raise UsageError("--announce tells of the Wyoming server: give --wyoming, too.")
+        return []
+    from ..installation import pip_line
+
+    try:
+        from ..server.wyoming_server import wyoming
+    except ImportError:
+        raise UsageError(f"--wyoming needs the package wyoming: `{pip_line('edge-gemma[server]')}` gets it.") from None
+    return [wyoming(*args.wyoming, announce=args.announce)]
 
 
 def _options_of_service(args: argparse.Namespace, model: str, mmproj: str | None) -> list[str]:
@@ -216,6 +261,8 @@ def _options_of_service(args: argparse.Namespace, model: str, mmproj: str | None
             continue
         elif value is True:
             options.append(option)
+        elif isinstance(value, tuple):
+            options += [option, ":".join(map(str, value))]
         else:
             for item in value if isinstance(value, list) else [value]:
                 options += [option, str(item)]

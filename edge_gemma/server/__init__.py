@@ -8,10 +8,18 @@
     media.py            pictures and recordings in requests
     failures.py         errors in the form of each interface
     streams.py          answers that are sent while they are made
-    requests.py         the neutral request, and its way to tokens
+    requests.py         the neutral request, and its way to tokens;  volatile.py: what changes with every request
     scheduler.py        the one thread that drives the engine
     job.py              one answer on its way, and the mailbox between the scheduler and a route
     prefix_cache.py     timelines that are kept for the next request;  disk_cache.py: those on disk
+    ears.py             what hears: recordings and live sound
+    uploads.py          files in forms
+    transcriptions.py   OpenAI's interface for recordings
+    live_sound.py       sound that comes in messages of a client
+    heard.py            speech that goes into a conversation while it is spoken
+    wyoming_server.py   Home Assistant's protocol, on a port of its own, with wyoming_frames.py (events within bounds),
+                        wyoming_hearing.py (speech recognition), wyoming_agent.py (conversation, whose actions are those of
+                        home_intents.py) and announcing.py (zeroconf)
     openai_chat.py, openai_responses.py, openai_completions.py, ollama.py, anthropic.py, models.py, status.py
                         the interfaces, each a function `routes(core)`
 

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import anthropic, models, ollama, openai_chat, openai_completions, openai_responses, status
+from . import anthropic, models, ollama, openai_chat, openai_completions, openai_responses, status, transcriptions
 from .core import Core
 from .failures import RequestError, error_response
 from .security import Guard
@@ -29,7 +29,7 @@ __all__ = ["Companion", "create_app"]
 
 Companion = Callable[[Core], contextlib.AbstractAsyncContextManager[None]]
 
-_INTERFACES = (status, models, openai_chat, openai_responses, openai_completions, ollama, anthropic)
+_INTERFACES = (status, models, openai_chat, openai_responses, openai_completions, ollama, anthropic, transcriptions)
 
 
 def create_app(core: Core, companions: Sequence[Companion] = ()) -> Starlette:

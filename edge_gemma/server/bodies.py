@@ -7,9 +7,10 @@ bounded memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -31,17 +32,25 @@ class Bodies:
 
     async def read(self, request: Request) -> bytearray:
         """The whole body. Raises RequestError; ClientDisconnect when the client leaves."""
+        data = bytearray()
+        async with contextlib.aclosing(self.pieces(request)) as pieces:
+            async for piece in pieces:
+                data += piece
+        return data
+
+    async def pieces(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body piece by piece. All of it counts as held until the last one is taken. Raises as `read`."""
         limits, length = self._settings, request.headers.get("content-length", "0")
         if length.isdigit() and int(length) > limits.max_body:
             raise self._too_large()
-        data, mine = bytearray(), 0
+        mine = 0
         try:
             stream = request.stream().__aiter__()
             while True:
                 try:
                     piece = await asyncio.wait_for(anext(stream), limits.stall_seconds)
                 except StopAsyncIteration:
-                    return data
+                    return
                 except (TimeoutError, asyncio.TimeoutError):
                     raise RequestError(408, "The request did not come to its end.") from None
                 if self._held + len(piece) > limits.max_bodies:
@@ -49,9 +58,9 @@ class Bodies:
                         503, "Too many large requests come in at the same time. Try again in a few seconds."
                     )
                 self._held, mine = self._held + len(piece), mine + len(piece)
-                data += piece
-                if len(data) > limits.max_body:
+                if mine > limits.max_body:
                     raise self._too_large()
+                yield piece
         finally:
             self._held -= mine
 

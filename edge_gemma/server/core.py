@@ -18,12 +18,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
+from ..chat.vocabulary import view_bytes
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
 from ..errors import EdgeGemmaError
 from .bodies import Bodies
 from .disk_cache import DiskCache
+from .ears import Ears
 from .failures import RequestError, request_error
+from .heard import HeardWords
 from .job import Began, Ended, Event, Failed, Job, Mailbox, Usage
 from .metrics import Metrics
 from .requests import ChatRequest, Prepared, Preparer
@@ -108,6 +111,8 @@ class Core:
         self._open_model = open_model
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
+        self._ears: Ears | None = None
+        self._heard: HeardWords | None = None
         self._preparer: Preparer | None = None
         self._workers = concurrent.futures.ThreadPoolExecutor(2, "edge-gemma-requests")
         self._loader: threading.Thread | None = None
@@ -138,7 +143,7 @@ class Core:
         try:
             model = self._open_model()
             self.context, self.kv = self._plan(model)
-            preparer = Preparer(model, self.context)
+            preparer = Preparer(model, self.context, self.settings.moves_times)
             with contextlib.suppress(EdgeGemmaError):
                 preparer.warm_up()
             folder = self.settings.cache_dir
@@ -147,6 +152,8 @@ class Core:
         except Exception as error:
             self.failure = str(error) or type(error).__name__
             return
+        self._ears = Ears(model, self.settings, self.kv)
+        self._heard = HeardWords(scheduler, preparer, model.has_audio)
         self._model, self._preparer, self._scheduler = model, preparer, scheduler
 
     def _plan(self, model: Model) -> tuple[int, str]:
@@ -159,6 +166,7 @@ class Core:
             max(settings.memory_limit - settings.cache_bytes, 1),
             least=min(_LEAST_CONTEXT, wanted),
             sessions=settings.parallel,
+            grammar=view_bytes(model.tokenizer),
         )
         plan = fit(model, limit, wanted, settings.kv)
         return plan.context, plan.kv
@@ -189,6 +197,20 @@ class Core:
         assert self._preparer is not None
         return self._preparer
 
+    @property
+    def ears(self) -> Ears:
+        """What hears. Raises as `model`."""
+        self.check_ready()
+        assert self._ears is not None
+        return self._ears
+
+    @property
+    def heard(self) -> HeardWords:
+        """What was said lately. Raises as `model`."""
+        self.check_ready()
+        assert self._heard is not None
+        return self._heard
+
     def check_ready(self) -> None:
         """Raises RequestError 503 while the model is being loaded, or the server is being stopped."""
         if self._stopping:
@@ -210,6 +232,8 @@ class Core:
             self._loader.join()
         if self._scheduler is not None:
             self._scheduler.close(self.settings.stop_seconds)
+        if self._ears is not None:
+            self._ears.close()
 
     def stop(self) -> None:
         """As `begin_stop`, waits for that, and closes everything."""
@@ -235,7 +259,7 @@ class Core:
 
     async def answers(self, request: ChatRequest) -> list[Answer]:
         """Begins to answer: `request.n` answers. Raises RequestError."""
-        prepared = await self.work(self.preparer.prepare, request)
+        prepared = await self.work(self.preparer.prepare, self.heard.joined(request))
         return self.begin(prepared)
 
     def begin(self, prepared: Prepared) -> list[Answer]:

@@ -142,7 +142,8 @@ class Job:
         self.encoding: concurrent.futures.Future[None] | None = None
         self._lock = threading.Lock()
         self._thinking = 0
-        self._tokens: list[Token] = []
+        self._tokens: list[Token] = []  # those whose text has not been told
+        self._told: list[Token] = []
 
     @property
     def streamed(self) -> bool:
@@ -205,6 +206,7 @@ class Job:
             tokens: tuple[Token, ...] = ()
             if event.kind == "text":
                 tokens, self._tokens = tuple(self._tokens), []
+                self._told += tokens
             elif event.kind in ("thinking", "tool_call", "broken_call"):
                 self._tokens = []
             if not self.mailbox.put(Said(event, tokens)):
@@ -222,7 +224,7 @@ class Job:
                 self.stream.stop_text,
                 self.stream.reply,
                 self.usage,
-                tuple(self._tokens),
+                tuple(self._told),
                 self.begun - self.arrived,
                 (self.first or now) - self.begun,
                 now - self.begun,

@@ -12,6 +12,7 @@ import binascii
 import io
 import re
 import threading
+from typing import IO
 
 import numpy as np
 import PIL.Image
@@ -96,16 +97,23 @@ def picture(data: bytes, max_pixels: int, param: str) -> NDArray[np.uint8]:
     return array
 
 
-def sound_source(data: bytes, param: str) -> Source:
-    """A recording as a `Source` of 16 kHz mono; the caller closes it. Raises RequestError."""
-    kind = identify(lambda count: data[:count])
+def sound_source(file: IO[bytes], param: str) -> Source:
+    """A recording in a seekable file as a `Source` of 16 kHz mono; the caller closes both. Raises RequestError."""
+
+    def peek(count: int) -> bytes:
+        file.seek(0)
+        head = file.read(count)
+        file.seek(0)
+        return head
+
+    kind = identify(peek)
     if kind is None or kind.name not in SOUNDS:
         found = "of an unknown format" if kind is None else kind.name
         raise RequestError(
             400, f"The recording is {found}. Send wav, mp3, flac, ogg, m4a or webm.", param=param, code="unknown_sound"
         )
     try:
-        return open_audio(io.BytesIO(data))
+        return open_audio(file)
     except EdgeGemmaError as error:
         failure = request_error(error)
         failure.param = param
@@ -114,7 +122,7 @@ def sound_source(data: bytes, param: str) -> Source:
 
 def recording(data: bytes, max_seconds: float, param: str) -> NDArray[np.float32]:
     """16 kHz mono samples (n,), read-only, of a whole recording. Raises RequestError, also for a longer one."""
-    with _decoding, sound_source(data, param) as source:
+    with _decoding, sound_source(io.BytesIO(data), param) as source:
         parts, left = [], int(max_seconds * SAMPLE_RATE)
         try:
             while left >= 0 and (block := source.read(min(1.0, max_seconds))) is not None and block.size:

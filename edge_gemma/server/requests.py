@@ -26,13 +26,12 @@ from ..engine.interface import Form, ModelLike
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError
 from .failures import RequestError
+from .volatile import is_billing, move_to_end, without_times
 
 __all__ = ["ChatRequest", "Prepared", "Preparer"]
 
 _T = TypeVar("_T")
 _PROMPTS, _FORMS = 16, 64  # that are kept for the next request
-# Lines with which agents begin their instructions and which change with every request; they mean nothing to the model.
-_BILLING = "x-anthropic-billing-header:"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,9 +103,9 @@ class Prepared:
 class Preparer:
     """Makes prompts for one model. Any thread; one prompt at a time."""
 
-    def __init__(self, model: ModelLike, context: int) -> None:
-        """`context`: the tokens of a timeline."""
-        self._model, self._context = model, context
+    def __init__(self, model: ModelLike, context: int, moves_times: bool = True) -> None:
+        """`context`: the tokens of a timeline; `moves_times`: whether lines with the time move to where they cost little."""
+        self._model, self._context, self._moves_times = model, context, moves_times
         self._lock = threading.Lock()
         self._prompts: OrderedDict[str, tuple[Prompt, Form | None]] = OrderedDict()
         self._forms: OrderedDict[str, Form] = OrderedDict()
@@ -161,7 +160,7 @@ class Preparer:
         if request.text is not None:
             units: list[Unit] = list(self._model.tokenizer.encode(request.text, bos=True))
             return units, []
-        messages = _conversation(request.messages)
+        messages = _conversation(request.messages, self._moves_times)
         check_senses(self._model, messages)
         units = prompt.conversation(messages)
         return units, _ends_of_instructions(units, prompt)
@@ -248,7 +247,7 @@ def _ends_of_instructions(units: Sequence[Unit], prompt: Prompt) -> list[int]:
 # ---- conversations ---------------------------------------------------------------------------------------------------
 
 
-def _conversation(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _conversation(given: Sequence[Mapping[str, Any]], moves_times: bool) -> list[dict[str, Any]]:
     """Messages as `Prompt.conversation` takes them: instructions first and in one message, no two turns of one role in a
     row, calls with ids and results with names."""
     instructions: list[str] = []
@@ -256,7 +255,7 @@ def _conversation(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for message in given:
         if message["role"] in ("system", "developer"):
             text = _text_of(message.get("content"))
-            if text.lstrip().startswith(_BILLING):
+            if is_billing(text):
                 continue
             if not messages:
                 instructions += [text] if text.strip() else []
@@ -272,9 +271,13 @@ def _conversation(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if not messages:
         raise RequestError(400, "There is no message to answer.", param="messages")
     _name_calls(messages)
+    system = "\n\n".join(instructions)
+    if moves_times:
+        system, times = without_times(system)
+        move_to_end(messages, times)
     if messages[0]["role"] != "user":
         messages.insert(0, {"role": "user", "content": ""})
-    return [*([{"role": "system", "content": "\n\n".join(instructions)}] if instructions else []), *messages]
+    return [*([{"role": "system", "content": system}] if system else []), *messages]
 
 
 def _text_of(content: Any) -> str:
@@ -282,7 +285,7 @@ def _text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
     texts = [part.get("text", "") for part in content or () if part.get("type") == "text"]
-    return "\n\n".join(text for text in texts if not text.lstrip().startswith(_BILLING))
+    return "\n\n".join(text for text in texts if not is_billing(text))
 
 
 def _parts_of(content: Any) -> list[dict[str, Any]]:

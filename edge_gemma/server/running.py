@@ -35,7 +35,7 @@ _UNREAD = 128 << 10  # bytes of an answer
 
 def check_packages() -> None:
     """Raises EdgeGemmaValueError "unsupported" without the packages of the extra `server`."""
-    for name in ("starlette", "uvicorn", "prometheus_client"):
+    for name in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "websockets"):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -52,8 +52,8 @@ def with_key(settings: Settings) -> tuple[Settings, bool]:
     return dataclasses.replace(settings, api_key=secrets.token_urlsafe(24)), True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address. Raises EdgeGemmaOSError "file"."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens at an address. Raises EdgeGemmaOSError "file"; `option` is what sets the port."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -69,7 +69,9 @@ def listen(host: str, port: int) -> socket.socket:
         return listener
     except OSError as error:
         reason = (
-            "something else listens there: give another --port" if error.errno == errno.EADDRINUSE else error.strerror
+            f"something else listens there: give another {option}"
+            if error.errno == errno.EADDRINUSE
+            else error.strerror
         )
         raise EdgeGemmaOSError(f"The server cannot listen at {host}, port {port}: {reason}.", "file") from error
 

@@ -146,6 +146,28 @@ class Scheduler:
             self._wake.notify()
         return future
 
+    def borrow(self, target: Sequence[Any], hint: str = "") -> concurrent.futures.Future[tuple[Timeline, int]]:
+        """A timeline for a prompt, and how many of its units it holds. It belongs to the caller: others keep theirs."""
+
+        def take() -> tuple[Timeline, int]:
+            found = self.cache.find(target, hint)
+            if found is None:
+                return Timeline(self._open_session()), 0
+            entry, units, tokens = found
+            timeline = entry.timeline.fork()
+            timeline.rewind(tokens)
+            return timeline, units
+
+        return self.call(take)
+
+    def keep(self, timeline: Timeline, hint: str = "") -> concurrent.futures.Future[None]:
+        """Takes a timeline over for later requests."""
+
+        def take() -> None:
+            self.cache.keep(timeline, timeline.session.position, "tip", hint)
+
+        return self.call(take)
+
     @property
     def counts(self) -> tuple[int, int]:
         """How many answers are made, and how many requests wait."""

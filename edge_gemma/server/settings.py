@@ -25,10 +25,13 @@ class Settings:
         allowed_origins: web pages of other servers that may send requests, such as "http://localhost:3000".
         name: what the model is called; None for the name of its file.
         thinking: whether the model thinks where a request says nothing about it.
+        moves_times: whether a line of the instructions that states the time moves to the user's last message.
         parallel: how many answers are made at the same time.
         queue: how many more requests may wait.
         queue_seconds: how long a request may wait for its turn.
         request_seconds: how long an answer may take from its turn on.
+        recordings: how many recordings are transcribed at the same time.
+        listeners: how many speakers are listened to at the same time.
         stall_seconds: how long a client may take nothing of its answer, or send nothing of its request.
         max_body: the largest request.
         max_bodies: the size of all requests that are read at the same time.
@@ -51,10 +54,13 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     name: str | None = None
     thinking: bool = False
+    moves_times: bool = True
     parallel: int = 4
     queue: int = 32
     queue_seconds: float = 120.0
     request_seconds: float = 1800.0
+    recordings: int = 2
+    listeners: int = 8
     stall_seconds: float = 60.0
     max_body: int = 48 << 20
     max_bodies: int = 128 << 20

@@ -8,6 +8,7 @@ long as the client is there. `endpoint` makes a route of a function that raises 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -84,11 +85,14 @@ class EventStream(Response):
         core: Core,
         media_type: str = "text/event-stream",
         ping: bytes | None = PING,
+        resources: contextlib.AsyncExitStack | None = None,
     ) -> None:
-        """`answers` end with the response; `ping`: what is sent when there is no news, None for nothing."""
+        """`answers` end with the response; `ping`: what is sent when there is no news, None for nothing; `resources` are
+        closed afterwards."""
         super().__init__(None, 200, {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, media_type)
         del self.headers["content-length"]
         self._pieces, self._answers, self._settings, self._ping = pieces, answers, core.settings, ping
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends everything, or as much as the client takes."""
@@ -120,6 +124,8 @@ class EventStream(Response):
             await self._pieces.aclose()
             for answer in self._answers:  # the generator may not have begun
                 answer.cancel()
+            if self._resources is not None:
+                await self._resources.aclose()
 
     async def _send(self, send: Send, gone: asyncio.Future[Any], message: dict[str, Any]) -> bool:
         """Sends a message. False when the client has left, or takes nothing."""

@@ -6,6 +6,7 @@ what becomes of its text, is decided elsewhere (request.py, turn.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ Samples = NDArray[np.float32]
 
 # Tokens of a draft that are verified in one batch. The batch takes little longer than one token: both read all weights.
 _BATCH = 8
+_BEST = 64  # likeliest tokens among which the end of an empty answer is looked for; below them it is improbable
 _PIECE = 8000  # samples that are fed in one step
 
 
@@ -48,6 +50,7 @@ class Answer:
             a line is complete.
         logprobs: of a measured answer, the natural logarithms of the probabilities of its tokens so far, with the one that
             stopped it and without trusted ones.
+        empty_probability: of a measured answer, the probability that its first drawn token would have ended it.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Answer:
         self._closing, self._max_tokens, self._stops, self._line = list(closing), max_tokens, tuple(stop), line
         self._measured = measured
         self.logprobs: list[float] = []
+        self.empty_probability = 0.0
         self._held = ""  # text that may be the beginning of a stop text
         self._draft = list(draft)
         # One detokenizer for drafted and drawn tokens: a character may begin in the draft and end behind it.
@@ -169,9 +173,14 @@ class Answer:
                 return
 
     def _draw(self) -> None:
-        token = self.session.next(self.sampling, logprobs=0 if self._measured else None)
+        first = not self.ids
+        token = self.session.next(self.sampling, logprobs=(_BEST if first else 0) if self._measured else None)
         if token.logprob is not None:
             self.logprobs.append(token.logprob)
+            if first:
+                ends = {self.session.model.tokenizer.find("<turn|>"), self.session.model.tokenizer.eos}
+                best = dict([*token.top_logprobs, (token.id, token.logprob)])
+                self.empty_probability = sum(math.exp(best[end]) for end in ends if end in best)
         if token.stop:
             self._add_text(self._detokenizer.finish())
             self._end(self.stop or token.stop)

@@ -16,7 +16,15 @@ from ..engine.interface import ModelLike
 from ..errors import EdgeGemmaValueError
 from ..hub.resolve import is_embedded
 
-__all__ = ["LANGUAGES", "LanguageName", "base_language", "language_name", "language_names", "leaves_open"]
+__all__ = [
+    "LANGUAGES",
+    "LanguageName",
+    "base_language",
+    "known_languages",
+    "language_name",
+    "language_names",
+    "leaves_open",
+]
 
 # Codes (ISO 639-1, else 639-3; then 639-2 and outdated ones), the English name, "|" and other names.
 _TABLE = """
@@ -219,6 +227,11 @@ def leaves_open(language: str) -> bool:
     return language.strip().lower() in _AUTO
 
 
+def known_languages(model: ModelLike) -> tuple[LanguageName, ...] | None:
+    """The languages that a model was trained on, as far as that is certain: those of the embedded toy; None for others."""
+    return tuple(map(language_name, _TOY_KNOWS)) if is_embedded(model.path) else None
+
+
 def language_names(
     model: ModelLike, language: str | None, to: str | None
 ) -> tuple[LanguageName | None, LanguageName | None]:
@@ -234,10 +247,10 @@ def language_names(
     if language is not None and leaves_open(language):
         language = None
     names = [None if given is None else language_name(given) for given in (language, to)]
-    if is_embedded(model.path):
+    if known := known_languages(model):
         names = [name and LanguageName(base_language(name)) for name in names]
         for name in names:
-            if name and name not in _TOY_KNOWS:
+            if name and name not in known:
                 raise EdgeGemmaValueError(
                     f"The embedded toy model does not know {name}: it was trained on {', '.join(_TOY_KNOWS[:-1])} and "
                     f"{_TOY_KNOWS[-1]} alone. Take a real model, such as the one that `edge-gemma pull e2b` downloads.",

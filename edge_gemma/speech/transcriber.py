@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,11 @@ from ..engine.memory import MemoryLimit
 from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
 from .answer import Answer, Samples
-from .language_detection import LanguageDetection
+from .language_detection import LanguageDetection, SegmentLanguages
 from .languages import language_names
 from .prompts import Order
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
+from .scoring import Unheard, no_speech_prob
 from .transcript import Segment, Transcript
 from .word_times import hear_word_times
 
@@ -42,8 +43,7 @@ Progress = Callable[[float, float | None], None]
 """Called with the seconds that are done, and the seconds of the whole recording or None if they are not known."""
 
 _Item = TypeVar("_Item")
-# That are open at the same time: the request and a fork of it, and for the times of words a fork of the fork.
-_SESSIONS, _TIMING_SESSIONS = 2, 3
+_SESSIONS = 2  # that are open at the same time: the request, and a fork of it
 
 
 class Transcriber(Cancellable):
@@ -64,7 +64,8 @@ class Transcriber(Cancellable):
         language: str | None = None,
         to: str | None = None,
         *,
-        detect_language: bool = False,
+        detect_language: bool | Literal["segments"] = False,
+        no_speech: bool = False,
         word_times: bool = False,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
@@ -90,7 +91,10 @@ class Transcriber(Cancellable):
             to: the language to translate into.
             detect_language: if no language is given, asks the model once in each recording in which language its first words
                 are, for `detected_language`. This is a short question in a session of its own. The embedded toy model cannot
-                answer it, so nothing is detected with it.
+                answer it, so nothing is detected with it. "segments" also asks about each segment, for `Segment.language`
+                and its probability; there the toy compares how probable the words are in each language that it knows.
+            no_speech: finds how probable it is that nobody speaks in a segment, for `Segment.no_speech_prob`: whether the model
+                would have written the same words without the sound.
             word_times: finds when each word was said, for the start and end of `Segment.words`. The sound is heard once more
                 for that, which about doubles the time.
             initial_prompt: text that tells the model what the recording is about, or what was said before it, so that it
@@ -122,7 +126,12 @@ class Transcriber(Cancellable):
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self._whole, self._word_times = whole, word_times
         self._model, self._kv = model, kv
-        self._detect_language = detect_language and self.language is None
+        self._detect_language = bool(detect_language) and self.language is None
+        self._languages = (
+            SegmentLanguages(model, kv) if self._detect_language and detect_language == "segments" else None
+        )
+        self._no_speech = no_speech
+        self._unheard: Unheard | None = None
         self._detection: LanguageDetection | None = None
         self.request: SpeechRequest = open_request(
             model,
@@ -138,12 +147,16 @@ class Transcriber(Cancellable):
             max_tokens=max_tokens,
             sampling=sampling,
             stop=stop,
-            sessions=_TIMING_SESSIONS if word_times else _SESSIONS,
+            # For the times of words the fork is forked; to compare with silence, another fork hears it, and is forked.
+            sessions=_SESSIONS + (word_times or no_speech) + no_speech,
         )
 
     def close(self) -> None:
-        """Frees the session. Further calls do nothing."""
+        """Frees the sessions. Further calls do nothing."""
         self.request.session.close()
+        for opened in (self._unheard, self._languages):
+            if opened:
+                opened.close()
 
     @property
     def detected_language(self) -> str | None:
@@ -159,7 +172,13 @@ class Transcriber(Cancellable):
         self.close()
 
     def segments(
-        self, audio: Any, *, start: float = 0.0, done: Sequence[Segment] = (), progress: Progress | None = None
+        self,
+        audio: Any,
+        *,
+        start: float = 0.0,
+        done: Sequence[Segment] = (),
+        progress: Progress | None = None,
+        growing: Callable[[str], None] | None = None,
     ) -> Iterator[Segment]:
         """Yields the segments of a recording as soon as each is done. Memory does not grow with the recording.
 
@@ -170,6 +189,8 @@ class Transcriber(Cancellable):
             done: the first segments, which an earlier run with the same settings has found. The others follow exactly as
                 they would have. The sound is searched for speech from its beginning, but what is done is not heard again.
             progress: called after each segment.
+            growing: called with the text of the answer about the next segment while it is written. Another attempt may take
+                its place.
 
         Raises:
             Cancelled: after `cancel()`; what came before is valid.
@@ -185,7 +206,7 @@ class Transcriber(Cancellable):
             for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
                 if done and clip.end <= done[-1].end:
                     continue
-                segment = self._segment(clip)
+                segment = self._segment(clip, growing)
                 self._detect(detection, segment.text)
                 if progress:
                     progress(clip.end, source.duration)
@@ -212,12 +233,19 @@ class Transcriber(Cancellable):
         answer = self._hear(samples)
         return self.request.read(answer.text) if answer else ("", None)
 
-    def _segment(self, clip: Clip) -> Segment:
+    def _segment(self, clip: Clip, growing: Callable[[str], None] | None) -> Segment:
         """What is said in a clip."""
-        answer = self._hear(clip.samples)
+        answer = self._hear(clip.samples, growing)
         if answer is None:
             return Segment(clip.start, clip.end, "", None, self.language)
         segment = self.request.segment(answer, clip.start, clip.end, self.language)
+        if self._no_speech:
+            self.check_cancelled()
+            self._unheard = self._unheard or Unheard(self.request.session, self.request.closing)
+            segment = replace(segment, no_speech_prob=no_speech_prob(answer, self._unheard))
+        if self._languages and segment.text:
+            language, probability = self._languages.tell(segment.text, answer.ids, self.working)
+            segment = replace(segment, language=language, language_probability=probability)
         return self._with_times(segment, clip, answer) if self._word_times and segment.words else segment
 
     def _with_times(self, segment: Segment, clip: Clip, answer: Answer) -> Segment:
@@ -231,22 +259,26 @@ class Transcriber(Cancellable):
         found = (replace(word, start=clip.start + start, end=clip.start + end) for word, (start, end) in timed)
         return replace(segment, words=tuple(found))
 
-    def _hear(self, samples: Samples) -> Answer | None:
+    def _hear(self, samples: Samples, growing: Callable[[str], None] | None = None) -> Answer | None:
         """The answer about the samples, its session closed; None where they are too few for the encoder."""
         if self._model.audio_tokens(len(samples)) == 0:
             return None
-        answer = self._answer(samples, self.request.sampling)
+        answer = self._answer(samples, self.request.sampling, growing)
         if again := second_attempt(answer.text, self.request.sampling):
-            answer = self._answer(samples, again)
+            answer = self._answer(samples, again, growing)
         return answer
 
-    def _answer(self, samples: Samples, sampling: Sampling) -> Answer:
+    def _answer(self, samples: Samples, sampling: Sampling, growing: Callable[[str], None] | None) -> Answer:
         """A complete answer about the samples."""
         with self.working(self.request.session.fork()) as session:
             session.feed_audio(samples)
             answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
+            shown = ""
             while answer.step():
                 self.check_cancelled()
+                if growing and answer.text != shown:
+                    shown = answer.text
+                    growing(shown)
             return answer
 
 
@@ -280,6 +312,8 @@ def transcribe_segments(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
+    detect_language: bool | Literal["segments"] = False,
+    no_speech: bool = False,
     word_times: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
@@ -310,6 +344,8 @@ def transcribe_segments(
                 stack.enter_context(opened_model(model, mmproj, threads)),
                 language,
                 to,
+                detect_language=detect_language,
+                no_speech=no_speech,
                 word_times=word_times,
                 initial_prompt=initial_prompt,
                 hotwords=hotwords,
@@ -347,7 +383,8 @@ def transcribe(
     threads: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
-    detect_language: bool = False,
+    detect_language: bool | Literal["segments"] = False,
+    no_speech: bool = False,
     word_times: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
@@ -376,9 +413,9 @@ def transcribe(
         start: seconds to skip.
         progress: called after each segment with the seconds done and in all.
         detect_language: if no language is given, asks the model which language it is, once. The transcript's `language` is
-            the answer then, and its info has `language_detected`.
-        word_times, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv, memory_limit,
-            max_tokens, sampling, stop: as in `Transcriber`.
+            the answer then, and its info has `language_detected`. "segments" as in `Transcriber`.
+        no_speech, word_times, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv,
+            memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
 
     Returns:
         A Transcript: a sequence of segments with start, end and text.
@@ -393,6 +430,7 @@ def transcribe(
             language,
             to,
             detect_language=detect_language,
+            no_speech=no_speech,
             word_times=word_times,
             initial_prompt=initial_prompt,
             hotwords=hotwords,

@@ -177,7 +177,8 @@ def translate(
     stop: str | Sequence[str] | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
-    detect_language: bool = False,
+    detect_language: bool | Literal["segments"] = False,
+    no_speech: bool = False,
     word_times: bool = False,
     initial_prompt: str | None = None,
     hotwords: str | Sequence[str] | None = None,
@@ -198,8 +199,8 @@ def translate(
         source_language: the language of the speech or text; None leaves it to the model.
         initial_prompt, hotwords, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in
             `Translator` for text.
-        start, progress, detect_language, word_times, order, max_seconds, detector, silence, pause, whole: as in `transcribe`,
-            for speech. They have no effect on a text.
+        start, progress, detect_language, no_speech, word_times, order, max_seconds, detector, silence, pause, whole: as in
+            `transcribe`, for speech. They have no effect on a text.
 
     Returns:
         For a text its translation, a str; for speech a Transcript whose segments have `text` and `translation`.
@@ -220,6 +221,7 @@ def translate(
             start=start,
             progress=progress,
             detect_language=detect_language,
+            no_speech=no_speech,
             word_times=word_times,
             initial_prompt=initial_prompt,
             hotwords=hotwords,

@@ -20,9 +20,10 @@ from ..audio.source import SAMPLE_RATE
 from ..engine.interface import SessionLike
 from .alignment import FRAME, Step, align, quietness
 from .answer import Samples
+from .scoring import score
 from .words import TokenWord
 
-__all__ = ["STEP", "hear_word_times", "score"]
+__all__ = ["STEP", "hear_word_times"]
 
 STEP = 0.48
 """Seconds of sound between two questions, at least."""
@@ -116,22 +117,3 @@ def _next_word(known: Sequence[_Known], about: range) -> int:
     possible: a word that never becomes certain does not stop the others."""
     heard = [known[i].heard for i in about]
     return about.start + max(range(len(heard) + 1), key=lambda n: (sum(heard[:n]) - sum(heard[n:]), -n))
-
-
-def score(session: SessionLike, closing: Sequence[int], ids: Sequence[int], first: int, end: int) -> list[float]:
-    """Log-probabilities of `ids[first:end]` if the sound ended here and these were the answer. `session` stays as it is.
-
-    `ids` before `first` are part of the answer too; `closing` is not empty.
-    """
-    fork = session.fork()
-    try:
-        if fork.audio is not None:
-            fork.audio.finish()
-        before = [*closing, *ids[:first]]
-        fork.feed_tokens(before[:-1])
-        rows = fork.forward([before[-1], *ids[first : end - 1]])
-    finally:
-        fork.close()
-    highest = rows.max(axis=1)
-    sums = np.log(np.exp(rows - highest[:, None]).sum(axis=1, dtype=np.float64)) + highest
-    return (rows[np.arange(end - first), list(ids[first:end])] - sums).tolist()

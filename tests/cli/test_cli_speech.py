@@ -171,6 +171,15 @@ def test_times_of_words(talk: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_details_of_segments(talk: Path) -> None:
+    command = ("transcribe", talk, *OPTIONS, "--details")
+    expected = eg.transcribe(talk, MODEL, mmproj=MMPROJ, detect_language="segments", no_speech=True, **PYTHON_OPTIONS)
+    found = json.loads(good(*command, "--format", "json"))["segments"]
+    assert [s["no_speech_prob"] for s in found] == [round(s.no_speech_prob or 0.0, 3) for s in expected if s.text]
+    assert [s.get("language") for s in found] == [s.language for s in expected if s.text]
+    assert "choose json or jsonl" in bad(2, *command, "--format", "srt")
+
+
 @pytest.mark.slow
 def test_transcribe_reads_pipes(talk: Path, spoken: eg.Transcript) -> None:
     raw = pcm(voices(3))

@@ -53,3 +53,22 @@ def test_noise_makes_words_less_certain(transcriber: eg.Transcriber) -> None:
             found.append(segment.avg_logprob)
         sure.append(np.mean(found))
     assert sure[0] > sure[1] > sure[2]
+
+
+def test_speech_is_told_from_noise_and_languages_from_each_other() -> None:
+    languages = {"en": "English", "es": "Spanish", "de": "German"}
+    with (
+        eg.Model.load(EMBEDDED, mmproj=EMBEDDED_MMPROJ) as model,
+        eg.Transcriber(model, detector="none", detect_language="segments", no_speech=True) as transcriber,
+    ):
+        right = 0
+        for path in RECORDINGS:
+            (segment,) = transcriber.segments(path)
+            assert segment.no_speech_prob is not None and segment.no_speech_prob < 0.1
+            assert segment.language in languages.values() and 1 / 3 <= (segment.language_probability or 0.0) <= 1
+            right += segment.language == languages[path.stem.partition("-")[2]]
+        assert right > len(RECORDINGS) / 2
+        for seed in range(3):
+            noise = 0.05 * np.random.default_rng(seed).standard_normal(32000)
+            (segment,) = transcriber.segments((noise.astype(np.float32), 16000))
+            assert segment.no_speech_prob is not None and segment.no_speech_prob > 0.3

@@ -86,6 +86,25 @@ def test_prompts_ride_in_the_same_pass(each_shape: eg.Model) -> None:
         check_same(a, b)
 
 
+def test_each_has_its_own_prefix_and_log_probabilities(e2b: eg.Model) -> None:
+    """What `Session.next` takes for one session, a pass takes for each."""
+    prefixes = [text(9, 5), [], text(8, 130)]
+    wanted = [3, None, 0]
+    together = [e2b.session(context=400) for _ in prefixes]
+    alone = [e2b.session(context=400) for _ in prefixes]
+    for number, session in enumerate([*together, *alone]):
+        session.feed_tokens(text(number % 3, 20))
+        session.seed(number % 3)
+    drawn = eg.next_tokens(together, GREEDY, prefixes=prefixes, logprobs=wanted)
+    expected = [s.next(GREEDY, prefix=p, logprobs=n) for s, p, n in zip(alone, prefixes, wanted, strict=True)]
+    assert drawn == expected and [token.logprob is None for token in drawn] == [False, True, False]
+    for a, b in zip(together, alone, strict=True):
+        check_same(a, b)
+    for name in ("prefixes", "logprobs"):
+        with pytest.raises(eg.EdgeGemmaError, match=rf"2 {name} for 3 sessions"):
+            eg.next_tokens(together, GREEDY, **{name: [[], []] if name == "prefixes" else [0, 0]})
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads(threads: int) -> None:
     """A batch of eight at different positions, against one after the other on two threads."""

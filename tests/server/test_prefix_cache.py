@@ -12,8 +12,9 @@ import pytest
 from edge_gemma.engine.model import Model
 from edge_gemma.server.disk_cache import model_digest
 from edge_gemma.server.running import Running
-from support.paths import DATA
+from edge_gemma.server.volatile import move_to_end, without_times
 from server.conftest import endless, run_server
+from support.paths import DATA
 
 PATH = "/v1/chat/completions"
 RULES = " ".join(f"Rule {number}: be brief and kind to everybody in the house." for number in range(30))
@@ -65,7 +66,8 @@ def test_an_answer_from_the_cache_is_the_same(own_server):
 def test_instructions_are_shared_by_conversations_that_go_on_for_long(own_server):
     """A timeline cannot go back far behind its window, so the end of the instructions is kept by itself."""
     running = own_server()
-    long = endless(running, messages=chat("Tell me a story."), max_tokens=700, stream=False)
+    question = " ".join(f"Tell me story number {number}." for number in range(60))
+    long = endless(running, messages=chat(question), max_tokens=300, stream=False)
     long.pop("prompt")
     assert httpx.post(running.url + PATH, json=long, timeout=60).status_code == 200
     prompt, cached = usage(ask(running, chat("Something else entirely, and longer than the first question was.")))
@@ -98,6 +100,36 @@ def test_a_snapshot_for_each_room(own_server):
             assert prompt - cached < 40
 
 
+def test_a_line_with_the_time_spoils_nothing(own_server):
+    running, moving = own_server(), own_server(moves_times=False)
+
+    def at(time: str) -> list[dict[str, Any]]:
+        return chat("Turn on the light.", f"Current time is {time}. Today's date is 2026-11-28.\n{RULES}")
+
+    for server in (running, moving):
+        ask(server, at("00:25:00"))
+    prompt, cached = usage(ask(running, at("00:26:11")))
+    assert prompt - cached < 60
+    assert usage(ask(moving, at("00:26:11")))[1] < 40
+
+
+def test_what_counts_as_a_line_with_the_time():
+    line = "Current time is 00:25:00. Today's date is 2026-11-28."
+    assert without_times(f"Be kind.\n{line}\nBe brief.") == ("Be kind.\nBe brief.", [line])
+    for text in ("The time is now.", "At 10:30 the shop opens.", f"{line} {RULES}", "Today is a day."):
+        assert without_times(text) == (text, [])
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": [{"c": 1}]},
+    ]
+    move_to_end(messages, [line])
+    assert messages[0]["content"] == "a" and messages[2]["content"] == [
+        {"type": "text", "text": f"{line}\n\n"},
+        {"c": 1},
+    ]
+
+
 def test_requests_that_come_together_share_what_the_first_reads(own_server):
     running = own_server(parallel=4)
     answer = ask(running, chat("Hello."), n=4, seed=1)
@@ -119,7 +151,7 @@ def test_calls_come_back_in_another_form(own_server, house):
     results = [
         {"role": "tool", "tool_call_id": call["id"], "content": '{"data": {}}'} for call in message["tool_calls"]
     ]
-    prompt, cached = usage(ask(running, [*house.messages, message, *results], tools=house.tools))
+    cached = usage(ask(running, [*house.messages, message, *results], tools=house.tools))[1]
     assert cached >= usage(first)[0] + first["usage"]["completion_tokens"] - 2
 
 
@@ -175,10 +207,12 @@ def test_the_folder_is_bounded(tmp_path):
 
 
 def test_models_have_different_digests():
-    with Model.load("toy", threads=1) as toy, Model.load(DATA / "e2b-Q4_0.gguf", threads=1) as tiny:
-        with Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf", threads=1) as seeing:
-            digests = [model_digest(model, "f16") for model in (toy, tiny, seeing)]
-            assert len({*digests, model_digest(toy, "q8")}) == 4
+    files = {"path": DATA / "e2b-Q4_0.gguf", "threads": 1}
+    with Model.load("toy", threads=1) as toy, Model.load(**files) as tiny:
+        seeing = Model.load(**files, mmproj=DATA / "vision-e2b.gguf")
+        digests = [model_digest(model, "f16") for model in (toy, tiny, seeing)]
+        seeing.close()
+        assert len({*digests, model_digest(toy, "q8")}) == 4
 
 
 @pytest.mark.parametrize("header", ["x-session-id", "x-openwebui-chat-id"])

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from edge_gemma.engine.model import Model
+from edge_gemma.errors import EdgeGemmaError
 from edge_gemma.server.core import Core
 from edge_gemma.server.failures import RequestError
 from edge_gemma.server.running import Running
@@ -246,3 +247,18 @@ def test_several_answers_to_one_request_differ_by_their_seeds(http):
     first, second = (http.post(PATH, json=body).json() for _ in range(2))
     texts = [choice["text"] for choice in first["choices"]]
     assert len(set(texts)) == 3 and texts == [choice["text"] for choice in second["choices"]]
+
+
+def test_a_memory_limit_plans_for_all_timelines_and_the_cache(own_server):
+    def context(limit: int, **options: int) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            # A process of one size, so that two plans can be compared.
+            patch.setattr("edge_gemma.engine.memory.resident", lambda *_: 300_000_000)
+            running = own_server(memory_limit=limit, **options)
+            return running.core.context
+
+    limit = 376_000_000
+    free = context(limit, parallel=1, cache_bytes=0)
+    assert context(limit, parallel=8, cache_bytes=0) < free
+    with pytest.raises(EdgeGemmaError, match="memory limit"):
+        context(limit, parallel=1, cache_bytes=300_000_000)

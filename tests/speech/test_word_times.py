@@ -15,8 +15,9 @@ import pytest
 import edge_gemma as eg
 from edge_gemma.errors import Cancelled
 from edge_gemma.speech.alignment import FRAME, Step, align, quietness
+from edge_gemma.speech.scoring import score
 from edge_gemma.speech.transcript import Segment, Transcript, Word
-from edge_gemma.speech.word_times import STEP, score
+from edge_gemma.speech.word_times import STEP
 from support.listening import LoudnessDetector, sound
 from support.scripted import RATE, ScriptedModel, ScriptedSession
 

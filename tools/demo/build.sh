@@ -41,3 +41,4 @@ for split in known unknown; do
     $run evaluate.py "$folder/clips" $data/demo.gguf $data/demo-mmproj.gguf --split $split --count 900
 done
 $run evaluate.py $data/demo.gguf $data/demo-mmproj.gguf --pictures 300
+$run transcripts.py "$folder/clips" $data/demo.gguf $data/demo-mmproj.gguf

@@ -1,4 +1,5 @@
-"""Measures what transcripts of the demo model tell about themselves: the probabilities and the times of words.
+"""Measures what transcripts of the demo model tell about themselves: probabilities and times of words, the language of a
+segment, and whether anybody speaks in it.
 
     python transcripts.py CLIPS MODEL.gguf MMPROJ.gguf [--count 300] [--seed 1]
 
@@ -9,6 +10,9 @@ lies in words that are called doubtful, and which share of the right words is ca
 Times: such sentences are spoken by espeak-ng, with its own voices and those of mbrola, and it tells when each word began
 and ended. The program prints medians and 90th percentiles of the errors in seconds, beside those of an alignment that knows
 only the length of words and where the sound is quiet ("by length alone"). "noise" is white noise, 15 dB below the speech.
+
+Languages: how many sentences are given the right one, among all and among those whose language has a probability above 0.8.
+Speech: of sentences, of other speech and of noises, how many have a probability above 0.5 that nobody speaks.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from numpy.typing import NDArray
 
 import clips
 import edge_gemma as eg
+from contradictions import OTHER
 from edge_gemma.speech.alignment import align, quietness
 from edge_gemma.speech.transcript import DOUBTFUL
 from edge_gemma.speech.word_times import STEP
@@ -153,6 +158,64 @@ def times(model: eg.Model, count: int, seed: int) -> str:
     return "\n".join(lines)
 
 
+# ---- languages and speech ---------------------------------------------------------------------------------------------
+
+
+def noises(count: int, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Sounds of 1 to 4 s in which nobody speaks, and what they are."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        kind = ("white", "brown", "tones", "gusts", "faint")[number % 5]
+        size = int(rng.uniform(1, 4) * RATE)
+        sound = rng.standard_normal(size)
+        if kind == "brown":
+            sound = np.cumsum(sound)
+            sound -= np.convolve(sound, np.ones(400) / 400, "same")
+        elif kind == "tones":
+            at = np.arange(size) / RATE
+            sound = np.sum([np.sin(2 * np.pi * pitch * at) for pitch in rng.uniform(80, 2000, 4)], axis=0)
+        elif kind == "gusts":
+            sound *= np.repeat(rng.uniform(0, 1, size // 800 + 1) ** 3, 800)[:size]
+        loudest = 1e-3 if kind == "faint" else rng.uniform(0.01, 0.5)
+        yield kind, (loudest * sound / np.abs(sound).max()).astype(np.float32)
+
+
+def details(model: eg.Model, folder: Path, count: int, seed: int) -> str:
+    """Which languages are right, and in which sounds nobody seems to speak."""
+    lines: list[str] = []
+    silent: dict[str, list[float]] = {}
+    with eg.Transcriber(model, detector="none", detect_language="segments", no_speech=True) as transcriber:
+
+        def tell(group: str, sound: NDArray[np.float32]) -> eg.Segment:
+            (segment,) = transcriber.segments((sound, RATE))
+            silent.setdefault(group, []).append(segment.no_speech_prob or 0.0)
+            return segment
+
+        for split in ("known", "unknown"):
+            entries, samples = clips.load(folder, split)
+            found: list[tuple[bool, float]] = []
+            for clip in random.Random(seed).sample(entries, min(count, len(entries))):
+                segment = tell(split, padded(samples[clip.begin : clip.end].astype(np.float32) / 32768))
+                right = segment.language == NAMES[clip.sentence.language]
+                found.append((right, segment.language_probability or 0.0))
+            sure = [right for right, probability in found if probability > 0.8]
+            lines.append(
+                f"{split}: {100 * np.mean([right for right, _ in found]):.1f}% of {len(found)} languages right; "
+                f"{100 * np.mean(sure):.1f}% of the {len(sure)} above 0.8"
+            )
+        espeak = Espeak()
+        for language, texts in OTHER.items():
+            for number, text in enumerate(texts.split(" | ")):
+                voice = draw("espeak", language, random.Random(f"other {seed} {number}"))
+                tell("other speech", padded(espeak.speak(text, *voice)[0]))
+        for kind, sound in noises(count, seed):
+            tell(kind, sound)
+    for group, values in silent.items():
+        above = 100 * np.mean(np.array(values) > 0.5)
+        lines.append(f"nobody speaks: {above:.0f}% of {len(values)} {group}, median {np.median(values):.2g}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", type=Path)
@@ -165,7 +228,8 @@ def main() -> None:
     with eg.Model.load(options.model, mmproj=options.mmproj, threads=options.threads) as model:
         for split in ("known", "unknown"):
             print(probabilities(model, options.recordings, split, options.count, options.seed), flush=True)
-        print(times(model, options.count, options.seed))
+        print(times(model, options.count, options.seed), flush=True)
+        print(details(model, options.recordings, options.count, options.seed))
 
 
 if __name__ == "__main__":
