@@ -21,6 +21,7 @@ from typing import TypeVar
 from ..chat.vocabulary import view_bytes
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
+from ..engine.tokenizer import Tokenizer
 from ..errors import EdgeGemmaError
 from .bodies import Bodies
 from .disk_cache import DiskCache
@@ -182,6 +183,14 @@ class Core:
         self.check_ready()
         assert self._model is not None
         return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, also for the ends of answers while the server is stopped. Raises as `model`."""
+        if self._model is None:
+            self.check_ready()
+        assert self._model is not None
+        return self._model.tokenizer
 
     @property
     def scheduler(self) -> Scheduler:
