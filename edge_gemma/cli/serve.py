@@ -60,6 +60,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     address.add_argument(
         "--name", type=plain_text, metavar="NAME", help="what the model is called (default: the name of its file)"
     )
+    parser.add_argument(
+        "--voice",
+        type=plain_text,
+        metavar="VOICE",
+        help="answer in speech where a client of /v1/realtime asks for it: espeak-ng, espeak-ng:NAME, a file of Piper"
+        " (NAME.onnx), or the address of a speech server (default: text alone)",
+    )
     speech = parser.add_argument_group("Home Assistant")
     speech.add_argument(
         "--wyoming",
@@ -171,9 +178,10 @@ def run(args: argparse.Namespace) -> int:
         files = [model, *([mmproj] if mmproj else [])]
         print("\n".join(install(_options_of_service(args, model, mmproj), settings, files=files)))
         return DONE
+    from ..hub.resolve import is_embedded
     from ..server.core import Core
 
-    companions = _companions(args)
+    companions, open_voice = _companions(args), _voice(args)
     announce_toy(args)
     settings, made = with_key(settings)
     if settings.cache_dir is not None:
@@ -199,7 +207,10 @@ def run(args: argparse.Namespace) -> int:
         say(f"Key for clients: {settings.api_key}")
     if args.wyoming is not None:
         say(f"Home Assistant's Wyoming integration uses {args.wyoming[0]}, port {args.wyoming[1]}.")
-    serve(Core(open_model, settings, name), listener, companions, ready=ready)
+    core = Core(open_model, settings, name, open_voice)
+    if is_embedded(model):
+        core.page = _page_of_toy()
+    serve(core, listener, companions, ready=ready)
     notify("STOPPING=1")
     return DONE
 
@@ -244,6 +255,28 @@ def _companions(args: argparse.Namespace) -> list[Any]:
     except ImportError:
         raise UsageError(f"--wyoming needs the package wyoming: `{pip_line('edge-gemma[server]')}` gets it.") from None
     return [wyoming(*args.wyoming, announce=args.announce)]
+
+
+def _page_of_toy() -> dict[str, Any]:
+    """What the web page begins with: the instructions and tools that the toy was trained on, without a home behind them."""
+    from ..chat.tools import Toolbox
+    from ..demo.home import INSTRUCTIONS, Home
+
+    tools = [schema["function"] for schema in Toolbox(Home().tools).schemas]
+    return {"defaults": {"instructions": INSTRUCTIONS}, "tools": tools}
+
+
+def _voice(args: argparse.Namespace) -> Any:
+    """Opens the voice that was asked for; None for none. It is opened once here, so that a wrong name is told at once."""
+    if args.voice is None:
+        return None
+    from ..assistant.voices.opening import open_voice
+
+    def opened() -> Any:
+        return open_voice(args.voice)
+
+    opened().close()
+    return opened
 
 
 def _options_of_service(args: argparse.Namespace, model: str, mmproj: str | None) -> list[str]:

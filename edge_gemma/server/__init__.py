@@ -13,10 +13,14 @@
     job.py              one answer on its way, and the mailbox between the scheduler and a route
     prefix_cache.py     timelines that are kept for the next request;  disk_cache.py: those on disk
     ears.py             what hears: recordings and live sound
+    growing.py          recordings that are sent again and again while somebody speaks
     uploads.py          files in forms
     transcriptions.py   OpenAI's interface for recordings
     live_sound.py       sound that comes in messages of a client
     heard.py            speech that goes into a conversation while it is spoken
+    realtime.py         OpenAI's interface for speech, with realtime_config.py (what a session is told), realtime_ear.py (what
+                        it hears), realtime_items.py (its conversation), realtime_response.py and realtime_voice.py (answers)
+    page.py             the web page
     wyoming_server.py   Home Assistant's protocol, on a port of its own, with wyoming_frames.py (events within bounds),
                         wyoming_hearing.py (speech recognition), wyoming_agent.py (conversation, whose actions are those of
                         home_intents.py) and announcing.py (zeroconf)

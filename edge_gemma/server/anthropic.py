@@ -45,13 +45,13 @@ def routes(core: Core) -> list[Route]:
         asked = await core.work(_read, core, fields)
         if fields.whole("max_tokens", 1, 2**31) is None:
             raise fields.wrong("max_tokens", "a whole number above 0")
-        answers = await unless_gone(request, core.answers(asked))
         head = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
             "role": "assistant",
             "model": fields.text("model") or core.name,
         }
+        answers = await unless_gone(request, core.answers(asked))
         if not asked.streamed:
             ended = (await unless_gone(request, core.complete(answers)))[0]
             return JSONResponse(

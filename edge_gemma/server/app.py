@@ -20,7 +20,18 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import anthropic, models, ollama, openai_chat, openai_completions, openai_responses, status, transcriptions
+from . import (
+    anthropic,
+    models,
+    ollama,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+    page,
+    realtime,
+    status,
+    transcriptions,
+)
 from .core import Core
 from .failures import RequestError, error_response
 from .security import Guard
@@ -29,7 +40,18 @@ __all__ = ["Companion", "create_app"]
 
 Companion = Callable[[Core], contextlib.AbstractAsyncContextManager[None]]
 
-_INTERFACES = (status, models, openai_chat, openai_responses, openai_completions, ollama, anthropic, transcriptions)
+_INTERFACES = (
+    status,
+    models,
+    openai_chat,
+    openai_responses,
+    openai_completions,
+    ollama,
+    anthropic,
+    transcriptions,
+    realtime,
+    page,
+)
 
 
 def create_app(core: Core, companions: Sequence[Companion] = ()) -> Starlette:

@@ -15,12 +15,14 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypeVar
 
+from ..assistant.interface import Voice
 from ..chat.vocabulary import view_bytes
 from ..engine.memory import MemoryLimit, fit
 from ..engine.model import Model
+from ..engine.tokenizer import Tokenizer
 from ..errors import EdgeGemmaError
 from .bodies import Bodies
 from .disk_cache import DiskCache
@@ -77,7 +79,7 @@ class Answer:
         self._ended = isinstance(event, (Ended, Failed))
         return event
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
         """All events. Leaving early ends the answer."""
         try:
             while not self._ended:
@@ -96,13 +98,23 @@ class Core:
 
     Attributes:
         settings, metrics, bodies: see there.
+        open_voice: opens the voice of a session; None where there is none.
+        page: what the web page begins with: "defaults" of its settings, and "tools" that it offers instead of its own.
         name: what the model is called.
         created: when the server was started, in seconds since 1970.
         failure: why the model could not be loaded; "" otherwise.
     """
 
-    def __init__(self, open_model: Callable[[], Model], settings: Settings, name: str) -> None:
-        """`open_model` is called once, in a thread of its own."""
+    def __init__(
+        self,
+        open_model: Callable[[], Model],
+        settings: Settings,
+        name: str,
+        open_voice: Callable[[], Voice] | None = None,
+    ) -> None:
+        """`open_model` is called once, in a thread of its own; `open_voice` for every session that speaks."""
+        self.open_voice = open_voice
+        self.page: dict[str, Any] = {}
         self.settings, self.name = settings, name
         self.metrics, self.bodies = Metrics(), Bodies(settings)
         self.created = int(time.time())
@@ -182,6 +194,14 @@ class Core:
         self.check_ready()
         assert self._model is not None
         return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, also for the ends of answers while the server is stopped. Raises as `model`."""
+        if self._model is None:
+            self.check_ready()
+        assert self._model is not None
+        return self._model.tokenizer
 
     @property
     def scheduler(self) -> Scheduler:

@@ -28,6 +28,7 @@ from ..errors import EdgeGemmaError, EdgeGemmaOSError
 
 __all__ = ["DiskCache", "Stored", "model_digest"]
 
+_FREE = 127  # tokens that every timeline can go back by; one is needed for the logits of a prompt that is known whole
 _SAMPLE = 1 << 20  # bytes of a file's beginning and end that its digest covers
 
 
@@ -48,7 +49,8 @@ def model_digest(model: Model, kv: str) -> str:
 
 @dataclass
 class Stored:
-    """A timeline on disk: its file without ending, tokens and media, kind, bytes, and when it was used."""
+    """A timeline on disk: its file without ending, tokens and media, kind, bytes, when it was used, and the most tokens that it
+    has had."""
 
     path: Path
     tokens: list[int]
@@ -56,6 +58,7 @@ class Stored:
     kind: str
     size: int
     used: float
+    high: int
 
 
 class DiskCache:
@@ -74,12 +77,12 @@ class DiskCache:
         self.entries = [entry for path in self._folder.glob("*.json") if (entry := _read(path)) is not None]
 
     def find(self, target: Sequence[Unit], least: int) -> Stored | None:
-        """The entry that holds the longest beginning of a prompt, of those that hold all their tokens of it and more than
-        `least`. (Going back in a timeline may cost as much as reading it.)"""
+        """The entry that holds the longest beginning of a prompt, more than `least` tokens, and can go back to its end without
+        reading anything again."""
         best, best_tokens = None, least
         for entry in self.entries:
             tokens = common_prefix(target, entry.tokens, entry.spans)[1]
-            if tokens > best_tokens and len(entry.tokens) - tokens <= 1:
+            if tokens > best_tokens and entry.high - tokens <= _FREE:
                 best, best_tokens = entry, tokens
         return best
 
@@ -100,7 +103,7 @@ class DiskCache:
             os.utime(entry.path.with_suffix(".json"))
         return timeline
 
-    def store(self, timeline: Timeline, tokens: Sequence[int], kind: str) -> bool:
+    def store(self, timeline: Timeline, tokens: Sequence[int], kind: str, high: int) -> bool:
         """Writes a timeline, unless an equal one is there. False if that fails: a full disk ends no answer."""
         if any(entry.tokens == list(tokens) and entry.spans == timeline.spans for entry in self.entries):
             return True
@@ -115,11 +118,11 @@ class DiskCache:
             os.chmod(path.with_suffix(".session"), 0o600)
             size = path.with_suffix(".session").stat().st_size
             with open(os.open(path.with_suffix(".json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump({"tokens": list(tokens), "spans": spans, "kind": kind}, file)
+                json.dump({"tokens": list(tokens), "spans": spans, "kind": kind, "high": high}, file)
         except (OSError, EdgeGemmaError):
             _unlink(path)
             return False
-        self.entries.append(Stored(path, list(tokens), dict(timeline.spans), kind, size, time.time()))
+        self.entries.append(Stored(path, list(tokens), dict(timeline.spans), kind, size, time.time(), high))
         while sum(entry.size for entry in self.entries) > self._budget:
             self._remove(min(self.entries, key=lambda entry: entry.used))
         return True
@@ -141,7 +144,8 @@ def _read(path: Path) -> Stored | None:
         }
         tokens, kind = [int(token) for token in content["tokens"]], str(content["kind"])
         size = path.with_suffix(".session").stat().st_size
-        return Stored(path.with_suffix(""), tokens, spans, kind, size, path.stat().st_mtime)
+        used, high = path.stat().st_mtime, int(content["high"])
+        return Stored(path.with_suffix(""), tokens, spans, kind, size, used, high)
     except (OSError, ValueError, KeyError, TypeError):
         _unlink(path.with_suffix(""))
         return None

@@ -13,26 +13,29 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from ..audio.endpointing import EndpointEvent
+from ..audio.endpointing import Endpointer, EndpointEvent
+from ..audio.source import Source
 from ..engine.model import Model
 from ..errors import Cancelled
 from ..hub.resolve import no_encoder
 from ..speech.listener import Listener, StepTask
-from ..speech.request import Cancellable
+from ..speech.request import Cancellable, open_endpointer
 from ..speech.transcriber import Transcriber
 from .failures import RequestError, request_error
+from .growing import Growing
 from .settings import Settings
 
-__all__ = ["Ears", "LiveListener"]
+__all__ = ["Ears", "LiveListener", "Watcher"]
 
 _T = TypeVar("_T")
-_Hearing = TypeVar("_Hearing", Transcriber, "LiveListener")
+_Hearing = TypeVar("_Hearing", Transcriber, "LiveListener", "Watcher")
 _SOON = 5.0  # seconds that a speaker waits for those who have just left
 _IDLE = 2  # of each kind that stay open
 _BUSY = "The assistant is listening to others. Try again in a few seconds."
+_LONGEST = 28.0  # seconds of an utterance
 _END: Any = object()
 
 
@@ -64,6 +67,39 @@ class LiveListener(Listener):
         """As `StepTask`."""
         if self.beside is not None:
             yield from self.beside.step()
+
+
+class Watcher(Cancellable):
+    """Tells where in a sound somebody speaks, and nothing else.
+
+    Attributes:
+        beside: takes what is found, in the watcher's thread.
+    """
+
+    beside: StepTask | None
+
+    def __init__(self, model: Model, *, silence: float, pause: float, detector: str = "auto") -> None:
+        """Options as in `Listener`."""
+        super().__init__()
+        self._endpointer = open_endpointer(model, detector, silence, pause, _LONGEST)
+        self.beside = None
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+    def watch(self, source: Source) -> Iterator[None]:
+        """Reads a source to its end. Raises `Cancelled`."""
+        self._endpointer.reset()
+        while (block := source.read(0.5, 0.1)) is not None:
+            self.check_cancelled()
+            self._tell(self._endpointer.push(block))
+        self._tell(self._endpointer.finish())
+        yield from ()
+
+    def _tell(self, events: Sequence[EndpointEvent]) -> None:
+        for event in events:
+            if self.beside is not None:
+                self.beside.hear(event, event.time)
 
 
 class _Pool(Generic[_Hearing]):
@@ -153,7 +189,11 @@ class _Pool(Generic[_Hearing]):
 
 
 class Ears:
-    """Transcribers and listeners of one model. Of the event loop's thread, but `close`."""
+    """Transcribers and listeners of one model. Of the event loop's thread, but `close`.
+
+    Attributes:
+        growing: recordings that are sent again and again.
+    """
 
     def __init__(self, model: Model, settings: Settings, kv: str) -> None:
         """`kv`: the type of the caches."""
@@ -161,13 +201,22 @@ class Ears:
         self._recordings = _Pool(
             self._transcriber, settings.recordings, settings.queue, settings.queue_seconds, "edge-gemma-recordings"
         )
-        self._live = _Pool(self._listener, settings.listeners, settings.listeners, _SOON, "edge-gemma-listeners")
+        self.growing = Growing(self._speaker, self._recordings.run)
+        speakers = settings.listeners
+        self._live = _Pool(self._listener, speakers, speakers, _SOON, "edge-gemma-listeners")
+        self._watched = _Pool(self._watcher, speakers, speakers, _SOON, "edge-gemma-watchers")
 
     def _transcriber(self, **options: Any) -> Transcriber:
         return Transcriber(self._model, kv=self._kv, **options)
 
+    def _speaker(self, **options: Any) -> tuple[Transcriber, Endpointer]:
+        return self._transcriber(**options), open_endpointer(self._model, "auto", 0.7, 0.25, _LONGEST)
+
     def _listener(self, **options: Any) -> LiveListener:
         return LiveListener(self._model, kv=self._kv, **options)
+
+    def _watcher(self, **options: Any) -> Watcher:
+        return Watcher(self._model, **options)
 
     def transcriber(self, **options: Any) -> contextlib.AbstractAsyncContextManager[Transcriber]:
         """One with these options, as in `Transcriber`. Raises RequestError 400 for unusable ones, 429 when too many wait."""
@@ -179,6 +228,11 @@ class Ears:
         self.check()
         return self._live.borrowed(options)
 
+    def watcher(self, **options: Any) -> contextlib.AbstractAsyncContextManager[Watcher]:
+        """One with these options, as in `Watcher`. Raises as `transcriber`."""
+        self.check()
+        return self._watched.borrowed(options)
+
     def check(self) -> None:
         """Raises RequestError 400 for a model that does not hear."""
         if not self._model.has_audio:
@@ -186,12 +240,14 @@ class Ears:
 
     async def drawn(self, found: Iterator[_T], worker: Cancellable) -> AsyncGenerator[_T, None]:
         """What an iterator of a borrowed worker yields. Leaving early ends the work. Raises RequestError."""
-        pool: _Pool[Any] = self._live if isinstance(worker, Listener) else self._recordings
+        pool: _Pool[Any] = self._recordings
+        if not isinstance(worker, Transcriber):
+            pool = self._live if isinstance(worker, Listener) else self._watched
         step: asyncio.Future[Any] | None = None
         try:
             while True:
                 step = asyncio.ensure_future(pool.run(next, found, _END))
-                item = await asyncio.shield(step)
+                item: Any = await asyncio.shield(step)
                 if item is _END:
                     return
                 yield item
@@ -209,7 +265,9 @@ class Ears:
     def close(self) -> None:
         """Ends everything that hears, and waits for that. From any other thread."""
         self._recordings.close()
+        self.growing.close()
         self._live.close()
+        self._watched.close()
 
 
 def _close(found: Any, worker: Cancellable) -> None:

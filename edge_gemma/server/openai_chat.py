@@ -62,20 +62,20 @@ def routes(core: Core) -> list[Route]:
         fields = await core.bodies.json(request)
         core.check_ready()
         asked = await core.work(_read, core, fields, hint_of(request, fields))
-        answers = await unless_gone(request, core.answers(asked))
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": fields.text("model") or core.name,
             "system_fingerprint": f"edge-gemma-{core.name}",
         }
-        if not asked.streamed:
-            ended = await unless_gone(request, core.complete(answers))
-            return JSONResponse(_completion(head, ended, asked, core.model.tokenizer))
-        await opened(request, answers)
         options = fields.object("stream_options")
         with_usage = options is not None and options.flag("include_usage")
-        return EventStream(_chunks(head, answers, asked, core.model.tokenizer, with_usage), answers, core)
+        answers = await unless_gone(request, core.answers(asked))
+        if not asked.streamed:
+            ended = await unless_gone(request, core.complete(answers))
+            return JSONResponse(_completion(head, ended, asked, core.tokenizer))
+        await opened(request, answers)
+        return EventStream(_chunks(head, answers, asked, core.tokenizer, with_usage), answers, core)
 
     return [endpoint(core, "/v1/chat/completions", chat, "POST")]
 

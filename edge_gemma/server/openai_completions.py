@@ -33,6 +33,16 @@ def routes(core: Core) -> list[Route]:
         fields = await core.bodies.json(request)
         core.check_ready()
         asked = [_read(core, fields, prompt, hint_of(request, fields)) for prompt in _prompts(fields)]
+        head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": fields.text("model") or core.name,
+        }
+        shown = fields.flag("echo")
+        echoes = [(one.text or "") if shown else "" for one in asked for _ in range(one.n)]
+        options = fields.object("stream_options")
+        with_usage = options is not None and options.flag("include_usage")
         answers: list[Answer] = []
         try:
             for one in asked:
@@ -41,23 +51,12 @@ def routes(core: Core) -> list[Route]:
             for answer in answers:
                 answer.cancel()
             raise
-        head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": fields.text("model") or core.name,
-        }
-        tokenizer, echoes = core.model.tokenizer, [one.text or "" for one in asked for _ in range(one.n)]
-        if not fields.flag("echo"):
-            echoes = [""] * len(echoes)
         if asked[0].streamed:
-            options = fields.object("stream_options")
-            with_usage = options is not None and options.flag("include_usage")
             await opened(request, answers)
-            return EventStream(_chunks(head, answers, echoes, tokenizer, with_usage), answers, core)
+            return EventStream(_chunks(head, answers, echoes, core.tokenizer, with_usage), answers, core)
         ended = await unless_gone(request, core.complete(answers))
         choices = [
-            _choice(index, echo + end.reply.content, end.tokens, tokenizer, _reason(end))
+            _choice(index, echo + end.reply.content, end.tokens, core.tokenizer, _reason(end))
             for index, (end, echo) in enumerate(zip(ended, echoes, strict=True))
         ]
         return JSONResponse({**head, "choices": choices, "usage": usage_of([end.usage for end in ended])})

@@ -45,11 +45,12 @@ def routes(core: Core) -> list[Route]:
         previous = _previous(fields, store)
         hint = hint_of(request, fields) or (previous.hint if previous else "")
         asked, said = await core.work(_read, core, fields, previous, hint)
+        writer = _Writer(core.name, fields, asked, core.tokenizer)
+        stores = fields.flag("store", True)
         answers = await unless_gone(request, core.answers(asked))
-        writer = _Writer(core.name, fields, asked, core.model.tokenizer)
 
         def keep(response: Mapping[str, Any]) -> None:
-            if fields.flag("store", True):
+            if stores:
                 messages = [*said, writer.message()]
                 store.add(response["id"], Kept(messages, response, hint or response["id"]))
 

@@ -6,6 +6,7 @@ key if it has made one, and when it can answer.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
@@ -129,7 +130,8 @@ class Running:
     def start(self) -> None:
         """Begins to listen and to load the model."""
         self._thread.start()
-        self.core.started.wait()
+        while not self.core.started.wait(0.1) and self._thread.is_alive():
+            pass
 
     def stop(self) -> None:
         """Tells the server to stop; answers under way come to their end first."""
@@ -144,6 +146,7 @@ class Running:
 
 def _server(core: Core, companions: Sequence[Companion]) -> Any:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from .app import create_app
 
@@ -168,6 +171,40 @@ def _server(core: Core, companions: Sequence[Companion]) -> Any:
                 for number, handler in old.items():
                     signal.signal(number, handler)
 
+    class Protocol(H11Protocol):
+        """uvicorn waits without end for the rest of a request's head; here a client has as long as for a piece of a body."""
+
+        late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.late is not None:
+                self.late.cancel()
+
+        def waits(self) -> bool:
+            """Whether the head of a request is to come, or a part of it."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def watch(self) -> None:
+            if not self.waits() and self.late is not None:
+                self.late.cancel()
+                self.late = None
+            elif self.waits() and self.late is None:
+                self.late = self.loop.call_later(core.settings.stall_seconds, self.give_up)
+
+        def give_up(self) -> None:
+            self.late = None
+            if self.waits() and self.transport.get_protocol() is self:  # else it has become a WebSocket
+                self.transport.close()
+
     config = uvicorn.Config(
         create_app(core, companions),
         log_level=logging.ERROR,
@@ -180,6 +217,6 @@ def _server(core: Core, companions: Sequence[Companion]) -> Any:
         h11_max_incomplete_event_size=64 << 10,
         ws_max_size=2 << 20,
         ws="auto",
-        http="h11",
+        http=Protocol,
     )
     return Server(config)

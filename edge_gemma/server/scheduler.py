@@ -155,8 +155,7 @@ class Scheduler:
                 return Timeline(self._open_session()), 0
             entry, units, tokens = found
             timeline = entry.timeline.fork()
-            timeline.rewind(tokens)
-            return timeline, units
+            return timeline, units if timeline.rewind(tokens) else 0
 
         return self.call(take)
 
@@ -430,13 +429,15 @@ class Scheduler:
             job.high = source.high
         elif stored is not None and (restored := self._restore(stored, target)) is not None:
             timeline, job.at, job.cached = restored
-            job.high = timeline.session.position
+            job.high = stored.high
         elif found is not None:
             entry, job.at, job.cached = found
             timeline = self.cache.use(entry, job.cached, hint)
             job.high = entry.high
         else:
             timeline, job.at, job.cached = Timeline(self._open_session()), 0, 0
+        if timeline.session.position != job.cached:  # it could not go back so far, and has gone to its beginning
+            job.at = job.cached = 0
         job.bind(timeline)
         job.mailbox.put(Began(job.usage))
 
@@ -463,7 +464,7 @@ class Scheduler:
             return None
         units, tokens = before_last(target, *timeline.common(target))
         if tokens < len(timeline.session.tokens) or stored.kind == "instructions":
-            self.cache.keep(timeline.fork(), timeline.session.position, stored.kind, "", saved=True)
+            self.cache.keep(timeline.fork(), stored.high, stored.kind, "", saved=True)
         timeline.rewind(tokens)
         return timeline, units, tokens
 
@@ -607,13 +608,13 @@ class Scheduler:
             return
         for entry in self.cache.unsaved(("instructions",))[:1]:
             entry.saved = True
-            self._disk.store(entry.timeline, entry.tokens, entry.kind)
+            self._disk.store(entry.timeline, entry.tokens, entry.kind, entry.high)
 
     def _close_all(self) -> None:
         if self._disk is not None:
             for entry in reversed(self.cache.unsaved(("instructions", "prompt", "tip"))):
                 if len(entry.tokens) >= _WORTH_KEEPING:
-                    self._disk.store(entry.timeline, entry.tokens, entry.kind)
+                    self._disk.store(entry.timeline, entry.tokens, entry.kind, entry.high)
         self.cache.clear()
         while self._calls:
             self._calls.popleft()()

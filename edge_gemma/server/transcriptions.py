@@ -16,10 +16,13 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from ..audio.source import SAMPLE_RATE
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError
 from ..speech.languages import language_name
@@ -27,6 +30,7 @@ from ..speech.transcriber import Transcriber
 from ..speech.transcript import Segment, Transcript
 from .core import Core
 from .failures import RequestError, error_body, request_error
+from .growing import LONGEST
 from .media import sound_source
 from .streams import EventStream, endpoint, server_sent, unless_gone
 from .uploads import Upload, uploaded
@@ -50,6 +54,8 @@ def routes(core: Core) -> list[Route]:
                 if asked.streamed:
                     recording = await stack.enter_async_context(_Recording.opened(core, asked))
                     return EventStream(_events(recording), [], core, resources=stack.pop_all())
+                if asked.may_grow and (grown := await _grown(core, asked)) is not None:
+                    return grown
                 async with _Recording.opened(core, asked) as recording:
                     transcript = await unless_gone(request, recording.complete())
                     return asked.response(transcript, core, recording.seconds)
@@ -88,6 +94,11 @@ class _Asked:
             self.options["hotwords"] = ", ".join(hotwords)
         if self.temperature:
             self.options["sampling"] = Sampling(temperature=self.temperature)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether this may be a part of a recording that goes on: only the words are wanted."""
+        return self.format in ("json", "text") and not self.streamed and self.to is None and not self.temperature
 
     def said(self, segment: Segment) -> str:
         """The words of a segment that are wanted."""
@@ -135,6 +146,25 @@ class _Asked:
             "compression_ratio": round(len(data) / len(zlib.compress(data)), 3),
             "no_speech_prob": round(segment.no_speech_prob or 0.0, 4),
         }
+
+
+async def _grown(core: Core, asked: _Asked) -> Response | None:
+    """The answer about a recording that has grown out of the last one; None for another."""
+
+    def short() -> NDArray[np.float32] | None:
+        with sound_source(asked.file, "file") as source:
+            if source.duration is None or source.duration > LONGEST:
+                return None
+            return source.read(LONGEST)
+
+    samples = await core.work(short)
+    options = {name: value for name, value in asked.options.items() if value}
+    words = None if samples is None else await core.ears.growing.words(samples, options)
+    if samples is None or words is None:
+        return None
+    if asked.format == "text":
+        return PlainTextResponse(words + "\n" * bool(words))
+    return JSONResponse({"text": words, "usage": {"type": "duration", "seconds": round(samples.size / SAMPLE_RATE, 2)}})
 
 
 class _Recording:

@@ -115,7 +115,8 @@ def test_the_line_of_an_agent_that_changes_does_not_spoil_the_cache(http):
         first[0]["message"]["usage"][name] for name in ("cache_read_input_tokens", "input_tokens")
     )
     blocks = [event for event in second if event["type"].startswith("content_block")]
-    assert blocks[0]["type"] == "content_block_start" and blocks[-1]["type"] == "content_block_stop"
+    ends = [event["type"] for event in (*blocks[:1], *blocks[-1:])]
+    assert ends in ([], ["content_block_start", "content_block_stop"])
 
 
 def test_fields_that_are_not_known_and_blocks_of_thoughts(http):

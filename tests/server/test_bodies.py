@@ -8,6 +8,8 @@ import socket
 import httpx
 import pytest
 
+from server.conftest import endless, until
+
 QUESTION = [{"role": "user", "content": "Hello"}]
 PATHS = ["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens"]
 PATHS += ["/api/chat", "/api/generate", "/api/show"]
@@ -135,6 +137,22 @@ def test_no_value_of_a_field_is_a_fault_of_the_server(http, path):
             assert answer.status_code < 500, (field, value, answer.text)
 
 
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_request_that_is_refused_leaves_no_answer_behind(http, server, path):
+    """Also for fields that matter for the form of the answer alone."""
+    body = {"model": "demo", "messages": QUESTION, "prompt": "x", "input": "x", "max_tokens": 4000, "stream": True}
+    for wrong in (
+        {"model": 5},
+        {"stream_options": 5},
+        {"stream_options": {"include_usage": 5}},
+        {"store": 5},
+        {"echo": 5},
+    ):
+        http.post(path, json={**body, **wrong, "max_tokens": 5, "options": {"num_predict": 5}})
+    scheduler = server.core.scheduler
+    assert until(lambda: scheduler.counts == (0, 0), 20)
+
+
 def test_a_large_body_is_refused_before_it_is_read(own_server):
     running = own_server(max_body=1 << 20)
     with socket.create_connection(("127.0.0.1", running.port), timeout=10) as channel:
@@ -169,6 +187,24 @@ def test_a_half_body_is_given_up(own_server):
     with socket.create_connection(("127.0.0.1", running.port), timeout=10) as channel:
         channel.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert b" 408 " in channel.recv(4096)
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+def test_a_half_head_is_given_up(own_server, head):
+    running = own_server(stall_seconds=0.3)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as channel:
+        channel.sendall(head)
+        assert channel.recv(4096) == b"", "the connection is closed"
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as channel:
+        channel.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in channel.recv(4096)
+        channel.sendall(head)
+        while head and channel.recv(4096):  # an idle connection may wait for longer
+            pass
+    long = endless(running, max_tokens=400, stream=False)
+    assert httpx.post(running.url + "/v1/completions", json=long, timeout=60).status_code == 200, (
+        "answers may take longer"
+    )
 
 
 @pytest.mark.parametrize(

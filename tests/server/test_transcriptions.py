@@ -17,6 +17,7 @@ from edge_gemma.audio.source import load_audio
 from edge_gemma.demo.utterances import bundled
 from edge_gemma.server.running import Running
 from edge_gemma.speech.transcriber import transcribe
+from edge_gemma.speech.turn import Turn
 
 PATH = "/v1/audio/transcriptions"
 
@@ -171,6 +172,25 @@ def test_a_large_upload_is_refused(own_server: Callable[..., Running]):
 def test_long_silence_has_no_words(client):
     found = client.audio.transcriptions.create(model="m", file=("s.wav", wav_of(np.zeros(160_000))))
     assert found.text == ""
+
+
+def test_only_what_is_new_is_heard(
+    client: openai.OpenAI, server: Running, command: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """speech-to-speech sends a recording again from its start, while somebody speaks."""
+    pushed: list[int] = []
+    push = Turn.push
+    monkeypatch.setattr(Turn, "push", lambda turn, samples: (pushed.append(len(samples)), push(turn, samples))[1])
+    samples = np.concatenate([load_audio(command.path), np.zeros(16000, np.float32)])
+    texts = []
+    for at in range(12000, len(samples) + 6400, 6400):
+        file = ("audio.wav", wav_of(samples[:at]))
+        texts.append(client.audio.transcriptions.create(model="m", file=file, language="en").text)
+    assert "kitchen" in texts[-1] and len(set(texts)) > 1
+    assert 0 < sum(pushed) <= len(samples)  # each sample once, and not once for each request
+    pushed.clear()
+    other = client.audio.transcriptions.create(model="m", file=("a.wav", wav_of(samples[3200:])), language="en")
+    assert "kitchen" in other.text and not pushed  # another recording
 
 
 def test_a_client_that_leaves_ends_the_work(server: Running, http: httpx.Client, command: Any):
