@@ -90,7 +90,7 @@ def loudness(samples: Samples) -> float:
     return float(np.sqrt(np.mean(squares[len(squares) // 2 :]) + 1e-12))
 
 
-def misses(word: str, calls: int) -> tuple[dict[int, int], float]:
+def misses(word: str, calls: int, threshold: float | None) -> tuple[dict[int, int], float]:
     """How many calls are missed, by the noise in decibels; and the mean delay of the others after the end of the call."""
     choose, chance, installed = random.Random(1), np.random.default_rng(1), voices()
     text = word.rpartition(":")[2].replace("_", " ")
@@ -105,7 +105,7 @@ def misses(word: str, calls: int) -> tuple[dict[int, int], float]:
                 [np.zeros(3 * SAMPLE_RATE, np.float32), spoken[:end], np.zeros(SAMPLE_RATE, np.float32)]
             )
             sound += noise(len(sound), chance) * np.float32(0.1 * 10 ** (-level / 20))
-            detector, heard = wake_detector([word]), None
+            detector, heard = wake_detector([word], threshold), None
             for at in range(0, len(sound), BLOCK):
                 if detector.push(sound[at : at + BLOCK]):
                     heard = at + BLOCK
@@ -147,9 +147,11 @@ def other_sound(speech: list[Samples], hours: float) -> Iterator[Samples]:
         given += length
 
 
-def false_accepts(words: list[str], speech: list[Samples], hours: float) -> dict[str, tuple[int, float]]:
+def false_accepts(
+    words: list[str], speech: list[Samples], hours: float, threshold: float | None
+) -> dict[str, tuple[int, float]]:
     """For each word how often it was heard, and the share of a core that hearing takes."""
-    detectors = {word: wake_detector([word]) for word in words}
+    detectors = {word: wake_detector([word], threshold) for word in words}
     heard, seconds = dict.fromkeys(words, 0), dict.fromkeys(words, 0.0)
     for piece in other_sound(speech, hours):
         for word, detector in detectors.items():
@@ -177,14 +179,15 @@ def main() -> None:
         "--speech", action="append", default=[], metavar="FILE", help="other speech; without it, no false accepts"
     )
     parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--threshold", type=float, help="the least probability of a word (default: its model's)")
     parser.add_argument("--calls", type=int, default=100)
     args = parser.parse_args()
     speech = [load(path, args.hours / 2) for path in args.speech]
-    accepted = false_accepts(args.words, speech, args.hours) if speech else {}
+    accepted = false_accepts(args.words, speech, args.hours, args.threshold) if speech else {}
     print(f"| word | {' | '.join(f'missed at {level} dB' for level in NOISES)} | delay | false accepts | of a core |")
     print("| --- | " + "--- | " * (len(NOISES) + 3))
     for word in args.words:
-        missed, delay = misses(word, args.calls)
+        missed, delay = misses(word, args.calls, args.threshold)
         columns = [f"{missed[level]} of {args.calls}" for level in NOISES]
         count, share = accepted.get(word, (None, 0.0))
         columns += [
