@@ -125,6 +125,7 @@ typedef struct eg_file_params {
     const char *path;          /* a GGUF file; the first of a split one */
     int fd;                    /* used when path is NULL: an open file descriptor (kept by the caller), */
     uint64_t offset, length;   /* and where in it the GGUF lies, at any byte; length 0: to the end of the file */
+    bool guard;                /* eg_file_open only: a disk that fails does not end the process, see eg_file_check */
 } eg_file_params;
 
 typedef struct eg_file_metadata {
@@ -168,6 +169,12 @@ EG_API uint64_t eg_file_bytes(const eg_file *file);
 /* What a sidecar of the file must have as its digest: a hash of the directory and of a few pages of the data. 0 for NULL. Any
  * thread. */
 EG_API uint64_t eg_file_sidecar_digest(const eg_file *file);
+
+/* EG_ERROR_FILE if data of a tensor could not be read, because the disk fails or the file was cut short. Without `guard` that
+ * is a SIGBUS. With it the library handles the signal as eg_model_open describes: the page that failed, and all behind it, are
+ * zeros from then on. So call this when data was read, and before it is used. The library itself notices by this call only. Any
+ * thread. */
+EG_API eg_status eg_file_check(const eg_file *file, eg_error *err);
 
 /* Describes the metadata value `index`, below eg_file_metadata_count. Any thread. */
 EG_API eg_status eg_file_get_metadata(const eg_file *file, uint64_t index, eg_file_metadata *out, eg_error *err);

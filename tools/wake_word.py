@@ -2,7 +2,8 @@
 
     python tools/wake_word.py --speech SPEECH.wav [--hours 1] [--calls 100] [WORD ...]
 
-Calls are spoken by espeak-ng in voices, speeds and pitches that vary, with noise at three levels: real voices are heard better.
+Calls are spoken by espeak-ng, mbrola, flite and pico2wave, as far as they are installed, in voices, speeds and pitches that
+vary, with noise at three levels. Real voices are heard better than synthetic ones.
 Other sound is the given recordings, again and again until half of the time is over, with noise at a level that varies, and then
 noise, tones, clicks and a babble of several recordings at once. A file that ends in .i16 has raw samples at 16 kHz.
 """
@@ -10,10 +11,12 @@ noise, tones, clicks and a babble of several recordings at once. A file that end
 from __future__ import annotations
 
 import argparse
-import io
+import contextlib
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import wave
 from collections.abc import Iterator
@@ -29,21 +32,48 @@ from edge_gemma.audio.source import SAMPLE_RATE, to_mono
 
 Samples = NDArray[np.float32]
 NOISES = (30, 15, 5)  # decibels by which the call is louder than the noise
+# The program, and its voice. Those of mbrola are spoken by espeak-ng.
 VOICES = [
-    f"{base}{variant}"
-    for base in ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
-    for variant in ("", "+f2", "+f4", "+f5", "+m1", "+m3", "+m5", "+m7")
+    *(("espeak-ng", voice) for voice in ("en-us", "en-us+f4", "en-us+m3", "en-gb", "en-gb+f2", "en-gb-scotland+m1")),
+    *(("mbrola", f"mb-{voice}") for voice in ("us1", "us2", "us3", "en1")),
+    *(("flite", voice) for voice in ("slt", "rms", "awb", "kal16")),
+    *(("pico2wave", voice) for voice in ("en-US", "en-GB")),
 ]
 BLOCK = SAMPLE_RATE // 50
 
 
-def say(text: str, voice: str, speed: int, pitch: int) -> Samples:
-    """(n,) samples of a sentence that espeak-ng speaks."""
-    command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]
-    spoken = subprocess.run(command, capture_output=True, check=True).stdout
-    with wave.open(io.BytesIO(spoken)) as file:
-        rate, frames = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), np.int16)
+def say(text: str, voice: str, speed: int, pitch: int, program: str = "espeak-ng") -> Samples:
+    """(n,) samples of a sentence that a synthesizer speaks, with so many words a minute and a pitch from 0 to 99."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/spoken.wav"
+        stretch, tone = 160 / speed, 0.6 + pitch / 125
+        commands = {
+            "flite": ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch:.2f}", "-t", text, "-o", path],
+            "pico2wave": [
+                "pico2wave",
+                "-l",
+                voice,
+                "-w",
+                path,
+                f'<speed level="{round(100 / stretch)}"><pitch level="{round(100 * tone)}">{text}</pitch></speed>',
+            ],
+        }
+        espeak = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "-w", path, text]
+        subprocess.run(commands.get(program, espeak), capture_output=True, check=True)
+        with wave.open(path) as file:
+            rate, frames = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), np.int16)
     return to_mono(frames, rate)
+
+
+def voices() -> list[tuple[str, str]]:
+    """Those of VOICES that are installed."""
+    found = [voice for voice in VOICES if shutil.which(voice[0])]
+    working = []
+    for program, voice in found:
+        with contextlib.suppress(subprocess.CalledProcessError, wave.Error, EOFError):
+            if say("hello", voice, 150, 50, program).size:
+                working.append((program, voice))
+    return working
 
 
 def noise(count: int, chance: np.random.Generator) -> Samples:
@@ -60,13 +90,14 @@ def loudness(samples: Samples) -> float:
     return float(np.sqrt(np.mean(squares[len(squares) // 2 :]) + 1e-12))
 
 
-def misses(word: str, calls: int) -> tuple[dict[int, int], float]:
+def misses(word: str, calls: int, threshold: float | None) -> tuple[dict[int, int], float]:
     """How many calls are missed, by the noise in decibels; and the mean delay of the others after the end of the call."""
-    choose, chance = random.Random(1), np.random.default_rng(1)
+    choose, chance, installed = random.Random(1), np.random.default_rng(1), voices()
     text = word.rpartition(":")[2].replace("_", " ")
     missed, delays = dict.fromkeys(NOISES, 0), []
     for _ in range(calls):
-        spoken = say(text, choose.choice(VOICES), choose.randrange(125, 185), choose.randrange(30, 70))
+        program, voice = choose.choice(installed)
+        spoken = say(text, voice, choose.randrange(130, 180), choose.randrange(35, 65), program)
         spoken = spoken * (0.1 / loudness(spoken))
         end = int(np.flatnonzero(np.abs(spoken) > 0.005)[-1])
         for level in NOISES:
@@ -74,7 +105,7 @@ def misses(word: str, calls: int) -> tuple[dict[int, int], float]:
                 [np.zeros(3 * SAMPLE_RATE, np.float32), spoken[:end], np.zeros(SAMPLE_RATE, np.float32)]
             )
             sound += noise(len(sound), chance) * np.float32(0.1 * 10 ** (-level / 20))
-            detector, heard = wake_detector([word]), None
+            detector, heard = wake_detector([word], threshold), None
             for at in range(0, len(sound), BLOCK):
                 if detector.push(sound[at : at + BLOCK]):
                     heard = at + BLOCK
@@ -116,9 +147,11 @@ def other_sound(speech: list[Samples], hours: float) -> Iterator[Samples]:
         given += length
 
 
-def false_accepts(words: list[str], speech: list[Samples], hours: float) -> dict[str, tuple[int, float]]:
+def false_accepts(
+    words: list[str], speech: list[Samples], hours: float, threshold: float | None
+) -> dict[str, tuple[int, float]]:
     """For each word how often it was heard, and the share of a core that hearing takes."""
-    detectors = {word: wake_detector([word]) for word in words}
+    detectors = {word: wake_detector([word], threshold) for word in words}
     heard, seconds = dict.fromkeys(words, 0), dict.fromkeys(words, 0.0)
     for piece in other_sound(speech, hours):
         for word, detector in detectors.items():
@@ -146,14 +179,15 @@ def main() -> None:
         "--speech", action="append", default=[], metavar="FILE", help="other speech; without it, no false accepts"
     )
     parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--threshold", type=float, help="the least probability of a word (default: its model's)")
     parser.add_argument("--calls", type=int, default=100)
     args = parser.parse_args()
     speech = [load(path, args.hours / 2) for path in args.speech]
-    accepted = false_accepts(args.words, speech, args.hours) if speech else {}
+    accepted = false_accepts(args.words, speech, args.hours, args.threshold) if speech else {}
     print(f"| word | {' | '.join(f'missed at {level} dB' for level in NOISES)} | delay | false accepts | of a core |")
     print("| --- | " + "--- | " * (len(NOISES) + 3))
     for word in args.words:
-        missed, delay = misses(word, args.calls)
+        missed, delay = misses(word, args.calls, args.threshold)
         columns = [f"{missed[level]} of {args.calls}" for level in NOISES]
         count, share = accepted.get(word, (None, 0.0))
         columns += [

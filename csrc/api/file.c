@@ -58,9 +58,15 @@ eg_status eg_file_open(const eg_file_params *params, eg_file **out, eg_error *er
     status = eg_gguf_open(p.path, p.fd, p.offset, p.length, &file->gguf, err);
     if (!status && !make_marks(file))
         status = eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory for the index of the file.", eg_gguf_name(file->gguf));
+    if (!status && p.guard) eg_gguf_guard(file->gguf);
     if (status) eg_file_close(file);
     else *out = file;
     return status;
+}
+
+eg_status eg_file_check(const eg_file *file, eg_error *err)
+{
+    return file ? eg_gguf_check(file->gguf, err) : null_argument(err, "eg_file_check");
 }
 
 void eg_file_close(eg_file *file)

@@ -35,9 +35,15 @@ _NOTHING = np.zeros(0, np.float32)
 class SilenceAware:
     """A detector of speech that does not ask another one about digital silence, which closed ears give all the time."""
 
-    def __init__(self, detector: Detector) -> None:
-        """`detector`: rates everything else."""
-        self._detector, self._rest = detector, _NOTHING
+    def __init__(self, detector: Detector, ignored: Callable[[], int] = lambda: 0) -> None:
+        """Rates nothing yet.
+
+        Args:
+            detector: rates everything else.
+            ignored: the sample, counted from the last `reset`, before which nothing is speech: the end of a wake word alone
+                begins no utterance.
+        """
+        self._detector, self._ignored, self._rest, self._count = detector, ignored, _NOTHING, 0
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n,) samples -> (k,) probabilities, one for each block of 512 samples that they complete."""
@@ -47,12 +53,14 @@ class SilenceAware:
         found = np.zeros(count, np.float32)
         for number, block in enumerate(joined[: count * BLOCK].reshape(-1, BLOCK)):
             if block.any():
-                found[number] = self._detector.push(block)[0]
+                probability = self._detector.push(block)[0]
+                found[number] = 0.0 if self._count < self._ignored() else probability
+            self._count += BLOCK
         return found
 
     def reset(self) -> None:
         """New sound follows."""
-        self._rest = _NOTHING
+        self._rest, self._count = _NOTHING, 0
         self._detector.reset()
 
 
@@ -99,6 +107,8 @@ class Ears(Source):
         self._count = 0  # samples that wait
         self._recent: deque[NDArray[np.float32]] = deque()
         self._now = 0  # samples so far
+        self._given = 0  # samples that were given to the listener
+        self._before = 0  # of these, those up to the last wake word
         self._ahead = 0  # samples that the listener got twice or too early: so much silence is left out later
         self._watching = False
         self._speech: deque[bool] = deque(maxlen=2 * _BLOCKS)
@@ -155,6 +165,7 @@ class Ears(Source):
             return
         self._waiting.append(samples)
         self._count += len(samples)
+        self._given += len(samples)
         self._state.notify_all()
 
     # ---- any thread ----
@@ -173,6 +184,12 @@ class Ears(Source):
                 recent = np.concatenate(list(self._recent))
                 self._put(recent[len(recent) - missed :])
                 self._ahead += missed
+                self._before = self._given
+
+    @property
+    def before_request(self) -> int:
+        """How many of the samples that the listener got were said before the last wake word was noticed."""
+        return self._before
 
     def shut(self) -> None:
         """Gives the listener silence."""

@@ -166,7 +166,7 @@ class AssistantLoop:
                 clock=clock,
                 silence=silence,
                 pause=pause,
-                detector=SilenceAware(make_detector()),
+                detector=SilenceAware(make_detector(), lambda: self._ears.before_request),
                 max_seconds=max_seconds,
             )
             stack.callback(self._listener.close)

@@ -222,7 +222,7 @@ class Mind:
                     self._chat.session.sync(_prefix(self._prompt, self._chat.system, history))
             except EdgeGemmaError as error:
                 if isinstance(job, Thought):
-                    self._on_event(MindEvent("failed", job, str(error)))
+                    self._fail(job, str(error))
                 if error.code == "context":
                     self._forget()
             if isinstance(job, Thought):
@@ -234,6 +234,11 @@ class Mind:
                     EdgeGemmaError
                 ):  # a request to stop that came too late; the next turn reads anew
                     self._tidy()
+
+    def _fail(self, thought: Thought, problem: str) -> None:
+        """Tells a failure when the turn is over; a thought that is dropped before has not failed."""
+        self._wait(thought, lambda: not thought.sure)
+        self._on_event(MindEvent("failed", thought, problem))
 
     def _think(self, thought: Thought) -> None:
         history = self._chat.history
@@ -400,9 +405,7 @@ class Mind:
 
     def _restart(self) -> None:
         """The session has read the instructions and nothing else."""
-        session = self._root.fork()
-        self._chat.session.close()
-        self._chat.session = session  # type: ignore[assignment]
+        self._chat.adopt(self._root.fork())
 
     def _tidy(self) -> None:
         """Forgets the oldest turns of a conversation that fills the context."""

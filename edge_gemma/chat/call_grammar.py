@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..engine.interface import TokenizerLike
+from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from .calls import ANY_MARKER, MARKERS, QUOTE, format_value, written_key
+from .json_schema import readable_schema, sets_of
+from .patterns import FORMATS, portable
+from .schemas import warn_caller
 from .structured import Grammar
 
 __all__ = ["CALL", "END_OF_CALL", "call_grammar"]
@@ -27,16 +31,6 @@ _INTEGER = "/-?(0|[1-9][0-9]{0,14})/"
 _NUMBER = r"/-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?(e[+-]?[0-9]{1,2})?/"
 _LARGEST = 10**15
 _DEPTH = 4  # of lists and objects that a declaration says nothing about
-
-# What formats are, as regular expressions; others are plain text.
-_FORMATS = {
-    "date": r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])",
-    "time": r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z",
-    "date-time": r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z",
-    "uuid": r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
-    "email": r"[a-zA-Z0-9_+-]+(\.[a-zA-Z0-9_+-]+)*@[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+",
-    "ipv4": r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
-}
 
 
 def call_grammar(tools: Sequence[Mapping[str, Any]], tokenizer: TokenizerLike) -> Grammar | None:
@@ -113,7 +107,8 @@ class _Writer:
             return self._rule(_INTEGER if kind == "integer" else _NUMBER, "NUMBER")
         least = {} if {"minimum", "exclusiveMinimum"} & set(bounds) else {"minimum": -_LARGEST}
         most = {} if {"maximum", "exclusiveMaximum"} & set(bounds) else {"maximum": _LARGEST}
-        return self._rule(f"%json {json.dumps({'type': kind, **least, **most, **bounds})}", "number")
+        number = readable_schema({"type": kind, **least, **most, **bounds})
+        return self._rule(f"%json {json.dumps(number)}", "number")
 
     def _text(self, schema: Mapping[str, Any]) -> str:
         """The name of a terminal: text between two delimiters, without the texts of control tokens."""
@@ -121,12 +116,15 @@ class _Writer:
         least, most = schema.get("minLength"), schema.get("maxLength")
         if least or most is not None:
             allowed.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")
-        pattern = whole_pattern(schema["pattern"]) if "pattern" in schema else _FORMATS.get(schema.get("format", ""))
-        if pattern is not None:
+        if "pattern" in schema and (pattern := _usable(schema["pattern"])) is not None:
             allowed.append(f"/{_slashes(pattern)}/")
+        if (form := FORMATS.get(schema.get("format", ""))) is not None:
+            allowed.append(f"/{_slashes(form)}/")
         return self._rule(" & ".join(allowed), "TEXT")
 
     def _array(self, schema: Mapping[str, Any]) -> str:
+        if schema.get("uniqueItems") and (sets := sets_of(schema)):
+            return f"({' | '.join(map(self._constant, sets))})"
         first = [self._value(member) for member in schema.get("prefixItems") or ()]
         items = schema.get("items", True)
         least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
@@ -203,6 +201,19 @@ def _optional(text: str, is_optional: bool) -> str:
     return f"({text})?" if is_optional else text
 
 
+def _usable(pattern: str) -> str | None:
+    """The pattern for a whole text. Warns and returns None for one that llguidance cannot follow, with look-around for one."""
+    whole = whole_pattern(pattern)
+    try:
+        if whole is None:
+            raise EdgeGemmaValueError("It has anchors in its middle.", "argument")
+        Grammar.regex(whole)
+    except EdgeGemmaError as error:
+        warn_caller(f"The pattern {pattern!r} of a tool does not limit its calls. {error}")
+        return None
+    return whole
+
+
 def whole_pattern(pattern: str) -> str | None:
     """A regular expression for the whole of a text in which `pattern`, of a JSON schema, matches somewhere. None for one with
     anchors in its middle."""
@@ -210,12 +221,22 @@ def whole_pattern(pattern: str) -> str | None:
     return None if None in parts else "|".join(f"({part})" for part in parts)
 
 
+def _pieces(pattern: str) -> list[tuple[str, int, bool]]:
+    """The characters of a pattern, escapes as one. With each: how many groups are open behind it, whether it is in a class."""
+    pieces: list[tuple[str, int, bool]] = []
+    depth, in_class = 0, False
+    for piece in re.findall(r"\\.|.", pattern, flags=re.S):
+        inside = in_class or piece == "["
+        in_class = inside and piece != "]"
+        depth += 0 if inside else (piece == "(") - (piece == ")")
+        pieces.append((piece, depth, inside))
+    return pieces
+
+
 def _alternatives(pattern: str) -> list[str]:
     """The alternatives at the top level."""
-    parts, depth, in_class = [""], 0, False
-    for piece in re.findall(r"\\.|.", pattern, flags=re.S):
-        in_class = piece != "]" if in_class else piece == "["
-        depth += (piece == "(") - (piece == ")") if not in_class else 0
+    parts = [""]
+    for piece, depth, in_class in _pieces(pattern):
         if piece == "|" and not depth and not in_class:
             parts.append("")
         else:
@@ -224,11 +245,15 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _anchored(part: str) -> str | None:
-    begins, ends = part.startswith("^"), part.endswith("$") and not re.search(r"(?<!\\)(\\\\)*\\\$\Z", part)
+    pieces = _pieces(part)
+    if len(pieces) > 1 and pieces[0][0] == "(" and pieces[-1][1] == 0 and all(depth for _, depth, _ in pieces[:-1]):
+        inner = part[3:-1] if part.startswith("(?:") else part[1:-1]  # one group, with anchors of its own
+        return whole_pattern(inner) if inner[:1] != "?" else None
+    begins, ends = pieces[:1] == [("^", 0, False)], pieces[-1:] == [("$", 0, False)]
     inner = part[begins : len(part) - ends]
-    if re.search(r"(?<![\\\[])[\^$]|\\[bB]", inner):
+    if any(piece in ("^", "$", r"\b", r"\B") and not in_class for piece, _, in_class in _pieces(inner)):
         return None
-    return f"{'' if begins else '(?s:.*)'}{inner}{'' if ends else '(?s:.*)'}"
+    return f"{'' if begins else '(?s:.*)'}{portable(inner)}{'' if ends else '(?s:.*)'}"
 
 
 def _literal(text: str) -> str:

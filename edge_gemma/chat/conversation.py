@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..engine.generation import stop_texts
-from ..engine.interface import Form, ModelLike
+from ..engine.interface import Form, ModelLike, SessionLike
 from ..engine.memory import MemoryLimit
 from ..engine.sampling import Sampling
 from ..errors import Cancelled, EdgeGemmaError, EdgeGemmaOSError, EdgeGemmaValueError
@@ -211,6 +211,14 @@ class Chat:
         runs in another thread."""
         self._close_open_answer()
         self.session.close()
+
+    def adopt(self, session: SessionLike) -> None:
+        """Goes on in another session of the model, such as a fork that was kept, which belongs to the chat from now on. The one
+        before is closed. Raises as `send` while an answer runs in another thread."""
+        self._close_open_answer()
+        before, self.session = self.session, session
+        self._timeline = Timeline(session)
+        before.close()
 
     def __enter__(self) -> Chat:
         """Itself."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..engine.interface import Form, TokenizerLike
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
+from .json_schema import readable_schema
 from .vocabulary import library, prepare, view_of
 
 __all__ = ["Following", "Grammar", "form_of"]
@@ -26,6 +29,9 @@ _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 _ANYTHING: dict[str, Any] = {}
 
 _LONGEST = 2_000_000  # characters of a grammar, which take about a second
+# What leads from one rule to another: lines of Lark, and references of schemas. The stack that llguidance needs was measured.
+_LINKS, _MOST_LINKS = ("\n", '"$ref"'), 20_000
+_STACK, _STACK_OF_LINK = 16 << 20, 24 << 10
 # Work that a grammar may take: about a second to begin with, and some tens of milliseconds for a token.
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 5_000_000,
@@ -35,6 +41,8 @@ _LIMITS: dict[str, Any] = {
     "max_grammar_size": 500_000,
     "verbose_errors": False,
 }
+
+_stack_size_lock = threading.Lock()
 
 
 class Grammar:
@@ -70,7 +78,7 @@ class Grammar:
             raise EdgeGemmaValueError("The schema is false, which allows nothing.", "argument")
         plain = _ANYTHING if schema is True else schema
         try:
-            text = json.dumps(plain, default=dict)
+            text = json.dumps(readable_schema(plain), default=dict)
         except (TypeError, ValueError, RecursionError) as error:
             raise EdgeGemmaValueError(f"The schema is no JSON: {error}.", "argument") from None
         matcher = library().LLMatcher
@@ -105,7 +113,9 @@ class Grammar:
         names tokens which the vocabulary lacks."""
         vocabulary = view_of(tokenizer)
         if (fresh := self._matchers.get(tokenizer)) is None:
-            fresh = library().LLMatcher(vocabulary, self._definition, log_level=0, limits=_limits())
+            fresh = self._with_room(
+                lambda: library().LLMatcher(vocabulary, self._definition, log_level=0, limits=_limits())
+            )
             if problem := fresh.get_error():
                 raise self._unusable(problem)
             probe = fresh.deep_copy()
@@ -119,10 +129,33 @@ class Grammar:
     def _checked(self) -> Grammar:
         if len(self._definition) > _LONGEST:
             raise self._unusable(f"it has {len(self._definition):,} characters, and {_LONGEST:,} are the most")
-        failed, messages = library().LLMatcher.validate_grammar_with_warnings(self._definition, None, limits=_limits())
+        validate = library().LLMatcher.validate_grammar_with_warnings
+        failed, messages = self._with_room(lambda: validate(self._definition, None, limits=_limits()))
         if failed:
             raise self._unusable(messages[0])
         return self
+
+    def _with_room(self, call: Callable[[], Any]) -> Any:
+        """Calls it in a thread that has room for llguidance's recursion from rule to rule: a stack that is full ends the
+        process."""
+        links = sum(map(self._definition.count, _LINKS))
+        if links > _MOST_LINKS:
+            raise self._unusable(f"it has {links:,} rules and references, and {_MOST_LINKS:,} are the most")
+        result: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(call())
+            except BaseException as error:
+                result.set_exception(error)
+
+        with _stack_size_lock:
+            before = threading.stack_size(_STACK + links * _STACK_OF_LINK)
+            try:
+                threading.Thread(target=run, name="edge-gemma-grammar").start()
+            finally:
+                threading.stack_size(before)
+        return result.result()
 
     def _unusable(self, problem: str) -> EdgeGemmaValueError:
         return EdgeGemmaValueError(f"The {self._kind} cannot be used: {_in_one_line(problem)}.", "argument")

@@ -156,8 +156,9 @@ def memory_need(
     parts = model.weight_sizes()
     encoder = parts["encoder"] + sessions * _ENCODER_STATE + _ENCODER_WORK if hears else 0
     encoder += parts["image"] + _PICTURE_WORK if sees else 0
-    # Experts come from the disk where they do not fit; they are kept in what the rest leaves.
-    streams = model.weight_budget and model.config.experts
+    # Weights that do not fit come from the disk, and are kept in what the rest leaves. A dense model is planned to fit, since
+    # every token reads all of it; but a session of one that is open takes what there is.
+    streams = model.weight_budget and (model.config.experts or not fresh)
     return MemoryNeed(
         process=(_FRESH + model.memory()["tables"] if fresh else _process(model)) + parts["vocabulary"] + _SPARE,
         weights=model.weight_least if streams else parts["weights"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from .audio import AudioEncoder, sound_array
 from .config import ModelConfig
 from .descriptor import FileDescriptor, FileSource, path_of
 from .gguf import GGUFFile, TensorInfo
-from .memory import MemoryLimit, check_fits, file_parts, fit
+from .memory import MemoryLimit, check_fits, file_parts, fit, format_bytes
 from .native import Handle, check, ffi, file_params, lib, new_struct
 from .sampling import Sampling
 from .session import Session, kv_type
@@ -198,11 +199,20 @@ class Model(Handle):
 
         `memory_limit`: bytes, or a size such as "1.5GB", which the process stays within, weights and all: then `context`
         (None: the model's own length) is what is wanted, and the session gets a q8 cache, or less of it, where it must.
-        What is restored is not made smaller. Raises EdgeGemmaError: "memory" when nothing fits the limit.
+        What is restored is not made smaller. A model without experts whose weights alone are above the limit that it was opened
+        with reads them from the disk for every token, and a warning tells how much. Raises EdgeGemmaError: "memory" when
+        nothing fits the limit.
         """
         if memory_limit is not None and restore is None:
             plan = fit(self, memory_limit, None if context is None else self._context(context), kv)
             context, kv = plan.context, plan.kv
+            if self.weight_budget and not self.config.experts:
+                weights, kept = self.weight_sizes()["weights"], self.weight_budget
+                warnings.warn(
+                    f"{self.path.name}: {format_bytes(weights)} of weights do not fit the memory limit. "
+                    f"{format_bytes(max(weights - kept, 0))} are read from the disk for every token, which is slow.",
+                    stacklevel=2,
+                )
         out, err = ffi.new("eg_session **"), new_struct("eg_error")
         length = self._context(context) if context is not None else 0
         if restore is not None:

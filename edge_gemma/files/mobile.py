@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from ..hub import Progress, Pulled
 from ..hub.cache import locate, repository_folder
-from ..hub.download import Hub, HubFile, UnreachableError, fetch
+from ..hub.download import AbsentError, Hub, HubFile, UnreachableError, fetch
 from ..hub.names import MOBILE, checkpoint_of, parse, short_name
 from .convert import convert
 
@@ -58,6 +58,14 @@ def pull_mobile(
         if found := _have(wanted.name, mmproj, repository, str(error).partition(". ")[0].rstrip(".")):
             return found
         raise
+    except AbsentError as error:
+        if revision:
+            raise
+        raise AbsentError(
+            f"{str(error).rstrip('.')}. The name of the packed checkpoint was never tried on the Hub, and may be another one: "
+            "download it as it is called there, and convert its folder with `edge-gemma convert`.",
+            "file",
+        ) from error
     folder = Path(repository_folder(repository), "snapshots", commit)
     out = folder / f"{repository.rpartition('/')[2].partition('-qat-')[0]}-{MOBILE}.gguf"
     encoders = out.with_name(f"mmproj-{out.name}") if mmproj else None

@@ -32,8 +32,9 @@ Floats = NDArray[np.float64]
 _HEARD, _LAG = 0.8, 0.12
 # Weights: of a nat of a step over one second, of the squared logarithm of (duration / expected duration), of a second of
 # silence in a word, of a second of sound between words, and of a gap. Errors hardly change when one of them is doubled or
-# halved.
-_STEP, _DURATION, _SILENCE, _SOUND, _GAP = 0.6, 2.0, 25.0, 25.0, 0.5
+# halved. Sound between two words, such as music, costs no more than `_MUSIC`.
+_STEP, _DURATION, _SILENCE, _SOUND, _GAP, _MUSIC = 0.6, 2.0, 20.0, 20.0, 0.5, 15.0
+_SLOWEST = 0.13  # seconds that a letter takes at most, also where most of the sound is no speech
 _LONGEST = 2.5  # seconds of a word, unless three times as much as expected is longer
 _LEVEL = 0.02  # seconds of which the loudness is measured
 # Decibels: silence lies so far below the loud parts, at least and at most; it ends gradually above its level.
@@ -87,15 +88,15 @@ def align(
         edges = np.concatenate([[0.0], np.cumsum(lengths)]) * frames * FRAME / max(lengths.sum(), 1)
         return [(float(a), float(b)) for a, b in itertools.pairwise(edges)]
     silence, sound = (np.concatenate([[0.0], np.cumsum(part)]) * FRAME for part in (quiet, 1 - quiet))
-    expected = np.maximum(lengths * max(sound[-1], n * FRAME) / lengths.sum(), FRAME)
-    begin, choices = -_SOUND * sound, []
+    expected = np.maximum(lengths * min(sound[-1] / lengths.sum(), _SLOWEST), FRAME)
+    begin, choices = -np.minimum(_SOUND * sound, _MUSIC), []
     for i in range(n):
         step = steps[i]
         gain = np.zeros(frames + 1) if step is None else _gain(step, frames, spacing)
         ends, starts = _end_word(begin, gain, float(expected[i]), silence)
         begin, before = _begin_word(ends, sound)
         choices.append((starts, before))
-    at = int(np.argmax(ends - _SOUND * (sound[-1] - sound)))
+    at = int(np.argmax(ends - np.minimum(_SOUND * (sound[-1] - sound), _MUSIC)))
     found: list[tuple[float, float]] = []
     for starts, before in reversed(choices):
         if found:
@@ -149,9 +150,11 @@ def _end_word(begin: Floats, gain: Floats, expected: float, silence: Floats) -> 
 
 def _begin_word(ends: Floats, sound: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """The best sum for a word that begins at each edge, and where the word before it ends: there, or before a gap."""
-    level = ends + _SOUND * sound
-    highest = np.maximum.accumulate(level)
-    where = np.maximum.accumulate(np.where(level == highest, np.arange(len(level)), 0))
-    gap = highest - _SOUND * sound - _GAP
-    touching = ends >= gap
-    return np.where(touching, ends, gap), np.where(touching, np.arange(len(ends)), where)
+    best, where = ends, np.arange(len(ends))
+    for sums, cost in ((ends + _SOUND * sound, _SOUND * sound), (ends, _MUSIC)):
+        highest = np.maximum.accumulate(sums)
+        last = np.maximum.accumulate(np.where(sums == highest, np.arange(len(sums)), 0))
+        gap = highest - cost - _GAP
+        where = np.where(gap > best, last, where)
+        best = np.maximum(gap, best)
+    return best, where

@@ -77,6 +77,22 @@ def test_what_was_said_before_is_heard_afterwards_and_the_time_is_made_up_for() 
     assert np.round(1000 * sound[:, 0]).tolist() == [0, 0, 0, 0, 0, 4, 5, 6, 0, 0]  # ten blocks in all
 
 
+def test_the_end_of_the_wake_word_begins_no_utterance() -> None:
+    found = ears()
+    aware = SilenceAware(LoudnessDetector(), lambda: found.before_request)
+    loud = speech(0.4)
+    for at in range(0, len(loud), BLOCK):
+        found.hear(loud[at : at + BLOCK])
+    found.open(len(loud) // 2)
+    for at in range(0, len(loud), BLOCK):
+        found.hear(loud[at : at + BLOCK])
+    given = heard(found)
+    rated = aware.push(given)
+    said = len(loud) + len(loud) // 2  # silence for the first half, then what was said before, and then the request
+    assert np.abs(given[len(loud) :]).min() >= 0 and len(given) == said + len(loud)
+    assert not rated[: said // 512].any() and rated[said // 512 + 1 :].all()
+
+
 def test_finish_ends_an_utterance_at_once() -> None:
     found = ears()
     found.open()

@@ -55,18 +55,37 @@ class Running:
             self._queue.put(json.loads(line))
         self._queue.put(None)
 
-    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 40.0) -> dict[str, Any]:
+    def next(self, late: float) -> dict[str, Any] | None:
+        """The next event; None when there is none until then, or ever."""
+        try:
+            event = self._queue.get(timeout=max(0.01, late - time.monotonic()))
+        except queue.Empty:
+            return None
+        if event is not None:
+            self.events.append(event)
+        return event
+
+    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60.0) -> dict[str, Any]:
         """Waits for an event."""
         late = time.monotonic() + seconds
         while True:
-            try:
-                event = self._queue.get(timeout=max(0.01, late - time.monotonic()))
-            except queue.Empty:
-                event = None
+            event = self.next(late)
             assert event is not None, (self._errors.read_text(), self.events[-12:])
-            self.events.append(event)
             if condition(event):
                 return event
+
+    def say(self, room: SoundServer, sound: NDArray[np.float32], kind: str, text: str = "") -> dict[str, Any]:
+        """Says something until it is understood, as people do: on a busy machine, sound is sometimes lost on its way.
+
+        `kind`, `text`: of the event that tells that it was understood; its text begins so.
+        """
+        for _ in range(4):
+            room.play(noisy(sound))
+            late = time.monotonic() + 12
+            while event := self.next(late):
+                if event["event"] == kind and event.get("text", "").lower().startswith(text.lower()):
+                    return event
+        raise AssertionError((self._errors.read_text(), self.events[-24:]))
 
     def kind(self, kind: str, **values: Any) -> dict[str, Any]:
         """Waits for an event of a kind with these values."""
@@ -101,13 +120,11 @@ def request(number: int) -> NDArray[np.float32]:
 
 def test_a_request_is_heard_done_and_answered(room: SoundServer) -> None:
     right = bundled()[0]
+    assert right.call
     with Running(room) as assistant:
         room.record()
-        room.play(noisy(np.concatenate([call(room), request(0)])))
-        assert assistant.kind("wake")["word"] == "okay nabu"
-        heard = assistant.kind("heard")
-        assert heard["text"].strip(".").lower() == right.text.strip(".").lower()
-        assert right.call
+        assistant.say(room, np.concatenate([call(room), request(0)]), "heard", right.text.strip("."))
+        assert {"event": "wake", "word": "okay nabu"} in assistant.events
         told = assistant.kind("call")
         assert (told["name"], told["arguments"]) == (right.call["name"], right.call["arguments"])
         reply = assistant.kind("reply", final=True)["text"]
@@ -115,15 +132,12 @@ def test_a_request_is_heard_done_and_answered(room: SoundServer) -> None:
         assistant.kind("state", state="asleep")
         # The answer is what espeak-ng makes of it: as long, and with the same loudness over time.
         sound = room.recorded().astype(np.float32)
-        voice = spoken(reply, room.folder, "en", 175)
-        assert likeness(sound, voice) > 0.6
-        assert (
-            likeness(sound, spoken("Nothing of this kind was said at all, not even once.", room.folder, "en", 175))
-            < 0.6
-        )
-        assert 0.5 < turn["decision_s"] < 1.2 and turn["begun_early"] in (True, False)
-        assert turn["decision_to_sound_s"] is not None and turn["tools"] == 1
-    assert json.loads(assistant.latencies.read_text().splitlines()[0])["turn"] == 1
+        like = likeness(sound, spoken(reply, room.folder, "en", 175))
+        other = likeness(sound, spoken("Nothing of this kind was said at all, not even once.", room.folder, "en", 175))
+        assert like > 0.5 and like > other + 0.1, (like, other)
+        assert turn["decision_s"] > 0.5 and turn["tools"] == 1 and turn["decision_to_sound_s"] is not None
+    lines = [json.loads(line) for line in assistant.latencies.read_text().splitlines()]
+    assert lines[-1]["turn"] == turn["turn"] == len(lines)
 
 
 def loudness(samples: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -143,17 +157,16 @@ def likeness(sound: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
 
 
 def test_an_answer_is_interrupted_and_a_follow_up_heard(room: SoundServer) -> None:
-    with Running(room, "--words-per-minute", "90") as assistant:
-        room.record()
-        room.play(noisy(np.concatenate([call(room), request(0)])))
+    slow = "espeak-ng -s 80 -g 60 --stdin --stdout"  # the answer lasts long enough to be interrupted
+    with Running(room, "--voice-command", slow) as assistant:
+        assistant.say(room, np.concatenate([call(room), request(0)]), "heard", "turn on")
         assistant.kind("state", state="speaking")
         room.play(noisy(call(room)))
         assert assistant.kind("turn")["interrupted"]
         assistant.kind("state", state="awake")
         room.play(noisy(request(1)))  # the wake word has woken it, and the request follows
-        assistant.kind("heard")
-        turn = assistant.kind("turn")
-        assert not turn["interrupted"]
+        assert assistant.kind("heard")["text"]
+        assert not assistant.kind("turn")["interrupted"]
         assistant.kind("state", state="awake")
         room.play(noisy(request(4)))  # after an answer no wake word is needed
         assert assistant.kind("heard")["text"]
@@ -167,9 +180,29 @@ def test_devices_that_are_unplugged_come_back(room: SoundServer) -> None:
         time.sleep(1)
         room.start()
         assistant.kind("devices", text="")
-        room.play(noisy(np.concatenate([call(room), request(0)])))
-        assert assistant.kind("heard")["text"]
+        assistant.say(room, np.concatenate([call(room), request(0)]), "heard", "turn on")
         assistant.kind("turn")
+
+
+def test_a_timer_rings_until_it_is_stopped(room: SoundServer) -> None:
+    """A timer that was set before the assistant was started; the wake word stops it."""
+    (room.folder / "tools.py").write_text('def nothing() -> str:\n    """Does nothing."""\n    return "done"\n')
+    env = {**room.env, "XDG_STATE_HOME": str(room.folder)}
+    code = "import sys\nfrom edge_gemma.assistant.toolbox import open_toolbox\n"
+    code += "box = open_toolbox()\nbox.start(lambda text, sound=None: None)\n"
+    code += "tool = next(tool for tool in box.tools if tool.name == 'set_timer')\n"
+    code += "print(tool.function(**tool.convert({'seconds': 20, 'name': 'tea'})))\nbox.close()\n"
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    with Running(room, "--tools", str(room.folder / "tools.py"), "--language", "en") as assistant:
+        room.record()
+        first, again = assistant.kind("announcement"), assistant.kind("announcement")
+        assert "tea" in first["text"].lower() and first == again
+        assert np.abs(room.recorded()[-5 * RATE :]).max() > 1000
+        assistant.say(room, call(room), "wake")
+        assistant.kind("state", state="asleep")
+        late = time.monotonic() + 6
+        while event := assistant.next(late):
+            assert event["event"] != "announcement"
 
 
 def test_the_check(room: SoundServer) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from edge_gemma.assistant.machine import Settings
 from edge_gemma.chat.calls import format_call
+from edge_gemma.errors import EdgeGemmaValueError
 from support.assistants import Room, Speaking, Tools, call, speech
 from support.scripted import RATE, ScriptedSession
 
@@ -100,6 +101,45 @@ def test_a_pause_in_the_middle_leaves_no_trace() -> None:
         assert [values["text"] for values in room.kinds("heard")] == ["Tell me a story."]
         assert not any("What?" in text for values in room.kinds("reply") for text in [values["text"]])
         assert "What?" not in asked(room)
+
+
+def test_a_new_conversation_can_go_back_as_well() -> None:
+    """After a conversation was forgotten, the answer to a pause is dropped, and the next one goes on from before it."""
+
+    def pausing(session: ScriptedSession) -> str:
+        if "Transcribe" in session.text:
+            return "Tell me" if session.seconds < 2.8 else "Tell me a story."
+        return "Once upon a time." if "story" in session.text else "What?"
+
+    halves = (call(), np.zeros(RATE // 2, np.float32), speech(1.5), np.zeros(RATE // 2, np.float32), speech(1.5))
+    with Room(pausing, settings=Settings(forget_after=8.0), partials=100.0) as room:  # nothing is read ahead
+        for number in (1, 2, 3):
+            room.clock.say(*halves)
+            room.turns(number)
+            room.until(lambda count=number: len(room.kinds("forgotten")) == count)
+        assert [text for text, _ in room.voice.said] == ["Once upon a time."] * 3 and not room.kinds("problem")
+        assert asked(room).count("<|turn>user") == 1
+
+
+def test_a_failure_in_the_pause_is_told_when_the_turn_is_over() -> None:
+    """The turn ends, and the next one is answered."""
+    left = [1]
+
+    def failing(session: ScriptedSession) -> Any:
+        if understood(session) is None and left:
+            left.pop()
+            return EdgeGemmaValueError("The model has lost its thread.", "state")
+        return script(session)
+
+    with Room(failing) as room:
+        room.ask()
+        room.until(lambda: room.kinds("problem"))
+        room.turns(1)
+        room.state("asleep")
+        room.ask()
+        room.turns(2)
+        assert [values["text"] for values in room.kinds("problem")] == ["The model has lost its thread."]
+        assert [text for text, _ in room.voice.said] == ["It is noon.", "Anything else?"]
 
 
 def test_tools_run_when_the_words_are_certain() -> None:

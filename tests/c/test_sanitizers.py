@@ -73,6 +73,6 @@ def test_a_disk_that_fails(kind: str, tmp_path: Path) -> None:
     (tmp_path / "suppressed").write_text("race:guard.c\n")
     options = {"TSAN_OPTIONS": f"suppressions={tmp_path / 'suppressed'}"}
     for model in MODELS:
-        for limited in ([], [Path("limited")]):
+        for how in ([], [Path("limited")], [Path("tensors")]):
             shutil.copyfile(model, copy)
-            run(program, copy, *limited, **options)
+            run(program, copy, *how, **options)

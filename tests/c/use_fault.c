@@ -1,5 +1,6 @@
 /* A disk that fails: a mapped model is cut short while it computes. The call ends with an error that names the file, and the
- * application's own handler of SIGBUS gets what is its own, before, during and after. usage: use_fault MODEL (a copy, which is cut) */
+ * application's own handler of SIGBUS gets what is its own, before, during and after.
+ * usage: use_fault MODEL [limited | tensors] (a copy, which is cut) */
 #define _DEFAULT_SOURCE 1
 #include <edge_gemma.h>
 #include <fcntl.h>
@@ -47,6 +48,31 @@ static bool is_own(void)
     return !sigaction(SIGBUS, NULL, &now) && now.sa_sigaction == own_handler;
 }
 
+/* Reads all tensors of a file that is cut short while it is open. */
+static int read_tensors(const char *path, off_t size)
+{
+    EG_STRUCT(eg_error, err);
+    EG_STRUCT(eg_file_params, params);
+    EG_STRUCT(eg_file_tensor, tensor);
+    eg_file *file = NULL;
+    unsigned long sum = 0;
+    params.path = path;
+    CHECK(!eg_file_open(&params, &file, &err) && is_own());   /* not asked for: no handler */
+    eg_file_close(file);
+    params.guard = true;
+    CHECK(!eg_file_open(&params, &file, &err) && !is_own());
+    CHECK(!eg_file_check(file, &err) && eg_file_check(NULL, &err) == EG_ERROR_ARGUMENT);
+    CHECK(!truncate(path, size / 2));
+    for (uint64_t i = 0; i < eg_file_tensor_count(file); i++) {
+        CHECK(!eg_file_get_tensor(file, i, &tensor, &err));
+        for (uint64_t at = 0; at < tensor.bytes; at++) sum += ((const unsigned char *)tensor.data)[at];
+    }
+    CHECK(sum > 0 && eg_file_check(file, &err) == EG_ERROR_FILE && strstr(err.message, path));
+    eg_file_close(file);
+    CHECK(is_own());
+    return EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv)
 {
     EG_STRUCT(eg_error, err);
@@ -66,6 +92,7 @@ int main(int argc, char **argv)
     own.sa_flags = SA_SIGINFO;
     sigaction(SIGBUS, &own, NULL);
     for (int i = 0; i < 200; i++) ids[i] = 20 + i;
+    if (argc > 2 && !strcmp(argv[2], "tensors")) return read_tensors(argv[1], info.st_size);
 
     params.path = argv[1];
     params.threads = 3;

@@ -131,6 +131,37 @@ DECLARED = [
             "mixed",
         ),
     ),
+    declared(
+        "formats",
+        an_object(
+            {
+                name: {"type": "string", "format": name}
+                for name in ("date", "time", "date-time", "duration", "hostname", "ipv4", "ipv6", "uuid")
+            },
+            "date",
+            "time",
+            "date-time",
+            "ipv6",
+        ),
+    ),
+    declared(
+        "dialects",
+        an_object(
+            {
+                "word": {"type": "string", "pattern": r"^\w{2,4}$"},
+                "other": {"type": "string", "pattern": r"^[\W|]{1,3}$"},
+                "digits": {"type": "string", "pattern": r"^\d+$"},
+                "groups": {"type": "string", "pattern": "(^a$)|(?:^b|c$)"},
+                "set": {"type": "array", "items": {"type": "string", "enum": ["x", "y", "z"]}, "uniqueItems": True},
+                "fraction": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.01},
+            },
+            "word",
+            "digits",
+            "groups",
+            "set",
+            "fraction",
+        ),
+    ),
     declared("größe-名前", an_object({"größe": {"type": "integer"}, "a b": {"type": "boolean"}}, "größe", "a b")),
 ]
 
@@ -203,6 +234,10 @@ def test_the_calls_of_a_home_can_be_written(toy: eg.Model) -> None:
         ("^[a|]$", ["a", "|"], ["b"]),
         (r"^a\|b$", ["a|b"], ["a"]),
         (r"\$$", ["1$"], ["1", "$1"]),
+        ("[$]$", ["1$"], ["$1"]),
+        ("(^a$)|(^b$)", ["a", "b"], ["ab", "xa"]),
+        ("(?:^a|b$)", ["a", "ax", "xb"], ["xa"]),
+        ("(a)(b)", ["xabx"], ["a", "b"]),
     ],
 )
 def test_patterns_of_whole_texts(pattern: str, fits: list[str], fails: list[str]) -> None:
@@ -215,6 +250,17 @@ def test_patterns_of_whole_texts(pattern: str, fits: list[str], fails: list[str]
 def test_patterns_with_inner_anchors() -> None:
     assert whole_pattern("a(^b|c)") is None
     assert whole_pattern(r"a\bb") is None
+    assert whole_pattern("(^a)(b$)") is None
+
+
+@pytest.mark.parametrize("pattern", [r"\bx", "^(?!x)y", "a(^b|c)"])
+def test_a_pattern_that_cannot_be_followed_is_told(toy: eg.Model, pattern: str) -> None:
+    """All else of the declarations still holds."""
+    parameters = an_object({"x": {"type": "string", "pattern": pattern}, "n": {"enum": [7]}}, "x", "n")
+    with pytest.warns(UserWarning, match="does not limit its calls"):
+        grammar = call_grammar(Toolbox([declared("f", parameters)]).schemas, toy.tokenizer)
+    assert grammar is not None
+    assert toy.tokenizer.decode(grammar.start(toy.tokenizer).forced(), special=True).startswith("call:f{")
 
 
 # ---- replies ---------------------------------------------------------------------------------------------------------------

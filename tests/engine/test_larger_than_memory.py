@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import edge_gemma as eg
 from edge_gemma.cli.bench.process import MemoryGroup
+from edge_gemma.engine.memory import memory_need
 from support.paths import DATA, ROOT
 
 PROMPT = [20 + 7 * i % 200 for i in range(300)]
@@ -44,6 +46,24 @@ def test_the_same_bits(shape: str) -> None:
             assert np.array_equal(found, right)
         assert stats["weight_bytes"] > 0
         assert (stats["expert_misses"] > 0) == (limited.config.experts > 0)
+
+
+def test_sessions_within_the_limit_of_a_dense_model() -> None:
+    """Its weights do not count in full, since they are read when they are needed; what that costs is told."""
+    path = DATA / "dense-Q4_0.gguf"
+    with eg.Model.load(path, threads=2) as whole, eg.Model.load(path, threads=2, memory_limit=1) as limited:
+        need, least = (memory_need(model, 256) for model in (whole, limited))
+        assert least.weights == limited.weight_least < need.weights
+        assert memory_need(limited, 256, fresh=True).weights == need.weights  # a new process is planned to hold all
+        with pytest.warns(
+            UserWarning, match=r"dense-Q4_0.gguf: 895 kB of weights .* are read from the disk for every token"
+        ):
+            session = limited.session(256, memory_limit="10GB")
+        session.feed_tokens([2, 5, 7])
+        assert session.next(GREEDY).id >= 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            whole.session(256, memory_limit="10GB").close()
 
 
 def test_a_batch_counts_what_it_reads() -> None:

@@ -193,6 +193,15 @@ def test_room_for_both_is_checked_first(
     assert not hub.sent("model.safetensors")
 
 
+def test_a_packed_checkpoint_of_another_name(hub: FakeHub) -> None:
+    """Its name stands on one mention, so a repository that is not there is no fault of the caller."""
+    with pytest.raises(OSError, match=f"no repository {PACKED} .*never tried on the Hub.*edge-gemma convert"):
+        pull_mobile("e2b")
+    with pytest.raises(OSError) as caught:
+        pull_mobile("e2b", revision="other")
+    assert "never tried" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["26b", "owner/other", "nothing"])
 def test_models_without_a_packed_checkpoint(hub: FakeHub, name: str) -> None:
     with pytest.raises(ValueError, match="there is no packed checkpoint of"):

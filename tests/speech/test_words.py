@@ -13,7 +13,7 @@ import edge_gemma as eg
 from edge_gemma.speech.transcript import DOUBTFUL, Segment, Transcript, Word
 from edge_gemma.speech.words import plain_words, token_words
 from support.listening import sound
-from support.scripted import RATE, ScriptedModel, ScriptedTokenizer
+from support.scripted import RATE, ScriptedModel, ScriptedSession, ScriptedTokenizer
 
 SOUND = sound((0.5, 1.5), seconds=2.0)
 
@@ -75,6 +75,22 @@ def test_a_transcript_tells_how_sure_the_model_was() -> None:
     assert [word.word for word in segment.words] == ["Good", "day."]
     assert all(word.probability == pytest.approx(math.exp(model.logprob)) for word in segment.words)
     assert Transcript([segment]).words == segment.words
+
+
+def test_a_translation_does_not_count_for_the_transcript() -> None:
+    """The mean is over the tokens of the transcript and the one that ended it, here the label of the translation."""
+    model, drawn = ScriptedModel([["Good", " day", ".", "\nFrench:", " Bonjour"]]), list[float]()
+
+    def draw(session: ScriptedSession, name: str, value: Any) -> None:
+        if name == "next":
+            model.certainty = 10.0 + len(drawn)
+            drawn.append(model.logprob)
+
+    model.on_call = draw
+    with eg.Transcriber(model, "en", "fr", detector="none") as transcriber:
+        (segment,) = transcriber.segments((SOUND, RATE))
+    assert len(drawn) == 6 and segment.avg_logprob == pytest.approx(np.mean(drawn[:4]))
+    assert segment.words[1].probability == pytest.approx(math.exp(np.mean(drawn[1:3])))
 
 
 def test_segments_without_words_are_measured_too() -> None:

@@ -2,6 +2,7 @@
 uses it.
 
     python evaluate.py CLIPS MODEL.gguf MMPROJ.gguf [--split known] [--count 300] [--seed 1]
+    python evaluate.py CLIPS MODEL.gguf MMPROJ.gguf --forms
     python evaluate.py --spoken CLIPS MODEL.gguf MMPROJ.gguf [--split unknown] [--count 60]
     python evaluate.py --pictures 300 MODEL.gguf MMPROJ.gguf
 
@@ -9,6 +10,8 @@ Speech is fed in blocks of 20 ms, with silence around it, and answers are greedy
 the program prints the word error rate of transcripts (without case and punctuation), and the percentages of transcripts,
 translations and tool calls that are exactly right. Calls are made as the demo makes them, from the words of the transcript;
 "sound" are those from the sound alone. Then it prints the same for typed words, which need no transcript.
+With --forms it types the commands only, once as they are and once with calls that keep to the declarations of the tools, and
+prints the percentages of right calls, greedy and at temperature 1.
 
 With --spoken, the whole demo hears each sentence: it finds its beginning and its end, answers and acts. The program prints how
 many calls are those that the same model makes of the shown words when they are typed in a chat, and how many are right.
@@ -36,14 +39,17 @@ import edge_gemma as eg
 import scenes
 from domain import Sentence
 from edge_gemma.audio.source import open_audio
+from edge_gemma.chat.call_grammar import call_grammar
 from edge_gemma.chat.calls import format_tool_response
 from edge_gemma.chat.conversation import Chat
 from edge_gemma.chat.reply import parse_reply
+from edge_gemma.chat.reply_grammar import ReplyForm
 from edge_gemma.demo.demo import Demo
 from edge_gemma.demo.home import INSTRUCTIONS, Home
+from edge_gemma.engine.sampling import GREEDY
 from edge_gemma.speech.prompts import split_translation
 from edge_gemma.vision.describe import Describer
-from tasks import Request, Tasks, result_for
+from tasks import SCHEMAS, Request, Tasks, result_for
 from words import LANGUAGES
 
 BLOCK, RATE = 320, 16000
@@ -93,10 +99,10 @@ class Speaker:
             session.feed_tokens([*self.pieces.encode(words, special=False), *request.after[1:]])
         return session
 
-    def answer(self, session: eg.Session) -> str:
+    def answer(self, session: eg.Session, sampling: eg.Sampling = GREEDY, form: ReplyForm | None = None) -> str:
         """The model's next answer as text, with markers."""
         start = session.position
-        for _ in session.generate(max_tokens=LONGEST, temperature=0.0):
+        for _ in session.generate(max_tokens=LONGEST, sampling=sampling, grammar=form):
             pass
         return self.model.tokenizer.decode(session.tokens[start:], special=True).removesuffix("<turn|>")
 
@@ -183,6 +189,27 @@ def run(speaker: Speaker, folder: Path, split: str, count: int, seed: int, verbo
                 flush=True,
             )
     return table(results)
+
+
+def run_forms(speaker: Speaker, folder: Path, split: str, count: int, seed: int, verbose: bool) -> str:
+    """Types `count` sentences of a split. Returns the percentages of right calls, free and of the declared form."""
+    entries, _ = clips.load(folder, split)
+    declared = call_grammar(SCHEMAS, speaker.pieces)
+    forms = {"free": None, "of the form": ReplyForm(declared, None)}
+    right: dict[str, int] = defaultdict(int)
+    chosen = random.Random(seed).sample(entries, min(count, len(entries)))
+    for number, clip in enumerate(chosen):
+        for how in ("greedy", "temperature 1"):
+            sampling = GREEDY if how == "greedy" else eg.Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=number)
+            for name, form in forms.items():
+                with speaker.ask(speaker.tasks.typed_command(), None, clip.sentence.text) as session:
+                    said = parse_reply(speaker.answer(session, sampling, form))
+                calls = [(call.name, call.arguments) for call in said.tool_calls]
+                good = calls == ([clip.sentence.call] if clip.sentence.call else []) and not said.broken_calls
+                right[f"{how}, {name}"] += good
+                if verbose and not good:
+                    print(f"{how}, {name}: {clip.sentence.text} | {calls}", flush=True)
+    return "\n".join(f"{name:28} {len(chosen):4}  call {100 * n / len(chosen):.1f}" for name, n in right.items())
 
 
 # ---- the whole demo --------------------------------------------------------------------------------------------------
@@ -279,6 +306,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("mmproj", nargs="?")
     parser.add_argument("--pictures", type=int, metavar="COUNT", help="show pictures instead of playing recordings")
+    parser.add_argument("--forms", action="store_true", help="type commands, with and without a grammar of the calls")
     parser.add_argument("--spoken", action="store_true", help="speak to the whole demo")
     parser.add_argument("--split", default="known", choices=["known", "unknown", "train"])
     parser.add_argument("--count", type=int, default=300)
@@ -296,7 +324,8 @@ def main() -> None:
             print(run_spoken(model, options.recordings, options.split, options.count, options.seed, options.verbose))
         else:
             speaker = Speaker(model, options.kv)
-            print(run(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
+            examined = run_forms if options.forms else run
+            print(examined(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
 
 
 if __name__ == "__main__":
