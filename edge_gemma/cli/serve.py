@@ -64,8 +64,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--voice",
         type=plain_text,
         metavar="VOICE",
-        help="answer in speech where a client of /v1/realtime asks for it: espeak-ng, espeak-ng:NAME, a file of Piper"
-        " (NAME.onnx), or the address of a speech server (default: text alone)",
+        help="answer in speech where a client of /v1/realtime asks for it, and read texts aloud: espeak-ng, espeak-ng:NAME,"
+        " a file of Piper (NAME.onnx), or the address of a speech server (default: text alone)",
     )
     speech = parser.add_argument_group("Home Assistant")
     speech.add_argument(

@@ -15,7 +15,7 @@
     ears.py             what hears: recordings and live sound
     growing.py          recordings that are sent again and again while somebody speaks
     uploads.py          files in forms
-    transcriptions.py   OpenAI's interface for recordings
+    transcriptions.py, speech.py    OpenAI's interfaces for recordings and for reading aloud
     live_sound.py       sound that comes in messages of a client
     heard.py            speech that goes into a conversation while it is spoken
     realtime.py         OpenAI's interface for speech, with realtime_config.py (what a session is told), realtime_ear.py (what

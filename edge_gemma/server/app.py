@@ -29,6 +29,7 @@ from . import (
     openai_responses,
     page,
     realtime,
+    speech,
     status,
     transcriptions,
 )
@@ -50,6 +51,7 @@ _INTERFACES = (
     anthropic,
     transcriptions,
     realtime,
+    speech,
     page,
 )
 
