@@ -1,7 +1,7 @@
 """POST /v1/audio/speech: OpenAI's interface for reading aloud, by the voice that the server was started with.
 
-`pcm` and `wav` are sent while they are spoken, sentence by sentence; `flac`, `opus` and `mp3`, which is what clients get that ask
-for nothing, when all of it is there.
+`pcm` and `wav` are sent while they are spoken, sentence by sentence; `flac`, `opus` and `mp3`, which clients get that ask for
+nothing, when all of it is there.
 """
 
 from __future__ import annotations
