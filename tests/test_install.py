@@ -57,6 +57,7 @@ def test_contents(names):
     assert {Path(name).parts[0] for name in package} == {"edge_gemma"}
     expected = {path for path in (ROOT / "edge_gemma").rglob("*") if path.suffix in {".py", ".npz"}}
     expected |= {path for path in (ROOT / "edge_gemma" / "demo" / "data").rglob("*") if path.is_file()}
+    expected |= set((ROOT / "edge_gemma" / "server" / "page_files").iterdir())
     expected.add(ROOT / "edge_gemma" / "chat" / "chat_template.jinja")
     assert package - {path.relative_to(ROOT).as_posix() for path in expected} <= {
         "edge_gemma/py.typed",

@@ -76,7 +76,7 @@ def test_a_task_with_a_format(http):
     schema = {
         "type": "object",
         "properties": {
-            "count": {"type": "number", "minimum": 0.0, "maximum": 10.0, "description": "how many"},
+            "count": {"type": "integer", "minimum": 0, "maximum": 10, "description": "how many"},
             "room": {"type": "string", "enum": ["kitchen", "bedroom"]},
         },
         "required": ["count", "room"],
