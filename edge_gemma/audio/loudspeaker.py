@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
-from .microphone import Device
-from .portaudio import load_sounddevice, reason
+from .portaudio import LOUDSPEAKER, Device
 
 __all__ = ["Loudspeaker", "loudspeakers"]
 
@@ -31,19 +29,7 @@ def loudspeakers() -> list[Device]:
 
     Raises EdgeGemmaOSError "unsupported" when PortAudio is missing, "file" when it fails.
     """
-    sounddevice = load_sounddevice("loudspeakers")
-    try:
-        found = list(sounddevice.query_devices())
-        default = sounddevice.default.device[1]
-        if default == -1 and any(info["max_output_channels"] for info in found):
-            default = sounddevice.query_devices(kind="output")["index"]
-    except sounddevice.PortAudioError as error:
-        raise EdgeGemmaOSError(f"the sound devices cannot be listed: {reason(error)}.", "file") from error
-    return [
-        Device(index, info["name"], info["max_output_channels"], info["default_samplerate"], index == default)
-        for index, info in enumerate(found)
-        if info["max_output_channels"] > 0
-    ]
+    return LOUDSPEAKER.devices()
 
 
 class Loudspeaker:
@@ -76,8 +62,7 @@ class Loudspeaker:
             EdgeGemmaOSError: "unsupported" when PortAudio is missing, "file" when there is no loudspeaker or it cannot be
                 opened.
         """
-        sounddevice = load_sounddevice("loudspeakers")
-        self.device = _choose(device)
+        self.device = LOUDSPEAKER.choose(device)
         self.name, self.rate, self.tap = self.device.name, rate, tap
         self._lock = threading.Lock()  # guards the queue
         self._queue: deque[NDArray[np.int16]] = deque()
@@ -85,39 +70,11 @@ class Loudspeaker:
         self._gone = False
         self._busy_until = 0.0  # when the samples that left the queue have been heard
         self._called = time.monotonic()
-        self._stream, self._device_rate, self._channels = self._open(sounddevice)
-        self.latency = float(np.max(self._stream.latency))
-        try:
-            self._stream.start()
-        except sounddevice.PortAudioError as error:
-            self._stream.close(ignore_errors=True)
-            raise self._refused(error) from error
-
-    def _open(self, sounddevice: Any) -> tuple[Any, float, int]:
-        failure: Exception | None = None
-        for rate in dict.fromkeys((float(self.rate), self.device.rate)):
-            for channels in dict.fromkeys((1, min(2, self.device.channels), self.device.channels)):
-                try:
-                    stream = sounddevice.RawOutputStream(
-                        samplerate=rate,
-                        channels=channels,
-                        dtype="int16",
-                        device=self.device.index,
-                        latency=_LATENCY,
-                        callback=self._fill,
-                        finished_callback=self._finished,
-                    )
-                    return stream, rate, channels
-                except sounddevice.PortAudioError as error:
-                    failure = failure or error
-        raise self._refused(failure) from failure
-
-    def _refused(self, error: Exception | None) -> EdgeGemmaOSError:
-        return EdgeGemmaOSError(
-            f"the loudspeaker {self.name} cannot be opened: {reason(error)}. Check that it is connected and that no other "
-            "program uses it, or choose another one.",
-            "file",
+        self._stream, self._device_rate, _ = LOUDSPEAKER.open(
+            self.device, rate, latency=_LATENCY, callback=self._fill, finished_callback=self._finished
         )
+        self.latency = float(np.max(self._stream.latency))
+        LOUDSPEAKER.start(self.device, self._stream)
 
     # ---- PortAudio's thread ----
 
@@ -189,26 +146,3 @@ class Loudspeaker:
         self.stop()
         self._stream.abort(ignore_errors=True)
         self._stream.close(ignore_errors=True)
-
-
-def _choose(wanted: str | int | None) -> Device:
-    """The device that `wanted` means: a number, a part of a name, or None for the default."""
-    found = loudspeakers()
-    if not found:
-        raise EdgeGemmaOSError(
-            "no loudspeaker was found. Is one connected, and may this program use it? (A container or a remote machine has "
-            "no loudspeaker of its own.)",
-            "file",
-        )
-    if wanted is None:
-        return next((device for device in found if device.default), found[0])
-    if isinstance(wanted, str) and not wanted.strip().isdecimal():
-        name = wanted.strip().lower()
-        fitting = [device for device in found if name in device.name.lower()]
-        fitting.sort(key=lambda device: (device.name.lower() != name, not device.default))
-    else:
-        fitting = [device for device in found if device.index == int(wanted)]
-    if not fitting:
-        listing = ", ".join(f"{device.index}: {device.name}" for device in found)
-        raise EdgeGemmaValueError(f"there is no loudspeaker {wanted!r}; choose one of {listing}.", "argument")
-    return fitting[0]

@@ -9,29 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
-from .portaudio import load_sounddevice, reason
+from ..errors import EdgeGemmaOSError
+from .portaudio import MICROPHONE, Device
 from .source import SAMPLE_RATE, Converter, Source
+
+__all__ = ["Device", "Microphone", "devices"]
 
 _NOTHING = np.zeros(0, np.float32)
 _LONGEST_GAP = 600.0  # seconds: a longer gap is the sleep of the machine, and no lost sound
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device that can record."""
-
-    index: int  #: PortAudio's number
-    name: str
-    channels: int
-    rate: float  #: samples a second that the device uses by itself
-    default: bool  #: whether this device is used when no device is named
 
 
 def devices() -> list[Device]:
@@ -39,22 +29,7 @@ def devices() -> list[Device]:
 
     Raises EdgeGemmaOSError "unsupported" when PortAudio is missing, "file" when it fails.
     """
-    sounddevice = load_sounddevice("microphones")
-    found: list[dict[str, Any]] = []
-    try:
-        found = list(sounddevice.query_devices())
-        default = sounddevice.default.device[0]
-        if default == -1 and any(info["max_input_channels"] for info in found):
-            default = sounddevice.query_devices(kind="input")["index"]
-    except sounddevice.PortAudioError as error:
-        if not any(info["max_input_channels"] for info in found):
-            raise EdgeGemmaOSError(f"the sound devices cannot be listed: {reason(error)}.", "file") from error
-        default = -1
-    return [
-        Device(index, info["name"], info["max_input_channels"], info["default_samplerate"], index == default)
-        for index, info in enumerate(found)
-        if info["max_input_channels"] > 0
-    ]
+    return MICROPHONE.devices()
 
 
 class Microphone(Source):
@@ -83,8 +58,7 @@ class Microphone(Source):
                 opened.
         """
         super().__init__()
-        sounddevice = load_sounddevice("microphones")
-        self.device = _choose(device)
+        self.device = MICROPHONE.choose(device)
         self.name = self.device.name
         self.overruns = 0
         self._lost = 0
@@ -94,16 +68,14 @@ class Microphone(Source):
         self._due = 0.0  # when the next frame is to be recorded by the device's clock; 0 when unknown
         self._silent = True  # whether all samples that were read are 0
         self._heard = 0.0  # when the callback was last called
-        self._stream, self._rate, channels = self._open(sounddevice)
+        self._stream, self._rate, channels = MICROPHONE.open(
+            self.device, SAMPLE_RATE, callback=self._store, finished_callback=self._finished
+        )
         self._converter = Converter(self._rate, self.name, "file")
         self._ring = np.zeros((max(1, round(buffer * self._rate)), channels), np.int16)
         self._written = self._taken = 0  # frames since the beginning: put into the ring, and read from it
-        try:
-            self._heard = time.monotonic()
-            self._stream.start()
-        except sounddevice.PortAudioError as error:
-            self._stream.close(ignore_errors=True)
-            raise self._refused(error) from error
+        self._heard = time.monotonic()
+        MICROPHONE.start(self.device, self._stream)
 
     @property
     def lost(self) -> float:
@@ -118,32 +90,6 @@ class Microphone(Source):
         return (
             f"the microphone {self.name} has given nothing but silence: check that it is switched on, and that this program "
             "may record."
-        )
-
-    def _open(self, sounddevice: Any) -> tuple[Any, float, int]:
-        """Opens a stream: at 16 kHz if the device can, else at its own rate; with one channel if the device can."""
-        failure: Exception | None = None
-        for rate in dict.fromkeys((float(SAMPLE_RATE), self.device.rate)):
-            for channels in dict.fromkeys((1, min(2, self.device.channels), self.device.channels)):
-                try:
-                    stream = sounddevice.RawInputStream(
-                        samplerate=rate,
-                        channels=channels,
-                        dtype="int16",
-                        device=self.device.index,
-                        callback=self._store,
-                        finished_callback=self._finished,
-                    )
-                    return stream, rate, channels
-                except sounddevice.PortAudioError as error:
-                    failure = failure or error
-        raise self._refused(failure) from failure
-
-    def _refused(self, error: Exception | None) -> EdgeGemmaOSError:
-        return EdgeGemmaOSError(
-            f"the microphone {self.name} cannot be opened: {reason(error)}. Check that it is connected and that no other "
-            "program uses it, or choose another one.",
-            "file",
         )
 
     # ---- PortAudio's thread ----
@@ -225,26 +171,3 @@ class Microphone(Source):
         if not closed:  # outside the lock: PortAudio waits for the callback, which may be waiting for the lock
             self._stream.abort(ignore_errors=True)
             self._stream.close(ignore_errors=True)
-
-
-def _choose(wanted: str | int | None) -> Device:
-    """The device that `wanted` means: a number, a part of a name, or None for the default."""
-    found = devices()
-    if not found:
-        raise EdgeGemmaOSError(
-            "no microphone was found. Is one connected, and may this program use it? (A container or a remote machine has "
-            "no microphone of its own.)",
-            "file",
-        )
-    if wanted is None:
-        return next((device for device in found if device.default), found[0])
-    if isinstance(wanted, str) and not wanted.strip().isdecimal():
-        name = wanted.strip().lower()
-        fitting = [device for device in found if name in device.name.lower()]
-        fitting.sort(key=lambda device: (device.name.lower() != name, not device.default))
-    else:
-        fitting = [device for device in found if device.index == int(wanted)]
-    if not fitting:
-        listing = ", ".join(f"{device.index}: {device.name}" for device in found)
-        raise EdgeGemmaValueError(f"there is no microphone {wanted!r}; choose one of {listing}.", "argument")
-    return fitting[0]

@@ -94,11 +94,6 @@ class Prepared:
     sampling: Sampling
     max_tokens: int
 
-    @property
-    def media_tokens(self) -> int:
-        """Tokens of pictures and recordings, their markers included."""
-        return self.tokens - sum(1 for unit in self.units if not isinstance(unit, Media))
-
 
 class Preparer:
     """Makes prompts for one model. Any thread; one prompt at a time."""

@@ -6,9 +6,8 @@ through the weights together. So the weights are read once for all, and no reque
 - **Fair.** Prompts are read one after the other, in the order of their arrival; of several clients those go first that have
   fewest answers under way, and an answer that is streamed goes before one that is not, until the latter has waited ten seconds.
   While others draw, the piece of a prompt is so short that a pass takes a quarter of a second.
-- **Live work first.** `add_live` registers a `Live`, such as a spoken turn. Before each pass its `step` is called until it has
-  nothing to do, and pieces of prompts stay short while one is registered. Steps are no longer than a token takes, and may use
-  sessions of their own, or the functions below. `call` runs a function between two passes, in this thread.
+- **Spoken turns first.** They run in threads of their own, and their sessions have a higher priority: the engine's pool lets
+  them go before a pass, layer by layer. `call` runs a function between two passes, in this thread.
 - **Cancelled within a layer.** `Job.cancel` ends the running pass; what the others lose of it is made again.
 - **Bounded.** `parallel` answers are made at a time, `queue` requests wait for so many seconds at most, and a job whose
   mailbox is full is left out of passes.
@@ -26,7 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..chat.prompt import Media
 from ..chat.reply_stream import ReplyStream
@@ -42,7 +41,7 @@ from .metrics import Metrics
 from .prefix_cache import PrefixCache, before_last
 from .settings import Settings
 
-__all__ = ["Live", "Scheduler"]
+__all__ = ["Scheduler"]
 
 _T = TypeVar("_T")
 _ROWS = 128  # of a pass
@@ -53,14 +52,6 @@ _BEHIND = 48  # tokens of an answer after which its prompt is kept by itself
 _WORTH_KEEPING = 128  # tokens of a prompt
 _SOUND = 8000  # samples of a recording that are heard between two passes
 _IDLE = 2.0  # seconds without work after which prefixes are written to disk
-
-
-class Live(Protocol):
-    """Work that goes before all requests, such as a spoken turn."""
-
-    def step(self) -> bool:
-        """Does a little, no longer than a token takes. Whether there was anything to do."""
-        ...
 
 
 class Scheduler:
@@ -83,7 +74,6 @@ class Scheduler:
         self._wake = threading.Condition()
         self._queued: list[Job] = []
         self._active: list[Job] = []
-        self._live: list[Live] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._closing, self._stopped = False, False
         self._rate = 0.0  # rows of prompts that a second takes
@@ -115,18 +105,6 @@ class Scheduler:
         """Ends a job; it frees its place within one layer."""
         job.cancel()
         self.wake()
-
-    def add_live(self, live: Live) -> None:
-        """Registers live work. `wake` tells that it has something to do."""
-        with self._wake:
-            self._live.append(live)
-            self._wake.notify()
-
-    def remove_live(self, live: Live) -> None:
-        """Ends live work; a step that runs goes on to its end."""
-        with self._wake:
-            if live in self._live:
-                self._live.remove(live)
 
     def call(self, function: Callable[[], _T]) -> concurrent.futures.Future[_T]:
         """Runs a function in the scheduler's thread, between two passes."""
@@ -199,13 +177,11 @@ class Scheduler:
                     break
                 calls = list(self._calls)
                 self._calls.clear()
-                lives = list(self._live)
             for call in calls:
                 call()
             try:
-                worked = self._step_live(lives)
                 self._admit()
-                worked = self._pass() or worked
+                worked = self._pass()
             except Exception as error:  # a fault of this program: what was under way ends, and the server goes on
                 for job in list(self._active):
                     self._give_up(job, error)
@@ -223,8 +199,6 @@ class Scheduler:
 
     def _pause(self) -> float | None:
         """How long to wait for news."""
-        if self._live:
-            return 0.05
         if self._active or self._queued:
             return 0.25
         return _IDLE if self._disk is not None and self.cache.unsaved(("instructions",)) else None
@@ -238,13 +212,6 @@ class Scheduler:
         if job.state == "feeding":
             return job.original is None or job.original.state in ("drawing", "ended")
         return job.state == "drawing" and not job.mailbox.full
-
-    def _step_live(self, lives: Sequence[Live]) -> bool:
-        worked = False
-        for live in lives:
-            while live.step():
-                worked = True
-        return worked
 
     # ---- the queue ----
 
@@ -332,7 +299,7 @@ class Scheduler:
         if isinstance(unit, Media):
             self._see(job, unit) if unit.kind == "image" else self._hear(job, unit)
             return []
-        if (others or self._live) and self._rate:
+        if others and self._rate:
             room = min(room, max(_LEAST_PIECE, int(self._rate * _PASS_SECONDS)))
         return job.next_ids(room)
 

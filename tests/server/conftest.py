@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -98,3 +99,16 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
+
+
+def named_events(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream whose names are the types of their data."""
+    assert answer.status_code == 200, answer.text
+    found, name = [], ""
+    for line in answer.text.splitlines():
+        if line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            found.append(json.loads(line[6:]))
+            assert found[-1]["type"] == name
+    return found

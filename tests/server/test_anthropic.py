@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx
 import pytest
 
 from edge_gemma.server.running import Running
+from server.conftest import named_events
 
 RULES = "You are an agent that edits files. " + "Work in small steps and check each of them. " * 20
 
@@ -47,18 +46,6 @@ def agent(changing: str, **more: Any) -> dict[str, Any]:
         ],
         **more,
     }
-
-
-def events(answer: httpx.Response) -> list[dict[str, Any]]:
-    assert answer.status_code == 200, answer.text
-    found, name = [], ""
-    for line in answer.text.splitlines():
-        if line.startswith("event: "):
-            name = line[7:]
-        elif line.startswith("data: "):
-            found.append(json.loads(line[6:]))
-            assert found[-1]["type"] == name
-    return found
 
 
 def test_text_plain_and_streamed(client):
@@ -105,7 +92,7 @@ def test_a_tool_round(client, house):
 
 def test_the_line_of_an_agent_that_changes_does_not_spoil_the_cache(http):
     first, second = (
-        events(http.post("/v1/messages?beta=true", json=agent(changing))) for changing in ("1a2b3", "9f8e7")
+        named_events(http.post("/v1/messages?beta=true", json=agent(changing))) for changing in ("1a2b3", "9f8e7")
     )
     kinds = [event["type"] for event in second]
     assert kinds[0] == "message_start" and kinds[-1] == "message_stop"
@@ -139,7 +126,7 @@ def test_fields_that_are_not_known_and_blocks_of_thoughts(http):
         },
     ]
     body = agent("0", messages=rounds, thinking={"type": "adaptive"}, context_management={"edits": []})
-    assert events(http.post("/v1/messages?beta=true", json=body))[-1]["type"] == "message_stop"
+    assert named_events(http.post("/v1/messages?beta=true", json=body))[-1]["type"] == "message_stop"
 
 
 def test_a_stop_sequence_is_named(client):

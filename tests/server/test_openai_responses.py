@@ -12,7 +12,7 @@ import pytest
 
 from edge_gemma.server.conversation_store import ConversationStore, Kept
 from edge_gemma.server.running import Running
-from server.conftest import House
+from server.conftest import House, named_events
 
 
 @pytest.fixture
@@ -26,16 +26,7 @@ def flat(house: House) -> list[dict[str, Any]]:
 
 
 def events(http: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = http.post("/v1/responses", json={"model": "demo", "stream": True, **body})
-    assert answer.status_code == 200, answer.text
-    found, name = [], ""
-    for line in answer.text.splitlines():
-        if line.startswith("event: "):
-            name = line[7:]
-        elif line.startswith("data: "):
-            found.append(json.loads(line[6:]))
-            assert found[-1]["type"] == name
-    return found
+    return named_events(http.post("/v1/responses", json={"model": "demo", "stream": True, **body}))
 
 
 def test_text_plain_and_streamed(client):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -122,8 +124,9 @@ def test_a_streamed_answer_goes_before_one_that_nobody_watches(own_server):
     assert ended == ["chat", "title"]
 
 
-def test_a_slow_reader_is_not_written_for(own_server):
-    running = own_server(parallel=2, stall_seconds=600.0)
+@contextlib.contextmanager
+def reads_nothing(running: Running) -> Iterator[None]:
+    """A client that asks for an endless answer and reads none of it."""
     body = json.dumps(endless(running, logprobs=5)).encode()
     with socket.socket() as channel:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -131,6 +134,12 @@ def test_a_slow_reader_is_not_written_for(own_server):
         channel.sendall(
             f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         )
+        yield
+
+
+def test_a_slow_reader_is_not_written_for(own_server):
+    running = own_server(parallel=2, stall_seconds=600.0)
+    with reads_nothing(running):
         scheduler = running.core.scheduler
 
         def passes() -> float:
@@ -153,43 +162,10 @@ def test_a_slow_reader_is_not_written_for(own_server):
 
 def test_a_reader_that_takes_nothing_loses_its_place(own_server):
     running = own_server(parallel=1, stall_seconds=0.5)
-    body = json.dumps(endless(running, logprobs=5)).encode()
-    with socket.socket() as channel:
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        channel.connect(("127.0.0.1", running.port))
-        channel.sendall(
-            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-        )
+    with reads_nothing(running):
         assert until(lambda: active(running) == 1)
         assert until(lambda: active(running) == 0)
         assert httpx.post(running.url + PATH, json={"prompt": "Hello", "max_tokens": 2}, timeout=30).status_code == 200
-
-
-def test_live_work_goes_first_in_the_same_thread(own_server):
-    running = own_server()
-    scheduler = running.core.scheduler
-    seen: list[str] = []
-
-    class Turn:
-        left = 0
-
-        def step(self) -> bool:
-            if not self.left:
-                return False
-            self.left -= 1
-            seen.append(threading.current_thread().name)
-            return True
-
-    turn = Turn()
-    scheduler.add_live(turn)
-    with httpx.stream("POST", running.url + PATH, json=endless(running), timeout=30) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        turn.left = 20
-        scheduler.wake()
-        assert until(lambda: len(seen) == 20)
-    scheduler.remove_live(turn)
-    assert set(seen) == {scheduler.call(lambda: threading.current_thread().name).result(10)}
 
 
 def test_what_a_call_raises_comes_back(server):
