@@ -242,7 +242,7 @@ class McpServer:
         if not self._connected.wait(min(2.0, self._patience)):
             return {"error": self._unreachable()}
         result, again = self._attempt(known, arguments)
-        if again and known.effect == "reads" and self._connected.wait(self._patience):
+        if again and known.effect == "reads" and self._connected.wait(max(self._patience, self._start)):
             result, _ = self._attempt(known, arguments)
         return result
 
