@@ -173,7 +173,7 @@ class McpServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._client: Any = None
-        self._lost: asyncio.Event | None = None  # set when the connection is of no use any more
+        self._lost: asyncio.Event | None = None  # of this connection: set when it is of no use any more
         self._connected = threading.Event()  # while there is a connection
         self._tried = threading.Event()  # once there was an attempt to connect
         self._closed = False
@@ -228,9 +228,9 @@ class McpServer:
         """Ends the connection, and the program. Further calls do nothing."""
         self._closed = True
         self.cancel()
-        if self._loop and self._lost:
+        if self._loop:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._lost.set)
+                self._loop.call_soon_threadsafe(self._give_up)
         if self._thread:
             self._thread.join(self._start)
 
@@ -261,17 +261,11 @@ class McpServer:
             return {"error": "The call was cancelled."}, False
         except Exception as error:  # whatever the package and the server make of it
             if _is_lost(error):
-                self._give_up_connection()
                 return {"error": f"{self.name} has stopped during the call, so it may not have been done."}, True
             return {"error": f"{self.name}: {_sentence(error)}"}, False
         finally:
             with self._lock:
                 self._running.discard(future)
-
-    def _give_up_connection(self) -> None:
-        self._connected.clear()
-        if self._loop and self._lost:
-            self._loop.call_soon_threadsafe(self._lost.set)
 
     def _unreachable(self) -> str:
         return self.problem if self._tried.is_set() and self.problem else f"{self.name} cannot be reached."
@@ -282,10 +276,10 @@ class McpServer:
         asyncio.run(self._keep_connected())
 
     async def _keep_connected(self) -> None:
-        self._loop, self._lost = asyncio.get_running_loop(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         pause = _RETRY[0]
         while not self._closed:
-            self._lost.clear()
+            self._lost = asyncio.Event()
             self._status = 0
             with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
                 try:
@@ -376,11 +370,24 @@ class McpServer:
         return lambda **arguments: self._call(name, arguments)
 
     async def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
-        if self._client is None:
+        client, lost = self._client, self._lost
+        if client is None:
             return {"error": self._unreachable()}
-        call = self._client.call_tool(name, arguments, read_timeout_seconds=self._patience)
-        result = await asyncio.wait_for(call, self._patience)
+        try:
+            call = client.call_tool(name, arguments, read_timeout_seconds=self._patience)
+            result = await asyncio.wait_for(call, self._patience)
+        except Exception as error:
+            # The next connection may stand already, and must not be given up for this one.
+            if _is_lost(error) and lost is self._lost:
+                self._give_up()
+            raise
         return _as_data(result)
+
+    def _give_up(self) -> None:
+        """Ends this connection: the thread makes the next one, unless the server is closed."""
+        self._connected.clear()
+        if self._lost:
+            self._lost.set()
 
 
 @contextlib.asynccontextmanager
