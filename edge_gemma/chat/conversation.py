@@ -278,10 +278,11 @@ class Chat:
 
         Yields:
             Events: "thinking" and "text" with `text`; "tool_call" with `call`, before the tool runs; "tool_result" with
-            `call` and `result`; "broken_call" with `call` and `text`, for a call that was cut off or cannot be read: no tool
-            runs, and the model is told so if it goes on; at last "done" with `reply`, all that was said, and `stats`: stop
-            (eos, turn, length, stop, cancelled, tool_call, tool_limit), rounds, prompt_tokens (fed), reused_tokens (found in
-            the cache), image_tokens (soft tokens of pictures among those fed), generated_tokens, first_token_s, seconds.
+            `call` and `result`; "broken_call" with `call` and `text`, for a call that was cut off, cannot be read or does not
+            keep to its declaration: no tool runs, and the model is told so if it goes on; at last "done" with `reply`, all
+            that was said, and `stats`: stop (eos, turn, length, stop, cancelled, tool_call, tool_limit), rounds,
+            prompt_tokens (fed), reused_tokens (found in the cache), image_tokens (soft tokens of pictures among those fed),
+            generated_tokens, first_token_s, seconds.
 
             A thought that the model never opened can only be told from the answer by what follows it: it has come as "text"
             by then, and `reply` and the history have it among the thoughts.
@@ -380,7 +381,8 @@ class Chat:
 
     def _generate(self, answer: _Answer, target: list[Unit]) -> Generator[ChatEvent, None, Reply]:
         """One reply of the model. However it ends, its text is in the history afterwards; its calls are not yet."""
-        start, parser, form = self.session.position, self._prompt.parser(target), None
+        start, form = self.session.position, None
+        parser = self._prompt.parser(target) if self._calls is None else self._prompt.parser(target, self.tools.checked)
         if answer.form is not None or self._calls is not None:
             in_thought = self._prompt.in_thought(target)
             form = ReplyForm(self._calls, answer.form, thinking=self._thinking, in_thought=in_thought)
