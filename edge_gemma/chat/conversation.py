@@ -53,7 +53,9 @@ class _Answer:
         sampling: Sampling | None,
         form: Form | None,
         progress: Progress | None,
+        hold: Callable[[ToolCall], bool] | None,
     ) -> None:
+        self.hold = hold
         self.max_tokens, self.stop_texts, self.sampling = max_tokens, stop, sampling
         self.form, self.progress = form, progress
         self.began = 0.0  # on the clock
@@ -255,6 +257,7 @@ class Chat:
         schema: Mapping[str, Any] | bool | str | None = None,
         grammar: Form | None = None,
         progress: Progress | None = None,
+        hold: Callable[[ToolCall], bool] | None = None,
     ) -> Iterator[ChatEvent]:
         """Sends a user's message and yields the answer as it is generated.
 
@@ -275,6 +278,9 @@ class Chat:
             schema, grammar: the form of the answer: a JSON schema, or a `Grammar`. Thoughts and calls are free of it. It needs
                 llguidance (the extra `structured`).
             progress: called while pictures are encoded, with the soft tokens that are done, and all that this answer needs.
+            hold: called with each call of a reply before any of them runs. Those for which it is true are not run, and are not
+                in the history; the others are, and the answer then ends with stop "tool_call". For calls that a person must
+                allow: append the call and its result to `history`, and call `send()`.
 
         Yields:
             Events: "thinking" and "text" with `text`; "tool_call" with `call`, before the tool runs; "tool_result" with
@@ -303,7 +309,7 @@ class Chat:
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         sampling = self.sampling if sampling is None else sampling
         _check_options(max_tokens, sampling, self.max_rounds)
-        answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress)
+        answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress, hold)
         if isinstance(answer.form, Grammar):
             answer.form.prepare(self._model.tokenizer)  # while the message is read
         self._close_open_answer()
@@ -372,9 +378,11 @@ class Chat:
                     self.history[-1]["tool_calls"] = _written_calls(reply.tool_calls)
                 answer.stop = refusal
                 return
-            yield from self._run_tools(loop, calls)
-            if self._cancelled:
-                answer.stop = "cancelled"
+            held = [call for call in calls if answer.hold and not call.problem and answer.hold(call)]
+            if free := [call for call in calls if not any(call is one for one in held)]:
+                yield from self._run_tools(loop, free)
+            if self._cancelled or held:
+                answer.stop = "cancelled" if self._cancelled else "tool_call"
                 return
             words = loop.own_words(self.session.tokens[start:])
             target = [*target, *words, *loop.continuation(words)]
