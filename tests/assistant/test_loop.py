@@ -12,7 +12,7 @@ import pytest
 from edge_gemma.assistant.machine import Settings
 from edge_gemma.chat.calls import format_call
 from edge_gemma.errors import EdgeGemmaValueError
-from support.assistants import Room, Speaking, Tools, call, speech
+from support.assistants import Room, Someone, Speaking, Tools, call, speech
 from support.scripted import RATE, ScriptedSession
 
 FREE = Settings(names=("Nabu",), interruption="speech", hears_itself=False)
@@ -216,6 +216,17 @@ def test_a_call_is_asked_back(answer: str, counted: int, reply: str, remembers: 
         assert len(questions) == 1 and questions[0][0] == "count" and questions[0][1] is not None
         if counted:  # the model reads a conversation in which the call was made at once
             assert "Shall I" not in asked(room) and asked(room).count("Count on.") == 1 and "Yes" not in asked(room)
+
+
+@pytest.mark.parametrize("language, said", [("en", "20 degrees Celsius"), ("de", "20 Grad Celsius"), ("ja", "20 °C")])
+def test_signs_are_spoken_in_the_language_of_the_answer(language: str, said: str) -> None:
+    def answering(session: ScriptedSession) -> str:
+        return understood(session) or "**20 °C**. ---\n"
+
+    with Room(answering, persona=Someone(language)) as room:
+        room.ask()
+        room.turns(1)
+        assert room.voice.said[0] == (f"{said}.", language)
 
 
 def several(*calls: str) -> Any:
