@@ -1,4 +1,4 @@
-"""Whether the arguments of a finished call keep to the schema that declares them, also where a grammar cannot say so.
+"""Whether data that is complete keeps to a JSON schema, also where a grammar cannot say so.
 
 A grammar follows what can be told from the left to the right. `not`, `if`, `contains` and their like are about values that are
 complete: the package jsonschema-rs (extra `structured`) checks these. It is written in Rust, so that its time is bounded:
@@ -19,11 +19,11 @@ _BACKTRACKING = 100_000  # steps of a pattern with look-around or back-reference
 _LONGEST = 200  # characters of a problem
 
 
-def check_of(schema: Any) -> Check | None:
-    """What checks arguments. None without jsonschema-rs, and for what is no JSON schema, such as one that is nested too deeply.
+def check_of(schema: Any, *, formats: bool = True) -> Check | None:
+    """What checks data. None without jsonschema-rs, and for what is no JSON schema, such as one that is nested too deeply.
 
-    Formats are checked, `nullable` means what it does in OpenAPI, and nothing is downloaded. A schema is read in the newest
-    dialect in which it is one.
+    `nullable` means what it does in OpenAPI, and nothing is downloaded. A schema is read in the newest dialect in which it is
+    one. `formats`: whether these are checked too.
     """
     try:
         import jsonschema_rs
@@ -38,7 +38,7 @@ def check_of(schema: Any) -> Check | None:
     ):
         try:
             validator = dialect(
-                _with_nulls(schema), validate_formats=True, retriever=_refused, pattern_options=patterns
+                _with_nulls(schema), validate_formats=formats, retriever=_refused, pattern_options=patterns
             )
             return _check_by(validator)
         except (ValueError, TypeError, RecursionError):

@@ -111,6 +111,36 @@ def follows(model: eg.Model, grammar: Grammar, text: str) -> bool:
     return following.complete
 
 
+MAP = {"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 2, "maxProperties": 2}
+
+
+def test_an_answer_that_a_grammar_is_too_wide_for_ends_with_an_error(toy: eg.Model) -> None:
+    """No grammar knows that a name has been there before."""
+    pytest.importorskip("jsonschema_rs", reason="needs jsonschema-rs")
+    for text, valid in (('{"a": true, "b": false}', True), ('{"a": true, "a": false}', False)):
+        following, end = Grammar.json_schema(MAP).start(toy.tokenizer), toy.tokenizer.find("<eos>")
+        assert end is not None
+        for token in toy.tokenizer.encode(text):
+            assert following.check(token) is None
+            following.accept([token])
+        assert following.complete
+        if valid:
+            following.accept([end])
+            continue
+        with pytest.raises(eg.EdgeGemmaError, match=r"does not keep to the schema: .*propert.*\.") as caught:
+            following.accept([end])
+        assert caught.value.code == "grammar"
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "[" * 300 + "]" * 300, "12345678901234567890123", '"\u2028"'])
+def test_odd_answers_are_no_problem_of_the_check(toy: eg.Model, text: str) -> None:
+    following, end = Grammar.json_schema({"title": "Anything"}).start(toy.tokenizer), toy.tokenizer.find("<turn|>")
+    assert end is not None
+    for token in [*toy.tokenizer.encode(text), end]:
+        assert following.check(token) is None
+        following.accept([token])
+
+
 def test_an_answer_ends_when_nothing_more_may_follow(toy: eg.Model) -> None:
     session = begun(toy)
     generation = session.generate(50, schema={"const": {"a": [1, "x"]}})
@@ -303,7 +333,7 @@ def test_without_llguidance(toy: eg.Model, monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.code == "unsupported"
 
 
-# ---- together with everything else that changes what is drawn -----------------------------------------------------------------
+# ---- together with everything else that changes what is drawn ------------------------------------------------------------
 
 PENALTIES: list[dict[str, Any]] = [
     {"temperature": 0.0, "repetition_penalty": 1.8},
@@ -345,7 +375,7 @@ def test_probabilities_under_a_constraint_with_penalties(
 
 def test_penalties_change_what_a_form_leaves_open(toy: eg.Model) -> None:
     """Without a form's choice there is nothing to punish; with one, a token that was drawn before is drawn less."""
-    biased = {token: 60.0 for token in toy.tokenizer.encode("a")}
+    biased = dict.fromkeys(toy.tokenizer.encode("a"), 60.0)
     plain, punished = (
         begun(toy).generate(40, regex="[ab]{24}", sampling=eg.Sampling(temperature=0, logit_bias=biased, **more)).text
         for more in ({}, {"frequency_penalty": 30.0})
