@@ -226,3 +226,32 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     call = ToolCall("f", {"x": 3})
     with pytest.warns(UserWarning, match="not"):
         assert Toolbox([tool(declared("not"))]).checked(call) == call
+
+
+TOOLS: dict[str, Any] = {
+    **{name: schema for name, (schema, _) in HOSTILE.items()},
+    "nested repetition": {"properties": {"a": {"type": "string", "pattern": "^(.{1,1000}){1,1000}$"}}},
+    "a window": {"properties": {"a": {"type": "string", "pattern": "^(a|aa|aaa|b)*c(.*x.{500})$"}}},
+    "a long text": {"properties": {"a": {"type": "string", "minLength": 10**7}}, "required": ["a"]},
+    "many items": {"properties": {"a": {"type": "array", "items": {"type": "null"}, "minItems": 10**9}}},
+    "many members": {"properties": {"a": {"type": "object", "minProperties": 10**9}}},
+    "many arguments": {"properties": {f"k{number}": {"type": "string"} for number in range(20000)}},
+    "alternatives": {"anyOf": [{"properties": {f"p{i}{j}": {"type": "null"}}} for i in range(40) for j in range(40)]},
+    "tuples": {"properties": {"a": {"prefixItems": [{"enum": list(range(50))}] * 300}}},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TOOLS)
+def test_hostile_declarations(toy: eg.Model, name: str) -> None:
+    """They are refused, calls are free or checked, or a call ends for a reason: in a bounded time."""
+    begin = time.perf_counter()
+    sampling = eg.Sampling(temperature=20.0, top_k=0, top_p=1.0, logit_bias={toy.tokenizer.special_tokens[CALL]: 900.0})
+    try:
+        with eg.Chat(toy, tools=[tool({"type": "object", **TOOLS[name]})], sampling=sampling, max_tokens=24) as chat:
+            chat.session.seed(1)
+            done = [*chat.send("Do it.")][-1]
+            assert done.stop
+    except eg.EdgeGemmaError as error:
+        assert error.code in ("tool", "argument", "grammar", "context") and str(error).endswith(".")
+    assert time.perf_counter() - begin < 60
