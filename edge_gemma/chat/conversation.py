@@ -127,7 +127,7 @@ class Chat:
             many as the session has room for.
         stop: a text, or several, that ends an answer and is left out of it.
         memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`. The plan has what
-            the calls' grammar takes: 36 MB with Gemma's vocabulary.
+            the calls' grammar takes: 36 MB with Gemma's vocabulary, and 9 MB for checking calls.
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
