@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_gemma.assistant.machine import Settings
+from edge_gemma.assistant.toolbox import Toolbox
 from edge_gemma.chat.calls import format_call
 from edge_gemma.errors import EdgeGemmaValueError
 from support.assistants import Room, Someone, Speaking, Tools, call, speech
@@ -350,6 +351,30 @@ def test_a_failure_is_told_where_the_model_says_nothing() -> None:
         room.ask(3.5)
         room.turns(1)
         assert " ".join(text for text, _ in room.voice.said) == "That did not work: there is no number after nine."
+
+
+def test_a_function_that_hangs_is_told_and_the_next_turn_works() -> None:
+    go_on = threading.Event()
+
+    def count(by: int) -> int:
+        """Counts on."""
+        go_on.wait(60)
+        return by
+
+    def silent(session: ScriptedSession) -> str:
+        answer = script(session)
+        return "" if answer == "Three." else answer
+
+    with Room(silent, tools=Toolbox([count], patience=0.2, ask_below=0)) as room:
+        room.ask(3.5)
+        room.turns(1)
+        said = " ".join(text for text, _ in room.voice.said)
+        assert said.startswith("That did not work: count has not answered within 0.2 seconds")
+        room.state("awake")
+        room.clock.say(speech(1.5))
+        room.turns(2)
+        assert "It is noon." in [text for text, _ in room.voice.said]
+    go_on.set()
 
 
 @pytest.mark.parametrize("how", ["speech", "wake", "key"])
