@@ -78,7 +78,7 @@ class ToolCall:
         name: the tool's name; there need not be such a tool. "" when a broken call has none.
         arguments: by name, plain JSON values as the model wrote them, not yet checked.
         problem: why the call is broken and must not be run: it was cut off, or a part of it cannot be read, so arguments may
-            be missing. "" for a whole call.
+            be missing, or it does not keep to its declaration. "" for a whole call.
     """
 
     name: str

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from .calls import MARKERS, QUOTE, ToolCall, format_tool_response, format_value, parse_calls
@@ -214,14 +214,24 @@ class ReplyParser:
         ended: whether a marker has ended the model's turn. Text after it is ignored.
     """
 
-    def __init__(self, *, in_thought: bool = False, markers: Iterable[str] = (), ends: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        in_thought: bool = False,
+        markers: Iterable[str] = (),
+        ends: Iterable[str] = (),
+        check: Callable[[ToolCall], ToolCall] = lambda call: call,
+    ) -> None:
         """Begins a reply.
 
         Args:
             in_thought: the prompt ended inside a thought, so the reply begins in it.
             markers: texts of further control tokens, which are dropped.
             ends: those of them that end the model's turn.
+            check: called with each whole call before it is told; what it returns, with a `problem` for one that must not be
+                run, takes the place of the call.
         """
+        self._check = check
         self._markers = _markers(tuple(markers), tuple(ends))
         self._buffer = ""
         self._searched = 0  # offset in the buffer: the end of a call is not before it
@@ -490,6 +500,7 @@ class ReplyParser:
 
     def _tell_call(self, call: ToolCall, written: str) -> None:
         self._settle()
+        call = call if call.problem else self._check(call)
         if call.problem:
             self._broken.append(call)
             self._events.append(ChatEvent("broken_call", text=written, call=call))
