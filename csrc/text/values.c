@@ -564,11 +564,12 @@ eg_json *eg_values_read(eg_values *r, char inside, int depth)
     const char c = eg_values_skip(r);
     if (quote_at(r, r->at)) return quoted(r, inside);
     if (c == '"' || c == '\'') return json_string(r, c, inside);
-    if ((c == '{' || c == '[' || c == '(') && depth < EG_VALUE_DEPTH) {
+    if ((c == '{' || c == '[' || c == '(') && depth < EG_VALUE_DEPTH && r->retries < EG_VALUE_RETRIES) {
         const size_t start = r->at++;
         eg_json *nested = c == '{' ? eg_values_read_pairs(r, '}', depth + 1) : items(r, c == '[' ? ']' : ')', depth + 1);
         if (r->failed) return NULL;
         if (ends(r, r->at, inside) || r->open_bracket) return nested;
+        r->retries++;          /* or the work could double with each bracket */
         r->at = start;         /* the bracket only begins a text without delimiters, such as "[sic] word" */
     }
     return bare(r, inside);

@@ -4,12 +4,16 @@
 
 #include "json.h"
 
-enum { EG_VALUE_DEPTH = 64 };  /* of nested lists and objects; deeper ones are kept as text */
+enum {
+    EG_VALUE_DEPTH = 64, /* of nested lists and objects; deeper ones are kept as text */
+    EG_VALUE_RETRIES = 100 /* how often a bracket may turn out to be text; after that all of them are */
+};
 
 typedef struct eg_values {
     const char *text;          /* well-formed UTF-8 */
     size_t length, at;
     eg_chunks *chunks;         /* own all values and texts */
+    int retries;               /* brackets that were text */
     bool open_bracket;         /* a bracket was not closed */
     bool open_string;          /* a string was not closed */
     const char *problem;       /* why a part of an object was lost; NULL: nothing was */

@@ -22,7 +22,7 @@ from support.tiny_model import VOCAB, Shape, model_writer, write_model
 IDS = [2, *range(20, 40)]
 #: Every struct of the header that begins with struct_size, and what to call to have it read or filled.
 INPUTS = ["eg_file_params", "eg_model_params", "eg_session_params", "eg_sampling", "eg_audio_params", "eg_chat_message"]
-INPUTS += ["eg_batch_item", "eg_image", "eg_reply_params"]
+INPUTS += ["eg_batch_item", "eg_image", "eg_reply_params", "eg_chat_params", "eg_chat_part"]
 OUTPUTS = ["eg_file_metadata", "eg_file_tensor", "eg_model_info", "eg_memory", "eg_token", "eg_stats", "eg_error"]
 OUTPUTS += ["eg_reply_event"]
 
@@ -79,6 +79,13 @@ def reader(name: str, session: eg.Session) -> Callable[[Any, Any], int]:
     if name == "eg_reply_params":
         reply = ffi.new("eg_reply **")
         return lambda struct, err: lib.eg_reply_open(struct, reply, err) or lib.eg_reply_close(reply[0]) or lib.EG_OK
+    chat = ffi.new("eg_chat **")
+    if name == "eg_chat_params":
+        return lambda struct, err: lib.eg_chat_open(raw, struct, chat, err) or lib.eg_chat_close(chat[0]) or lib.EG_OK
+    if name == "eg_chat_part":
+        check(lib.eg_chat_open(raw, ffi.NULL, chat, ffi.NULL), ffi.NULL)
+        opened = ffi.gc(chat[0], lib.eg_chat_close)
+        return lambda struct, err: lib.eg_chat_add_parts(opened, struct, 1, err)
     if name == "eg_batch_item":
         return lambda struct, err: lib.eg_batch_run(struct, 1, err)
     length = ffi.new("size_t *")
@@ -92,6 +99,8 @@ def set_fields(name: str, struct: Any, session: eg.Session) -> list[Any]:
         struct.path = kept[0]
     elif name == "eg_chat_message":
         struct.role = struct.content = kept[1]
+    elif name == "eg_chat_part":
+        struct.text = kept[1]
     elif name == "eg_batch_item":
         struct.session = session.pointer
     elif name == "eg_image":
