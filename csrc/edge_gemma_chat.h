@@ -1,4 +1,4 @@
-/* edge_gemma for applications: replies as text, thoughts and tool calls; conversations.
+/* edge_gemma for applications: replies as text, thoughts and tool calls; conversations; the voice turn.
  *
  * Stands on edge_gemma.h, whose rules about objects, structs, errors and text hold here too.
  */
@@ -200,6 +200,86 @@ EG_API eg_status eg_chat_next(eg_chat *chat, const eg_sampling *sampling, eg_rep
 /* Ends the answer: the call that runs, or the next one. eg_chat_next then tells EG_EVENT_DONE with EG_CHAT_STOP_CANCELLED, and
  * eg_chat_begin returns EG_CANCELLED. From any thread, also a signal handler. */
 EG_API void eg_chat_cancel(eg_chat *chat);
+
+/* ---- the voice turn ---------------------------------------------------------------------------------------------- */
+
+/* What somebody says becomes words, and the words become an answer of a conversation:
+ *
+ *     eg_voice_params vp = {.struct_size = sizeof vp, .chat = chat};
+ *     eg_voice_open(model, &vp, &voice, &err);
+ *     while (running) {
+ *         if (there is sound) eg_voice_push(voice, samples, n, &err);
+ *         else if (!eg_voice_step(voice, NULL, &event, &err)) act(&event);
+ *     }
+ *
+ * Sound is endpointed, and encoded while it is spoken. At a pause a fork transcribes it, and the answer is begun; both are kept when
+ * the pause was the end of the turn, and dropped without a trace when the speaker goes on. Events of the answer wait until that is
+ * decided, so no tool runs too early. All work is done in these calls: a step takes about as long as a token, so an application pushes
+ * sound first, and steps when none is waiting. Somebody who speaks during an answer interrupts it.
+ *
+ * One thread at a time uses a voice and its conversation; eg_voice_cancel alone may be called from another. */
+typedef struct eg_voice eg_voice;
+
+typedef enum eg_voice_kind {
+    EG_VOICE_IDLE = 0, /* nothing to do until more sound comes */
+    EG_VOICE_BUSY = 1, /* a piece of work was done: step again */
+    EG_VOICE_SPEECH = 2, /* somebody begins to speak */
+    EG_VOICE_PARTIAL = 3, /* text: the words so far; each replaces those before */
+    EG_VOICE_PAUSE = 4, /* the speaker is silent, perhaps for good */
+    EG_VOICE_RESUME = 5, /* and goes on */
+    EG_VOICE_WORDS = 6, /* the turn is over. text: all of its words; "" if there were none, and then there is no answer */
+    EG_VOICE_ANSWER = 7 /* an event of the conversation's answer, in `answer`; with EG_EVENT_DONE the turn is done */
+} eg_voice_kind;
+
+typedef struct eg_voice_params {
+    uint32_t struct_size;
+    uint32_t context; /* of a session that hears one utterance; 0: 1536 */
+    eg_chat *chat; /* that answers, open as long as the voice; NULL: words alone */
+    const char *request; /* what the model is asked about the sound, before it; NULL: to transcribe it */
+    float silence; /* seconds that end a turn; 0: 0.7 */
+    float pause; /* seconds that make a pause; 0: 0.25 */
+    float min_speech; /* the shortest speech, in seconds; 0: 0.1 */
+    float max_seconds; /* the longest turn; 0: 28 */
+    float partial; /* seconds of sound between two partial transcripts; 0: 0.5; negative: none */
+    /* The probability of speech in a block of 512 samples; called in eg_voice_push. NULL: a detector that compares the level with
+     * that of the noise. */
+    float (*detect)(void *detect_context, const float *block);
+    void *detect_context;
+} eg_voice_params;
+
+/* Texts are zero-terminated and valid until the next call. */
+typedef struct eg_voice_event {
+    uint32_t struct_size;
+    eg_voice_kind kind;
+    double time; /* seconds of sound that had come: of SPEECH the begin of speech, of PAUSE its end */
+    const char *text; /* of PARTIAL and WORDS */
+    size_t text_length;
+    const eg_reply_event *answer; /* of ANSWER; else NULL */
+} eg_voice_event;
+
+/* Opens a voice, which reads its request. EG_ERROR_UNSUPPORTED: the model has no audio encoder. */
+EG_API eg_status eg_voice_open(eg_model *model, const eg_voice_params *params, eg_voice **out, eg_error *err);
+
+/* Frees a voice, not its conversation. NULL does nothing. */
+EG_API void eg_voice_close(eg_voice *voice);
+
+/* Takes samples[n], 16 kHz mono in [-1, 1]: encodes them if somebody speaks. */
+EG_API eg_status eg_voice_push(eg_voice *voice, const float *samples, size_t n, eg_error *err);
+
+/* The sound has ended: so has an open turn. More sound may come, as after opening. */
+EG_API eg_status eg_voice_finish(eg_voice *voice, eg_error *err);
+
+/* Does the next piece of work, and tells the next event. sampling: of answers, as in eg_chat_next. After an error the turn is dropped.
+ * EG_ERROR_CONTEXT: the turn, or the conversation, does not fit. */
+EG_API eg_status eg_voice_step(eg_voice *voice, const eg_sampling *sampling, eg_voice_event *out, eg_error *err);
+
+/* The conversation has results of tools (eg_chat_add_result): steps go on with its answer. EG_ERROR_STATE: there is no conversation,
+ * or an answer is in progress. */
+EG_API eg_status eg_voice_answer(eg_voice *voice, eg_error *err);
+
+/* Drops the turn and ends the answer: the step that runs, or the next one. If an answer was being told, its end comes with
+ * EG_CHAT_STOP_CANCELLED. From any thread, also a signal handler. */
+EG_API void eg_voice_cancel(eg_voice *voice);
 
 #ifdef __cplusplus
 }

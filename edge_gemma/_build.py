@@ -22,6 +22,7 @@ HEADERS = [
     "format/quantize.h",
     "kernels/kernels.h",
     "audio/mel.h",
+    "audio/endpointer.h",
     "text/tokenizer.h",
     "text/calls.h",
     "vision/resize.h",

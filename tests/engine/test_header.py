@@ -22,9 +22,9 @@ from support.tiny_model import VOCAB, Shape, model_writer, write_model
 IDS = [2, *range(20, 40)]
 #: Every struct of the header that begins with struct_size, and what to call to have it read or filled.
 INPUTS = ["eg_file_params", "eg_model_params", "eg_session_params", "eg_sampling", "eg_audio_params", "eg_chat_message"]
-INPUTS += ["eg_batch_item", "eg_image", "eg_reply_params", "eg_chat_params", "eg_chat_part"]
+INPUTS += ["eg_batch_item", "eg_image", "eg_reply_params", "eg_chat_params", "eg_chat_part", "eg_voice_params"]
 OUTPUTS = ["eg_file_metadata", "eg_file_tensor", "eg_model_info", "eg_memory", "eg_token", "eg_stats", "eg_error"]
-OUTPUTS += ["eg_reply_event"]
+OUTPUTS += ["eg_reply_event", "eg_voice_event"]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,11 @@ def reader(name: str, session: eg.Session) -> Callable[[Any, Any], int]:
         check(lib.eg_chat_open(raw, ffi.NULL, chat, ffi.NULL), ffi.NULL)
         opened = ffi.gc(chat[0], lib.eg_chat_close)
         return lambda struct, err: lib.eg_chat_add_parts(opened, struct, 1, err)
+    voice = ffi.new("eg_voice **")
+    if name == "eg_voice_params":
+        return lambda struct, err: (
+            lib.eg_voice_open(raw, struct, voice, err) or lib.eg_voice_close(voice[0]) or lib.EG_OK
+        )
     if name == "eg_batch_item":
         return lambda struct, err: lib.eg_batch_run(struct, 1, err)
     length = ffi.new("size_t *")
@@ -149,6 +154,11 @@ def filler(name: str, session: eg.Session, file: Any) -> Callable[[Any, Any], in
         check(lib.eg_reply_open(ffi.NULL, out, ffi.NULL), ffi.NULL)
         reply = ffi.gc(out[0], lib.eg_reply_close)
         return lambda struct, err: lib.eg_reply_next(reply, struct, err)
+    if name == "eg_voice_event":
+        voice_out = ffi.new("eg_voice **")
+        check(lib.eg_voice_open(session.model.pointer, ffi.NULL, voice_out, ffi.NULL), ffi.NULL)
+        voice = ffi.gc(voice_out[0], lib.eg_voice_close)
+        return lambda struct, err: lib.eg_voice_step(voice, ffi.NULL, struct, err)
     if name == "eg_error":
         return lambda struct, err: lib.eg_session_rewind_to(session.pointer, 10**6, struct) and lib.EG_OK
     return lambda struct, err: lib.eg_session_next(session.pointer, ffi.NULL, struct, err)
