@@ -59,7 +59,8 @@ target_link_libraries(app PRIVATE edge_gemma::static)
 The library is optimized also in a project that is built for debugging, since it would be too slow otherwise.
 `-DEDGE_GEMMA_UNOPTIMIZED=ON` is for debugging the library itself.
 
-[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription.
+[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription, and
+[tests/c/use_voice.c](../tests/c/use_voice.c) a voice assistant with tools.
 Both are C++ as well: `EG_STRUCT` declares structs without warnings in both languages.
 
 ### Android
