@@ -1,6 +1,6 @@
 /* edge_gemma: Gemma 4 on the device, from GGUF files.
  *
- * The one installed header. C11 and C++; nothing but the C library is needed.
+ * C11 and C++; nothing but the C library is needed. edge_gemma_chat.h has what applications build on top of sessions.
  *
  *     eg_model *model;  eg_session *session;
  *     EG_STRUCT(eg_error, err);
