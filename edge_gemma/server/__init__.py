@@ -26,6 +26,7 @@
                         home_intents.py) and announcing.py (zeroconf)
     openai_chat.py, openai_responses.py, openai_completions.py, ollama.py, anthropic.py, models.py, status.py
                         the interfaces, each a function `routes(core)`
+    openapi.py          the description of them for programs
 
 A route reads and checks its request, makes a `ChatRequest`, gets `Answer`s from the core and writes their events in its own
 form. It never touches a session. Only the scheduler's thread does, and the threads that the engine itself arbitrates
