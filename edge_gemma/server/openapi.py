@@ -28,6 +28,7 @@ _ANY: Schema = {}
 _FLAG: Schema = {"type": "boolean"}
 _OBJECT: Schema = {"type": "object"}
 _NULL: Schema = {"type": "null"}
+_TEXTS = ("text/plain", "application/x-subrip", "text/vtt")
 _JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
 
 
@@ -356,7 +357,7 @@ def _operation(
         named: the parameter of the path; "" where there is none.
     """
     content: dict[str, Any] = {_JSON: {"schema": _ref(answer)}} if answer else {}
-    content |= {kind: {"schema": _text()} for kind in also}
+    content |= {kind: {"schema": _text()} if kind in _TEXTS else {} for kind in also}
     failure = {"description": "An error.", "content": {_JSON: {"schema": _ref(error)}}}
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}} if content else {}
     operation: dict[str, Any] = {"summary": summary, "responses": {**responses, "4XX": failure, "503": failure}}
@@ -368,8 +369,7 @@ def _operation(
 
 
 def _paths() -> dict[str, dict[str, Any]]:
-    text, upload = ("text/plain", _EVENTS), "multipart/form-data"
-    subtitles = (*text, "application/x-subrip", "text/vtt")
+    written, upload = (*_TEXTS, _EVENTS), "multipart/form-data"
     sounds = ("audio/mpeg", "audio/wav", "audio/pcm", "audio/flac", "audio/ogg")
     health = _operation("Whether requests can be answered", "Health")
     health["responses"]["503"]["content"][_JSON]["schema"] = _ref("Health")
@@ -392,11 +392,11 @@ def _paths() -> dict[str, dict[str, Any]]:
             "delete": _operation("Forgets a response", "ResponsesDeleted", named="name"),
         },
         "/v1/audio/transcriptions": {
-            "post": _operation("Writes a recording down", "Transcription", "UploadRequest", also=subtitles, form=upload)
+            "post": _operation("Writes a recording down", "Transcription", "UploadRequest", also=written, form=upload)
         },
         "/v1/audio/translations": {
             "post": _operation(
-                "As transcriptions, in English", "Transcription", "UploadRequest", also=subtitles, form=upload
+                "As transcriptions, in English", "Transcription", "UploadRequest", also=written, form=upload
             )
         },
         "/v1/audio/speech": {"post": _operation("Reads a text aloud", given="SpeechRequest", also=sounds)},

@@ -69,7 +69,7 @@ def test_the_description_is_valid(http):
         for operation in methods.values():
             bodies = [operation.get("requestBody", {"content": {}}), *operation["responses"].values()]
             for body in bodies:
-                named |= {form["schema"].get("$ref") for form in body["content"].values()} - {None}
+                named |= {form.get("schema", {}).get("$ref") for form in body["content"].values()} - {None}
     assert named == {f"#/components/schemas/{name}" for name in whole["components"]["schemas"]}
 
 
