@@ -19,7 +19,8 @@
     live_sound.py       sound that comes in messages of a client
     heard.py            speech that goes into a conversation while it is spoken
     realtime.py         OpenAI's interface for speech, with realtime_config.py (what a session is told), realtime_ear.py (what
-                        it hears), realtime_items.py (its conversation), realtime_response.py and realtime_voice.py (answers)
+                        it hears), realtime_items.py (its conversation), realtime_early.py, realtime_response.py and
+                        realtime_voice.py (answers)
     page.py             the web page
     wyoming_server.py   Home Assistant's protocol, on a port of its own, with wyoming_frames.py (events within bounds),
                         wyoming_hearing.py (speech recognition), wyoming_agent.py (conversation, whose actions are those of

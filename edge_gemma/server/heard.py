@@ -128,6 +128,17 @@ class HeardTurn:
         self._timeline.session.priority = 0
         self.samples = samples
 
+    def so_far(self) -> tuple[Timeline, NDArray[np.float32]] | None:
+        """In a pause, a timeline of the caller's own and the sound that it has heard: all but the silence. None if there is
+        none."""
+        if self._early is None or self.failure is not None:
+            return None
+        samples = np.concatenate(self._blocks)[: self._kept]
+        samples.flags.writeable = False
+        timeline = self._early.fork()
+        timeline.note(self._start, Media.of("audio", samples))
+        return timeline, samples
+
     def take(self) -> Timeline | None:
         """The timeline that has heard everything, which belongs to the caller from now on; None if there is none."""
         if not self.samples.size or self.failure is not None:
