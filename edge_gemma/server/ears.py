@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from ..audio.endpointing import Endpointer, EndpointEvent
 from ..audio.source import Source
+from ..engine.memory import sessions_need
 from ..engine.model import Model
 from ..errors import Cancelled
 from ..hub.resolve import no_encoder
@@ -25,10 +26,10 @@ from ..speech.listener import Listener, ListenerEvent, StepTask
 from ..speech.request import Cancellable, open_endpointer
 from ..speech.transcriber import Transcriber
 from .failures import RequestError, request_error
-from .growing import Growing
+from .growing import SPEAKERS, Growing
 from .settings import Settings
 
-__all__ = ["Ears", "LiveListener", "Watcher", "is_sentence"]
+__all__ = ["Ears", "LiveListener", "Watcher", "is_sentence", "memory_of_ears"]
 
 _T = TypeVar("_T")
 _Hearing = TypeVar("_Hearing", Transcriber, "LiveListener", "Watcher")
@@ -36,9 +37,20 @@ _SOON = 5.0  # seconds that a speaker waits for those who have just left
 _IDLE = 2  # of each kind that stay open
 _BUSY = "The assistant is listening to others. Try again in a few seconds."
 _LONGEST = 28.0  # seconds of an utterance
+_TOKENS = 1280  # of a session that hears: the longest utterance, its request and its answer
+_RECORDING, _LISTENER, _WAITING = 4, 4, 1  # sessions of a transcriber and a listener at work, and of one that waits
 _END: Any = object()
 _ENDS = ".!?\u3002\uff01\uff1f\u061f\u0964"  # of sentences: Latin, Chinese and Japanese, Arabic, Devanagari
 _CLOSING = "\"'\u201d\u2019\u00bb\u300d)] "
+
+
+def memory_of_ears(model: Model, settings: Settings, kv: str) -> int:
+    """The bytes that everything takes at most that hears at the same time, without the encoder itself."""
+    if not model.has_audio:
+        return 0
+    kept = 2 * _IDLE * _WAITING + SPEAKERS * _RECORDING
+    sessions = settings.recordings * _RECORDING + settings.listeners * _LISTENER + kept
+    return sessions_need(model, _TOKENS, kv, sessions, audio=True)
 
 
 def is_sentence(text: str) -> bool:

@@ -373,8 +373,8 @@ def _paths() -> dict[str, dict[str, Any]]:
     sounds = ("audio/mpeg", "audio/wav", "audio/pcm", "audio/flac", "audio/ogg")
     health = _operation("Whether requests can be answered", "Health")
     health["responses"]["503"]["content"][_JSON]["schema"] = _ref("Health")
-    ours = {"error": "OllamaError", "also": (_LINES,)}
-    theirs = {"error": "AnthropicError"}
+    ours: dict[str, Any] = {"error": "OllamaError", "also": (_LINES,)}
+    theirs: dict[str, Any] = {"error": "AnthropicError"}
     refused = _operation("Refused: there is one model", error="OllamaError")
     return {
         "/health": {"get": health},
