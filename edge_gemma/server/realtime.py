@@ -398,7 +398,7 @@ class _Session:
         timeline = None if turn is None else turn.take()
         if turn is not None and timeline is not None:
             item.samples = turn.samples  # exactly those that the timeline has heard
-            await asyncio.wrap_future(self._core.scheduler.keep(timeline, self._config.values["id"]))
+            self._core.scheduler.keep(timeline, self._config.values["id"])  # is done before the next answer begins
         if turn is not None:
             turn.close()
         return timeline is not None

@@ -30,7 +30,7 @@ class EarlyAnswer:
 
     async def _begin(self, timeline: Timeline, request: ChatRequest) -> None:
         try:
-            await asyncio.wrap_future(self._core.scheduler.keep(timeline, request.hint))
+            self._core.scheduler.keep(timeline, request.hint)  # is done before the answer begins
             prepared = await self._core.work(self._core.preparer.prepare, request)
             if not self._dropped:
                 self._answer, self._prepared = self._core.begin(prepared)[0], prepared
