@@ -24,6 +24,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from ..chat.schemas import given_parameters
 from ..chat.tools import Tool, tool_schema
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from ..installation import pip_line
@@ -359,7 +360,8 @@ class McpServer:
                     continue
                 hints = described.annotations
                 effect = effect_of_hints(described.name, getattr(hints, "read_only_hint", None))
-                found[name] = _Known(Tool(schema, self._function(name), {}), described.name, effect)
+                tool = Tool(schema, self._function(name), {}, declared=given_parameters(data))
+                found[name] = _Known(tool, described.name, effect)
             cursor = page.next_cursor
             if not cursor:
                 break

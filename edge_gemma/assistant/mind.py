@@ -11,12 +11,12 @@ import contextlib
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..chat.calls import ToolCall, plain_data
-from ..chat.conversation import Chat, ChatEvent
+from ..chat.conversation import Chat
 from ..chat.prompt import Prompt
 from ..engine.interface import ModelLike, SessionLike
 from ..engine.sampling import Sampling
@@ -75,11 +75,23 @@ class MindEvent:
 
 @dataclass(frozen=True)
 class _Question:
-    """A call that was asked back: the question, the call, and the words that it was made of."""
+    """Calls that were asked back.
+
+    Attributes:
+        text: the question.
+        calls: what a yes makes.
+        words: that they were made of.
+        turn: the messages since these words, without the question.
+        later: what is asked after a yes: questions with their calls.
+        made: whether other calls of the same words were made.
+    """
 
     text: str
-    call: ToolCall
+    calls: list[ToolCall]
     words: str
+    turn: list[dict[str, Any]]
+    later: list[tuple[str, list[ToolCall]]]
+    made: bool
 
 
 class Mind:
@@ -255,12 +267,16 @@ class Mind:
         meaning = yes_or_no(thought.text) if asked else None
         if meaning is False:
             history.append({"role": "user", "content": words})
-            self._say(thought, phrase("left", self._language or language_of(asked.words if asked else words)))
+            left = "left that" if asked and asked.made else "left"
+            self._say(thought, phrase(left, self._language or language_of(asked.words if asked else words)))
         elif meaning and asked:
             if self._confirmed(thought, asked):
-                _, stats = self._tell(thought, asked.words, self._chat.send())
+                if asked.later:
+                    question = self._ask(thought, asked.words, asked.later, made=True)
+                else:
+                    question, stats = self._tell(thought, asked.words, None)
         else:
-            question, stats = self._tell(thought, words, self._chat.send(words))
+            question, stats = self._tell(thought, words, words)
         self._wait(thought, lambda: not thought.sure)
         if thought.stopped:
             self._cut(thought)
@@ -269,16 +285,17 @@ class Mind:
         thought.over = True
         self._on_event(MindEvent("done", thought, stats=stats))
 
-    def _tell(
-        self, thought: Thought, words: str, answer: Iterator[ChatEvent]
-    ) -> tuple[_Question | None, dict[str, Any]]:
-        """Tells an answer to words as it comes.
+    def _tell(self, thought: Thought, words: str, sent: str | None) -> tuple[_Question | None, dict[str, Any]]:
+        """Sends something, and tells the answer to words as it comes.
 
-        Returns the question of a call that is asked back, and the stats of the answer.
+        Of the calls of a reply, those that need no question are made. The others are asked back, and the answer ends there.
+
+        Returns the question, and the stats of the answer.
         """
         told, said, result = False, False, None
         stats: dict[str, Any] = {}
-        question: _Question | None = None
+        asked: list[tuple[str, ToolCall]] = []  # of this reply: questions, and the calls that need them
+        answer = self._chat.send(sent, hold=lambda call: any(call is one for _, one in asked))
         with contextlib.closing(answer) as events:  # type: ignore[type-var]
             for event in events:
                 if thought.stopped:
@@ -286,7 +303,7 @@ class Mind:
                 if not told and event.kind != "done":
                     told = True
                     self._on_event(MindEvent("token", thought))
-                if event.kind == "text":
+                if event.kind == "text" and not asked:
                     said = said or bool(event.text.strip())
                     self._on_event(MindEvent("text", thought, event.text))
                     self._wait(thought, self._wait_while)
@@ -295,20 +312,42 @@ class Mind:
                     if thought.stopped:
                         break
                     if text := self._tools.needs_asking(event.call, thought.confidence, thought.text):
-                        question = _Question(text, event.call, words)
-                        break
-                    self._on_event(MindEvent("call", thought, call=event.call))
+                        asked.append((text, event.call))
+                    else:
+                        self._on_event(MindEvent("call", thought, call=event.call))
                 elif event.kind == "tool_result":
                     result = event.result
                     self._on_event(MindEvent("result", thought, call=event.call, result=event.result))
                 elif event.kind == "done":
                     stats = event.stats or {}
-        if question:
-            self._replace_reply(thought, question.text)
-            self._on_event(MindEvent("question", thought, question.text))
-        elif failure(result, "en") and not said and not thought.stopped:  # the model has nothing to say about it
-            self._say(thought, failure(result, self._language or language_of(words)) or "")
-        return question, stats
+        failed = (failure(result, self._language or language_of(words)) or "") if failure(result, "en") else ""
+        if asked and not thought.stopped:
+            questions: dict[str, list[ToolCall]] = {}  # calls with the same question are made together
+            for text, call in asked:
+                questions.setdefault(text, []).append(call)
+            return self._ask(thought, words, list(questions.items()), failed, made=result is not None), stats
+        if failed and not said and not thought.stopped:  # the model has nothing to say about it
+            self._say(thought, failed)
+        return None, stats
+
+    def _ask(
+        self,
+        thought: Thought,
+        words: str,
+        questions: list[tuple[str, list[ToolCall]]],
+        failed: str = "",
+        *,
+        made: bool,
+    ) -> _Question:
+        """Asks the first of the questions. `failed`: what is said before; `made`: whether other calls were made."""
+        self._drop_reply(thought)
+        history = self._chat.history
+        begin = max((number for number, message in enumerate(history) if message["role"] == "user"), default=0)
+        text = f"{failed} {questions[0][0]}".strip()
+        question = _Question(text, questions[0][1], words, history[begin:], questions[1:], made)
+        history.append({"role": "assistant", "content": text})
+        self._on_event(MindEvent("question", thought, text))
+        return question
 
     def _say(self, thought: Thought, text: str) -> None:
         """A reply that the model does not make."""
@@ -317,28 +356,31 @@ class Mind:
         self._on_event(MindEvent("text", thought, text))
 
     def _confirmed(self, thought: Thought, asked: _Question) -> bool:
-        """Makes the call that was asked back, since the answer was yes. The history is then as if it had been made at once.
+        """Makes the calls that were asked back, since the answer was yes. The history is then as if they had been made at once.
 
         False when the thought was stopped before that.
         """
         self._wait(thought, lambda: not thought.sure)
         if thought.stopped:
             return False
-        history, call = self._chat.history, asked.call
+        history = self._chat.history
         if history and history[-1] == {"role": "assistant", "content": asked.text}:
             history.pop()
-        if not (history and history[-1]["role"] in ("user", "tool")):
-            history.append({"role": "user", "content": asked.words})
+        if not (history and history[-1]["role"] in ("user", "tool")):  # it was forgotten
+            history.extend(asked.turn)
         self._on_event(MindEvent("token", thought))
-        self._on_event(MindEvent("call", thought, call=call))
-        result = plain_data(self._chat.tools.call(call.name, call.arguments))
-        thought.mark, number = len(history), f"call_{len(history)}"
-        written = {"id": number, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        history += [
-            {"role": "assistant", "content": "", "tool_calls": [written]},
-            {"role": "tool", "name": call.name, "tool_call_id": number, "content": result},
-        ]
-        self._on_event(MindEvent("result", thought, call=call, result=result))
+        for call in asked.calls:
+            self._on_event(MindEvent("call", thought, call=call))
+            result = plain_data(self._chat.tools.call(call.name, call.arguments))
+            thought.mark, number = len(history), f"call_{len(history)}"
+            written = {"id": number, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            history += [
+                {"role": "assistant", "content": "", "tool_calls": [written]},
+                {"role": "tool", "name": call.name, "tool_call_id": number, "content": result},
+            ]
+            self._on_event(MindEvent("result", thought, call=call, result=result))
+            if thought.stopped:
+                break
         return True
 
     def _wait(self, thought: Thought, condition: Callable[[], bool]) -> None:
@@ -366,12 +408,11 @@ class Mind:
             else:
                 history.pop()
 
-    def _replace_reply(self, thought: Thought, text: str) -> None:
-        """The question that was asked takes the place of the calls that were not made."""
+    def _drop_reply(self, thought: Thought) -> None:
+        """A question takes the place of what the model has said beside the calls that were not made."""
         history = self._chat.history
         if history and history[-1]["role"] == "assistant" and len(history) > thought.mark:
             history.pop()
-        history.append({"role": "assistant", "content": text})
 
     def _opened(self) -> tuple[Chat, Prompt, SessionLike]:
         """A chat that has read instructions and tools, its prompt, and a session that has read no more."""

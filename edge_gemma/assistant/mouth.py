@@ -166,7 +166,7 @@ class Mouth:
         self._state.notify_all()
 
     def _say(self, sentences: list[str]) -> None:
-        self._texts.extend(filter(None, map(spoken, sentences)))
+        self._texts.extend(sentences)
         self._state.notify_all()
 
     def _write(self, block: NDArray[np.int16]) -> None:
@@ -187,15 +187,17 @@ class Mouth:
                     return
                 number = self._number
                 text = self._texts.popleft() if self._texts else None
-                if text:
-                    self._pieces.append(_Piece(text))
-                    piece = self._pieces[-1]
+                if text is not None:
+                    self._pieces.append(piece := _Piece(text))
             if text is None:
                 if self._wait_for_silence(number):
                     told = number
                     self._on_silence()
             elif self._voice:
-                self._speak(self._voice, piece, number)
+                language = self._language_of(spoken(text))
+                piece.text = spoken(text, language)
+                if piece.text:
+                    self._speak(self._voice, language, piece, number)
 
     def _ended(self, told: int) -> bool:
         """Whether all sound of the current reply was made, and its end is to be told."""
@@ -216,9 +218,9 @@ class Mouth:
                     return True
                 self._state.wait(_POLL)
 
-    def _speak(self, voice: Voice, piece: _Piece, number: int) -> None:
+    def _speak(self, voice: Voice, language: str | None, piece: _Piece, number: int) -> None:
         try:
-            with contextlib.closing(iter(voice.speak(piece.text, self._language_of(piece.text)))) as sound:  # type: ignore[type-var]
+            with contextlib.closing(iter(voice.speak(piece.text, language))) as sound:  # type: ignore[type-var]
                 for block in sound:
                     samples = resampled(block, voice.sample_rate, self._devices.rate)
                     with self._state:

@@ -86,6 +86,15 @@ _PHRASES: Mapping[str, Mapping[str, str]] = {
         "nl": "Goed, ik heb niets gedaan.",
         "pt": "Está bem, não fiz nada.",
     },
+    "left that": {
+        "en": "All right, I will leave that.",
+        "de": "Gut, das lasse ich.",
+        "es": "De acuerdo, eso lo dejo.",
+        "fr": "D'accord, je laisse cela.",
+        "it": "Va bene, questo lo lascio.",
+        "nl": "Goed, dat laat ik.",
+        "pt": "Está bem, isso fica assim.",
+    },
     "failed": {
         "en": "That did not work: {reason}",
         "de": "Das hat nicht geklappt: {reason}",

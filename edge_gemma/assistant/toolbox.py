@@ -21,6 +21,7 @@ from .effects import Effect, effect_of_function
 from .interface import Announcer
 from .mcp_servers import read_servers
 from .notes import Notes
+from .patience import PATIENCE, PatientCalls
 from .persona import Facts
 from .phrases import language_of, phrase
 from .python_tools import load_tools
@@ -89,6 +90,7 @@ class Toolbox:
         facts: Facts | None = None,
         language: str | None = None,
         ask_below: float = ASK_BELOW,
+        patience: float = PATIENCE,
     ) -> None:
         """Collects the tools.
 
@@ -99,6 +101,7 @@ class Toolbox:
                 name of one that is built in takes its place.
             language: the code of the language of questions; None for that of the words.
             ask_below: the probability of what was heard below which a call that changes something is asked back; 0 for never.
+            patience: seconds that a call of `functions` may take; see `PatientCalls`.
 
         Raises:
             EdgeGemmaValueError: "tool" for a function that cannot be described, for a tool without a function, for two tools of
@@ -106,15 +109,21 @@ class Toolbox:
         """
         if not 0 <= ask_below <= 1:
             raise EdgeGemmaValueError(f"A probability is between 0 and 1, not {ask_below:g}.", "argument")
-        self._own = [Tool.of(function) for function in functions]
-        for tool in self._own:
+        own = [Tool.of(function) for function in functions]
+        for tool in own:
             if tool.function is None:
                 raise EdgeGemmaValueError(
                     f"The tool {tool.name} has no function, so the assistant cannot run it.", "tool"
                 )
-        names = [tool.name for tool in self._own]
+        names = [tool.name for tool in own]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise EdgeGemmaValueError(f"Two tools are called {twice}.", "tool")
+        self._patient = PatientCalls(patience)
+        self._own = {
+            tool.name: (self._patient.of(tool), effect_of_function(tool.function, tool.name))
+            for tool in own
+            if tool.function
+        }
         self._sources, self._timers = list(sources), timers
         built_in = [
             *(timers.tools if timers else ()),
@@ -137,9 +146,7 @@ class Toolbox:
         return [problem for problem in told if problem]
 
     def _by_name(self) -> dict[str, tuple[Tool, Effect]]:
-        found: dict[str, tuple[Tool, Effect]] = {
-            tool.name: (tool, effect_of_function(tool.function, tool.name)) for tool in self._own if tool.function
-        }
+        found: dict[str, tuple[Tool, Effect]] = dict(self._own)
         for source in self._sources:
             for tool in source.tools:
                 # Where two have a tool of one name, the second one gets the name of its server too.
@@ -180,7 +187,8 @@ class Toolbox:
             self._timers.start(announce)
 
     def cancel(self) -> None:
-        """Ends the calls of servers that run, from any thread: they return an error."""
+        """Ends the calls that run, from any thread: they return an error. A function of the user goes on to its end."""
+        self._patient.cancel()
         for source in self._sources:
             source.cancel()
 
@@ -188,6 +196,7 @@ class Toolbox:
         """Ends timers and connections. Further calls do nothing."""
         if self._timers:
             self._timers.close()
+        self._patient.close()
         threads = [threading.Thread(target=source.close) for source in self._sources]
         for thread in threads:
             thread.start()

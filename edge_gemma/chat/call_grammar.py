@@ -141,7 +141,8 @@ class _Writer:
         extra = schema.get("additionalProperties", True)
         if extra is False:
             return '"{}"'
-        return self._map(self._value(extra) if isinstance(extra, Mapping) else self._anything(_DEPTH - 1))
+        least, most = int(schema.get("minProperties", 0)), schema.get("maxProperties")
+        return self._map(self._value(extra) if isinstance(extra, Mapping) else self._anything(_DEPTH - 1), least, most)
 
     def _members(self, properties: Mapping[str, Mapping[str, Any]], required: set[str]) -> str:
         """The members in the order of templates. Two rules for each: nothing precedes it, or something does."""
@@ -154,10 +155,10 @@ class _Writer:
             first, after = self._rule(with_first, "first"), self._rule(with_after, "more")
         return first
 
-    def _map(self, value: str) -> str:
+    def _map(self, value: str, least: int = 0, most: int | None = None) -> str:
         key = self._rule(r"/[a-zA-Z_][\w.\-]*/", "KEY")
         pair = f'{key} ":" {value}'
-        return f'"{{" ({pair} ("," {pair})*)? "}}"'
+        return f'"{{" {_list([], pair, least, most)} "}}"'
 
     def _anything(self, depth: int) -> str:
         """Any value, in so many levels at most."""

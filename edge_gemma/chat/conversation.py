@@ -53,7 +53,9 @@ class _Answer:
         sampling: Sampling | None,
         form: Form | None,
         progress: Progress | None,
+        hold: Callable[[ToolCall], bool] | None,
     ) -> None:
+        self.hold = hold
         self.max_tokens, self.stop_texts, self.sampling = max_tokens, stop, sampling
         self.form, self.progress = form, progress
         self.began = 0.0  # on the clock
@@ -125,7 +127,7 @@ class Chat:
             many as the session has room for.
         stop: a text, or several, that ends an answer and is left out of it.
         memory_limit: bytes, or a size such as "1.5GB", that the process stays within: see `Model.session`. The plan has what
-            the calls' grammar takes: 36 MB with Gemma's vocabulary.
+            the calls' grammar takes: 36 MB with Gemma's vocabulary, and 9 MB for checking calls.
         template: Jinja text to use instead of the file's.
         template_options: further variables for the template.
         max_rounds: how often in one answer the model may call tools.
@@ -255,6 +257,7 @@ class Chat:
         schema: Mapping[str, Any] | bool | str | None = None,
         grammar: Form | None = None,
         progress: Progress | None = None,
+        hold: Callable[[ToolCall], bool] | None = None,
     ) -> Iterator[ChatEvent]:
         """Sends a user's message and yields the answer as it is generated.
 
@@ -275,13 +278,17 @@ class Chat:
             schema, grammar: the form of the answer: a JSON schema, or a `Grammar`. Thoughts and calls are free of it. It needs
                 llguidance (the extra `structured`).
             progress: called while pictures are encoded, with the soft tokens that are done, and all that this answer needs.
+            hold: called with each call of a reply before any of them runs. Those for which it is true are not run, and are not
+                in the history; the others are, and the answer then ends with stop "tool_call". For calls that a person must
+                allow: append the call and its result to `history`, and call `send()`.
 
         Yields:
             Events: "thinking" and "text" with `text`; "tool_call" with `call`, before the tool runs; "tool_result" with
-            `call` and `result`; "broken_call" with `call` and `text`, for a call that was cut off or cannot be read: no tool
-            runs, and the model is told so if it goes on; at last "done" with `reply`, all that was said, and `stats`: stop
-            (eos, turn, length, stop, cancelled, tool_call, tool_limit), rounds, prompt_tokens (fed), reused_tokens (found in
-            the cache), image_tokens (soft tokens of pictures among those fed), generated_tokens, first_token_s, seconds.
+            `call` and `result`; "broken_call" with `call` and `text`, for a call that was cut off, cannot be read or does not
+            keep to its declaration: no tool runs, and the model is told so if it goes on; at last "done" with `reply`, all
+            that was said, and `stats`: stop (eos, turn, length, stop, cancelled, tool_call, tool_limit), rounds,
+            prompt_tokens (fed), reused_tokens (found in the cache), image_tokens (soft tokens of pictures among those fed),
+            generated_tokens, first_token_s, seconds.
 
             A thought that the model never opened can only be told from the answer by what follows it: it has come as "text"
             by then, and `reply` and the history have it among the thoughts.
@@ -302,7 +309,7 @@ class Chat:
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         sampling = self.sampling if sampling is None else sampling
         _check_options(max_tokens, sampling, self.max_rounds)
-        answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress)
+        answer = _Answer(max_tokens, stop_texts(stops), sampling, form_of(schema, None, grammar), progress, hold)
         if isinstance(answer.form, Grammar):
             answer.form.prepare(self._model.tokenizer)  # while the message is read
         self._close_open_answer()
@@ -371,16 +378,19 @@ class Chat:
                     self.history[-1]["tool_calls"] = _written_calls(reply.tool_calls)
                 answer.stop = refusal
                 return
-            yield from self._run_tools(loop, calls)
-            if self._cancelled:
-                answer.stop = "cancelled"
+            held = [call for call in calls if answer.hold and not call.problem and answer.hold(call)]
+            if free := [call for call in calls if not any(call is one for one in held)]:
+                yield from self._run_tools(loop, free)
+            if self._cancelled or held:
+                answer.stop = "cancelled" if self._cancelled else "tool_call"
                 return
             words = loop.own_words(self.session.tokens[start:])
             target = [*target, *words, *loop.continuation(words)]
 
     def _generate(self, answer: _Answer, target: list[Unit]) -> Generator[ChatEvent, None, Reply]:
         """One reply of the model. However it ends, its text is in the history afterwards; its calls are not yet."""
-        start, parser, form = self.session.position, self._prompt.parser(target), None
+        start, form = self.session.position, None
+        parser = self._prompt.parser(target) if self._calls is None else self._prompt.parser(target, self.tools.checked)
         if answer.form is not None or self._calls is not None:
             in_thought = self._prompt.in_thought(target)
             form = ReplyForm(self._calls, answer.form, thinking=self._thinking, in_thought=in_thought)

@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from ..vision.budgets import FRAME_BUDGET, choose_budget
 from ..vision.cache import picture_key
 from ..vision.sampling import time_text
 from ..vision.video import Clip
-from .calls import MARKERS, format_call, format_tool_response
+from .calls import MARKERS, ToolCall, format_call, format_tool_response
 from .reply import MODEL_STOPS, ReplyParser
 from .schemas import shown_schema
 from .template import render_chat
@@ -376,10 +376,10 @@ class Prompt:
             self._resumed = found[0] if found else ""
         return self._resumed
 
-    def parser(self, units: Sequence[Unit]) -> ReplyParser:
-        """What reads the reply to a prompt."""
+    def parser(self, units: Sequence[Unit], check: Callable[[ToolCall], ToolCall] = lambda call: call) -> ReplyParser:
+        """What reads the reply to a prompt. `check`: as in `ReplyParser`."""
         markers, ends = self._markers_of_replies()
-        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends)
+        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends, check_call=check)
 
     def stop_tokens(self) -> set[int]:
         """The ids with which the model itself ends a reply."""

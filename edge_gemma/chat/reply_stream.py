@@ -15,12 +15,13 @@ Owns the order of constraint, stop texts and parser, and the count of tokens. Kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..engine.constraint import Constraint
 from ..engine.generation import StopFilter, Token
 from ..engine.interface import Form
 from ..engine.tokenizer import StreamingDetokenizer
+from .calls import ToolCall
 from .prompt import Prompt, Unit
 from .reply import MODEL_STOPS, ChatEvent, Reply
 
@@ -45,6 +46,7 @@ class ReplyStream:
         stop: Sequence[str] = (),
         form: Form | None = None,
         every_token: bool = False,
+        check: Callable[[ToolCall], ToolCall] = lambda call: call,
     ) -> None:
         """Begins the reply to a prompt.
 
@@ -55,10 +57,11 @@ class ReplyStream:
             stop: texts that end it.
             form: what it keeps to, such as a `ReplyForm`.
             every_token: no token is forced, so that each has a probability.
+            check: of calls that are whole: as in `ReplyParser`.
         """
         self.stop, self.generated = "" if max_tokens > 0 else "length", 0
         self.constraint: Constraint | None = None if form is None else form.start(prompt.tokenizer)
-        self._parser = prompt.parser(units)
+        self._parser = prompt.parser(units, check)
         self._filter, self._max_tokens = StopFilter(stop), max_tokens
         self._text = StreamingDetokenizer(prompt.tokenizer)
         self._every_token = every_token

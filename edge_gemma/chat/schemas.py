@@ -26,6 +26,7 @@ __all__ = [
     "TOOL_NAME",
     "TYPE_NAMES",
     "function_schema",
+    "given_parameters",
     "outer_frame",
     "resolved_schema",
     "schema_of_values",
@@ -146,6 +147,12 @@ def function_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         warn_caller(f"Tool {name}: {', '.join(dict.fromkeys(unknown))} will not reach the model.")
     return {"type": "function", "function": function}
+
+
+def given_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The schema of the arguments of a ready schema as it was given; None where there is none."""
+    inner = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
+    return next((inner[key] for key in _PARAMETERS if inner.get(key) is not None), None)
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------

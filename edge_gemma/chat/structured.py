@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ..engine.interface import Form, TokenizerLike
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from .json_schema import readable_schema
+from .validation import Check, check_of
 from .vocabulary import library, prepare, view_of
 
 __all__ = ["Following", "Grammar", "form_of"]
@@ -55,10 +57,12 @@ class Grammar:
     does that by itself. What is read takes 36 MB for Gemma's vocabulary.
     """
 
-    def __init__(self, definition: str, kind: str) -> None:
-        """Internal: use `json_schema`, `regex` and `lark`. `kind` is what errors call it."""
-        self._definition, self._kind = definition, kind
+    def __init__(self, definition: str, kind: str, schema: Any = None) -> None:
+        """Internal: use `json_schema`, `regex` and `lark`. `kind` is what errors call it; `schema`: that answers keep to."""
+        self._definition, self._kind, self._schema = definition, kind, schema
         self._matchers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # fresh ones, by tokenizer
+        self._compiling = threading.Lock()
+        self._check: Check | None = None  # of whole answers; made for the first one
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
@@ -86,7 +90,7 @@ class Grammar:
             definition = matcher.grammar_from_json_schema(text, overrides=_JSON)
         except ValueError as error:  # nested too deeply, or with a number that is too long
             raise EdgeGemmaValueError(f"The schema cannot be used: {_in_one_line(str(error))}.", "argument") from None
-        return cls(definition, "schema")._checked()
+        return cls(definition, "schema", plain or None)._checked()
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -124,7 +128,17 @@ class Grammar:
                 problem = probe.get_error()
                 raise self._unusable("nothing satisfies it" if "NoExtension" in problem else problem)
             self._matchers[tokenizer] = fresh
-        return Following(fresh.deep_copy(), vocabulary)
+        return Following(fresh.deep_copy(), vocabulary, None if self._schema is None else self._problem_of)
+
+    def _problem_of(self, answer: bytes) -> str:
+        """What is wrong with a whole answer; "" where it keeps to the schema."""
+        with self._compiling:
+            if self._check is None:
+                self._check = check_of(self._schema, formats=False) or (lambda data: "")
+        try:
+            return self._check(json.loads(answer, parse_float=_finite))
+        except (ValueError, RecursionError) as error:
+            return str(error)
 
     def _checked(self) -> Grammar:
         if len(self._definition) > _LONGEST:
@@ -168,9 +182,10 @@ class Grammar:
 class Following:
     """An answer on its way through a grammar: a `Constraint`."""
 
-    def __init__(self, matcher: Any, vocabulary: Any) -> None:
-        """Internal: use `Grammar.start`."""
-        self._matcher, self._vocabulary = matcher, vocabulary
+    def __init__(self, matcher: Any, vocabulary: Any, problem_of: Callable[[bytes], str] | None = None) -> None:
+        """Internal: use `Grammar.start`. `problem_of`: tells what is wrong with a whole answer."""
+        self._matcher, self._vocabulary, self._problem_of = matcher, vocabulary, problem_of
+        self._answer: list[bytes] = []
         self._mask = np.zeros((vocabulary.vocab_size + 31) // 32, np.uint32)
         self._ends = frozenset(vocabulary.eos_tokens)
         self._characters = codecs.getincrementaldecoder("utf-8")("ignore")
@@ -193,14 +208,18 @@ class Following:
         return self._mask
 
     def accept(self, tokens: Sequence[int]) -> None:
-        """The answer goes on with these tokens. Raises EdgeGemmaError "grammar" if they cannot stand here."""
+        """The answer goes on with these tokens. Raises EdgeGemmaError "grammar" if they cannot stand here, and if they end an
+        answer that does not keep to its schema."""
         for token in tokens:
+            if token in self._ends:
+                self._end()
             if token in self._ends and self._matcher.is_stopped():
                 continue
             self._matcher.consume_token(token)
             self._require()
             if token not in self._ends:
-                self._characters.decode(self._vocabulary.decode_bytes([token]))
+                self._answer.append(self._vocabulary.decode_bytes([token]))
+                self._characters.decode(self._answer[-1])
 
     def forced(self) -> list[int]:
         """Tokens without a choice that come next; whole characters only, and no end."""
@@ -213,6 +232,13 @@ class Following:
             if not pending.getstate()[0]:
                 whole = number
         return tokens[:whole]
+
+    def _end(self) -> None:
+        """Checks the whole answer, once. A grammar is a little wider than a schema: an object may have a name twice, and then
+        has too few members."""
+        problem_of, self._problem_of = self._problem_of, None
+        if problem_of is not None and (problem := problem_of(b"".join(self._answer))):
+            raise EdgeGemmaError(f"The answer does not keep to the schema: {_in_one_line(problem)}.", "grammar")
 
     def _require(self) -> None:
         if self._matcher.is_error():
@@ -233,6 +259,11 @@ def form_of(schema: Any = None, regex: str | None = None, grammar: str | Form | 
 
 
 # ---- llguidance --------------------------------------------------------------------------------------------------------
+
+
+def _finite(digits: str) -> float:
+    """A number of JSON, however large it is written."""
+    return min(max(float(digits), -sys.float_info.max), sys.float_info.max)
 
 
 def _in_one_line(problem: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -17,8 +18,10 @@ from typing import Any
 
 from ..errors import EdgeGemmaValueError
 from .arguments import convert_object, revive
-from .schemas import function_schema, warn_caller
+from .calls import ToolCall
+from .schemas import function_schema, given_parameters, warn_caller
 from .signatures import Described, callable_hints, describe
+from .validation import Check, check_of
 
 __all__ = ["Tool", "Toolbox", "as_schema", "tool_schema"]
 
@@ -82,11 +85,13 @@ class Tool:
         schema: {"type": "function", "function": {...}}.
         function: called with the converted arguments by name; None when only the schema is known.
         hints: the types of the arguments; None to read them from the function.
+        declared: the JSON schema of the arguments as it was given, where `schema` says less: see `Toolbox.checked`.
     """
 
     schema: dict[str, Any]
     function: Callable[..., Any] | None = None
     hints: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
+    declared: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, tool: Any) -> Tool:
@@ -94,7 +99,9 @@ class Tool:
         if isinstance(tool, Tool):
             return tool
         if isinstance(tool, Mapping) or not callable(tool):
-            return cls(tool_schema(tool))
+            schema = tool_schema(tool)
+            given = tool if isinstance(tool, Mapping) else tool.model_dump(exclude_none=True)
+            return cls(schema, declared=given_parameters(given))
         described = _described(tool)
         return cls({"type": "function", "function": described.schema}, tool, described.hints)
 
@@ -138,6 +145,7 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[Any] = ()) -> None:
         self._tools: dict[str, Tool] = {}
+        self._checks: dict[str, Check | None] = {}  # of tools that were called
         for tool in map(Tool.of, tools):
             if tool.name in self._tools:
                 raise EdgeGemmaValueError(f"Two tools are called {tool.name}.", code="tool")
@@ -157,6 +165,28 @@ class Toolbox:
     def can_call(self, name: str) -> bool:
         """False when only the schema of the tool is known. An unknown name can be called: the result is an error."""
         return name not in self._tools or self._tools[name].function is not None
+
+    def checked(self, call: ToolCall) -> ToolCall:
+        """A call that the grammar of calls has led, checked against the schema that was given: a grammar cannot follow all of
+        JSON Schema. Where the notation of calls has no room for the name of an argument, the call gets the declared one.
+
+        A call that does not keep to the schema comes back with its `problem`. Without jsonschema-rs none is checked.
+        """
+        tool = self._tools.get(call.name)
+        if call.problem or tool is None or tool.declared is None:
+            return call
+        if call.name not in self._checks:
+            self._checks[call.name] = check_of(tool.declared)
+        check = self._checks[call.name]
+        if check is None or not (problem := check(call.arguments)):
+            return call
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            arguments = convert_object(call.arguments, tool.schema["function"].get("parameters") or {}, "")
+            if not check(arguments):
+                return dataclasses.replace(call, arguments=arguments)
+        return dataclasses.replace(
+            call, problem=f"its arguments do not keep to the declaration of the tool ({problem})"
+        )
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Runs a tool.

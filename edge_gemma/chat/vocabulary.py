@@ -26,6 +26,7 @@ __all__ = ["can_constrain", "end_tokens", "library", "prepare", "view_bytes", "v
 _ENDS = ("<turn|>",)  # besides <eos>
 # Bytes for each token, measured with Gemma's vocabulary, and for the library itself.
 _TOKEN_BYTES, _LIBRARY_BYTES = 120, 5_000_000
+_CHECK_BYTES = 9_000_000  # of jsonschema-rs, which checks what is complete
 
 
 def library() -> Any:
@@ -71,10 +72,14 @@ def view_of(tokenizer: TokenizerLike) -> Any:
 
 
 def view_bytes(tokenizer: TokenizerLike) -> int:
-    """Bytes that making the view adds to the process; 0 if there is one, or llguidance is not installed."""
+    """Bytes that making the view adds to the process, and checking what is complete; 0 if there is a view, or llguidance is not
+    installed."""
     with _lock:
         made = (found := _views.get(tokenizer)) is not None and found.done()
-    return 0 if made or not can_constrain() else _LIBRARY_BYTES + _TOKEN_BYTES * tokenizer.vocab_size
+    if made or not can_constrain():
+        return 0
+    checks = _CHECK_BYTES if importlib.util.find_spec("jsonschema_rs") is not None else 0
+    return _LIBRARY_BYTES + checks + _TOKEN_BYTES * tokenizer.vocab_size
 
 
 def _make(made: Future[Any], module: Any, vocabulary: _Vocabulary) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from ..chat.prompt import Media
-from ..chat.reply import ChatEvent, Reply
+from ..chat.reply import MODEL_STOPS, ChatEvent, Reply
 from ..chat.reply_stream import ReplyStream
 from ..chat.timeline import Timeline
 from ..engine.generation import Token
@@ -142,6 +142,7 @@ class Job:
         self.encoding: concurrent.futures.Future[None] | None = None
         self._lock = threading.Lock()
         self._thinking = 0
+        self._unmade = ""  # of the answer: which calls were not made, and why
         self._tokens: list[Token] = []  # those whose text has not been told
         self._told: list[Token] = []
 
@@ -202,7 +203,7 @@ class Job:
 
     def tell(self, events: list[ChatEvent]) -> None:
         """Puts what was said into the mailbox."""
-        for event in events:
+        for event in map(self._with_reason, events):
             tokens: tuple[Token, ...] = ()
             if event.kind == "text":
                 tokens, self._tokens = tuple(self._tokens), []
@@ -212,17 +213,28 @@ class Job:
             if not self.mailbox.put(Said(event, tokens)):
                 self.cancelled = True
 
+    def _with_reason(self, event: ChatEvent) -> ChatEvent:
+        """A call that is not made becomes text that tells why, unless the answer's stop does: clients know no other place."""
+        assert self.stream is not None
+        if event.kind != "broken_call" or event.call is None or self.stream.stop not in ("", *MODEL_STOPS):
+            return event
+        before = "\n\n" if self._unmade or self.stream.reply.content else ""
+        text = f"{before}The call of {event.call.name or 'a tool'} was not made, because {event.call.problem}."
+        self._unmade += text
+        return ChatEvent("text", text=text)
+
     def end(self, stop: str) -> None:
         """Tells the end."""
         assert self.stream is not None
         self.tell(self.stream.end(stop))
         now = time.monotonic()
         self.state = "ended"
+        reply = self.stream.reply
         self.mailbox.put(
             Ended(
                 self.stream.stop,
                 self.stream.stop_text,
-                self.stream.reply,
+                dataclasses.replace(reply, content=reply.content + self._unmade),
                 self.usage,
                 tuple(self._told),
                 self.begun - self.arrived,

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ..chat.attachments import check_senses
 from ..chat.call_grammar import CALL, call_grammar
+from ..chat.calls import ToolCall
 from ..chat.prompt import Media, Prompt, Unit
 from ..chat.reply_grammar import ReplyForm
 from ..chat.structured import Grammar
@@ -83,6 +84,7 @@ class Prepared:
         form: what the reply keeps to.
         sampling: how it is drawn.
         max_tokens: the most tokens of the reply.
+        check: of calls that are whole: as in `ReplyParser`.
     """
 
     request: ChatRequest
@@ -93,6 +95,16 @@ class Prepared:
     form: Form | None
     sampling: Sampling
     max_tokens: int
+    check: Callable[[ToolCall], ToolCall] = lambda call: call
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What requests with the same tools share: what writes their prompts, the grammar of calls, the tools."""
+
+    prompt: Prompt
+    calls: Form | None
+    tools: Toolbox
 
 
 class Preparer:
@@ -102,13 +114,14 @@ class Preparer:
         """`context`: the tokens of a timeline; `moves_times`: whether lines with the time move to where they cost little."""
         self._model, self._context, self._moves_times = model, context, moves_times
         self._lock = threading.Lock()
-        self._prompts: OrderedDict[str, tuple[Prompt, Form | None]] = OrderedDict()
+        self._prompts: OrderedDict[str, _Written] = OrderedDict()
         self._forms: OrderedDict[str, Form] = OrderedDict()
 
     def prepare(self, request: ChatRequest) -> Prepared:
         """The prompt of a request. Raises RequestError and EdgeGemmaError."""
         with self._lock:
-            prompt, calls = self._prompt_of(request)
+            written = self._prompt_of(request)
+            prompt = written.prompt
             units, marks = self._units(request, prompt)
             tokens = sum(1 if not isinstance(unit, Media) else self._size(unit) for unit in units)
             room = self._context - tokens
@@ -118,14 +131,15 @@ class Preparer:
                     f"The conversation is too long: it has {tokens} tokens, and there is room for {self._context - 1}.",
                     code="context_length_exceeded",
                 )
-            form, sampling = self._form_of(request, prompt, calls, units)
+            form, sampling = self._form_of(request, prompt, written.calls, units)
             limit = room if request.max_tokens is None else min(request.max_tokens, room)
-            return Prepared(request, prompt, units, tokens, marks, form, sampling, limit)
+            prepared = Prepared(request, prompt, units, tokens, marks, form, sampling, limit)
+            return dataclasses.replace(prepared, check=written.tools.checked) if written.calls else prepared
 
     def count(self, request: ChatRequest) -> int:
         """The tokens of a request, however long it is. Raises as `prepare`."""
         with self._lock:
-            units, _ = self._units(request, self._prompt_of(request)[0])
+            units, _ = self._units(request, self._prompt_of(request).prompt)
             return sum(1 if not isinstance(unit, Media) else self._size(unit) for unit in units)
 
     def warm_up(self) -> None:
@@ -135,19 +149,19 @@ class Preparer:
 
     # ---- prompts ----
 
-    def _prompt_of(self, request: ChatRequest) -> tuple[Prompt, Form | None]:
-        """What writes the prompt, and the grammar of the calls. Kept, so that a model's spellings are known later."""
+    def _prompt_of(self, request: ChatRequest) -> _Written:
+        """What writes the prompt. Kept, so that a model's spellings are known later."""
         key = json.dumps([request.tools, request.thinking])
 
-        def make() -> tuple[Prompt, Form | None]:
-            schemas = _tool_schemas(request.tools)
+        def make() -> _Written:
+            tools = _toolbox(request.tools)
             prompt = Prompt(
                 self._model.tokenizer,
                 self._model.tokenizer.chat_template,
-                schemas,
+                tools.schemas,
                 {"enable_thinking": request.thinking},
             )
-            return prompt, _calls_of(schemas, self._model)
+            return _Written(prompt, _calls_of(tools.schemas, self._model), tools)
 
         return _kept(self._prompts, key, _PROMPTS, make)
 
@@ -178,7 +192,7 @@ class Preparer:
             if (token := prompt.token(CALL)) is not None and request.text is None:
                 sampling = dataclasses.replace(sampling, suppress=(*sampling.suppress, token))
         elif choice not in ("auto", "required"):
-            named = [tool for tool in _tool_schemas(request.tools) if tool["function"]["name"] == choice]
+            named = [tool for tool in _toolbox(request.tools).schemas if tool["function"]["name"] == choice]
             if not named:
                 raise RequestError(400, f"There is no tool {choice}.", param="tool_choice")
             calls = _calls_of(named, self._model)
@@ -210,13 +224,11 @@ def _kept(store: OrderedDict[str, _T], key: str, most: int, make: Callable[[], _
     return store[key]
 
 
-def _tool_schemas(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _toolbox(tools: Sequence[Mapping[str, Any]]) -> Toolbox:
     """The declarations. What a schema has that the model will not see is not told: nothing of a request is written anywhere."""
-    if not tools:
-        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Toolbox(tools).schemas
+        return Toolbox(tools)
 
 
 def _calls_of(schemas: Sequence[Mapping[str, Any]], model: ModelLike) -> Form | None:

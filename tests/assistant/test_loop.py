@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from edge_gemma.assistant.machine import Settings
+from edge_gemma.assistant.toolbox import Toolbox
 from edge_gemma.chat.calls import format_call
 from edge_gemma.errors import EdgeGemmaValueError
-from support.assistants import Room, Speaking, Tools, call, speech
+from support.assistants import Room, Someone, Speaking, Tools, call, speech
 from support.scripted import RATE, ScriptedSession
 
 FREE = Settings(names=("Nabu",), interruption="speech", hears_itself=False)
@@ -218,6 +219,125 @@ def test_a_call_is_asked_back(answer: str, counted: int, reply: str, remembers: 
             assert "Shall I" not in asked(room) and asked(room).count("Count on.") == 1 and "Yes" not in asked(room)
 
 
+@pytest.mark.parametrize("language, said", [("en", "20 degrees Celsius"), ("de", "20 Grad Celsius"), ("ja", "20 °C")])
+def test_signs_are_spoken_in_the_language_of_the_answer(language: str, said: str) -> None:
+    def answering(session: ScriptedSession) -> str:
+        return understood(session) or "**20 °C**. ---\n"
+
+    with Room(answering, persona=Someone(language)) as room:
+        room.ask()
+        room.turns(1)
+        assert room.voice.said[0] == (f"{said}.", language)
+
+
+def several(*calls: str) -> Any:
+    """A model that makes these calls at once when it is to count, and hears "Yes." in short speech."""
+
+    def answering(session: ScriptedSession) -> str:
+        words = understood(session)
+        if words is not None:
+            return "Yes." if words == WORDS[1.5] else "No." if words == WORDS[2.5] else words
+        if "Count" in session.text.rpartition("<|turn>user\n")[2]:
+            return "Done." if "<|tool_response>" in session.text else "".join(calls) + "<|tool_response>"
+        return "What?"
+
+    return answering
+
+
+class Doors:
+    """Tools, and what was done with them."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+
+    def count(self, by: int) -> int:
+        """Counts on."""
+        self.done.append(by)
+        return by
+
+    def open(self, door: str) -> str:
+        """Opens a door."""
+        self.done.append(door)
+        if door == "jammed":
+            raise ValueError("the door is jammed")
+        return f"{door} is open"
+
+    def tools(self) -> Tools:
+        return Tools(self.count, self.open, asks=lambda call, confidence: self.question(call))
+
+    @staticmethod
+    def question(call: Any) -> str | None:
+        return f"Open the {call.arguments['door']} door?" if call.name == "open" else None
+
+
+COUNT, FRONT, BACK = (
+    format_call("count", {"by": 3}),
+    *(format_call("open", {"door": door}) for door in ("front", "back")),
+)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("calls", [(COUNT, FRONT), (FRONT, COUNT)])
+@pytest.mark.parametrize(
+    "seconds, done, reply", [(1.5, [3, "front"], "Done."), (2.5, [3], "All right, I will leave that.")]
+)
+def test_calls_beside_one_that_is_asked_back_are_made(
+    seconds: float, done: list[Any], reply: str, calls: tuple[str, ...], remembers: bool
+) -> None:
+    doors = Doors()
+    with Room(several(*calls), tools=doors.tools(), remembers=remembers) as room:
+        room.ask(3.5)
+        room.turns(1)
+        assert doors.done == [3] and [text for text, _ in room.voice.said] == ["Open the front door?"]
+        room.state("awake")
+        room.clock.say(speech(seconds))
+        room.turns(2)
+        assert doors.done == done and room.voice.said[-1][0] == reply
+        if reply == "Done.":  # the model reads a conversation in which all calls were made
+            assert asked(room).count("<|tool_response>") == 2 and "front is open" in asked(room)
+            assert "door?" not in asked(room) and "Yes" not in asked(room) and asked(room).count("Count on.") == 1
+
+
+@pytest.mark.parametrize("seconds, done", [((1.5, 1.5), ["front", "back"]), ((1.5, 2.5), ["front"]), ((2.5,), [])])
+def test_each_of_several_calls_is_asked_back(seconds: tuple[float, ...], done: list[str]) -> None:
+    """A no ends the questions."""
+    doors = Doors()
+    with Room(several(FRONT, BACK), tools=doors.tools()) as room:
+        room.ask(3.5)
+        for number, length in enumerate(seconds, start=1):
+            room.turns(number)
+            assert doors.done == ["front", "back"][: number - 1]
+            assert room.voice.said[-1][0] == f"Open the {['front', 'back'][number - 1]} door?"
+            room.state("awake")
+            room.clock.say(speech(length))
+        room.turns(len(seconds) + 1)
+        assert doors.done == done and len(room.voice.said) == len(seconds) + 1
+
+
+def test_one_question_about_the_words_is_for_all_their_calls() -> None:
+    doors = Doors()
+    tools = Tools(doors.count, doors.open, asks=lambda call, confidence: "Did you say: count on?")
+    with Room(several(COUNT, FRONT), tools=tools) as room:
+        room.ask(3.5)
+        room.turns(1)
+        assert doors.done == [] and len(room.voice.said) == 1
+        room.state("awake")
+        room.clock.say(speech(1.5))
+        room.turns(2)
+        assert doors.done == [3, "front"] and room.voice.said[-1][0] == "Done."
+
+
+def test_a_call_that_failed_beside_a_question_is_told() -> None:
+    doors = Doors()
+    asks = lambda call, confidence: "Open it?" if call.arguments.get("door") == "front" else None  # noqa: E731
+    calls = (format_call("open", {"door": "jammed"}), FRONT)
+    with Room(several(*calls), tools=Tools(doors.open, asks=asks)) as room:
+        room.ask(3.5)
+        room.turns(1)
+        said = " ".join(text for text, _ in room.voice.said)
+        assert doors.done == ["jammed"] and said == "That did not work: the door is jammed. Open it?"
+
+
 def test_a_failure_is_told_where_the_model_says_nothing() -> None:
     def count(by: int) -> int:
         """Counts on."""
@@ -231,6 +351,30 @@ def test_a_failure_is_told_where_the_model_says_nothing() -> None:
         room.ask(3.5)
         room.turns(1)
         assert " ".join(text for text, _ in room.voice.said) == "That did not work: there is no number after nine."
+
+
+def test_a_function_that_hangs_is_told_and_the_next_turn_works() -> None:
+    go_on = threading.Event()
+
+    def count(by: int) -> int:
+        """Counts on."""
+        go_on.wait(60)
+        return by
+
+    def silent(session: ScriptedSession) -> str:
+        answer = script(session)
+        return "" if answer == "Three." else answer
+
+    with Room(silent, tools=Toolbox([count], patience=0.2, ask_below=0)) as room:
+        room.ask(3.5)
+        room.turns(1)
+        said = " ".join(text for text, _ in room.voice.said)
+        assert said.startswith("That did not work: count has not answered within 0.2 seconds")
+        room.state("awake")
+        room.clock.say(speech(1.5))
+        room.turns(2)
+        assert "It is noon." in [text for text, _ in room.voice.said]
+    go_on.set()
 
 
 @pytest.mark.parametrize("how", ["speech", "wake", "key"])

@@ -68,6 +68,10 @@ def test_the_tools_of_a_program(shared: McpServer) -> None:
     assert {"temperature", "light.turn-on", "slow"} <= set(schemas) and shared.problem == ""
     assert schemas["temperature"]["description"] == "Tells the temperature of a room"
     assert schemas["light.turn-on"]["parameters"]["required"] == ["name"]
+    declared = {tool.name: tool.declared for tool in shared.tools}["light.turn-on"]
+    assert (
+        declared is not None and declared["type"] == "object" and declared["required"] == ["name"]
+    )  # as the server has it
     effects = {name: shared.effect(name) for name in ("temperature", "light.turn-on", "get_context", "slow")}
     assert effects == {"temperature": "reads", "light.turn-on": "changes", "get_context": "reads", "slow": "changes"}
 

@@ -7,6 +7,9 @@ import functools
 import importlib.util
 import os
 import stat
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from edge_gemma.assistant.asking import confidence_of, yes_or_no
 from edge_gemma.assistant.effects import effect_of_function, effect_of_hints, effect_of_name
 from edge_gemma.assistant.notes import Notes
 from edge_gemma.assistant.persona import Facts, SpokenPersona
+from edge_gemma.assistant.phrases import failure
 from edge_gemma.assistant.python_tools import load_tools
 from edge_gemma.assistant.state import state_folder, write_text
 from edge_gemma.assistant.timers import Timers
@@ -114,6 +118,68 @@ def test_files_that_cannot_be_used(tmp_path: Path, code: str, message: str) -> N
     assert caught.value.code == "tool"
     with pytest.raises(EdgeGemmaOSError, match=r"cannot read .*missing\.py: No such file"):
         load_tools(str(tmp_path / "missing.py"))
+
+
+# ---- functions that hang ---------------------------------------------------------------------------------------------
+
+
+class Lamps:
+    """Functions of a user, one of which hangs until it is let go."""
+
+    def __init__(self) -> None:
+        self.go_on, self.done, self.threads = threading.Event(), list[str](), set[str]()
+
+    def slow(self) -> str:
+        """Hangs."""
+        self.go_on.wait(60)
+        self.done.append("slow")
+        return "late"
+
+    def quick(self, name: str) -> str:
+        """Does not."""
+        self.threads.add(threading.current_thread().name + str(threading.get_ident()))
+        return f"quick {name}"
+
+    async def later(self) -> str:
+        """Waits a little."""
+        return "later"
+
+    def leave(self) -> None:
+        """Wants to end the program."""
+        sys.exit(3)
+
+
+def test_a_function_that_hangs_does_not_hang_the_assistant() -> None:
+    lamps = Lamps()
+    toolbox = Toolbox([lamps.slow, lamps.quick, lamps.later, lamps.leave], patience=0.2)
+    calls = Calls(toolbox.tools)
+    assert [calls.call("quick", {"name": name}) for name in "ab"] == ["quick a", "quick b"]
+    assert len(lamps.threads) == 1  # what a function keeps for its thread stays usable
+    error = calls.call("slow", {})["error"]
+    assert "slow has not answered within 0.2 seconds" in error and failure({"error": error}, "en") != failure({}, "en")
+    assert error in str(failure({"error": error}, "en"))  # it can be said
+    assert "still busy" in calls.call("slow", {})["error"] and not lamps.done
+    assert calls.call("quick", {"name": "c"}) == "quick c" and calls.call("later", {}) == "later"
+    assert "SystemExit" in calls.call("leave", {})["error"]
+    lamps.go_on.set()
+    while calls.call("slow", {}) != "late":
+        time.sleep(0.01)
+    assert lamps.done == ["slow", "slow"]  # the late result of the first call is in no answer
+    toolbox.close()
+
+
+def test_stop_ends_the_waiting_for_a_function() -> None:
+    lamps = Lamps()
+    toolbox = Toolbox([lamps.slow], patience=60)
+    calls, results = Calls(toolbox.tools), list[Any]()
+    thread = threading.Thread(target=lambda: results.append(calls.call("slow", {})))
+    thread.start()
+    while thread.is_alive():
+        toolbox.cancel()
+        thread.join(0.01)
+    assert "cancelled" in results[0]["error"]
+    lamps.go_on.set()
+    toolbox.close()
 
 
 # ---- which calls are asked back --------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(runs=st.one_of(RUNS, CHATTER), rules=RULES, rest=st.integers(0, BLOCK - 1), data=st.data())
 def test_no_sample_is_lost_or_doubled(runs, rules, rest, data) -> None:
     size = sum(count for count, _ in runs) * BLOCK + rest

@@ -193,15 +193,35 @@ def test_every_call_validates(toy: eg.Model, tools: list[dict[str, Any]]) -> Non
         assert generation.stop in ("eos", "turn", "length")
         if generation.stop == "length":
             continue
-        reply = eg.parse_reply(CALL + generation.text)
-        assert len(reply.tool_calls) == 1 and not reply.broken_calls, generation.text
-        call = reply.tool_calls[0]
-        parameters = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}[call.name]
-        kind = jsonschema.Draft202012Validator
-        strict = {**parameters, "additionalProperties": False}
-        jsonschema.validate(call.arguments, strict, cls=kind, format_checker=kind.FORMAT_CHECKER)
+        validated(generation.text, tools)
         finished += 1
     assert finished
+
+
+def validated(text: str, tools: list[dict[str, Any]]) -> None:
+    """The text is one call, which keeps to its declaration."""
+    reply = eg.parse_reply(CALL + text)
+    assert len(reply.tool_calls) == 1 and not reply.broken_calls, text
+    call = reply.tool_calls[0]
+    parameters = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}[call.name]
+    kind = jsonschema.Draft202012Validator
+    strict = {**parameters, "additionalProperties": False}
+    jsonschema.validate(call.arguments, strict, cls=kind, format_checker=kind.FORMAT_CHECKER)
+
+
+@pytest.mark.parametrize("shape", ["e2b", "e4b", "moe", "dense"])
+def test_every_call_of_random_weights_validates(shape: str) -> None:
+    finished = 0
+    with eg.Model.load(ROOT / "tests" / "data" / f"{shape}-Q4_0.gguf", threads=2) as model:
+        for tools in [*[[tool] for tool in DECLARED], DECLARED]:
+            for seed, temperature in enumerate((0.0, 0.7, 1.0, 2.0)):
+                top = {"top_k": 0, "top_p": 1.0} if temperature > 1 else {}
+                generation = written(model, tools, seed, eg.Sampling(temperature=temperature, **top))
+                assert generation.stop in ("eos", "turn", "length")
+                if generation.stop != "length":
+                    validated(generation.text, tools)
+                    finished += 1
+    assert finished > 2 * len(DECLARED)
 
 
 def test_the_calls_of_a_home_can_be_written(toy: eg.Model) -> None:

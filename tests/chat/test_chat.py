@@ -345,6 +345,27 @@ def test_tools_without_a_function_are_left_to_the_caller() -> None:
     assert session.text.endswith(f"<|turn>model\n<|channel>thought\nHm\n<channel|>{CALL}{RESPONSE}7.<turn|>")
 
 
+def test_a_call_that_is_held_is_left_to_the_caller() -> None:
+    """The others of its reply are run."""
+    other = CALL.replace("Rome", "Oslo")
+    chat, session = open_chat(CALL + other + "<|tool_response>", "Both 7.<turn|>", tools=[get_weather])
+    events = list(chat.send("Weather?", hold=lambda call: call.arguments == {"city": "Rome"}))
+    assert [event.arguments for event in events if event.kind == "tool_result"] == [{"city": "Oslo"}]
+    assert events[-1].stop == "tool_call" and len(events[-1].reply.tool_calls) == 2
+    assert [message["role"] for message in chat.history] == ["user", "assistant", "tool"]
+    assert len(chat.history[1]["tool_calls"]) == 1
+    chat.history += [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Rome"}}}],
+        },
+        {"role": "tool", "name": "get_weather", "content": {"sky": "rain", "temp": 7}},
+    ]
+    assert texts(chat.send()) == "Both 7."
+    assert session.text.endswith(f"{other}{RESPONSE}{CALL}{RESPONSE}Both 7.<turn|>")
+
+
 def test_leaving_the_loop_keeps_what_was_said() -> None:
     chat, session = open_chat("One two three.<turn|>", "Go on.<turn|>")
     for event in chat.send("Count"):

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edge_gemma as eg
@@ -68,6 +69,26 @@ def test_every_answer_validates(toy: eg.Model, case: dict[str, Any]) -> None:
     assert finished or case["name"] == "pattern unanchored"  # who would draw "cat"?
 
 
+@pytest.mark.parametrize("shape", ["e2b", "e4b", "moe", "dense"])
+def test_every_answer_of_random_weights_validates(shape: str) -> None:
+    """Of every schema, at every temperature. Another vocabulary cuts texts at other places."""
+    finished, unfinished = 0, set()
+    with eg.Model.load(ROOT / "tests" / "data" / f"{shape}-Q4_0.gguf", threads=2) as model:
+        for case in SCHEMAS:
+            grammar, ended = Grammar.json_schema(case["schema"]), 0
+            for seed, temperature in enumerate((0.0, 0.7, 1.0, 2.0, 30.0)):
+                top = {"top_k": 0, "top_p": 1.0} if temperature > 1 else {}
+                sampling = eg.Sampling(temperature=temperature, **top)
+                generation = begun(model, seed).generate(150, sampling=sampling, grammar=grammar)
+                assert generation.stop in ("eos", "turn", "length")
+                if generation.stop != "length":
+                    validate(generation.text, case["schema"])
+                    ended += 1
+            finished += ended
+            unfinished |= set() if ended else {case["name"]}
+    assert finished > 2 * len(SCHEMAS), unfinished
+
+
 @pytest.mark.parametrize("case", SCHEMAS, ids=lambda case: case["name"])
 def test_what_a_schema_allows(toy: eg.Model, case: dict[str, Any]) -> None:
     """The valid instances can be written, token by token, and no invalid one can be finished."""
@@ -88,6 +109,36 @@ def follows(model: eg.Model, grammar: Grammar, text: str) -> bool:
             return False
         following.accept([token])
     return following.complete
+
+
+MAP = {"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 2, "maxProperties": 2}
+
+
+def test_an_answer_that_a_grammar_is_too_wide_for_ends_with_an_error(toy: eg.Model) -> None:
+    """No grammar knows that a name has been there before."""
+    pytest.importorskip("jsonschema_rs", reason="needs jsonschema-rs")
+    for text, valid in (('{"a": true, "b": false}', True), ('{"a": true, "a": false}', False)):
+        following, end = Grammar.json_schema(MAP).start(toy.tokenizer), toy.tokenizer.find("<eos>")
+        assert end is not None
+        for token in toy.tokenizer.encode(text):
+            assert following.check(token) is None
+            following.accept([token])
+        assert following.complete
+        if valid:
+            following.accept([end])
+            continue
+        with pytest.raises(eg.EdgeGemmaError, match=r"does not keep to the schema: .*propert.*\.") as caught:
+            following.accept([end])
+        assert caught.value.code == "grammar"
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "[" * 300 + "]" * 300, "12345678901234567890123", '"\u2028"'])
+def test_odd_answers_are_no_problem_of_the_check(toy: eg.Model, text: str) -> None:
+    following, end = Grammar.json_schema({"title": "Anything"}).start(toy.tokenizer), toy.tokenizer.find("<turn|>")
+    assert end is not None
+    for token in [*toy.tokenizer.encode(text), end]:
+        assert following.check(token) is None
+        following.accept([token])
 
 
 def test_an_answer_ends_when_nothing_more_may_follow(toy: eg.Model) -> None:
@@ -280,3 +331,65 @@ def test_without_llguidance(toy: eg.Model, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(eg.EdgeGemmaError, match=r"edge_gemma\[structured\]") as caught:
         begun(toy).generate(schema={})
     assert caught.value.code == "unsupported"
+
+
+# ---- together with everything else that changes what is drawn ------------------------------------------------------------
+
+PENALTIES: list[dict[str, Any]] = [
+    {"temperature": 0.0, "repetition_penalty": 1.8},
+    {"temperature": 0.7, "presence_penalty": 2.0, "frequency_penalty": 2.0, "penalty_window": 16},
+    {"temperature": 1.5, "top_k": 8, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 0.7},
+    {"temperature": 30.0, "top_k": 0, "top_p": 1.0, "frequency_penalty": -2.0},
+]
+
+
+@pytest.mark.parametrize("options", PENALTIES, ids=str)
+@pytest.mark.parametrize(
+    "form", [{"schema": CITY}, {"regex": "(ab|ba){8}"}, {"schema": {"enum": [[1, 1, 1, 1]]}}], ids=str
+)
+def test_probabilities_under_a_constraint_with_penalties(
+    toy: eg.Model, form: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """They are those of the model alone: neither the form nor a penalty is in them. The answer keeps its form."""
+    session = begun(toy, 3)
+    before = session.tokens
+    generation = session.generate(120, sampling=eg.Sampling(**options), logprobs=4, **form)
+    assert generation.stop in ("eos", "turn", "length")
+    if generation.stop != "length" and "schema" in form:
+        validate(generation.text, form["schema"])
+    elif generation.stop != "length":
+        assert re.fullmatch(form["regex"], generation.text)
+    drawn = [token.id for token in generation.tokens]
+    reference = toy.session(1024)
+    reference.feed_tokens(before)
+    logits = np.stack([reference.logits(), *reference.forward(drawn[:-1])]).astype(np.float64)
+    wanted = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    assert len(generation.logprobs) == len(drawn) == len(wanted)
+    for token, values in zip(generation.tokens, wanted, strict=True):
+        assert token.logprob == pytest.approx(values[token.id], abs=1e-3)
+        ids, logprobs = zip(*token.top_logprobs, strict=True)
+        assert list(logprobs) == sorted(logprobs, reverse=True)
+        assert np.allclose(logprobs, np.sort(values)[::-1][:4], atol=1e-3)
+        assert np.allclose(values[list(ids)], logprobs, atol=1e-3)
+
+
+def test_penalties_change_what_a_form_leaves_open(toy: eg.Model) -> None:
+    """Without a form's choice there is nothing to punish; with one, a token that was drawn before is drawn less."""
+    biased = dict.fromkeys(toy.tokenizer.encode("a"), 60.0)
+    plain, punished = (
+        begun(toy).generate(40, regex="[ab]{24}", sampling=eg.Sampling(temperature=0, logit_bias=biased, **more)).text
+        for more in ({}, {"frequency_penalty": 30.0})
+    )
+    assert len(plain) == len(punished) == 24 and "b" not in plain and "b" in punished
+
+
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_a_token_that_may_not_be_drawn_and_must_be(toy: eg.Model, logprobs: int | None) -> None:
+    """The form goes first, or it ends with an error: no answer has another form, and none goes on for ever."""
+    unwanted = [number for number in range(toy.tokenizer.vocab_size) if "a" in toy.tokenizer.decode([number])]
+    try:
+        text = begun(toy).generate(20, regex="b?a", sampling=eg.Sampling(suppress=unwanted), logprobs=logprobs).text
+    except eg.EdgeGemmaError as error:
+        assert error.code in ("argument", "grammar", "state") and str(error).endswith(".")
+    else:
+        assert re.fullmatch("b?a", text)

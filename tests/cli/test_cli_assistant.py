@@ -178,6 +178,27 @@ def test_the_unit_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"Restart=always", "WantedBy=default.target"} <= set(lines)
 
 
+def test_tokens_are_in_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The service has no variables of the shell it was installed from, and its unit can be read by everybody."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no systemd
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "100%"))
+    monkeypatch.setenv("HA_TOKEN", "hidden")
+    monkeypatch.setenv("EDGE_GEMMA_VOICE_KEY", "hidden")
+    command = ["python", "--mcp", "http://home:8123/api/mcp token-env=HA_TOKEN", "--mcp", "http://x token-env=OTHER"]
+    said = "\n".join(service.install(command))
+    file, unit = (
+        tmp_path / "100%" / "edge-gemma" / "assistant.env",
+        tmp_path / "100%" / "systemd" / "user" / service.NAME,
+    )
+    assert f"EnvironmentFile=-{str(file).replace('%', '%%')}" in unit.read_text().splitlines()
+    assert "It lacks HA_TOKEN and OTHER and EDGE_GEMMA_VOICE_KEY: " in said and str(file) in said
+    assert file.stat().st_mode & 0o077 == 0 and "hidden" not in file.read_text() + unit.read_text()
+    file.write_text("HA_TOKEN=abc\n # OTHER\nEDGE_GEMMA_VOICE_KEY = x\n")
+    assert "It lacks OTHER: " in "\n".join(service.install(command)) and "abc" in file.read_text()
+    service.remove()
+    assert file.exists() and not unit.exists()
+
+
 def test_the_service_is_installed_and_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

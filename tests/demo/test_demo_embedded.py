@@ -203,10 +203,25 @@ def test_calls_are_those_of_the_shown_words(nothing_named: None, monkeypatch: py
     assert wrong and called >= 5
 
 
-def typed(model: eg.Model, words: str) -> list[tuple[str, dict[str, Any]]]:
+@pytest.mark.skipif(NO_MODEL, reason="the checkout is without the embedded model")
+@pytest.mark.skipif(not (utterances.FOLDER / "utterances.json").is_file(), reason="the checkout is without utterances")
+def test_typed_commands_are_as_right_with_declarations_that_limit_them() -> None:
+    """Also in words that the model hardly knows, where it is more likely to write a call that is none."""
+    pytest.importorskip("llguidance", reason="needs llguidance")
+    free = limited = 0
+    with eg.Model.load("toy") as model:
+        for item in bundled():
+            for words in (item.text, f"Well, erm, {item.text.lower().replace('the ', 'that ')}"):
+                want = [] if item.call is None else [(item.call["name"], item.call["arguments"])]
+                free += typed(model, words) == want
+                limited += typed(model, words, constrain=True) == want
+    assert limited >= free > len(bundled()) / 2
+
+
+def typed(model: eg.Model, words: str, constrain: bool = False) -> list[tuple[str, dict[str, Any]]]:
     """What the model calls when somebody types these words."""
     with Chat(
-        model, INSTRUCTIONS, Home().tools, sampling=Sampling(temperature=0), max_rounds=2, constrain=False
+        model, INSTRUCTIONS, Home().tools, sampling=Sampling(temperature=0), max_rounds=2, constrain=constrain
     ) as chat:
         return [
             (event.call.name, event.call.arguments)

@@ -210,6 +210,29 @@ def test_a_call_is_demanded(client, house):
         assert set(json.loads(calls[0].function.arguments)) == {"ok"}
 
 
+@needs_llguidance
+def test_a_call_that_does_not_validate_is_told_and_not_made(client, http):
+    """No call keeps to this declaration, in a way that no grammar can know."""
+    pytest.importorskip("jsonschema_rs", reason="needs jsonschema-rs")
+    parameters = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "not": {"required": ["ok"]}}
+    tool = {"type": "function", "function": {"name": "report", "parameters": {**parameters, "required": ["ok"]}}}
+    options: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Hello."}],
+        "tools": [tool],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 100,
+        "temperature": 0,
+    }
+    answer = client.chat.completions.create(model="demo", **options).choices[0]
+    assert not answer.message.tool_calls and answer.finish_reason == "stop"
+    assert "report was not made, because its arguments" in answer.message.content
+    chunks = streamed(http, options)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("content") or "" for delta in deltas) == answer.message.content
+    assert not any("tool_calls" in delta for delta in deltas)
+
+
 def test_an_empty_call_has_empty_arguments(http):
     body = {
         "messages": [{"role": "user", "content": "Hello."}],

@@ -1,13 +1,14 @@
 """`edge-gemma assistant --install-service`: a service of systemd that runs the assistant from the start of the machine.
 
 The unit runs the command with the options that it was installed with. It waits for nothing: the assistant itself waits for
-the sound devices, and opens them when they come.
+the sound devices, and opens them when they come. Tokens are in a file that its owner alone can read: everybody sees a unit.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ _KEPT = (
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
 )
+_VOICE_KEY = "EDGE_GEMMA_VOICE_KEY"
+_SECRETS = """\
+# Variables of the voice assistant, such as tokens: a line NAME=value each. It reads them when it starts.
+"""
 
 _UNIT = """\
 [Unit]
@@ -39,6 +44,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=exec
 ExecStart={command}
+EnvironmentFile=-{secrets}
 {environment}Restart=always
 RestartSec=5
 NoNewPrivileges=true
@@ -54,7 +60,7 @@ def unit(command: Sequence[str]) -> str:
     quoted = " ".join(_quoted(argument.replace("%", "%%").replace("$", "$$")) for argument in command)
     kept = [f"{name}={os.environ[name]}".replace("%", "%%") for name in _KEPT if os.environ.get(name)]
     environment = "".join(f"Environment={_quoted(setting)}\n" for setting in kept)
-    return _UNIT.format(command=quoted, environment=environment)
+    return _UNIT.format(command=quoted, environment=environment, secrets=str(_secrets()).replace("%", "%%"))
 
 
 def _quoted(text: str) -> str:
@@ -64,9 +70,29 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
+def _configuration() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config"))
+
+
 def _path() -> Path:
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return Path(home) / "systemd" / "user" / NAME
+    return _configuration() / "systemd" / "user" / NAME
+
+
+def _secrets() -> Path:
+    return _configuration() / "edge-gemma" / "assistant.env"
+
+
+def _missing(command: Sequence[str]) -> list[str]:
+    """The variables with tokens that the command wants, and the service does not have. Makes the file for them."""
+    path = _secrets()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(0o600)
+        path.write_text(_SECRETS, encoding="utf-8")
+    wanted = [name for argument in command for name in re.findall(r"\btoken-env=(\w+)", argument)]
+    wanted += [_VOICE_KEY] if os.environ.get(_VOICE_KEY) else []
+    given = re.findall(r"^\s*(\w+)\s*=", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return [name for name in dict.fromkeys(wanted) if name not in given]
 
 
 def install(command: Sequence[str]) -> list[str]:
@@ -78,9 +104,12 @@ def install(command: Sequence[str]) -> list[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(unit(command), encoding="utf-8")
+        missing = _missing(command)
     except OSError as error:
-        raise EdgeGemmaOSError(f"{path}: {error.strerror or error}.", "file") from error
-    said = [f"The service is in {path}."]
+        raise EdgeGemmaOSError(f"{error.filename or path}: {error.strerror or error}.", "file") from error
+    said = [f"The service is in {path}, and variables with tokens are read from {_secrets()}."]
+    if missing:
+        said.append(f"It lacks {' and '.join(missing)}: write a line NAME=value for each into that file.")
     if not _systemctl("daemon-reload"):
         return [*said, f"systemd does not answer here. Where it does: `systemctl --user enable --now {NAME}`."]
     if _systemctl("enable", NAME) and _systemctl("restart", NAME):
