@@ -1,6 +1,6 @@
 /* edge_gemma: Gemma 4 on the device, from GGUF files.
  *
- * The one installed header. C11 and C++; nothing but the C library is needed.
+ * C11 and C++; nothing but the C library is needed. edge_gemma_chat.h has what applications build on top of sessions.
  *
  *     eg_model *model;  eg_session *session;
  *     EG_STRUCT(eg_error, err);
@@ -90,6 +90,9 @@ typedef struct eg_error {
 
 /* The version of this header, to compare with that of the library an application has loaded. */
 #define EG_VERSION "0.1.0"
+#define EG_VERSION_MAJOR 0
+#define EG_VERSION_MINOR 1
+#define EG_VERSION_PATCH 0
 
 /* The version of the library as "major.minor.patch". Static; any thread. */
 EG_API const char *eg_version(void);
@@ -290,36 +293,39 @@ typedef struct eg_model_params {
     bool no_sidecar;           /* opens the model as it is */
     uint64_t memory_limit;     /* bytes that the process is to stay within; 0: what the system gives it, see below */
     bool keep_sigbus;          /* the library installs no handler of SIGBUS, see below */
+    /* Unless NULL: told, in eg_model_open only, what was chosen: kernels, threads, sidecar, memory; a line without its end. */
+    void (*log)(void *log_context, const char *line);
+    void *log_context;
 } eg_model_params;
 
 typedef struct eg_model_info {
     uint32_t struct_size;
-    uint32_t layers;           /* num_hidden_layers */
-    uint32_t kv_layers;        /* layers that own K/V; the others read those of an earlier layer */
+    uint32_t layers; /* num_hidden_layers */
+    uint32_t kv_layers; /* layers that own K/V; the others read those of an earlier layer */
     uint32_t hidden_size, vocab_size, context_length;
-    uint32_t heads;            /* num_attention_heads */
+    uint32_t heads; /* num_attention_heads */
     uint32_t sliding_window;
-    uint32_t per_layer_input;  /* hidden_size_per_layer_input; 0 when the model has none */
+    uint32_t per_layer_input; /* hidden_size_per_layer_input; 0 when the model has none */
     uint32_t experts, experts_used;
     uint32_t threads;
-    bool audio;                /* it was opened with an audio encoder */
-    uint64_t parameters;       /* weights in the model's file */
-    uint64_t decode_bytes;     /* weight bytes read to decode one token */
-    char name[128];            /* general.name, cut to fit */
-    bool vision;               /* it was opened with a vision encoder */
-    bool sidecar;              /* it was opened with a sidecar */
-    uint64_t weight_budget;    /* bytes of weights that are in memory at once, if they do not fit the memory limit; else 0 */
-    uint64_t weight_least;     /* the least that this can be, however small the limit; it may be exceeded then */
+    bool audio; /* it was opened with an audio encoder */
+    uint64_t parameters; /* weights in the model's file */
+    uint64_t decode_bytes; /* weight bytes read to decode one token */
+    char name[128]; /* general.name, cut to fit */
+    bool vision; /* it was opened with a vision encoder */
+    bool sidecar; /* it was opened with a sidecar */
+    uint64_t weight_budget; /* bytes of weights that are in memory at once, if they do not fit the memory limit; else 0 */
+    uint64_t weight_least; /* the least that this can be, however small the limit; it may be exceeded then */
 } eg_model_info;
 
 typedef struct eg_memory {
     uint32_t struct_size;
-    uint64_t mapped;           /* bytes of the files in the address space: shared, clean, evictable */
-    uint64_t resident;         /* of these, in memory now; 0 where the system does not tell */
-    uint64_t tables;           /* heap of the model: tensor directory, tokenizer tables */
-    uint64_t kv;               /* KV cache of the session */
-    uint64_t scratch;          /* what a session holds beside it */
-    uint64_t workspace;        /* of the model: activations, one set for each call that runs at the same time */
+    uint64_t mapped; /* bytes of the files in the address space: shared, clean, evictable */
+    uint64_t resident; /* of these, in memory now; 0 where the system does not tell */
+    uint64_t tables; /* heap of the model: tensor directory, tokenizer tables */
+    uint64_t kv; /* KV cache of the session */
+    uint64_t scratch; /* what a session holds beside it */
+    uint64_t workspace; /* of the model: activations, one set for each call that runs at the same time */
 } eg_memory;
 
 /* Opens and checks a model, with its encoders if they are named, and with its sidecar if there is one. Weights stay in the
@@ -358,6 +364,10 @@ EG_API eg_status eg_model_get_memory(const eg_model *model, eg_memory *out, eg_e
  * the C library can, memory that was freed goes back to the system as well. For an application that goes to the background.
  * Results do not change. Any thread, also while calls are running: those keep their work space, and go on more slowly. */
 EG_API eg_status eg_model_trim(eg_model *model, eg_error *err);
+
+/* From now on so many threads compute, at most as many as the model was opened with; 0: all of them. For a device that gets hot, and
+ * for an application in the background. Results do not change. Any thread, also while calls are running. */
+EG_API eg_status eg_model_set_threads(eg_model *model, uint32_t threads, eg_error *err);
 
 /* The model's tokenizer, which lives as long as the model; not to be closed. NULL for NULL. Any thread. */
 EG_API const eg_tokenizer *eg_model_tokenizer(const eg_model *model);
@@ -425,6 +435,8 @@ typedef enum eg_stop {
     EG_STOP_TURN = 2, /* <turn|> */
     EG_STOP_TOOL_RESPONSE = 3 /* <|tool_response> */
 } eg_stop;
+
+enum { EG_TOKEN_TEXT_MAX = 3096 }; /* no token adds more bytes */
 
 typedef struct eg_token {
     uint32_t struct_size;

@@ -11,9 +11,10 @@ import cffi
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
-# In order of dependence. Beyond the public header: what `edge_gemma.kernels` and the tests call directly.
+# In order of dependence. Beyond the public headers: what `edge_gemma.kernels` and the tests call directly.
 HEADERS = [
     "edge_gemma.h",
+    "edge_gemma_chat.h",
     "base/arena.h",
     "base/memory.h",
     "base/pool.h",
@@ -21,7 +22,9 @@ HEADERS = [
     "format/quantize.h",
     "kernels/kernels.h",
     "audio/mel.h",
+    "audio/endpointer.h",
     "text/tokenizer.h",
+    "text/calls.h",
     "vision/resize.h",
     "vision/target.h",
 ]

@@ -80,7 +80,7 @@ def test_c_includes(path):
     ours, system = includes(path)
     for header in ours:
         assert header.is_file() and header.is_relative_to(CSRC), f"{header} is not a file of csrc/"
-        if header == CSRC / "edge_gemma.h":
+        if header.parent == CSRC:
             continue
         below = header.relative_to(CSRC).parts[0]
         assert below == layer or C_RANKS[below] < C_RANKS[layer], f"{layer} must not include {header.relative_to(CSRC)}"
@@ -325,10 +325,11 @@ def test_nothing_is_left_open():
     assert not found
 
 
-def test_every_function_of_the_header_is_described():
-    header = (CSRC / "edge_gemma.h").read_text()
+@pytest.mark.parametrize(("file", "functions"), [("edge_gemma.h", 50), ("edge_gemma_chat.h", 6)])
+def test_every_function_of_the_header_is_described(file, functions):
+    header = (CSRC / file).read_text()
     chunks = [chunk for chunk in re.split(r"\n{2,}", header) if "\nEG_API" in f"\n{chunk}"]
-    assert len(chunks) > 50
+    assert len(chunks) > functions
     assert not [chunk for chunk in chunks if not chunk.startswith("/*")]
     assert not [chunk for chunk in chunks if chunk.count("EG_API ") != 1], "a comment describes one function"
 

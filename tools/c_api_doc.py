@@ -1,4 +1,4 @@
-"""Writes docs/c-api.md from csrc/edge_gemma.h: comments as text, declarations as code. Run it after a change of the header."""
+"""Writes docs/c-api.md from the public headers: comments as text, declarations as code. Run it after a change of the header."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "csrc" / "edge_gemma.h"
+CHAT_HEADER = ROOT / "csrc" / "edge_gemma_chat.h"
 PAGE = ROOT / "docs" / "c-api.md"
 TITLE = """# C interface
 
-Made by `tools/c_api_doc.py` from `csrc/edge_gemma.h`; change it there.
+Made by `tools/c_api_doc.py` from `csrc/edge_gemma.h` and `csrc/edge_gemma_chat.h`; change it there.
 
 ## Build and link
 
@@ -58,7 +59,8 @@ target_link_libraries(app PRIVATE edge_gemma::static)
 The library is optimized also in a project that is built for debugging, since it would be too slow otherwise.
 `-DEDGE_GEMMA_UNOPTIMIZED=ON` is for debugging the library itself.
 
-[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription.
+[examples/simple.c](../examples/simple.c) is a chat, [examples/transcribe.c](../examples/transcribe.c) a live transcription, and
+[tests/c/use_voice.c](../tests/c/use_voice.c) a voice assistant with tools.
 Both are C++ as well: `EG_STRUCT` declares structs without warnings in both languages.
 
 ### Android
@@ -115,11 +117,10 @@ def introduction(comment: str) -> str:
     )
 
 
-def page(header: str) -> str:
-    """The page for the text of a header."""
-    opening = re.match(r"/\*.*?\*/", header, flags=re.S).group()
+def sections(header: str) -> list[str]:
+    """What a header declares, section by section."""
     body = header[header.index("/* ---- ") : header.rindex("#ifdef __cplusplus")]
-    parts = [TITLE, introduction(opening) + "\n"]
+    parts = []
     # A chunk lies between empty lines. It is the line of a section, or a comment with its declarations.
     for chunk in re.split(r"\n{2,}", body.strip()):
         if section := re.match(r"/\* ---- (.*?) -+ \*/", chunk):
@@ -128,7 +129,16 @@ def page(header: str) -> str:
         if comment := re.match(r"/\*.*?\*/\n", chunk, flags=re.S):
             parts.append(plain(comment.group()) + "\n")
             chunk = chunk[comment.end() :]
-        parts.append(f"```c\n{chunk.replace('EG_API ', '')}\n```\n")
+        if chunk:
+            parts.append(f"```c\n{chunk.replace('EG_API ', '')}\n```\n")
+    return parts
+
+
+def page(header: str) -> str:
+    """The page for the text of the header of the engine; that for applications follows."""
+    opening, second = (re.match(r"/\*.*?\*/", text, flags=re.S).group() for text in (header, CHAT_HEADER.read_text()))
+    parts = [TITLE, introduction(opening) + "\n", *sections(header)]
+    parts += ["# The interface for applications\n", introduction(second) + "\n", *sections(CHAT_HEADER.read_text())]
     return "\n".join(parts)
 
 

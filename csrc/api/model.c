@@ -1,4 +1,5 @@
 /* eg_model: opens the file, binds the weights, owns what sessions share. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,6 +97,23 @@ static eg_status read_files(eg_model *model, const eg_model_params *params, eg_e
     return status;
 }
 
+/* Tells the application's log what was chosen. */
+static void tell(const eg_model *model, const eg_model_params *p)
+{
+    char line[400];
+    if (!p->log) return;
+    snprintf(line, sizeof line, "opened %.80s: %s kernels, %u threads%s%s%s",
+             model->name[0] ? model->name : "a model without a name", eg_isa(), eg_pool_threads(model->pool),
+             eg_gguf_is_joined(model->file) ? ", with a sidecar" : "", model->has_audio ? ", hears" : "",
+             model->has_vision ? ", sees" : "");
+    p->log(p->log_context, line);
+    if (!model->store) return;
+    snprintf(line, sizeof line,
+             "the weights do not fit the memory limit: %llu MB of them are kept in memory, the rest is read when needed",
+             (unsigned long long)(eg_store_budget(model->store) >> 20));
+    p->log(p->log_context, line);
+}
+
 eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error *err)
 {
     eg_model_params p;
@@ -122,7 +140,19 @@ eg_status eg_model_open(const eg_model_params *params, eg_model **out, eg_error 
         if (model->mmproj) eg_gguf_guard(model->mmproj);
     }
     read_name(model);
+    tell(model, &p);
     *out = model;
+    return EG_OK;
+}
+
+eg_status eg_model_set_threads(eg_model *model, uint32_t threads, eg_error *err)
+{
+    if (!model) return eg_fail(err, EG_ERROR_ARGUMENT, "model is NULL.");
+    const uint32_t most = eg_pool_threads(model->pool);
+    if (threads > most)
+        return eg_fail(err, EG_ERROR_ARGUMENT, "threads is %u, but the model was opened with %u.", (unsigned)threads,
+                       (unsigned)most);
+    eg_pool_set_limit(model->pool, threads ? threads : most);
     return EG_OK;
 }
 
@@ -167,7 +197,7 @@ eg_status eg_model_get_info(const eg_model *model, eg_model_info *out, eg_error 
         .per_layer_input = (uint32_t)c->per_layer,
         .experts = (uint32_t)c->experts,
         .experts_used = (uint32_t)c->experts_used,
-        .threads = eg_pool_threads(model->pool),
+        .threads = eg_pool_limit(model->pool),
         .audio = model->has_audio,
         .vision = model->has_vision,
         .sidecar = eg_gguf_is_joined(model->file),

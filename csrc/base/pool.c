@@ -32,6 +32,7 @@ typedef struct share {
 
 struct eg_pool {
     unsigned threads, started;
+    atomic_uint limit;               /* threads that work, at most `threads` */
     eg_thread *handles;
     share *shares;                   /* [threads] */
     eg_mutex mutex, turns;           /* mutex guards sleeping, turns the next three */
@@ -132,7 +133,7 @@ static void worker_main(void *argument)
     uint64_t seen = 0;
     while (!atomic_load(&s.pool->quit)) {
         uint64_t now = wait_for_change(s.pool, seen);
-        if (now & 1) {
+        if (now & 1 && s.worker < atomic_load(&s.pool->limit)) {
             atomic_fetch_add(&s.pool->active, 1);
             /* Check again after the increment: the caller closes the run first and then waits for active == 0. If
              * the run is still open here, the caller waits for this worker. */
@@ -186,6 +187,7 @@ eg_pool *eg_pool_create(unsigned threads)
     eg_pool *pool = eg_aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
     if (!pool) return NULL;
     *pool = (eg_pool){.threads = threads ? threads : 1};
+    atomic_store(&pool->limit, pool->threads);
     atomic_store(&pool->process, eg_process_id());
     pool->shares = eg_aligned_alloc(64, pool->threads * sizeof *pool->shares);
     pool->handles = calloc(pool->threads, sizeof *pool->handles);
@@ -223,6 +225,10 @@ void eg_pool_destroy(eg_pool *pool)
 }
 
 unsigned eg_pool_threads(const eg_pool *pool) { return pool->threads; }
+
+void eg_pool_set_limit(eg_pool *pool, unsigned threads) { atomic_store(&pool->limit, threads); }
+
+unsigned eg_pool_limit(const eg_pool *pool) { return atomic_load(&pool->limit); }
 
 /* ---- turns ------------------------------------------------------------------------------------------------------- */
 
@@ -292,7 +298,8 @@ bool eg_pool_go_on(eg_pool *pool, eg_turn *turn)
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk)
 {
     if (n <= 0) return;
-    if (pool->threads == 1 || n <= chunk || n > UINT32_MAX) {
+    const unsigned limit = atomic_load(&pool->limit);
+    if (limit == 1 || n <= chunk || n > UINT32_MAX) {
         task(context, 0, n, 0);
         return;
     }
@@ -300,7 +307,7 @@ void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t
     pool->context = context;
     pool->chunk = chunk;
     for (unsigned i = 0; i < pool->threads; i++)
-        atomic_store(&pool->shares[i].left, packed(n * i / pool->threads, n * (i + 1) / pool->threads));
+        atomic_store(&pool->shares[i].left, i < limit ? packed(n * i / limit, n * (i + 1) / limit) : packed(0, 0));
     atomic_fetch_add(&pool->epoch, 1);   /* open */
     if (atomic_load(&pool->sleepers)) {
         eg_mutex_lock(&pool->mutex);

@@ -22,6 +22,11 @@ void eg_pool_destroy(eg_pool *pool);
 void eg_pool_renew(eg_pool *pool);
 unsigned eg_pool_threads(const eg_pool *pool);
 
+/* Lets only so many threads, the caller of eg_pool_run included, work from the next run on; within 1 and eg_pool_threads. Any
+ * thread. */
+void eg_pool_set_limit(eg_pool *pool, unsigned threads);
+unsigned eg_pool_limit(const eg_pool *pool);
+
 /* Turns. All threads of the pool work for one caller at a time, who has the turn. Callers who wait are served by priority, and
  * in the order of their coming among equals. */
 typedef struct eg_turn {
@@ -45,7 +50,7 @@ bool eg_pool_go_on(eg_pool *pool, eg_turn *turn);
 void eg_pool_leave(eg_pool *pool, eg_turn *turn);
 
 /* Calls task for pieces of [0, n) of at least `chunk` indices (the last piece of a share may be smaller) and returns when all
- * are done. The share of worker i begins at n * i / threads. The caller has the turn. */
+ * are done. The share of worker i begins at n * i / eg_pool_limit. The caller has the turn. */
 void eg_pool_run(eg_pool *pool, eg_task *task, void *context, int64_t n, int64_t chunk);
 
 #endif

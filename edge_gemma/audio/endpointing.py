@@ -25,7 +25,7 @@ from .vad import BLOCK, Detector, detector, split_blocks
 #: Samples of one soft token. An utterance that is too long is cut at a multiple of this.
 SOFT_TOKEN = 640
 
-_ON, _OFF = 0.5, 0.35  # speech begins at a probability of _ON and ends below _OFF
+_FADES = 0.15  # speech ends where its probability is by so much below the one at which it begins
 _SEARCH = 8.0  # seconds before the length limit in which the place for a cut is searched
 _QUIET_BLOCKS = 5  # blocks over which the level is averaged there: longer than the silent part of a consonant
 _NOTHING = np.zeros(0, np.float32)
@@ -74,6 +74,7 @@ class Endpointer:
         min_speech: float = 0.1,
         max_seconds: float = 28.0,
         tail: float | None = None,
+        threshold: float = 0.5,
     ) -> None:
         """All times are in seconds.
 
@@ -86,6 +87,7 @@ class Endpointer:
             max_seconds: the longest utterance.
             tail: silence after the speech that belongs to the utterance; at most `silence`. None means `pause`: then
                 `keep` counts exactly the samples that were handed out before the last "pause".
+            threshold: the probability from which on a block is speech, 0 to 1. A higher one needs clearer speech.
 
         Raises EdgeGemmaValueError: "argument" for times that do not fit together, and what `vad.detector` raises.
         """
@@ -97,6 +99,9 @@ class Endpointer:
                 raise EdgeGemmaValueError(f"{name} is {seconds}; it must be a number of seconds.", "argument")
             if name in ("pause", "tail") and seconds > silence:
                 raise EdgeGemmaValueError(f"{name} is {seconds} s, more than the silence of {silence} s.", "argument")
+        if not 0 <= threshold <= 1:
+            raise EdgeGemmaValueError(f"threshold is {threshold}; it must be a probability, 0 to 1.", "argument")
+        self._on, self._off = threshold, max(threshold - _FADES, 0.0)
         self._silence, self._pause, self._need = (_in_blocks(seconds) for seconds in (silence, pause, min_speech))
         self._tail = self._pause * BLOCK if tail == pause else round(tail * SAMPLE_RATE)
         self._pre_roll = round(pre_roll * SAMPLE_RATE)
@@ -127,6 +132,7 @@ class Endpointer:
         self._speech.clear()
         self._recent.clear()
         self._open = False
+        self._patience = self._silence  # blocks of silence that end the open utterance
         self._fresh: list[NDArray[np.float32]] = []  # blocks of the open utterance that no event has handed out yet
 
     def push(self, samples: ArrayLike) -> list[EndpointEvent]:
@@ -142,6 +148,11 @@ class Endpointer:
                 self._advance(block, float(probability), events)
             self._hand_out(events)
         return events
+
+    def end_after(self, silence: float) -> None:
+        """The pause that is open ends its utterance after so many seconds instead of `silence`; a later pause does not."""
+        if self._open and self._paused:
+            self._patience = max(_in_blocks(silence), self._pause)
 
     def finish(self) -> list[EndpointEvent]:
         """Ends an open utterance, since the sound has ended. Afterwards the endpointer is as after `reset()`."""
@@ -162,7 +173,7 @@ class Endpointer:
             self._cut(events)
         self._recent.append((block, probability))
         self._now += BLOCK
-        self._speech.append(probability >= _ON)
+        self._speech.append(probability >= self._on)
         sure = sum(self._speech) >= self._need
         first = self._now - (len(self._speech) - self._speech.index(True)) * BLOCK if sure else 0
         if not self._open:
@@ -175,8 +186,9 @@ class Endpointer:
                 self._hand_out(events)
                 events.append(EndpointEvent("resume", first / SAMPLE_RATE))
                 self._paused, self._quiet, self._spoke = False, 0, self._now
+                self._patience = self._silence
                 return
-        elif probability >= _ON or (probability >= _OFF and not self._quiet):
+        elif probability >= self._on or (probability >= self._off and not self._quiet):
             self._quiet, self._spoke = 0, self._now
             return
         self._quiet += 1
@@ -185,12 +197,12 @@ class Endpointer:
             events.append(EndpointEvent("pause", self._spoke / SAMPLE_RATE))
             self._paused = True
             self._speech.clear()
-        if self._quiet >= self._silence:
+        if self._quiet >= self._patience:
             self._end(min(self._now, self._spoke + self._tail), "silence", events)
 
     def _start(self, began: int, events: list[EndpointEvent]) -> None:
         """Opens an utterance that began at sample `began`, which the recent blocks still contain."""
-        self._open, self._paused = True, False
+        self._open, self._paused, self._patience = True, False, self._silence
         self._began, self._spoke, self._quiet = began, self._now, 0
         recent = np.concatenate([block for block, _ in self._recent])
         events.append(EndpointEvent("start", began / SAMPLE_RATE, recent[recent.size - (self._now - began) :]))

@@ -379,7 +379,7 @@ class Prompt:
     def parser(self, units: Sequence[Unit], check: Callable[[ToolCall], ToolCall] = lambda call: call) -> ReplyParser:
         """What reads the reply to a prompt. `check`: as in `ReplyParser`."""
         markers, ends = self._markers_of_replies()
-        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends, check=check)
+        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends, check_call=check)
 
     def stop_tokens(self) -> set[int]:
         """The ids with which the model itself ends a reply."""

@@ -26,6 +26,7 @@ __all__ = [
     "format_bytes",
     "memory_need",
     "parse_size",
+    "sessions_need",
 ]
 
 CACHES = ("f16", "q8")  # from the best to the smallest
@@ -166,6 +167,13 @@ def memory_need(
         grammar=grammar,
         **_session_sizes(estimate, sessions),
     )
+
+
+def sessions_need(model: Any, context: int, kv: str, sessions: int, audio: bool = False) -> int:
+    """What `sessions` more of that size take beside those of a plan; `audio`: sound is streamed into them. Raises as
+    `Model.estimate`."""
+    estimate = model.estimate(context, kv)
+    return int(sessions * (estimate["kv"] + estimate["scratch"] + (_ENCODER_STATE if audio else 0)))
 
 
 def _session_sizes(estimate: dict[str, int], sessions: int) -> dict[str, int]:

@@ -19,13 +19,15 @@
     live_sound.py       sound that comes in messages of a client
     heard.py            speech that goes into a conversation while it is spoken
     realtime.py         OpenAI's interface for speech, with realtime_config.py (what a session is told), realtime_ear.py (what
-                        it hears), realtime_items.py (its conversation), realtime_response.py and realtime_voice.py (answers)
+                        it hears), realtime_items.py (its conversation), realtime_early.py, realtime_response.py and
+                        realtime_voice.py (answers)
     page.py             the web page
     wyoming_server.py   Home Assistant's protocol, on a port of its own, with wyoming_frames.py (events within bounds),
                         wyoming_hearing.py (speech recognition), wyoming_agent.py (conversation, whose actions are those of
                         home_intents.py) and announcing.py (zeroconf)
     openai_chat.py, openai_responses.py, openai_completions.py, ollama.py, anthropic.py, models.py, status.py
                         the interfaces, each a function `routes(core)`
+    openapi.py          the description of them for programs
 
 A route reads and checks its request, makes a `ChatRequest`, gets `Answer`s from the core and writes their events in its own
 form. It never touches a session. Only the scheduler's thread does, and the threads that the engine itself arbitrates

@@ -27,6 +27,7 @@ from . import (
     openai_chat,
     openai_completions,
     openai_responses,
+    openapi,
     page,
     realtime,
     speech,
@@ -52,6 +53,7 @@ _INTERFACES = (
     transcriptions,
     realtime,
     speech,
+    openapi,
     page,
 )
 

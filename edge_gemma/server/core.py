@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -26,7 +27,7 @@ from ..engine.tokenizer import Tokenizer
 from ..errors import EdgeGemmaError
 from .bodies import Bodies
 from .disk_cache import DiskCache
-from .ears import Ears
+from .ears import Ears, memory_of_ears
 from .failures import RequestError, request_error
 from .heard import HeardWords
 from .job import Began, Ended, Event, Failed, Job, Mailbox, Usage
@@ -40,6 +41,7 @@ __all__ = ["Answer", "Core"]
 _T = TypeVar("_T")
 _CONTEXT = 16384
 _LEAST_CONTEXT = 1024
+_TURNS = 1  # of a conversation that hear at the same time, each with a fork, where memory is limited
 
 
 class Answer:
@@ -115,6 +117,9 @@ class Core:
         """`open_model` is called once, in a thread of its own; `open_voice` for every session that speaks."""
         self.open_voice = open_voice
         self.page: dict[str, Any] = {}
+        if settings.memory_limit is not None:  # as many speak and send recordings as get answers
+            few = {name: min(getattr(settings, name), settings.parallel) for name in ("recordings", "listeners")}
+            settings = dataclasses.replace(settings, **few)
         self.settings, self.name = settings, name
         self.metrics, self.bodies = Metrics(), Bodies(settings)
         self.created = int(time.time())
@@ -165,7 +170,8 @@ class Core:
             self.failure = str(error) or type(error).__name__
             return
         self._ears = Ears(model, self.settings, self.kv)
-        self._heard = HeardWords(scheduler, preparer, model.has_audio)
+        turns = self.settings.listeners if self.settings.memory_limit is None else _TURNS
+        self._heard = HeardWords(scheduler, preparer, model.has_audio, turns)
         self._model, self._preparer, self._scheduler = model, preparer, scheduler
 
     def _plan(self, model: Model) -> tuple[int, str]:
@@ -174,10 +180,11 @@ class Core:
         wanted = min(settings.context or _CONTEXT, longest)
         if settings.memory_limit is None:
             return wanted, settings.kv or "f16"
+        beside = settings.cache_bytes + memory_of_ears(model, settings, settings.kv or "f16")
         limit = MemoryLimit(
-            max(settings.memory_limit - settings.cache_bytes, 1),
+            max(settings.memory_limit - beside, 1),
             least=min(_LEAST_CONTEXT, wanted),
-            sessions=settings.parallel,
+            sessions=settings.parallel + (2 * _TURNS if model.has_audio else 0),
             grammar=view_bytes(model.tokenizer),
         )
         plan = fit(model, limit, wanted, settings.kv)

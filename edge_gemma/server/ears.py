@@ -13,22 +13,23 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from ..audio.endpointing import Endpointer, EndpointEvent
 from ..audio.source import Source
+from ..engine.memory import sessions_need
 from ..engine.model import Model
 from ..errors import Cancelled
 from ..hub.resolve import no_encoder
-from ..speech.listener import Listener, StepTask
+from ..speech.listener import Listener, ListenerEvent, StepTask
 from ..speech.request import Cancellable, open_endpointer
 from ..speech.transcriber import Transcriber
 from .failures import RequestError, request_error
-from .growing import Growing
+from .growing import SPEAKERS, Growing
 from .settings import Settings
 
-__all__ = ["Ears", "LiveListener", "Watcher"]
+__all__ = ["Ears", "LiveListener", "Watcher", "is_sentence", "memory_of_ears"]
 
 _T = TypeVar("_T")
 _Hearing = TypeVar("_Hearing", Transcriber, "LiveListener", "Watcher")
@@ -36,7 +37,26 @@ _SOON = 5.0  # seconds that a speaker waits for those who have just left
 _IDLE = 2  # of each kind that stay open
 _BUSY = "The assistant is listening to others. Try again in a few seconds."
 _LONGEST = 28.0  # seconds of an utterance
+_TOKENS = 1280  # of a session that hears: the longest utterance, its request and its answer
+_RECORDING, _LISTENER, _WAITING = 4, 4, 1  # sessions of a transcriber and a listener at work, and of one that waits
 _END: Any = object()
+_ENDS = ".!?\u3002\uff01\uff1f\u061f\u0964"  # of sentences: Latin, Chinese and Japanese, Arabic, Devanagari
+_CLOSING = "\"'\u201d\u2019\u00bb\u300d)] "
+
+
+def memory_of_ears(model: Model, settings: Settings, kv: str) -> int:
+    """The bytes that everything takes at most that hears at the same time, without the encoder itself."""
+    if not model.has_audio:
+        return 0
+    kept = 2 * _IDLE * _WAITING + SPEAKERS * _RECORDING
+    sessions = settings.recordings * _RECORDING + settings.listeners * _LISTENER + kept
+    return sessions_need(model, _TOKENS, kv, sessions, audio=True)
+
+
+def is_sentence(text: str) -> bool:
+    """Whether words that were written down are a whole sentence, by the mark at their end."""
+    words = text.rstrip(_CLOSING)
+    return words.endswith(tuple(_ENDS)) and not words.endswith("...")
 
 
 class LiveListener(Listener):
@@ -48,10 +68,36 @@ class LiveListener(Listener):
 
     beside: StepTask | None
 
-    def __init__(self, model: Model, **options: Any) -> None:
-        """As `Listener`."""
-        super().__init__(model, step_task=self, **options)
+    def __init__(
+        self,
+        model: Model,
+        *,
+        silence: float = 0.7,
+        pause: float = 0.25,
+        threshold: float = 0.5,
+        pre_roll: float = 0.3,
+        sentence: float | None = None,
+        **options: Any,
+    ) -> None:
+        """As `Listener`, and `threshold` and `pre_roll` as in `Endpointer`.
+
+        Args:
+            model, silence, pause, threshold, pre_roll, options: see there.
+            sentence: seconds of silence that end an utterance whose words are a whole sentence; None for `silence`.
+        """
+        ends = {"threshold": threshold, "pre_roll": pre_roll}
+        self._ends = open_endpointer(model, "auto", silence, pause, _LONGEST, **ends)
+        self._sentence = sentence
+        super().__init__(model, step_task=self, endpointer=self._ends, **options)
         self.beside = None
+
+    def listen(self, source: Any = None, *, once: bool = False) -> Generator[ListenerEvent, None, None]:
+        """As `Listener`."""
+        with contextlib.closing(super().listen(source, once=once)) as events:
+            for event in events:
+                if event.kind == "early" and self._sentence is not None and is_sentence(event.text):
+                    self._ends.end_after(self._sentence)
+                yield event
 
     @property
     def pending(self) -> bool:
@@ -78,10 +124,10 @@ class Watcher(Cancellable):
 
     beside: StepTask | None
 
-    def __init__(self, model: Model, *, silence: float, pause: float, detector: str = "auto") -> None:
-        """Options as in `Listener`."""
+    def __init__(self, model: Model, *, silence: float, pause: float, detector: str = "auto", **options: float) -> None:
+        """Options as in `Endpointer`."""
         super().__init__()
-        self._endpointer = open_endpointer(model, detector, silence, pause, _LONGEST)
+        self._endpointer = open_endpointer(model, detector, silence, pause, _LONGEST, **options)
         self.beside = None
 
     def close(self) -> None:

@@ -23,14 +23,15 @@ from ..speech.request import SpeechRequest
 from ..speech.transcriber import Transcriber
 from ..speech.turn import Turn
 
-__all__ = ["LONGEST", "Growing"]
+__all__ = ["LONGEST", "SPEAKERS", "Growing"]
 
 LONGEST = 30.0
 """Seconds of the longest recording that is treated so."""
+SPEAKERS = 2
+"""Whose recordings are known at the same time."""
 
 _SHORTEST = 0.3  # seconds that two recordings must have in common
 _FORGET = 30.0  # seconds after which nobody speaks any more
-_MOST = 2  # speakers
 
 Samples = NDArray[np.float32]
 
@@ -125,7 +126,7 @@ class Growing:
         if last is None or last.busy.locked() or not _continues(last.samples, samples):
             if last is None or not last.busy.locked():
                 await self._drop(key)
-                if len(self._known) < _MOST:
+                if len(self._known) < SPEAKERS:
                     self._known[key] = _Last(samples, now)
             return None
         async with last.busy:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +129,22 @@ class HeardTurn:
         self._timeline.session.priority = 0
         self.samples = samples
 
+    def so_far(self) -> tuple[Timeline, NDArray[np.float32]] | None:
+        """In a pause, a timeline of the caller's own and the sound that it has heard: all but the silence. None if there is
+        none."""
+        if self._early is None or self.failure is not None:
+            return None
+        samples = np.concatenate(self._blocks)[: self._kept]
+        samples.flags.writeable = False
+        timeline = self._early.fork()
+        timeline.note(self._start, Media.of("audio", samples))
+        return timeline, samples
+
+    @property
+    def holds(self) -> bool:
+        """Whether it has a timeline."""
+        return self._timeline is not None or self._early is not None
+
     def take(self) -> Timeline | None:
         """The timeline that has heard everything, which belongs to the caller from now on; None if there is none."""
         if not self.samples.size or self.failure is not None:
@@ -157,9 +174,15 @@ class HeardWords:
     """What was said lately, and which chats are told of it. Of the event loop's thread, but `joined`."""
 
     def __init__(
-        self, scheduler: Scheduler, preparer: Preparer, hears: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        scheduler: Scheduler,
+        preparer: Preparer,
+        hears: bool,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`hears`: whether the model hears."""
+        """`hears`: whether the model hears; `most`: how many turns there are at the same time."""
+        self._most, self._turns = most, WeakSet[HeardTurn]()
         self._scheduler, self._preparer, self._hears, self._clock = scheduler, preparer, hears, clock
         self._said: deque[_Utterance] = deque(maxlen=_UTTERANCES)
         self._instructions: ChatRequest | None = None
@@ -183,15 +206,24 @@ class HeardWords:
             if turn is not None:
                 turn.close()
 
+    @property
+    def _full(self) -> bool:
+        return sum(turn.holds for turn in self._turns) >= self._most
+
     async def turn_of(self, request: ChatRequest) -> HeardTurn | None:
-        """A turn of a chat whose last message is a recording to come; None where too much is left to read."""
+        """A turn of a chat whose last message is a recording to come; None where too much is left to read, or there are too
+        many turns."""
+        if self._full:
+            return None
         before = before_sound((await asyncio.to_thread(self._preparer.prepare, request)).units)
         timeline, at = await asyncio.wrap_future(self._scheduler.borrow(before, request.hint))
         missing = [unit for unit in before[at:] if isinstance(unit, int)]
-        if len(missing) < len(before) - at or len(missing) > _MOST_TOKENS:
+        if self._full or len(missing) < len(before) - at or len(missing) > _MOST_TOKENS:
             timeline.session.close()
             return None
-        return HeardTurn(timeline, missing)
+        turn = HeardTurn(timeline, missing)
+        self._turns.add(turn)
+        return turn
 
     async def remember(self, words: str, turn: HeardTurn | None) -> None:
         """These words are told a client, and this turn has heard them."""

@@ -26,17 +26,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from ..audio.pcm import ENCODINGS
 from ..hub.resolve import is_embedded
 from .bodies import Fields
-from .core import Core
+from .core import Answer, Core
 from .failures import RequestError, error_body, request_error
 from .heard import HeardTurn
 from .live_sound import samples_of
 from .media import decoded
 from .realtime_config import Config, response_options
 from .realtime_ear import Ear, Heard
+from .realtime_early import EarlyAnswer
 from .realtime_items import Conversation, Item, new_id, read_item
 from .realtime_response import Response, chat_request
 from .realtime_voice import SessionVoice
-from .requests import ChatRequest
 
 __all__ = ["routes"]
 
@@ -94,6 +94,9 @@ class _Session:
         self._speaking = ""  # the id of the item that the speech will become
         self._awaiting: list[Item] = []  # whose words are still written down
         self._streamed = 0  # characters of the words of a transcription session that were sent
+        self._pause: Heard | None = None  # whose words are to come
+        self._early: EarlyAnswer | None = None
+        self._waiting: asyncio.TimerHandle | None = None  # for somebody to speak
         self._responses: dict[Response, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Callable[[Fields], Awaitable[None]]] = {
@@ -146,6 +149,8 @@ class _Session:
 
     async def close(self) -> None:
         """Ends everything that works for the session."""
+        self._stop_waiting()
+        self._drop_early()
         for response in list(self._responses):
             response.cancel("client_cancelled")
         for task in [*self._responses.values(), *self._tasks]:
@@ -233,11 +238,11 @@ class _Session:
                     options["language"] = wanted["language"]
                 if wanted.get("prompt") and not is_embedded(self._core.model.path):  # the toy knows no hints
                     options["initial_prompt"] = wanted["prompt"]
-            manual = self._config.silence is None
+            manual = self._config.detection is None
             self._ear = Ear(
                 self._core,
                 rate=self._rate,
-                silence=self._config.silence,
+                detection=self._config.detection,
                 transcription=options,
                 feeds=self._config.answers and wanted is None if manual else self._config.detects("create_response"),
                 tell=self._heard,
@@ -286,6 +291,12 @@ class _Session:
                 await self._speech_started(heard)
             elif heard.kind == "stopped":
                 await self._speech_stopped(heard)
+            elif heard.kind == "paused":
+                await self._paused(heard)
+            elif heard.kind == "early":
+                self._answer_early(heard.text)
+            elif heard.kind == "resumed":
+                self._drop_early()
             elif heard.kind == "partial":
                 await self._partial(heard)
             elif heard.kind == "final":
@@ -300,6 +311,8 @@ class _Session:
                 await self._socket.close(1011)
 
     async def _speech_started(self, heard: Heard) -> None:
+        self._drop_early()
+        self._stop_waiting()
         self._speaking, self._streamed = new_id(), 0
         at = round(heard.time * 1000)
         await self._send("input_audio_buffer.speech_started", audio_start_ms=at, item_id=self._speaking)
@@ -328,6 +341,37 @@ class _Session:
         if cancelled:
             await asyncio.wait(cancelled)
 
+    async def _paused(self, heard: Heard) -> None:
+        """The turn may be over: its answer is begun, as soon as its words are known if there will be words."""
+        self._drop_early()
+        self._pause = heard
+        if self._config.hearing["transcription"] is None:
+            self._answer_early("")
+
+    def _answer_early(self, words: str) -> None:
+        heard, self._pause = self._pause, None
+        timeline = None if heard is None else heard.timeline
+        if heard is None or timeline is None:
+            return
+        busy = any(response.default and not response.cancelled for response in self._responses)
+        waits = any(item.written is not None and not item.written.done() for item in self._conversation.items)
+        unheard = self._config.hearing["transcription"] is not None and not words
+        if busy or waits or unheard or not self._config.detects("create_response"):
+            timeline.session.close()
+            return
+        item = Item(_spoken_item(self._speaking), samples=heard.samples, fed=True)
+        item.values["content"][0]["transcript"] = words
+        values = self._config.values
+        messages = self._messages(items=[*self._conversation.items, item])
+        self._early = EarlyAnswer(self._core, timeline, chat_request(values, messages, values["id"]))
+
+    def _drop_early(self) -> None:
+        if self._pause is not None and self._pause.timeline is not None:
+            self._pause.timeline.session.close()
+        if self._early is not None:
+            self._early.drop()
+        self._pause = self._early = None
+
     async def _speech_stopped(self, heard: Heard) -> None:
         number, self._speaking = self._speaking or new_id(), ""
         await self._send("input_audio_buffer.speech_stopped", audio_end_ms=round(heard.time * 1000), item_id=number)
@@ -335,9 +379,7 @@ class _Session:
 
     async def _add_turn(self, heard: Heard, number: str) -> None:
         """The speech becomes an item."""
-        content: dict[str, Any] = {"type": "input_audio", "transcript": None}
-        values = {"id": number, "object": "realtime.item", "type": "message", "status": "completed", "role": "user"}
-        item = Item(values | {"content": [content]})
+        item = Item(_spoken_item(number))
         if self._config.answers and heard.samples.size:
             item.samples = heard.samples
         item.fed = await self._take(heard.turn, item)
@@ -356,7 +398,7 @@ class _Session:
         timeline = None if turn is None else turn.take()
         if turn is not None and timeline is not None:
             item.samples = turn.samples  # exactly those that the timeline has heard
-            await asyncio.wrap_future(self._core.scheduler.keep(timeline, self._config.values["id"]))
+            self._core.scheduler.keep(timeline, self._config.values["id"])  # is done before the next answer begins
         if turn is not None:
             turn.close()
         return timeline is not None
@@ -468,25 +510,66 @@ class _Session:
             speaker=self._speaker() if options["output_modalities"] == ["audio"] else None,
         )
 
-        async def asked() -> ChatRequest:
+        early: EarlyAnswer | None = None
+        if not apart:
+            early, self._early = self._early, None
+            self._stop_waiting()
+
+        async def begin() -> Answer:
             waiting = [item.written for item in self._conversation.items if item.written is not None]
             if items is None and waiting:
                 await asyncio.wait(waiting)
             messages = self._messages(options["instructions"], items)
-            return chat_request(options, messages, self._config.values["id"])
+            if messages and messages[-1]["role"] == "assistant":  # the model speaks once more
+                messages.append({"role": "user", "content": ""})
+            asked = chat_request(options, messages, self._config.values["id"])
+            begun = None if early is None else await early.taken(asked)
+            return begun or (await self._core.answers(asked))[0]
 
         async def run() -> None:
             try:
                 await self._settled()
-                await response.run(asked)
+                await response.run(begin)
             finally:
+                if early is not None:
+                    early.drop()
                 self._responses.pop(response, None)
+            if not apart and response.seconds is not None:
+                self._wait_for_speech(response.seconds)
 
         async def guarded() -> None:
             with contextlib.suppress(WebSocketDisconnect):
                 await run()
 
         self._responses[response] = asyncio.create_task(guarded())
+
+    def _wait_for_speech(self, seconds: float) -> None:
+        """Where the client wants that, the model speaks again if nobody does so. `seconds`: that the last answer is heard."""
+        self._stop_waiting()
+        if (idle := self._config.idle) is not None and not any(response.default for response in self._responses):
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.call_later(seconds + idle, self._spawn, self._nobody_spoke)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    async def _nobody_spoke(self) -> None:
+        self._waiting = None
+        if self._speaking or self._ear is None:
+            return
+        end = round(self._ear.heard * 1000)
+        start = max(end - round(1000 * (self._config.idle or 0.0)), 0)
+        item = Item(_spoken_item(new_id()))
+        await self._send(
+            "input_audio_buffer.timeout_triggered", audio_start_ms=start, audio_end_ms=end, item_id=item.id
+        )
+        previous = self._conversation.add(item)
+        await self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
+        await self._send("conversation.item.added", previous_item_id=previous, item=item.values)
+        await self._send("conversation.item.done", previous_item_id=previous, item=item.values)
+        await self._respond(None)
 
     def _input(self, fields: Fields) -> Item:
         if fields.raw("type") == "item_reference":
@@ -510,6 +593,13 @@ class _Session:
             raise RequestError(400, "There is no answer under way.", code="response_cancel_not_active")
         for response in found:
             response.cancel("client_cancelled")
+
+
+def _spoken_item(number: str) -> dict[str, Any]:
+    """An item of what was said."""
+    content = {"type": "input_audio", "transcript": None}
+    values = {"id": number, "object": "realtime.item", "type": "message", "status": "completed", "role": "user"}
+    return {**values, "content": [content]}
 
 
 def _event(message: Mapping[str, Any]) -> Fields:

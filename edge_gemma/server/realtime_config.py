@@ -1,7 +1,8 @@
 """What a realtime session is told to do: the session object of OpenAI's interface, checked when it is changed.
 
 `null` and an absent field differ here: a field that is absent stays as it is, `null` switches something off. Fields that mean
-nothing here are left out, as clients add some of their own.
+nothing here are left out, as clients add some of their own. The object tells what is done: `noise_reduction` stays null,
+`truncation` disabled and `speed` 1, whatever a client wants.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import copy
 from typing import Any
 
 from .bodies import Fields
+from .realtime_ear import Detection
 
 __all__ = ["SILENCE", "Config", "response_options"]
 
 SILENCE = 0.5
 """Seconds that end a turn, unless the client says otherwise."""
 
-_EAGERNESS = {"low": 1.2, "auto": 0.7, "medium": 0.7, "high": 0.35}  # seconds of silence
+# Seconds of silence behind a whole sentence, and behind other words.
+_EAGERNESS = {"low": (1.2, 8.0), "auto": (0.7, 4.0), "medium": (0.7, 4.0), "high": (0.35, 2.0)}
 _FORMATS = ("audio/pcm", "audio/pcmu", "audio/pcma")
 _PCM = {"type": "audio/pcm", "rate": 24000}
 _DETECTION = {
@@ -24,6 +27,7 @@ _DETECTION = {
     "threshold": 0.5,
     "prefix_padding_ms": 300,
     "silence_duration_ms": round(SILENCE * 1000),
+    "idle_timeout_ms": None,
     "create_response": True,
     "interrupt_response": True,
 }
@@ -60,7 +64,7 @@ class Config:
                 "tools": [],
                 "tool_choice": "auto",
                 "max_output_tokens": "inf",
-                "truncation": "auto",
+                "truncation": "disabled",
                 "tracing": None,
             }
             self.values["audio"]["output"] = {"format": dict(_PCM), "voice": "default", "speed": 1.0}
@@ -77,14 +81,22 @@ class Config:
         return found
 
     @property
-    def silence(self) -> float | None:
-        """Seconds of silence that end a turn; None where the client ends turns."""
-        detection = self.hearing["turn_detection"]
-        if detection is None:
+    def detection(self) -> Detection | None:
+        """What ends a turn; None where the client ends turns."""
+        given = self.hearing["turn_detection"]
+        if given is None:
             return None
-        if detection["type"] == "semantic_vad":
-            return _EAGERNESS[detection["eagerness"]]
-        return float(detection["silence_duration_ms"]) / 1000
+        if given["type"] == "semantic_vad":
+            sentence, silence = _EAGERNESS[given["eagerness"]]
+            return Detection(silence, sentence)
+        silence, padding = (float(given[name]) / 1000 for name in ("silence_duration_ms", "prefix_padding_ms"))
+        return Detection(silence, None, float(given["threshold"]), padding)
+
+    @property
+    def idle(self) -> float | None:
+        """Seconds after an answer in which nobody speaks, until the model speaks again; None for no such thing."""
+        given = (self.hearing["turn_detection"] or {}).get("idle_timeout_ms")
+        return None if given is None or not self.answers else float(given) / 1000
 
     def detects(self, name: str) -> bool:
         """`create_response` or `interrupt_response`: whether the end or the start of speech does that."""
@@ -102,7 +114,6 @@ class Config:
         values = changed.values
         if changed.answers:
             values |= response_options(fields, self._speaks)
-            values["truncation"] = fields.raw("truncation") or values["truncation"]
         if "include" in fields.values:
             values["include"] = fields.texts("include") or None
         audio = fields.object("audio") or Fields({})
@@ -153,8 +164,6 @@ def _format(fields: Fields, speaking: bool) -> dict[str, Any]:
 
 def _change_hearing(values: dict[str, Any], fields: Fields) -> None:
     values |= _format(fields, speaking=False)
-    if "noise_reduction" in fields.values:
-        values["noise_reduction"] = fields.raw("noise_reduction")
     if "transcription" in fields.values:
         wanted = fields.object("transcription")
         values["transcription"] = wanted and {
@@ -176,6 +185,7 @@ def _detection(fields: Fields, before: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "type": kind,
         "threshold": fields.number("threshold", 0, 1, 0.5),
+        "idle_timeout_ms": fields.whole("idle_timeout_ms", 5000, 30_000),
         "prefix_padding_ms": fields.whole("prefix_padding_ms", 0, 5000, 300),
         "silence_duration_ms": fields.whole("silence_duration_ms", 100, 10_000, round(SILENCE * 1000)),
         **reacts,
@@ -187,5 +197,4 @@ def _change_speaking(values: dict[str, Any], fields: Fields) -> None:
     voice = fields.raw("voice")
     if isinstance(voice, str):
         values["voice"] = voice
-    if (speed := fields.number("speed", 0.25, 1.5)) is not None:
-        values["speed"] = speed
+    fields.number("speed", 0.25, 1.5)

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.endpointing import EndpointEvent
+from ..chat.timeline import Timeline
 from .core import Core
 from .failures import RequestError
 from .heard import HeardTurn
 from .live_sound import LiveSound
 
-__all__ = ["Ear", "Heard"]
+__all__ = ["Detection", "Ear", "Heard"]
 
 _NOTHING = np.zeros(0, np.float32)
 _LONGEST = 300.0  # seconds of a turn that the client ends
@@ -35,22 +36,43 @@ _MANUAL_SILENCE = 0.7  # seconds between the utterances of such a turn
 @dataclass(frozen=True)
 class Heard:
     """Something that was heard. "started" and "stopped" tell of speech, "partial" and "final" of its words, "failed" ends it.
+    Between them, "paused" tells of a silence that may be the end, "early" of the words that there will be then, and "resumed"
+    that it was not the end.
 
     Attributes:
         kind, time: of what, and when, in seconds.
         text, agreed: as in `ListenerEvent`.
-        samples: of a stopped turn.
+        samples: of a stopped or paused turn.
         turn: the turn that has heard it; None for none.
+        timeline: of paused: one that has heard the samples, and belongs to the receiver; None for none.
         error: of failed.
     """
 
-    kind: Literal["started", "stopped", "partial", "final", "failed"]
+    kind: Literal["started", "paused", "early", "resumed", "stopped", "partial", "final", "failed"]
     time: float = 0.0
     text: str = ""
     agreed: str = ""
     samples: NDArray[np.float32] = field(default_factory=lambda: _NOTHING)
     turn: HeardTurn | None = None
+    timeline: Timeline | None = None
     error: RequestError | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What ends a turn. Times are seconds.
+
+    Attributes:
+        silence: that ends it.
+        sentence: silence that ends it where its words are a whole sentence, or are not written down; None for `silence`.
+        threshold: the probability from which on sound is speech.
+        padding: sound before the speech that belongs to it.
+    """
+
+    silence: float
+    sentence: float | None = None
+    threshold: float = 0.5
+    padding: float = 0.3
 
 
 class _Observer:
@@ -103,6 +125,15 @@ class _Observer:
             late, self._replayed = self._events[self._replayed :], len(self._events)
             for event in late:
                 turn.hear(event)
+        if (
+            heard.kind == "pause"
+            and self._tell is not None
+            and turn is not None
+            and (found := turn.so_far()) is not None
+        ):
+            self._tell(Heard("paused", heard.time, samples=found[1], timeline=found[0]))
+        elif heard.kind == "resume" and self._tell is not None:
+            self._tell(Heard("resumed", heard.time))
         if heard.kind == "end" and self._tell is not None:
             self._events, self._over = [], True
             self._tell(Heard("stopped", heard.time, samples=self.samples(heard.keep), turn=turn))
@@ -135,7 +166,7 @@ class Ear:
         core: Core,
         *,
         rate: int,
-        silence: float | None,
+        detection: Detection | None,
         transcription: dict[str, Any] | None,
         feeds: bool,
         tell: Callable[[Heard], Awaitable[None]],
@@ -145,12 +176,12 @@ class Ear:
         Args:
             core: the core.
             rate: samples a second.
-            silence: seconds that end a turn; None where `commit` does.
+            detection: what ends a turn; None where `commit` does.
             transcription: options of the listener; None where no words are wanted.
             feeds: whether `giving` is used once somebody speaks.
             tell: takes what was heard, one after the other.
         """
-        self._core, self._rate, self._silence = core, rate, silence
+        self._core, self._rate, self._detection = core, rate, detection
         self._transcription, self.feeds, self._tell = transcription, feeds, tell
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Heard] = asyncio.Queue()
@@ -175,12 +206,17 @@ class Ear:
     @property
     def manual(self) -> bool:
         """Whether the client ends turns."""
-        return self._silence is None
+        return self._detection is None
 
     @property
     def begun(self) -> bool:
         """Whether there is sound that was not committed."""
         return self._sound is not None and self._sound.pushed >= _SHORTEST
+
+    @property
+    def heard(self) -> float:
+        """Seconds of sound so far."""
+        return self._before + (0.0 if self._sound is None else self._sound.pushed)
 
     @property
     def giving(self) -> Callable[[HeardTurn | None], None]:
@@ -239,6 +275,20 @@ class Ear:
             task.cancel()
         await asyncio.gather(*self._late, self._telling, return_exceptions=True)
 
+    @property
+    def _ends(self) -> dict[str, Any]:
+        """What ends utterances, as `Endpointer` takes it."""
+        if self._detection is None:
+            return {"silence": _MANUAL_SILENCE, "pause": _PAUSE}
+        found = self._detection
+        spoken = found.silence if self._transcription is not None or found.sentence is None else found.sentence
+        return {
+            "silence": spoken,
+            "pause": min(_PAUSE, spoken, found.sentence or spoken),
+            "threshold": found.threshold,
+            "pre_roll": found.padding,
+        }
+
     async def _hear(self, sound: LiveSound, observer: _Observer) -> str:
         """Hears a sound to its end. Returns the words of a turn that the client ends."""
         texts: list[str] = []
@@ -247,8 +297,9 @@ class Ear:
             if self._transcription is None:
                 await self._watch(sound, observer)
                 return ""
-            options = {"silence": self._silence or _MANUAL_SILENCE, "partials": True, **self._transcription}
-            options["pause"] = min(_PAUSE, options["silence"])
+            options: dict[str, Any] = {"partials": True, "pauses": True, **self._ends, **self._transcription}
+            if self._detection is not None and self._detection.sentence is not None:
+                options["sentence"] = self._detection.sentence
             async with self._core.ears.listener(**options) as listener:
                 listener.beside = None if self.manual else observer
                 try:
@@ -259,6 +310,8 @@ class Ear:
                                 agreed = " ".join([*texts, event.agreed]).strip()
                                 text = " ".join([*texts, event.text]).strip()
                                 self._queue.put_nowait(Heard("partial", before + event.time, text, agreed))
+                            elif event.kind == "early" and not self.manual:
+                                self._queue.put_nowait(Heard("early", before + event.time, event.text))
                             elif event.kind == "final" and self.manual:
                                 texts += [event.text] if event.text else []
                             elif event.kind == "final":
@@ -272,9 +325,7 @@ class Ear:
         return " ".join(texts)
 
     async def _watch(self, sound: LiveSound, observer: _Observer) -> None:
-        silence = self._silence or _MANUAL_SILENCE
-        detector = "none" if self.manual else "auto"
-        async with self._core.ears.watcher(silence=silence, pause=min(_PAUSE, silence), detector=detector) as watcher:
+        async with self._core.ears.watcher(detector="none" if self.manual else "auto", **self._ends) as watcher:
             watcher.beside = observer
             try:
                 async with contextlib.aclosing(self._core.ears.drawn(watcher.watch(sound), watcher)) as nothing:

@@ -104,6 +104,13 @@ class Response:
         """Whether it was told to end."""
         return bool(self._reason)
 
+    @property
+    def seconds(self) -> float | None:
+        """How long its speech is; None for an answer that ends in a call, or was cancelled."""
+        if self._reason or not self._output or self._output[-1].values["type"] != "message":
+            return None
+        return sum(item.spoken[-1][0] for item in self._output if item.spoken) / 1000
+
     def cancel(self, reason: str) -> None:
         """Ends it: "turn_detected" or "client_cancelled"."""
         self._reason = self._reason or reason
@@ -112,13 +119,13 @@ class Response:
         if self._message is not None:
             self._message.cancel()
 
-    async def run(self, request: Callable[[], Awaitable[ChatRequest]]) -> None:
-        """Answers. `request` makes what is asked."""
+    async def run(self, begin: Callable[[], Awaitable[Answer]]) -> None:
+        """Tells an answer, which `begin` begins."""
         await self._send("response.created", response=self._shown("in_progress", None, None))
         status, usage = "completed", None
         details: dict[str, Any] | None = None
         try:
-            ended = await self._draw(await request())
+            ended = await self._draw(await begin())
             usage = ended.usage
             if self._reason:
                 status, details = "cancelled", {"type": "cancelled", "reason": self._reason}
@@ -132,12 +139,11 @@ class Response:
             await self._end_message(status)
         await self._send("response.done", response=self._shown(status, details, usage))
 
-    async def _draw(self, request: ChatRequest) -> Ended:
-        answers = await self._core.answers(request)
-        self._answer = answers[0]
+    async def _draw(self, answer: Answer) -> Ended:
+        self._answer = answer
         if self._reason:
-            self._answer.cancel()
-        async with contextlib.aclosing(self._answer.__aiter__()) as events:
+            answer.cancel()
+        async with contextlib.aclosing(answer.__aiter__()) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise event.error

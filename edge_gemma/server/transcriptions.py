@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..audio.source import SAMPLE_RATE
+from ..audio.source import SAMPLE_RATE, Source
 from ..engine.sampling import Sampling
 from ..errors import EdgeGemmaError
 from ..speech.languages import language_name
@@ -175,25 +175,25 @@ class _Recording:
         seconds: of sound that were heard.
     """
 
-    def __init__(self, core: Core, asked: _Asked, transcriber: Transcriber) -> None:
+    def __init__(self, core: Core, asked: _Asked, transcriber: Transcriber, source: Source) -> None:
         self.asked, self.seconds = asked, 0.0
-        self._core, self._transcriber = core, transcriber
+        self._core, self._transcriber, self._source = core, transcriber, source
         self._events: asyncio.Queue[str | Segment | RequestError | None] = asyncio.Queue()
 
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, core: Core, asked: _Asked) -> AsyncIterator[_Recording]:
-        """Opens it. Raises RequestError."""
-        async with core.ears.transcriber(**asked.options) as transcriber:
-            yield cls(core, asked, transcriber)
+        """Opens it, so that what is no recording is refused before anything is answered. Raises RequestError."""
+        with await core.work(sound_source, asked.file, "file") as source:
+            async with core.ears.transcriber(**asked.options) as transcriber:
+                yield cls(core, asked, transcriber, source)
 
     async def _segments(self, **options: Any) -> AsyncGenerator[Segment, None]:
-        with await self._core.work(sound_source, self.asked.file, "file") as source:
-            found = self._transcriber.segments(source, **options)
-            async with contextlib.aclosing(self._core.ears.drawn(found, self._transcriber)) as drawn:
-                async for segment in drawn:
-                    yield segment
-            self.seconds = source.position
+        found = self._transcriber.segments(self._source, **options)
+        async with contextlib.aclosing(self._core.ears.drawn(found, self._transcriber)) as drawn:
+            async for segment in drawn:
+                yield segment
+        self.seconds = self._source.position
 
     async def complete(self) -> Transcript:
         """All of it. Raises RequestError."""

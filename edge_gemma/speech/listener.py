@@ -118,6 +118,7 @@ class Listener(Cancellable):
         confidence: bool = False,
         pauses: bool = False,
         priority: int = 1,
+        endpointer: Endpointer | None = None,
         initial_prompt: str | None = None,
         hotwords: str | Sequence[str] | None = None,
         order: Order = "instruction-first",
@@ -143,6 +144,7 @@ class Listener(Cancellable):
             confidence: whether final events tell `avg_logprob`.
             pauses: whether it tells what a pause has led to, with events "early" and "resume".
             priority: that of its sessions. Above 0, which others have, it goes before other work of the same model.
+            endpointer: finds the utterances, instead of one with `detector`, `silence`, `pause` and `max_seconds`.
             silence: seconds of silence that end an utterance.
             pause: seconds of silence after which its answer is begun.
             initial_prompt, hotwords, order, max_seconds, detector, context, kv, memory_limit, max_tokens, sampling, stop: as
@@ -158,7 +160,7 @@ class Listener(Cancellable):
         self._interval = 0.4 if partials is True else float(partials or 0.0)
         self._step_task, self._clock = step_task, clock
         self._confidence, self._pauses = confidence, pauses
-        self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
+        self._endpointer = endpointer or open_endpointer(model, detector, silence, pause, max_seconds)
         self.request: SpeechRequest = open_request(
             model,
             self.language,

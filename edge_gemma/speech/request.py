@@ -226,9 +226,9 @@ def open_request(
 
 
 def open_endpointer(
-    model: ModelLike, detector: str | Detector, silence: float, pause: float, max_seconds: float
+    model: ModelLike, detector: str | Detector, silence: float, pause: float, max_seconds: float, **options: float
 ) -> Endpointer:
-    """Finds utterances for a model that hears; arguments as in `Transcriber`.
+    """Finds utterances for a model that hears; arguments as in `Transcriber`, `options` as in `Endpointer`.
 
     Raises EdgeGemmaValueError: "unsupported" for a model without audio encoder, "argument" for an option out of range.
     """
@@ -239,7 +239,7 @@ def open_endpointer(
             f"max_seconds is {max_seconds}; it must be within {MIN_CLIP:g} and {MAX_CLIP:g}.", "argument"
         )
     found = _Everything() if detector == "none" else detector
-    return Endpointer(found, silence=silence, pause=pause, max_seconds=max_seconds)
+    return Endpointer(found, silence=silence, pause=pause, max_seconds=max_seconds, **options)
 
 
 class _Everything:

@@ -137,7 +137,7 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(runs=st.one_of(RUNS, CHATTER), rules=RULES, rest=st.integers(0, BLOCK - 1), data=st.data())
 def test_no_sample_is_lost_or_doubled(runs, rules, rest, data) -> None:
     size = sum(count for count, _ in runs) * BLOCK + rest
@@ -226,6 +226,42 @@ def test_a_word_that_begins_just_before_the_end_is_the_next_utterance() -> None:
     events = run(Endpointer(speech((10, 1), (20, 0), (10, 1), (60, 0)), tail=0.6), samples)
     (_, first_end), (second, _) = check(events, samples, 10**9)
     assert first_end == second == 10 * BLOCK + 9600
+
+
+def test_a_pause_may_end_sooner() -> None:
+    """What is said decides how long to wait, from one pause to the next."""
+    script = speech((10, 1.0), (12, 0.0), (10, 1.0), (60, 0.0))
+    endpointer = Endpointer(script, silence=40 * BLOCK / SAMPLE_RATE, pause=8 * BLOCK / SAMPLE_RATE)
+    found = []
+    for block in sound(92 * BLOCK).reshape(-1, BLOCK):
+        events = endpointer.push(block)
+        found += [(event.kind, script.at) for event in events if event.kind != "audio"]
+        if any(event.kind == "pause" for event in events):
+            endpointer.end_after(20 * BLOCK / SAMPLE_RATE)
+    kinds = [kind for kind, _ in found]
+    assert kinds == ["start", "pause", "resume", "pause", "end"]
+    assert found[-1][1] == 10 + 12 + 10 + 20
+    # Without another order the next pause is as long as the first rule says.
+    script = speech((10, 1.0), (12, 0.0), (10, 1.0), (60, 0.0))
+    endpointer = Endpointer(script, silence=40 * BLOCK / SAMPLE_RATE, pause=8 * BLOCK / SAMPLE_RATE)
+    for block in sound(92 * BLOCK).reshape(-1, BLOCK):
+        events = endpointer.push(block)
+        if any(event.kind == "pause" for event in events) and script.at < 22:
+            endpointer.end_after(20 * BLOCK / SAMPLE_RATE)
+        if any(event.kind == "end" for event in events):
+            assert script.at == 10 + 12 + 10 + 40
+            return
+    raise AssertionError("the utterance has no end")
+
+
+def test_a_threshold() -> None:
+    for threshold, heard in ((0.5, True), (0.8, False)):
+        events = run(Endpointer(speech((20, 0.7), (40, 0.0)), threshold=threshold), sound(60 * BLOCK))
+        assert bool(events) is heard
+    # It ends where the probability falls by more than a little below the threshold.
+    events = run(Endpointer(speech((20, 0.9), (20, 0.7), (40, 0.5)), threshold=0.8), sound(80 * BLOCK))
+    assert [event.kind for event in events if event.kind != "audio"] == ["start", "pause", "end"]
+    assert next(event for event in events if event.kind == "pause").time == 40 * BLOCK / SAMPLE_RATE
 
 
 def test_the_sound_ends() -> None:
@@ -327,6 +363,7 @@ def test_a_long_pre_roll() -> None:
         {"silence": float("nan")},
         {"pause": 0.8},
         {"tail": 0.8},
+        {"threshold": 1.5},
         {"max_seconds": 0.5},
         {"max_seconds": float("inf")},
         {"pre_roll": 2, "max_seconds": 4},

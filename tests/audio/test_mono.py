@@ -90,7 +90,7 @@ def test_silence_before_sound_that_cancels() -> None:
     assert np.array_equal(to_mono(frames)[SAMPLE_RATE:], SPEECH)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rate=st.sampled_from([8000, 16000, 44100]),
     signs=st.lists(st.sampled_from([-1, 0, 1]), min_size=6, max_size=6),

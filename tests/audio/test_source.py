@@ -99,7 +99,7 @@ def test_another_rate(rate) -> None:
     assert to_mono(np.zeros(0), rate).size == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rate=st.sampled_from([16000, 8000, 44100, 48000]), cuts=st.lists(st.integers(0, 6000), max_size=8))
 def test_cutting_makes_no_difference(rate, cuts) -> None:
     if rate != SAMPLE_RATE:

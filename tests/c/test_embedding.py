@@ -19,6 +19,7 @@ from support.pages import blocks
 from support.paths import ROOT
 
 HEADER = ROOT / "csrc" / "edge_gemma.h"
+HEADERS = [HEADER, HEADER.with_name("edge_gemma_chat.h")]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux names of libraries and tools")
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 # Calls that end the process or write where the application did not ask for it.
@@ -282,7 +283,8 @@ def test_cmake_compares_versions(installed, tmp_path, shift, found):
 
 def test_exports_only_the_header(installed):
     table = run(tool("nm"), "--dynamic", "--defined-only", installed / "lib" / "libedge_gemma.so")
-    declared = set(re.findall(r"^EG_API .*?\b(eg_\w+)\(", HEADER.read_text(), flags=re.M))
+    text = "".join(header.read_text() for header in HEADERS)
+    declared = set(re.findall(r"^EG_API .*?\b(eg_\w+)\(", text, flags=re.M))
     assert {line.split()[-1] for line in table.splitlines()} == declared
 
 

@@ -32,7 +32,7 @@ def make(target: str, folder: Path, **variables: object) -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize("target", ["gguf", "tokenizer", "encoders", "picture"])
+@pytest.mark.parametrize("target", ["gguf", "tokenizer", "encoders", "picture", "reply"])
 def test_fuzz(target, tmp_path):
     if os.name != "posix" or not shutil.which("make"):
         pytest.skip("needs make on a POSIX system")

@@ -191,7 +191,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=25).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(TEXTS, st.lists(st.integers(1, 9), min_size=1, max_size=8), st.booleans())
 def test_any_cut_gives_the_same(text: str, cuts: list[int], complete: bool) -> None:
     whole = ReplyParser()
@@ -212,7 +212,7 @@ def test_any_cut_gives_the_same(text: str, cuts: list[int], complete: bool) -> N
     assert parser.finish() == [] and parser.feed("more") == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(PIECES.filter(lambda p: p not in ('"', "<", "|>", "<|")), max_size=25).map("".join))
 def test_no_marker_is_ever_text(text: str) -> None:
     reply = parse_reply(text)
@@ -397,14 +397,14 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.text("abcxyz_", min_size=1, max_size=5), VALUES, max_size=4))
 def test_what_is_written_is_read_back(arguments: dict[str, Any]) -> None:
     text = format_call("some_tool", arguments)
     assert parse_reply(text).tool_calls == [ToolCall("some_tool", arguments)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS)
 def test_reading_calls_never_fails(text: str) -> None:
     calls, left_over, whole = parse_calls(text)

@@ -51,7 +51,7 @@ CONTENT = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "model"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(ROLES, CONTENT), max_size=5), st.booleans(), st.booleans(), st.booleans())
 @example([("assistant", f"{SPACES}a{SPACES}<|channel>x<channel|>{SPACES}")], False, False, False)
 @example([("user", SPACES)], True, True, True)

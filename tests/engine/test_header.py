@@ -22,8 +22,9 @@ from support.tiny_model import VOCAB, Shape, model_writer, write_model
 IDS = [2, *range(20, 40)]
 #: Every struct of the header that begins with struct_size, and what to call to have it read or filled.
 INPUTS = ["eg_file_params", "eg_model_params", "eg_session_params", "eg_sampling", "eg_audio_params", "eg_chat_message"]
-INPUTS += ["eg_batch_item", "eg_image"]
+INPUTS += ["eg_batch_item", "eg_image", "eg_reply_params", "eg_chat_params", "eg_chat_part", "eg_voice_params"]
 OUTPUTS = ["eg_file_metadata", "eg_file_tensor", "eg_model_info", "eg_memory", "eg_token", "eg_stats", "eg_error"]
+OUTPUTS += ["eg_reply_event", "eg_voice_event"]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,21 @@ def reader(name: str, session: eg.Session) -> Callable[[Any, Any], int]:
     if name == "eg_image":
         seeing = eg.Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf").session(context=2048)
         return lambda struct, err: lib.eg_session_feed_image(seeing.pointer, struct, err)
+    if name == "eg_reply_params":
+        reply = ffi.new("eg_reply **")
+        return lambda struct, err: lib.eg_reply_open(struct, reply, err) or lib.eg_reply_close(reply[0]) or lib.EG_OK
+    chat = ffi.new("eg_chat **")
+    if name == "eg_chat_params":
+        return lambda struct, err: lib.eg_chat_open(raw, struct, chat, err) or lib.eg_chat_close(chat[0]) or lib.EG_OK
+    if name == "eg_chat_part":
+        check(lib.eg_chat_open(raw, ffi.NULL, chat, ffi.NULL), ffi.NULL)
+        opened = ffi.gc(chat[0], lib.eg_chat_close)
+        return lambda struct, err: lib.eg_chat_add_parts(opened, struct, 1, err)
+    voice = ffi.new("eg_voice **")
+    if name == "eg_voice_params":
+        return lambda struct, err: (
+            lib.eg_voice_open(raw, struct, voice, err) or lib.eg_voice_close(voice[0]) or lib.EG_OK
+        )
     if name == "eg_batch_item":
         return lambda struct, err: lib.eg_batch_run(struct, 1, err)
     length = ffi.new("size_t *")
@@ -88,6 +104,8 @@ def set_fields(name: str, struct: Any, session: eg.Session) -> list[Any]:
         struct.path = kept[0]
     elif name == "eg_chat_message":
         struct.role = struct.content = kept[1]
+    elif name == "eg_chat_part":
+        struct.text = kept[1]
     elif name == "eg_batch_item":
         struct.session = session.pointer
     elif name == "eg_image":
@@ -131,6 +149,16 @@ def filler(name: str, session: eg.Session, file: Any) -> Callable[[Any, Any], in
         return lambda struct, err: lib.eg_session_get_memory(session.pointer, struct, err)
     if name == "eg_stats":
         return lambda struct, err: lib.eg_session_get_stats(session.pointer, struct, err)
+    if name == "eg_reply_event":
+        out = ffi.new("eg_reply **")
+        check(lib.eg_reply_open(ffi.NULL, out, ffi.NULL), ffi.NULL)
+        reply = ffi.gc(out[0], lib.eg_reply_close)
+        return lambda struct, err: lib.eg_reply_next(reply, struct, err)
+    if name == "eg_voice_event":
+        voice_out = ffi.new("eg_voice **")
+        check(lib.eg_voice_open(session.model.pointer, ffi.NULL, voice_out, ffi.NULL), ffi.NULL)
+        voice = ffi.gc(voice_out[0], lib.eg_voice_close)
+        return lambda struct, err: lib.eg_voice_step(voice, ffi.NULL, struct, err)
     if name == "eg_error":
         return lambda struct, err: lib.eg_session_rewind_to(session.pointer, 10**6, struct) and lib.EG_OK
     return lambda struct, err: lib.eg_session_next(session.pointer, ffi.NULL, struct, err)
@@ -198,9 +226,8 @@ def test_new_struct_sets_every_size() -> None:
     """Python's helper states the size of every struct that has one, and the lists above name them all."""
     for name in INPUTS + OUTPUTS:
         assert new_struct(name).struct_size == ffi.sizeof(name)
-    structs = re.findall(
-        r"^typedef struct \w+ \{(.*?)^\} (\w+);", (ROOT / "csrc" / "edge_gemma.h").read_text(), re.S | re.M
-    )
+    headers = "".join((ROOT / "csrc" / name).read_text() for name in ("edge_gemma.h", "edge_gemma_chat.h"))
+    structs = re.findall(r"^typedef struct \w+ \{(.*?)^\} (\w+);", headers, re.S | re.M)
     assert {name for body, name in structs if body.strip().startswith("uint32_t struct_size;")} == set(INPUTS + OUTPUTS)
     assert {name for _, name in structs} - set(INPUTS + OUTPUTS) == {
         "eg_logit_bias",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 
 from edge_gemma.engine.model import Model
 from edge_gemma.errors import EdgeGemmaError
 from edge_gemma.server.core import Core
+from edge_gemma.server.ears import LiveListener, memory_of_ears
 from edge_gemma.server.failures import RequestError
+from edge_gemma.server.requests import ChatRequest
 from edge_gemma.server.running import Running
 from edge_gemma.server.settings import Settings
 from server.conftest import NAME, endless, until
@@ -233,8 +237,29 @@ def test_a_memory_limit_plans_for_all_timelines_and_the_cache(own_server):
             running = own_server(memory_limit=limit, **options)
             return running.core.context
 
-    limit = 386_000_000
+    limit = 462_000_000
     free = context(limit, parallel=1, cache_bytes=0)
-    assert context(limit, parallel=8, cache_bytes=0) < free
+    assert context(limit, parallel=8, listeners=1, recordings=1, cache_bytes=0) < free
     with pytest.raises(EdgeGemmaError, match="memory limit"):
         context(limit, parallel=1, cache_bytes=300_000_000)
+
+
+def test_a_memory_limit_counts_what_hears(own_server):
+    running = own_server(memory_limit=4_000_000_000, parallel=3)
+    core = running.core
+    assert (core.settings.listeners, core.settings.recordings) == (3, 2)
+    few, many = (memory_of_ears(core.model, Settings(listeners=count), "f16") for count in (1, 8))
+    with LiveListener(core.model) as listener:
+        session = listener.request.session
+        assert session.context <= 1280
+        assert many - few >= 7 * 4 * session.memory()["kv"]
+
+    async def turns() -> list[bool]:
+        place = {"role": "user", "content": [{"type": "audio", "audio": np.zeros(1, np.float32)}]}
+        first, second = [await core.heard.turn_of(ChatRequest(messages=[place])) for _ in range(2)]
+        first.close()
+        third = await core.heard.turn_of(ChatRequest(messages=[place]))
+        third.close()
+        return [first is not None, second is not None, third is not None]
+
+    assert asyncio.run(turns()) == [True, False, True]

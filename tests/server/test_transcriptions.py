@@ -138,9 +138,10 @@ def test_the_kind_is_told_by_the_bytes(http, sound, words):
     ],
 )
 def test_what_is_no_sound(http, content, code):
-    answer = http.post(PATH, files={"file": ("x.wav", content)}, data={"model": "m"})
-    assert answer.status_code == code
-    assert answer.json()["error"]["message"].endswith(".")
+    for more in ({}, {"stream": "true"}):
+        answer = http.post(PATH, files={"file": ("x.wav", content)}, data={"model": "m", **more})
+        assert answer.status_code == code
+        assert answer.json()["error"]["message"].endswith(".")
 
 
 def test_unusable_forms(http, sound):
