@@ -69,9 +69,10 @@ def test_the_store_of_weights(kind: str, tmp_path: Path) -> None:
 def test_a_disk_that_fails(kind: str, tmp_path: Path) -> None:
     """A file that is cut short ends the call with an error in every thread; other faults are the application's."""
     program, copy = sanitized("use_fault.c", tmp_path, kind), tmp_path / "model.gguf"
-    # The handler replaces pages that others read, which the system does at once; the sanitizer takes it for a write.
+    # The handler replaces pages that others read, which the system does at once; the sanitizer takes it for a write. It must
+    # remember enough to know whose write it was.
     (tmp_path / "suppressed").write_text("race:guard.c\n")
-    options = {"TSAN_OPTIONS": f"suppressions={tmp_path / 'suppressed'}"}
+    options = {"TSAN_OPTIONS": f"suppressions={tmp_path / 'suppressed'} history_size=7"}
     for model in MODELS:
         for how in ([], [Path("limited")], [Path("tensors")]):
             shutil.copyfile(model, copy)
