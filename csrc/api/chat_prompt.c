@@ -1,6 +1,8 @@
 /* Conversations: from the history to what the session holds. */
 #include "chat.h"
 
+#include "../base/checked.h"
+#include "../base/grow.h"
 #include "../text/markers.h"
 #include "../text/utf8.h"
 #include "objects.h"
@@ -14,25 +16,22 @@ typedef struct units {
     bool failed;
 } units;
 
+/* Room for n more, at least 1. */
 static eg_chat_unit *room(units *u, size_t n)
 {
-    if (n > u->capacity - u->n) {
-        size_t capacity = u->capacity ? u->capacity : 256;
-        while (capacity - u->n < n && capacity < SIZE_MAX / 4) capacity *= 2;
-        eg_chat_unit *grown = capacity <= SIZE_MAX / 4 / sizeof *grown ? realloc(u->items, capacity * sizeof *grown) : NULL;
-        if (!grown) {
-            u->failed = true;
-            return NULL;
-        }
-        u->items = grown;
-        u->capacity = capacity;
+    size_t needed;
+    eg_chat_unit *grown = eg_add_size(u->n, n, &needed) ? eg_grow(u->items, &u->capacity, needed, sizeof *grown) : NULL;
+    if (!grown) {
+        u->failed = true;
+        return NULL;
     }
+    u->items = grown;
     return u->items + u->n;
 }
 
 static void add_ids(units *u, const int32_t *ids, size_t n)
 {
-    eg_chat_unit *to = room(u, n);
+    eg_chat_unit *to = n ? room(u, n) : NULL;
     for (size_t i = 0; to && i < n; i++) to[i] = (eg_chat_unit){ids[i], 0};
     if (to) u->n += n;
 }
@@ -270,13 +269,9 @@ static size_t common(const eg_chat *c, const units *u, const int32_t *held, size
 static eg_status feed_media(eg_chat *c, int32_t number, eg_error *err)
 {
     const eg_chat_media *m = &c->media[number];
-    if (c->n_spans == c->span_capacity) {
-        const size_t capacity = c->span_capacity ? 2 * c->span_capacity : 8;
-        eg_chat_span *grown = realloc(c->spans, capacity * sizeof *grown);
-        if (!grown) return no_memory(err);
-        c->spans = grown;
-        c->span_capacity = capacity;
-    }
+    eg_chat_span *grown = eg_grow(c->spans, &c->span_capacity, c->n_spans + 1, sizeof *grown);
+    if (!grown) return no_memory(err);
+    c->spans = grown;
     const size_t start = eg_session_position(c->session);
     eg_status status = m->is_image ? eg_session_feed_image(c->session, &m->image, err)
                                    : eg_session_feed_audio(c->session, m->samples, m->n, NULL, err);

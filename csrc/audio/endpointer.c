@@ -1,6 +1,8 @@
 /* The endpointer, and the detector that it has without another. */
 #include "endpointer.h"
 
+#include "../base/checked.h"
+#include "../base/grow.h"
 #include "../base/numbers.h"
 
 #include <math.h>
@@ -152,33 +154,26 @@ void eg_endpointer_close(eg_endpointer *e)
 
 static void add_sound(eg_endpointer *e, sound *to, const float *samples, size_t n)
 {
-    if (n > to->capacity - to->n) {
-        size_t capacity = to->capacity ? to->capacity : 4 * BLOCK;
-        while (capacity - to->n < n && capacity < SIZE_MAX / 8 / sizeof(float)) capacity *= 2;
-        float *grown = capacity - to->n < n ? NULL : realloc(to->samples, capacity * sizeof(float));
-        if (!grown) {
-            e->failed = true;
-            return;
-        }
-        to->samples = grown;
-        to->capacity = capacity;
+    size_t needed;
+    if (!n) return;
+    float *grown = eg_add_size(to->n, n, &needed) ? eg_grow(to->samples, &to->capacity, needed, sizeof *grown) : NULL;
+    if (!grown) {
+        e->failed = true;
+        return;
     }
+    to->samples = grown;
     memcpy(to->samples + to->n, samples, n * sizeof(float));
     to->n += n;
 }
 
 static void tell(eg_endpointer *e, eg_endpoint_kind kind, int64_t time, size_t n, int64_t keep)
 {
-    if (e->n_events == e->event_capacity) {
-        const size_t capacity = e->event_capacity ? 2 * e->event_capacity : 16;
-        eg_endpoint *grown = realloc(e->events, capacity * sizeof *grown);
-        if (!grown) {
-            e->failed = true;
-            return;
-        }
-        e->events = grown;
-        e->event_capacity = capacity;
+    eg_endpoint *grown = eg_grow(e->events, &e->event_capacity, e->n_events + 1, sizeof *grown);
+    if (!grown) {
+        e->failed = true;
+        return;
     }
+    e->events = grown;
     e->events[e->n_events++] = (eg_endpoint){kind, time, e->given.n - n, n, keep};
 }
 

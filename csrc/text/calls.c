@@ -1,6 +1,7 @@
 /* Reads the text between the markers of a call: usually one `call:NAME{...}`; also several, or calls written as JSON or as Python. */
 #include "calls.h"
 
+#include "../base/grow.h"
 #include "characters.h"
 #include "json.h"
 #include "values.h"
@@ -25,16 +26,12 @@ typedef struct call_reader {
 
 static bool add(call_reader *r, found_call call)
 {
-    if (r->n == r->capacity) {
-        const size_t capacity = r->capacity ? 2 * r->capacity : 4;
-        found_call *grown = capacity <= SIZE_MAX / 2 / sizeof *grown ? realloc(r->items, capacity * sizeof *grown) : NULL;
-        if (!grown) {
-            r->values.failed = true;
-            return false;
-        }
-        r->items = grown;
-        r->capacity = capacity;
+    found_call *grown = eg_grow(r->items, &r->capacity, r->n + 1, sizeof *grown);
+    if (!grown) {
+        r->values.failed = true;
+        return false;
     }
+    r->items = grown;
     r->items[r->n++] = call;
     return true;
 }

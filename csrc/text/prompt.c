@@ -8,6 +8,7 @@
  */
 #include "prompt.h"
 
+#include "../base/grow.h"
 #include "calls.h"
 #include "characters.h"
 
@@ -27,16 +28,12 @@ void eg_prompt_put(eg_prompt *p, const char *text, size_t length)
 
 static void mark(eg_prompt *p, const char *text, int64_t media)
 {
-    if (p->n == p->capacity) {
-        const size_t capacity = p->capacity ? 2 * p->capacity : 32;
-        eg_prompt_mark *grown = capacity <= SIZE_MAX / 2 / sizeof *grown ? realloc(p->marks, capacity * sizeof *grown) : NULL;
-        if (!grown) {
-            p->failed = true;
-            return;
-        }
-        p->marks = grown;
-        p->capacity = capacity;
+    eg_prompt_mark *grown = eg_grow(p->marks, &p->capacity, p->n + 1, sizeof *grown);
+    if (!grown) {
+        p->failed = true;
+        return;
     }
+    p->marks = grown;
     p->marks[p->n++] = (eg_prompt_mark){p->text.length, strlen(text), media};
     eg_prompt_put_text(p, text);
 }

@@ -4,6 +4,7 @@
  * thought is a thought: text that was shown cannot be taken back, so the events may have shown it as text, but eg_reply_get tells
  * it apart. A call that was broken off is told as broken, and never as a call.
  */
+#include "../base/grow.h"
 #include "../base/structs.h"
 #include "../edge_gemma_chat.h"
 #include "calls.h"
@@ -82,23 +83,14 @@ struct eg_reply {
 
 /* ---- growing ----------------------------------------------------------------------------------------------------- */
 
-/* Room for one more of a list. */
-static void *grown(eg_reply *r, void *items, size_t n, size_t *capacity, size_t size)
-{
-    if (n < *capacity) return items;
-    const size_t wanted = *capacity ? 2 * *capacity : 8;
-    void *more = wanted <= SIZE_MAX / 2 / size ? realloc(items, wanted * size) : NULL;
-    if (!more) r->failed = true;
-    else *capacity = wanted;
-    return more;
-}
-
 #define PUSH(reply, list, ...) \
     do { \
-        void *more_ = grown(reply, (list).items, (list).n, &(list).capacity, sizeof *(list).items); \
+        void *more_ = eg_grow((list).items, &(list).capacity, (list).n + 1, sizeof *(list).items); \
         if (more_) { \
             (list).items = more_; \
             (list).items[(list).n++] = __VA_ARGS__; \
+        } else { \
+            (reply)->failed = true; \
         } \
     } while (0)
 

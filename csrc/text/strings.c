@@ -2,6 +2,7 @@
 #include "strings.h"
 
 #include "../base/checked.h"
+#include "../base/grow.h"
 #include "utf8.h"
 
 #include <stdlib.h>
@@ -16,17 +17,12 @@ bool eg_string_add(eg_string *s, const char *bytes, size_t n)
         s->failed = true;
         return false;
     }
-    if (needed >= s->capacity) {
-        size_t capacity = s->capacity ? s->capacity : 32;
-        while (capacity <= needed) capacity *= 2;
-        char *grown = realloc(s->bytes, capacity);
-        if (!grown) {
-            s->failed = true;
-            return false;
-        }
-        s->bytes = grown;
-        s->capacity = capacity;
+    char *grown = eg_grow(s->bytes, &s->capacity, needed + 1, 1);
+    if (!grown) {
+        s->failed = true;
+        return false;
     }
+    s->bytes = grown;
     if (n) memcpy(s->bytes + s->length, bytes, n);
     s->length = needed;
     s->bytes[needed] = '\0';
