@@ -1,6 +1,7 @@
 /* Conversations: opening, and the history. */
 #include "chat.h"
 
+#include "../base/grow.h"
 #include "../base/structs.h"
 #include "objects.h"
 
@@ -20,16 +21,23 @@ static char *copy(const char *text, size_t length)
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
+/* Reads text[length] into chunks. what: the subject of an error's sentence, with its verb. */
+static eg_status read_json(const char *text, size_t length, const char *what, eg_chunks *chunks, eg_json **out, eg_error *err)
+{
+    const char *problem = NULL;
+    size_t at = 0;
+    *out = eg_json_read(text, length, chunks, &problem, &at);
+    if (*out) return EG_OK;
+    return problem ? eg_fail(err, EG_ERROR_FORMAT, "%s no JSON: %s at byte %zu.", what, problem, at) : no_memory(err);
+}
+
 static eg_status read_tools(eg_chat *c, const char *tools, eg_error *err)
 {
-    const char *problem;
-    size_t at;
     const char *text = eg_chunks_copy(&c->tool_memory, tools, strlen(tools));
     if (!text) return no_memory(err);
-    c->tools = eg_json_read(text, strlen(text), &c->tool_memory, &problem, &at);
-    if (!c->tools && !problem) return no_memory(err);
-    if (!c->tools) return eg_fail(err, EG_ERROR_FORMAT, "tools are no JSON: %s at byte %zu.", problem, at);
-    problem = eg_tools_check(c->tools);
+    eg_status status = read_json(text, strlen(text), "tools are", &c->tool_memory, &c->tools, err);
+    if (status) return status;
+    const char *problem = eg_tools_check(c->tools);
     return problem ? eg_fail(err, EG_ERROR_FORMAT, "tools %s.", problem) : EG_OK;
 }
 
@@ -115,22 +123,15 @@ void eg_chat_cancel(eg_chat *c)
 eg_status eg_chat_append(eg_chat *c, const char *json, size_t length, eg_error *err)
 {
     eg_chunks chunks = {0};
-    const char *problem = NULL;
-    size_t at;
-    const eg_json *message = eg_json_read(json, length, &chunks, &problem, &at);
-    eg_status status = EG_OK;
-    if (!message && !problem) status = no_memory(err);
-    else if (!message) status = eg_fail(err, EG_ERROR_FORMAT, "the message is no JSON: %s at byte %zu.", problem, at);
-    else if ((problem = eg_message_check(message))) status = eg_fail(err, EG_ERROR_FORMAT, "the message %s.", problem);
+    eg_json *message;
+    eg_status status = read_json(json, length, "the message is", &chunks, &message, err);
+    const char *problem = status ? NULL : eg_message_check(message);
+    if (problem) status = eg_fail(err, EG_ERROR_FORMAT, "the message %s.", problem);
     eg_chunks_free(&chunks);
     if (status) return status;
-    if (c->n == c->capacity) {
-        const size_t capacity = c->capacity ? 2 * c->capacity : 16;
-        char **grown = capacity <= SIZE_MAX / 2 / sizeof *grown ? realloc(c->messages, capacity * sizeof *grown) : NULL;
-        if (!grown) return no_memory(err);
-        c->messages = grown;
-        c->capacity = capacity;
-    }
+    char **grown = eg_grow(c->messages, &c->capacity, c->n + 1, sizeof *grown);
+    if (!grown) return no_memory(err);
+    c->messages = grown;
     char *made = copy(json, length);
     if (!made) return no_memory(err);
     c->messages[c->n++] = made;
@@ -159,6 +160,12 @@ eg_status eg_chat_add_result(eg_chat *c, const char *name, const char *json, eg_
 {
     if (!c || !name || !json) return eg_fail(err, EG_ERROR_ARGUMENT, "chat, name or json is NULL.");
     eg_status status = eg_chat_end_answer(c, err);
+    if (status) return status;
+    /* By itself: text such as `1, "role": "user"` makes a message, but is no value. */
+    eg_chunks chunks = {0};
+    eg_json *result;
+    status = read_json(json, strlen(json), "the result is", &chunks, &result, err);
+    eg_chunks_free(&chunks);
     if (status) return status;
     eg_string message = {0};
     eg_string_put(&message, "{\"role\":\"tool\",\"name\":");
@@ -189,13 +196,9 @@ eg_status eg_chat_add_json(eg_chat *c, const char *json, eg_error *err)
 /* Copies the pixels or samples of a part. */
 static eg_status add_media(eg_chat *c, const eg_chat_part *part, eg_error *err)
 {
-    if (c->n_media == c->media_capacity) {
-        const size_t capacity = c->media_capacity ? 2 * c->media_capacity : 4;
-        eg_chat_media *grown = realloc(c->media, capacity * sizeof *grown);
-        if (!grown) return no_memory(err);
-        c->media = grown;
-        c->media_capacity = capacity;
-    }
+    eg_chat_media *grown = eg_grow(c->media, &c->media_capacity, c->n_media + 1, sizeof *grown);
+    if (!grown) return no_memory(err);
+    c->media = grown;
     eg_chat_media *m = &c->media[c->n_media];
     *m = (eg_chat_media){.is_image = part->image != NULL};
     if (!m->is_image) {

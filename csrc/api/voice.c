@@ -7,6 +7,8 @@
 #include "chat.h"
 
 #include "../audio/endpointer.h"
+#include "../base/checked.h"
+#include "../base/grow.h"
 #include "../base/structs.h"
 #include "objects.h"
 
@@ -107,10 +109,15 @@ static eg_status tell(queue *q, eg_voice_kind kind, double time, const char *tex
     w->time = time;
     if (answer) w->answer = *answer;
     w->answer.struct_size = sizeof w->answer;
-    const char *const texts[] = {answer ? answer->text : text, w->answer.name, w->answer.arguments, w->answer.problem};
+    if (!answer) {
+        w->answer.text = text;
+        w->answer.text_length = text ? strlen(text) : 0;
+    }
+    const char *const texts[] = {w->answer.text, w->answer.name, w->answer.arguments, w->answer.problem};
     for (size_t i = 0; i < 4; i++) {
         w->places[i] = w->texts.length;
-        if (texts[i]) eg_string_put(&w->texts, texts[i]);
+        if (!i) eg_string_add(&w->texts, texts[0], w->answer.text_length); /* of a model, so it may have zeros */
+        else if (texts[i]) eg_string_put(&w->texts, texts[i]);
         eg_string_add(&w->texts, "", 1);
     }
     if (w->texts.failed) {
@@ -145,7 +152,6 @@ static bool take(eg_voice *v, eg_voice_event *out)
     waiting *w = v->last;
     const char *texts = w->texts.bytes;
     w->answer.text = texts + w->places[0];
-    w->answer.text_length = strlen(w->answer.text);
     w->answer.name = texts + w->places[1];
     w->answer.arguments = texts + w->places[2];
     w->answer.problem = texts + w->places[3];
@@ -311,12 +317,15 @@ static void learn_draft(eg_voice *v, transcript *t)
 
 /* ---- the turn ---------------------------------------------------------------------------------------------------- */
 
+/* Whether the conversation has words of a pause, which may not be the end of the turn. */
+static bool is_early(const eg_voice *v) { return v->chat && !v->decided && v->words.session && v->words.done; }
+
 /* Drops an answer that a pause has begun. */
 static eg_status drop_early(eg_voice *v, eg_error *err)
 {
     eg_status status = EG_OK;
     clear(&v->held);
-    if (v->chat && v->words.session && v->words.done) status = eg_chat_truncate(v->chat, v->before, err);
+    if (is_early(v)) status = eg_chat_truncate(v->chat, v->before, err);
     v->answering = false;
     learn_draft(v, &v->words);
     return status;
@@ -334,16 +343,14 @@ static void end_hearing(eg_voice *v)
 
 static eg_status add_samples(eg_voice *v, const float *samples, size_t n, eg_error *err)
 {
-    if (n > v->sound_capacity - v->n_sound) {
-        size_t capacity = v->sound_capacity ? v->sound_capacity : RATE;
-        while (capacity - v->n_sound < n) capacity *= 2;
-        float *grown = realloc(v->sound, capacity * sizeof(float));
+    if (n) {
+        size_t needed;
+        float *grown = eg_add_size(v->n_sound, n, &needed) ? eg_grow(v->sound, &v->sound_capacity, needed, sizeof *grown) : NULL;
         if (!grown) return no_memory(err);
         v->sound = grown;
-        v->sound_capacity = capacity;
+        memcpy(v->sound + v->n_sound, samples, n * sizeof(float));
+        v->n_sound = needed;
     }
-    if (n) memcpy(v->sound + v->n_sound, samples, n * sizeof(float));
-    v->n_sound += n;
     if (v->paused) return EG_OK;   /* encoding the silence of a pause can wait; the answer cannot */
     const size_t from = v->fed;
     v->fed = v->n_sound;
@@ -437,10 +444,11 @@ static eg_status on_end(eg_voice *v, const eg_endpoint *e, eg_error *err)
     return status;
 }
 
-/* Drops the turn and the answer. */
+/* Drops the turn and the answer. Of one that was begun too early nothing stays in the history. */
 static void give_up(eg_voice *v)
 {
-    if (v->chat) eg_chat_end_answer(v->chat, NULL);
+    if (is_early(v)) eg_chat_truncate(v->chat, v->before, NULL);
+    else if (v->chat) eg_chat_end_answer(v->chat, NULL);
     v->answering = false;
     end_hearing(v);
     drop(&v->words);

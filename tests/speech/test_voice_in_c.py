@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 
 import edge_gemma as eg
-from chat.test_chat_in_c import CChat
 from edge_gemma.audio.endpointing import Endpointer
 from edge_gemma.audio.source import open_audio
-from edge_gemma.chat.template import BUILTIN_TEMPLATE
-from edge_gemma.chat.tools import Toolbox
-from edge_gemma.demo.home import INSTRUCTIONS, Home
+from edge_gemma.demo.home import Home
 from edge_gemma.engine.native import check, ffi, lib, new_struct, pointer
 from edge_gemma.errors import EdgeGemmaError
 from edge_gemma.hub.resolve import EMBEDDED, EMBEDDED_MMPROJ
 from edge_gemma.speech.prompts import asr_prompt
+from support.c_chat import CChat, home_chats
 from support.paths import DATA, ROOT
 
 UTTERANCES = ROOT / "edge_gemma" / "demo" / "data" / "utterances"
@@ -188,21 +186,11 @@ def test_words_are_those_of_the_package(name: str, model: eg.Model) -> None:
 
 
 def test_a_turn_with_a_tool_is_that_of_the_package(model: eg.Model) -> None:
-    home = Home()
-    schemas = Toolbox(home.tools).schemas
-    chat = CChat(model, system=INSTRUCTIONS, tools=schemas, context=2048)
+    chat, other = home_chats(model, Home())
     voice = Voice(model, chat)
     events = voice.hear(utterance())
     (words,) = [event[1] for event in events if event[0] == lib.EG_VOICE_WORDS]
     answers = [event for event in events if event[0] == lib.EG_VOICE_ANSWER]
-    other = model.chat(
-        INSTRUCTIONS,
-        home.tools,
-        context=2048,
-        template=BUILTIN_TEMPLATE,
-        sampling=eg.Sampling(temperature=0),
-        constrain=False,
-    )
     told = list(other.send(words))
     (call,) = [event for event in told if event.kind == "tool_call"]
     assert [(e[3], json.loads(e[4])) for e in answers if e[1] == lib.EG_EVENT_CALL] == [(call.name, call.arguments)]
@@ -260,6 +248,21 @@ def test_cancelling_ends_the_turn(answered: bool, model: eg.Model) -> None:
     assert [m["role"] for m in chat.history] == (["user", "assistant"] if answered else [])
     voice.push(np.zeros(16000, np.float32))
     assert [event[0] for event in voice.hear(sound)].count(lib.EG_VOICE_WORDS) == 1  # and the next turn works
+
+
+def test_cancelling_in_a_pause_leaves_nothing(model: eg.Model) -> None:
+    """The answer that the pause has begun was not told, and is not in the history."""
+    chat = CChat(model, context=1024, max_tokens=200)
+    chat.do("add_text", "user", "Hello.")
+    chat.do("add_text", "assistant", "Good evening.")
+    voice = Voice(model, chat, silence=1.5)
+    voice.push(utterance(after=0.9))
+    while len(chat.history) == 2:
+        assert voice.step()[0] in (lib.EG_VOICE_BUSY, lib.EG_VOICE_SPEECH, lib.EG_VOICE_PAUSE)
+    voice.step()
+    lib.eg_voice_cancel(voice.raw)
+    assert voice.run() == []
+    assert [message["content"] for message in chat.history] == ["Hello.", "Good evening."]
 
 
 def test_another_detector_decides(model: eg.Model) -> None:
