@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -119,6 +120,29 @@ def test_a_program_that_dies_in_a_call_is_started_again(opened: Any, tmp_path: P
     assert eventually(lambda: call(server, "temperature", room="kitchen") == 20.5)
     # A call that only reads is made again.
     assert call(server, "die_once", path=str(tmp_path / "mark")) == "alive"
+
+
+def test_a_call_that_learns_late_of_the_end_leaves_the_next_connection(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call fails only after the next connection stands: that one goes on, and the call is made again on it."""
+    import mcp
+
+    server, next_clients = opened(), []
+    process, ask = call(server, "get_context")["process"], mcp.Client.call_tool
+
+    async def late(client: Any, *arguments: Any, **options: Any) -> Any:
+        if next_clients:
+            return await ask(client, *arguments, **options)
+        os.kill(process, signal.SIGKILL)
+        while server._client in (None, client):
+            await asyncio.sleep(0.01)
+        next_clients.append(server._client)
+        raise ConnectionError("the program has ended")
+
+    monkeypatch.setattr(mcp.Client, "call_tool", late)
+    assert call(server, "get_context")["process"] != process
+    assert [server._client] == next_clients
 
 
 def test_a_program_that_dies_between_calls_is_started_again(opened: Any) -> None:
