@@ -23,7 +23,17 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from .common import BROKEN_PIPE, DEBUG_VARIABLE, DONE, FAILED, INTERRUPTED, UsageError, explain, typed_command
+from .common import (
+    BROKEN_PIPE,
+    DEBUG_VARIABLE,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    UsageError,
+    explain,
+    preparation,
+    typed_command,
+)
 from .encoding import tolerate_encoding
 from .outputs import STDOUT, stdout_is_broken
 from .parsing import WRONG_USAGE, Parser, suggestion
@@ -140,7 +150,7 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        return _fail(_explained(error), FAILED)
+        return _fail(_explained(error) + preparation(error, args), FAILED)
 
 
 def _explained(error: Exception) -> str:

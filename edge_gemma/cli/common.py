@@ -84,6 +84,26 @@ def explain(error: Exception) -> str:
     return f"internal error: {type(error).__name__}: {error_text(error)} ({DEBUG_VARIABLE}=1 shows where)."
 
 
+def preparation(error: Exception, args: argparse.Namespace) -> str:
+    """What preparing the model saves, as a sentence behind the error of a memory limit that is too small; "" where preparing
+    it is of no use, and for other errors."""
+    from ..engine.memory import format_bytes
+    from ..errors import EdgeGemmaError, EdgeGemmaMemoryError
+    from ..files.prepare import is_worthwhile, saving
+    from ..hub.sidecar import sidecar_path
+
+    limited = getattr(args, "memory_limit", None) is not None and not getattr(args, "no_sidecar", False)
+    if not isinstance(error, EdgeGemmaMemoryError) or not limited:
+        return ""
+    try:
+        path = model_path(args)
+        if sidecar_path(path).exists() or not is_worthwhile(path):
+            return ""
+        return f" `edge-gemma prepare {shlex.quote(path)}` saves {format_bytes(saving(path))}."
+    except (EdgeGemmaError, OSError, UsageError):  # the file cannot be read any more
+        return ""
+
+
 def typed_command() -> str:
     """This command as it can be typed in the current folder: with its path where the shell would not find this one."""
     program = sys.argv[0]

@@ -102,3 +102,16 @@ def test_the_sidecar_counts(large: Path, capsys: Capture) -> None:
     assert "sidecar" not in report(capsys, "-m", str(large), "--no-sidecar")
     assert main(["info", "-m", str(large)]) == 0
     assert re.search(rf"^  sidecar +{re.escape(str(made.path))}, ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_limit_that_is_too_small_tells_what_preparing_saves(model: Path, capsys: Capture) -> None:
+    """Only of a model that should be prepared, and as long as it is not."""
+
+    def refusal(*options: str) -> str:
+        assert main(["run", "-m", str(model), "--memory-limit", "1MB", *options, "Hello"]) == 1
+        return capsys.readouterr().err
+
+    advice = f" prepare {model}` saves "
+    assert advice in refusal() and "prepare" not in refusal("--no-sidecar")
+    prepare(model)
+    assert "prepare" not in refusal()
