@@ -376,10 +376,12 @@ class Prompt:
             self._resumed = found[0] if found else ""
         return self._resumed
 
-    def parser(self, units: Sequence[Unit], check: Callable[[ToolCall], ToolCall] = lambda call: call) -> ReplyParser:
-        """What reads the reply to a prompt. `check`: as in `ReplyParser`."""
+    def parser(
+        self, units: Sequence[Unit], check_call: Callable[[ToolCall], ToolCall] = lambda call: call
+    ) -> ReplyParser:
+        """What reads the reply to a prompt. `check_call`: as in `ReplyParser`."""
         markers, ends = self._markers_of_replies()
-        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends, check_call=check)
+        return ReplyParser(in_thought=self.in_thought(units), markers=markers, ends=ends, check_call=check_call)
 
     def stop_tokens(self) -> set[int]:
         """The ids with which the model itself ends a reply."""

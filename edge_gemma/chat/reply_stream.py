@@ -46,7 +46,7 @@ class ReplyStream:
         stop: Sequence[str] = (),
         form: Form | None = None,
         every_token: bool = False,
-        check: Callable[[ToolCall], ToolCall] = lambda call: call,
+        check_call: Callable[[ToolCall], ToolCall] = lambda call: call,
     ) -> None:
         """Begins the reply to a prompt.
 
@@ -57,11 +57,11 @@ class ReplyStream:
             stop: texts that end it.
             form: what it keeps to, such as a `ReplyForm`.
             every_token: no token is forced, so that each has a probability.
-            check: of calls that are whole: as in `ReplyParser`.
+            check_call: of calls that are whole: as in `ReplyParser`.
         """
         self.stop, self.generated = "" if max_tokens > 0 else "length", 0
         self.constraint: Constraint | None = None if form is None else form.start(prompt.tokenizer)
-        self._parser = prompt.parser(units, check)
+        self._parser = prompt.parser(units, check_call)
         self._filter, self._max_tokens = StopFilter(stop), max_tokens
         self._text = StreamingDetokenizer(prompt.tokenizer)
         self._every_token = every_token

@@ -56,11 +56,6 @@ class EarlyAnswer:
         if answer is not None:
             answer.cancel()
 
-    async def close(self) -> None:
-        """Ends it, and waits for that."""
-        self.drop()
-        await asyncio.wait([self._task])
-
 
 def _equal(one: Prepared, other: Prepared) -> bool:
     """Whether the same is asked in the same way."""

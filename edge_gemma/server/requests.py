@@ -84,7 +84,7 @@ class Prepared:
         form: what the reply keeps to.
         sampling: how it is drawn.
         max_tokens: the most tokens of the reply.
-        check: of calls that are whole: as in `ReplyParser`.
+        check_call: of calls that are whole: as in `ReplyParser`.
     """
 
     request: ChatRequest
@@ -95,7 +95,7 @@ class Prepared:
     form: Form | None
     sampling: Sampling
     max_tokens: int
-    check: Callable[[ToolCall], ToolCall] = lambda call: call
+    check_call: Callable[[ToolCall], ToolCall] = lambda call: call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Preparer:
             form, sampling = self._form_of(request, prompt, written.calls, units)
             limit = room if request.max_tokens is None else min(request.max_tokens, room)
             prepared = Prepared(request, prompt, units, tokens, marks, form, sampling, limit)
-            return dataclasses.replace(prepared, check=written.tools.checked) if written.calls else prepared
+            return dataclasses.replace(prepared, check_call=written.tools.checked) if written.calls else prepared
 
     def count(self, request: ChatRequest) -> int:
         """The tokens of a request, however long it is. Raises as `prepare`."""

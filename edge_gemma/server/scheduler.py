@@ -522,7 +522,7 @@ class Scheduler:
                 stop=prepared.request.stop,
                 form=prepared.form,
                 every_token=prepared.request.logprobs is not None,
-                check=prepared.check,
+                check_call=prepared.check_call,
             )
             job.at, job.state = len(prepared.units), "drawing"
             job.checkpoint_due = prepared.tokens >= _WORTH_KEEPING and self.cache.has_room(prepared.tokens)
