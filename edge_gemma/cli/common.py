@@ -87,14 +87,15 @@ def explain(error: Exception) -> str:
 def preparation(error: Exception, args: argparse.Namespace) -> str:
     """What preparing the model saves, as a sentence behind the error of a memory limit that is too small; "" where preparing
     it is of no use, and for other errors."""
-    from ..engine.memory import format_bytes
     from ..errors import EdgeGemmaError, EdgeGemmaMemoryError
-    from ..files.prepare import is_worthwhile, saving
-    from ..hub.sidecar import sidecar_path
 
     limited = getattr(args, "memory_limit", None) is not None and not getattr(args, "no_sidecar", False)
     if not isinstance(error, EdgeGemmaMemoryError) or not limited:
         return ""
+    from ..engine.memory import format_bytes
+    from ..files.prepare import is_worthwhile, saving
+    from ..hub.sidecar import sidecar_path
+
     try:
         path = model_path(args)
         if sidecar_path(path).exists() or not is_worthwhile(path):
