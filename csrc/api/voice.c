@@ -345,7 +345,8 @@ static eg_status add_samples(eg_voice *v, const float *samples, size_t n, eg_err
 {
     if (n) {
         size_t needed;
-        float *grown = eg_add_size(v->n_sound, n, &needed) ? eg_grow(v->sound, &v->sound_capacity, needed, sizeof *grown) : NULL;
+        float *grown = eg_add_size(v->n_sound, n, &needed) ? eg_grow(v->sound, &v->sound_capacity, needed, sizeof *grown)
+                                                           : NULL;
         if (!grown) return no_memory(err);
         v->sound = grown;
         memcpy(v->sound + v->n_sound, samples, n * sizeof(float));
