@@ -4,8 +4,8 @@
 #     tools/demo/build.sh [FOLDER]
 #
 # FOLDER (default: build/demo) gets the recordings (4 GB), the checkpoint and the state of the training. The same command
-# continues an interrupted run. The speech synthesizers must be installed; as root on a Debian-like system with the component
-# non-free, this script installs them.
+# continues an interrupted run. The speech synthesizers must be installed; as root on a Debian-like system with the components
+# contrib and non-free, this script installs them.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,12 +17,12 @@ voices="espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-s
 for command in espeak-ng flite festival; do
     command -v $command >/dev/null || { apt-get -qq update && apt-get -qq install -y $voices; break; }
 done
-# These packages are in Debian's component "non-free". The data of pico has a free licence, but lacks some of its sources. The
-# diphones of mbrola may not be used in products: they are heard in tests only.
+# These packages are in Debian's components "contrib" and "non-free". The data of pico has a free licence, but lacks some of
+# its sources. The diphones of mbrola may not be used in products: they are heard in tests only.
 other="libttspico-utils mbrola"
 for voice in de1 de2 de3 de4 de5 de6 de7 es1 es2 mx1 mx2 vz1 us1 us2 us3 en1; do other="$other mbrola-$voice"; done
 { command -v mbrola && command -v pico2wave; } >/dev/null || apt-get -qq install -y $other || {
-    echo "build: add the component non-free to apt's sources for $other" >&2; exit 1; }
+    echo "build: add the components contrib and non-free to apt's sources for $other" >&2; exit 1; }
 
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet -e "$here/../..[voice]" -r "$here/requirements.txt"

@@ -153,10 +153,10 @@ class Scene:
         return _held_out([(thing.kind, thing.color, thing.text) for thing in self.things], self.relation)
 
     def box(self, thing: Thing) -> list[int]:
-        """Top, left, bottom, right in thousandths of the picture's height and width."""
+        """Top, left, bottom, right in thousandths of the picture's height and width, to the hundredth: patches have no more."""
         height, width = self.pixels.shape[:2]
         left, top, right, bottom = thing.box
-        return [round(1000 * value) for value in (top / height, left / width, bottom / height, right / width)]
+        return [10 * round(100 * value) for value in (top / height, left / width, bottom / height, right / width)]
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def _plan(rng: random.Random) -> Plan:
         color = rng.choice(list(COLORS))
         if rng.random() < 0.35:
             return "word", color, rng.choice(WORDS)
-        return "number", color, str(rng.randrange(10 ** rng.choice((1, 2, 2, 3))))
+        return "number", color, str(rng.randrange(10 ** rng.choice((1, 2, 2))))
 
     kind = rng.choices(("one", "two", "many", "text", "shape and text", "three"), (16, 28, 20, 18, 10, 8))[0]
     if kind == "one":
@@ -245,8 +245,8 @@ class _Canvas:
 
     def _places(self, plan: Plan, alike: bool) -> tuple[list[tuple[float, ...]], str] | None:
         count = len(plan)
-        largest = {1: 0.75, 2: 0.5, 3: 0.36, 4: 0.32, 5: 0.3}[count]
-        size = self.rng.uniform(0.16, largest) * self.scale
+        smallest, largest = {1: (0.3, 0.8), 2: (0.24, 0.5), 3: (0.22, 0.38), 4: (0.2, 0.34), 5: (0.18, 0.3)}[count]
+        size = self.rng.uniform(smallest, largest) * self.scale
         for _ in range(60):
             boxes = [self._place(text, size, alike) for _, _, text in plan]
             if any(box is None for box in boxes):

@@ -1,8 +1,8 @@
 """Batches of pictures, and a head that teaches the vision encoder what is where before the decoder reads it.
 
 The decoder alone tells the encoder little: a few words for a whole picture. The head asks every patch for the shape and the
-character that it belongs to, and every soft token for the kind, the color and the box of its thing. It is not part of the
-model.
+character that it belongs to, and every soft token for the kind, the color and the box of its thing, and for the characters in
+its columns of patches. It is not part of the model.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Pictures:
         patches: (n, patches, 768) uint8.
         columns, rows: soft tokens of a picture.
         parts: (n, patches) index into PARTS + 1.
+        written: (n, soft tokens, 3) the character in each column of patches of a soft token: index into PARTS + 1.
         kinds, colors: (n, soft tokens) index into KINDS + 1 and COLORS.
         boxes: (n, soft tokens, 4) top, left, bottom, right from 0 to 1; only where there is a thing.
         scenes: the pictures. Their pixels are left out.
@@ -44,6 +45,7 @@ class Pictures:
     columns: int
     rows: int
     parts: Tensor
+    written: Tensor
     kinds: Tensor
     colors: Tensor
     boxes: Tensor
@@ -81,7 +83,7 @@ def grid(rng: random.Random, budget: int) -> tuple[int, int]:
 def batch(rng: random.Random, columns: int, rows: int, size: int, held_out: bool) -> Pictures:
     """Pictures of random sizes that are resized to the same one. Their sides' ratio changes by up to a tenth, as it does when
     Gemma 4 resizes."""
-    patches, parts, kinds, colors, boxes, drawn = [], [], [], [], [], []
+    patches, parts, written, kinds, colors, boxes, drawn = [], [], [], [], [], [], []
     for _ in range(size):
         scale = scenes.CELL * (1.0 if rng.random() < 0.2 else rng.uniform(0.8, 1.8))
         width = round(columns * scale * rng.uniform(1, 1.1))
@@ -89,10 +91,11 @@ def batch(rng: random.Random, columns: int, rows: int, size: int, held_out: bool
         scene = scenes.draw(rng, width, height, held_out)
         patches.append(scenes.patches(scene.pixels, columns, rows))
         parts.append(_parts(scene, columns * 3, rows * 3))
+        written.append(_written(parts[-1], columns, rows))
         for list_, value in zip((kinds, colors, boxes), _cells(scene, columns, rows), strict=True):
             list_.append(value)
         drawn.append(dataclasses.replace(scene, pixels=np.empty((height, width, 0), np.uint8)))
-    arrays = (torch.from_numpy(np.stack(values)) for values in (patches, parts, kinds, colors, boxes))
+    arrays = (torch.from_numpy(np.stack(values)) for values in (patches, parts, written, kinds, colors, boxes))
     first, *labels = arrays
     return Pictures(first, columns, rows, *labels, drawn)
 
@@ -117,6 +120,12 @@ def _parts(scene: scenes.Scene, columns: int, rows: int) -> np.ndarray:
     return found.reshape(-1)
 
 
+def _written(parts: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    """The characters in the three columns of each soft token; 0 where there is none."""
+    grid = np.where(parts > len(scenes.SHAPES), parts, 0).reshape(rows, 3, columns, 3)
+    return grid.max(1).reshape(-1, 3)
+
+
 def _cells(scene: scenes.Scene, columns: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = scene.pixels.shape[:2]
     x, y = _centers(scene, columns, rows)
@@ -139,6 +148,7 @@ class Head(nn.Module):
         super().__init__()
         self.parts = nn.Linear(network.VISION_WIDTH, 1 + len(PARTS))
         self.things = nn.Linear(network.WIDTH, 1 + len(KINDS) + len(COLORS) + 4 * BINS)
+        self.columns = nn.Linear(network.WIDTH, 3 * (1 + len(PARTS)))
 
     def losses(self, states: Tensor, soft: Tensor, pictures: Pictures) -> dict[str, Tensor]:
         """The cross entropies, and (with "=") the shares of right answers and the mean distance of a box's sides."""
@@ -154,15 +164,19 @@ class Head(nn.Module):
         scores = F.log_softmax(sides[things].unflatten(-1, (4, BINS)), -1)
         near = scores.gather(-1, low[..., None]).squeeze(-1) * (1 - weight)
         box = -(near + scores.gather(-1, low[..., None] + 1).squeeze(-1) * weight).mean()
+        columns = self.columns(soft).unflatten(-1, (3, -1)).flatten(0, 2).float()
+        characters = pictures.written.flatten()
         guess = (scores.exp() * torch.arange(BINS)).sum(-1)
         return {
             "part": _balanced(parts, wanted[0]),
             "kind": _balanced(kinds, wanted[1]),
             "hue": F.cross_entropy(colors, wanted[2], ignore_index=IGNORED),
             "box": box,
+            "column": _balanced(columns, characters),
             "part=": (parts.argmax(-1) == wanted[0])[wanted[0] > 0].float().mean(),
             "kind=": (kinds.argmax(-1) == wanted[1])[things].float().mean(),
             "hue=": (colors.argmax(-1) == wanted[2])[things].float().mean(),
+            "column=": _share(columns.argmax(-1) == characters, characters > 0),
             "side~": (guess - places).abs().mean() / (BINS - 1),
         }
 
@@ -170,4 +184,10 @@ class Head(nn.Module):
 def _balanced(scores: Tensor, wanted: Tensor) -> Tensor:
     """Cross entropy in which the ground and the things have the same weight."""
     each = F.cross_entropy(scores, wanted, reduction="none")
-    return each[wanted > 0].mean() + 0.5 * each[wanted == 0].mean()
+    there = wanted > 0
+    return (each * there).sum() / there.sum().clamp(min=1) + 0.5 * (each * ~there).sum() / (~there).sum().clamp(min=1)
+
+
+def _share(right: Tensor, where: Tensor) -> Tensor:
+    """The share of right ones among those; 1 if there are none."""
+    return (right & where).sum() / where.sum() if where.any() else torch.tensor(1.0)

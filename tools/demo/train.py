@@ -39,6 +39,7 @@ from transformers import DynamicCache
 import augment
 import clips
 import domain
+import muon
 import network
 import sight
 import tasks
@@ -188,22 +189,29 @@ class Trainer:
         loss, right = self._answer(cache, len(examples), request, rows, examples, sounds)
         return loss, right.mean()
 
-    def pictured(
-        self, pictures: sight.Pictures, soft: Tensor, kinds: tuple[str, ...] = ("describe", "question", "locate")
-    ) -> tuple[Tensor, dict[str, float]]:
+    def pictured(self, pictures: sight.Pictures, soft: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of tasks about pictures, and the shares of right answers.
 
-        A picture is read once, and its K/V are repeated for all of its tasks.
+        A picture is read once, and its K/V are repeated for all of its tasks. Lists of boxes are several times as long as the
+        other answers, so they are evaluated apart.
         """
         request, count = self.tasks.picture(), soft.shape[1]
         ids = torch.tensor([[*request.before, *[self.pieces.find("<|image|>")] * count]]).expand(len(soft), -1)
         cache = self._read(self._embedded(ids, soft.flatten(0, 1)))
-        examples = [
-            self.tasks.about(*self.tasks.shown(scene, self.rng, kind)) for scene in pictures.scenes for kind in kinds
-        ]
-        rows = [list(example.words) for example in examples]
-        loss, right = self._answer(cache, len(kinds), request, rows, examples, None)
-        return loss, {kind: float(right[at :: len(kinds)].mean()) for at, kind in enumerate(kinds)}
+        losses, shares = [], dict[str, float]()
+        for kinds in (("describe", "question", "question", "question"), ("locate",)):
+            examples = [
+                self.tasks.about(*self.tasks.shown(scene, self.rng, kind))
+                for scene in pictures.scenes
+                for kind in kinds
+            ]
+            rows = [list(example.words) for example in examples]
+            loss, right = self._answer(cache, len(kinds), request, rows, examples, None)
+            losses.append(loss)
+            shares |= {
+                kind: float(right.unflatten(0, (-1, len(kinds)))[:, _where(kinds, kind)].mean()) for kind in kinds
+            }
+        return torch.stack(losses).mean(), shares
 
     def _embedded(self, ids: Tensor, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings and per-layer embeddings of ids, with soft tokens in the places of `<|audio|>` and `<|image|>`."""
@@ -234,13 +242,13 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """The loss of the examples, whose tokens follow those in the cache, and which of them are all right.
 
-        Every timeline of the cache is repeated for `copies` examples, one after another.
+        Every timeline of the cache is repeated for `copies` examples, one after another. The cache stays as it is.
         """
         language = self.model.model.language_model
-        for layer in cache.layers:
+        repeated = DynamicCache()
+        for at, layer in enumerate(cache.layers):
             if layer.is_initialized:
-                layer.keys = layer.keys.repeat_interleave(copies, 0)
-                layer.values = layer.values.repeat_interleave(copies, 0)
+                repeated.update(layer.keys.repeat_interleave(copies, 0), layer.values.repeat_interleave(copies, 0), at)
         read = cache.get_seq_length()
         rows = [[*row, *request.after, *example.answer[:-1]] for row, example in zip(rows, examples, strict=True)]
         targets = [
@@ -260,7 +268,7 @@ class Trainer:
             per_layer_inputs=per_layer,
             attention_mask=torch.cat([torch.ones(len(rows), read, dtype=torch.bool), there], 1),
             position_ids=place,
-            cache=cache,
+            cache=repeated,
             use_cache=True,
             logits_to_keep=kept,
         ).last_hidden_state
@@ -269,8 +277,10 @@ class Trainer:
         logits = 30 * torch.tanh(logits / 30)
         wrong = torch.zeros(len(rows))
         wrong.index_add_(0, where.nonzero()[:, 0], (logits.argmax(-1) != goal[where]).float())
-        right = (wrong == 0).float()
-        return F.cross_entropy(logits, goal[where], label_smoothing=0.02), right
+        # Every example counts the same, however long its answer is.
+        share = 1 / (len(rows) * where.sum(1)[where.nonzero()[:, 0]])
+        losses = F.cross_entropy(logits, goal[where], label_smoothing=0.02, reduction="none")
+        return (losses * share).sum(), (wrong == 0).float()
 
     def spoken(
         self, batch: Batch, soft: Tensor, counts: Tensor, every: bool = False
@@ -314,6 +324,10 @@ class Trainer:
         return "typed", *self.answers(request, examples, None, None)
 
 
+def _where(names: tuple[str, ...], name: str) -> list[int]:
+    return [at for at, one in enumerate(names) if one == name]
+
+
 def distance(a: list[Any], b: list[Any]) -> int:
     """The edit distance."""
     row = list(range(len(b) + 1))
@@ -333,11 +347,12 @@ class Stage:
 
     Attributes:
         name: typed (decoder, typed words only), flat (audio encoder, letters at equal distances), ears (audio encoder, CTC),
-            eyes (vision encoder, its head), all (everything; every second step has speech, and the others pictures).
+            eyes (vision encoder, its head), all (everything).
         steps: number of steps.
         hearing, seeing, speaking: learning rates of the audio encoder, the vision encoder and the decoder. They rise for 60
             steps and then fall along a cosine.
         tokens: budgets of the pictures.
+        every: of so many steps one has speech, and the others have pictures.
     """
 
     name: str
@@ -346,22 +361,20 @@ class Stage:
     seeing: float = 0.0
     speaking: float = 0.0
     tokens: tuple[int, ...] = ()
+    every: int = 2
 
     def factor(self, step: int) -> float:
         """The factor of the learning rates at a step."""
         return min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
-SMALL, MEDIUM, FULL = (16, 20, 25, 30), (20, 30, 70), (35, 70, 70, 70, 140, 280)
+SMALL, FULL = (16, 20, 25, 30, 70), (35, 70, 70, 70, 140, 280)
 COURSE = [
     Stage("typed", 250, speaking=2e-3),
-    Stage("eyes", 900, seeing=1.2e-3, tokens=SMALL),
+    Stage("eyes", 1200, seeing=1.2e-3, tokens=SMALL),
     Stage("flat", 60, hearing=1.2e-3),
-    Stage("ears", 1200, hearing=1.2e-3),
-    Stage("all", 900, 5e-4, 6e-4, 1.2e-3, MEDIUM),
-    Stage("eyes", 600, seeing=8e-4, tokens=FULL),
-    Stage("ears", 2000, hearing=1e-3),
-    Stage("all", 2600, 5e-4, 5e-4, 1e-3, FULL),
+    Stage("ears", 2400, hearing=1.2e-3),
+    Stage("all", 3600, 6e-4, 6e-4, 1.2e-3, FULL, every=3),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
@@ -402,9 +415,7 @@ class Training:
             matrices.append([p for p, is_inner in zip(parameters, inner, strict=True) if is_inner])
             rest.append([p for p, is_inner in zip(parameters, inner, strict=True) if not is_inner])
         self.optimizers = {
-            "muon": torch.optim.Muon(
-                [{"params": group} for group in matrices], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-            ),
+            "muon": muon.Muon(({"params": group} for group in matrices), rank, ranks),
             "adamw": torch.optim.AdamW(
                 [{"params": group} for group in rest], betas=(0.9, 0.98), weight_decay=0.01, foreach=True
             ),
@@ -441,7 +452,7 @@ class Training:
             speech, pictures = self._streams(stage)
             while self.step < stage.steps:
                 batch: Batch | sight.Pictures | None = None
-                if pictures is not None and (speech is None or self.step % 2 == 0):
+                if pictures is not None and (speech is None or self.step % stage.every):
                     batch = next(pictures)
                 elif speech is not None:
                     batch = next(speech)
@@ -493,7 +504,7 @@ class Training:
         values: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         alone = 1.0 if not stage.speaking else 0.3  # the weight of the encoders' own heads
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=muon.BFLOAT16):
             answers: list[tuple[str, Tensor, Tensor]] = []
             if isinstance(batch, sight.Pictures):
                 states, soft = network.see(self.model, batch.patches, batch.columns, batch.rows)
