@@ -12,7 +12,7 @@ CHECK_PYTHON = { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'
 MAKE_VENV = { $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') edge_gemma/_build.py edge_gemma/_version.py setup.py pyproject.toml
 
-.PHONY: test check demo lint format docs build fuzz clean
+.PHONY: test check demo lint format docs build wheels fuzz clean
 
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
@@ -55,6 +55,11 @@ $(VENV)/.ready: $(SOURCES) tools/bootstrap.sh
 	@test -x $(BIN)/python || { $(CHECK_PYTHON) && $(MAKE_VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[cli,voice,hub]'
 	@touch $@
+
+# Wheels and C libraries for all systems, in dist/.
+wheels: build
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[release]' $(PIP_FLAGS)
+	@$(BIN)/python tools/wheels.py --check $(ARGS)
 
 fuzz: build
 	$(MAKE) -C tests/fuzz

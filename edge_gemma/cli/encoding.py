@@ -8,17 +8,23 @@ line on standard error says so.
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 
 _HANDLER = "edge_gemma.escape"
 _told = False
 
 
-def tolerate_encoding() -> None:
+def tolerate_encoding(platform: str = sys.platform) -> None:
     """Makes standard output and standard error escape what their encodings lack, instead of raising an error.
 
-    Standard input that Python takes for ASCII is read as UTF-8, of which ASCII is a part.
+    Standard input that Python takes for ASCII is read as UTF-8, of which ASCII is a part. On Windows pipes and files are UTF-8,
+    as on the other systems: the code page of the country lacks most characters. PYTHONIOENCODING chooses another one.
     """
+    if platform == "win32" and not os.environ.get("PYTHONIOENCODING"):
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8")
     if hasattr(sys.stdin, "reconfigure") and codecs.lookup(sys.stdin.encoding).name == "ascii":
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     codecs.register_error(_HANDLER, _escape)

@@ -11,10 +11,13 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from ..engine.interface import ModelLike
 from ..errors import EdgeGemmaValueError
 from ..hub.resolve import is_embedded
+
+if TYPE_CHECKING:
+    from ..engine.interface import ModelLike
 
 __all__ = [
     "LANGUAGES",

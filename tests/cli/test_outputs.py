@@ -16,6 +16,7 @@ import pytest
 
 import edge_gemma as eg
 from edge_gemma.cli import main
+from edge_gemma.cli.encoding import tolerate_encoding
 from edge_gemma.cli.outputs import check_output, replacing
 from support.paths import ROOT
 from support.processes import read_output
@@ -261,3 +262,18 @@ def test_an_interrupted_run_tells_what_it_has_done(folder):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"1 of 3 recordings done, 2 not finished." in errors
+
+
+def test_pipes_are_utf_8_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code page of western Europe, which Windows gives to pipes, has no Japanese."""
+    for given, encoding in (("", "utf-8"), ("cp1252", "cp1252")):
+        monkeypatch.setenv("PYTHONIOENCODING", given)
+        pipes = {name: io.TextIOWrapper(io.BytesIO("日".encode()), encoding="cp1252") for name in ("stdin", "stdout")}
+        for name, pipe in pipes.items():
+            monkeypatch.setattr(sys, name, pipe)
+        tolerate_encoding("win32")
+        assert [pipe.encoding for pipe in pipes.values()] == [encoding, encoding]
+    monkeypatch.setenv("PYTHONIOENCODING", "")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    tolerate_encoding("linux")
+    assert sys.stdout.encoding == "cp1252"

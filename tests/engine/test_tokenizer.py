@@ -545,7 +545,7 @@ def test_vocabularies_that_another_converter_calls_llama(tmp_path):
     assert tokenizer.encode("ab", special=True) == [258]
     for wrong in ({"pre": b"llama-bpe"}, {"merges": None}, {"pre": 4}, {"pre": None}):
         with pytest.raises(ValueError, match='"llama"; only "gemma4" is supported'):
-            Tokenizer.load(vocabulary(tmp_path / "v.gguf", tokens, **(values | wrong)))
+            Tokenizer.load(vocabulary(tmp_path / "wrong.gguf", tokens, **(values | wrong)))
 
 
 HOSTILE = {
@@ -605,9 +605,9 @@ def test_chat_template(tmp_path):
 def test_hostile_bytes(tmp_path):
     """Any damaged file is either refused or works; it never crashes."""
     good = random_vocabulary(tmp_path / "v.gguf", 2, 40)[0].read_bytes()
-    rng, bad = random.Random(11), tmp_path / "bad.gguf"
-    refused = 0
-    for _ in range(600):
+    rng, refused = random.Random(11), 0
+    for number in range(600):
+        bad = tmp_path / f"{number}.gguf"  # Windows does not overwrite a file that is still mapped
         data = bytearray(good)
         if rng.random() < 0.2:
             del data[rng.randrange(len(data)) :]
