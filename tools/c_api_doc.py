@@ -117,9 +117,13 @@ def introduction(comment: str) -> str:
     )
 
 
+#: What is meant for other languages, with the space that separates it.
+MACROS = re.compile(r"EG_(?:API|ENUM|FLAGS|NULLABLE) | EG_NAMED\(\w+\)")
+
+
 def sections(header: str) -> list[str]:
     """What a header declares, section by section."""
-    body = header[header.index("/* ---- ") : header.rindex("#ifdef __cplusplus")]
+    body = header[header.index("/* ---- ") : header.rindex("EG_NONNULL_END")]
     parts = []
     # A chunk lies between empty lines. It is the line of a section, or a comment with its declarations.
     for chunk in re.split(r"\n{2,}", body.strip()):
@@ -130,7 +134,7 @@ def sections(header: str) -> list[str]:
             parts.append(plain(comment.group()) + "\n")
             chunk = chunk[comment.end() :]
         if chunk:
-            parts.append(f"```c\n{chunk.replace('EG_API ', '')}\n```\n")
+            parts.append(f"```c\n{MACROS.sub('', chunk)}\n```\n")
     return parts
 
 
