@@ -86,13 +86,7 @@ cmake -S csrc -B build-ios -G Xcode -DCMAKE_SYSTEM_NAME=iOS
 cmake --build build-ios --config Release --target edge_gemma_static
 ```
 
-Swift sees the interface through a bridging header with `#include "edge_gemma.h"`. Macros such as `EG_STRUCT` are not
-visible there:
-
-```text
-var params = eg_model_params()
-params.struct_size = UInt32(MemoryLayout<eg_model_params>.stride)
-```
+[The Swift package](ios.md) has classes over the interface, and its module `CEdgeGemma` is the interface itself.
 
 The commands for Android and iOS have not been run where the project is tested: neither NDK nor Xcode was at hand.
 
