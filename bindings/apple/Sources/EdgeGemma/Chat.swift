@@ -173,6 +173,16 @@ public final class Chat: @unchecked Sendable {
         }
     }
 
+    /// Starts the random sequence anew: the same seed, messages and sampling give the same answer on every machine.
+    public func seed(_ seed: UInt64) async { await ask { chat in eg_session_seed(eg_chat_session(chat.raw), seed) } }
+
+    /// Who goes first when several chats and voices of a model compute at the same time: the higher one, from -1000 to 1000. 0 at first.
+    public func setPriority(_ priority: Int) async throws {
+        try await perform { chat in
+            try check { eg_session_set_priority(eg_chat_session(chat.raw), Int32(clamping: priority), $0) }
+        }
+    }
+
     /// The tokens that the model has seen and said; -1 for those of pictures and sounds.
     public var tokens: [Int32] {
         get async {

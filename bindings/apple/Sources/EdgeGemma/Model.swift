@@ -7,6 +7,11 @@ import Foundation
 import Dispatch
 #endif
 
+private final class Log {
+    let tell: @Sendable (String) -> Void
+    init(_ tell: @escaping @Sendable (String) -> Void) { self.tell = tell }
+}
+
 /// A model that is open. Any number of chats and voices use it at the same time, from any thread; they keep it alive.
 ///
 /// ```swift
@@ -25,6 +30,8 @@ public final class Model: @unchecked Sendable {
         public var memoryLimit: UInt64 = 0
         /// When the system warns that memory is short, the model gives back what can be read again. On Apple's systems.
         public var trimsOnMemoryWarning = true
+        /// Is told, while the model is opened, what was chosen: kernels, threads, sidecar, memory; a line at a time.
+        public var log: (@Sendable (String) -> Void)?
 
         public init() {}
     }
@@ -68,7 +75,13 @@ public final class Model: @unchecked Sendable {
             params.sidecar = texts[2]
             params.threads = UInt32(clamping: options.threads)
             params.memory_limit = options.memoryLimit
-            try check { eg_model_open(&params, &opened, $0) }
+            try withExtendedLifetime(options.log.map(Log.init)) { log in
+                if let log {
+                    params.log_context = Unmanaged.passUnretained(log).toOpaque()
+                    params.log = { Unmanaged<Log>.fromOpaque($0!).takeUnretainedValue().tell(text($1)) }
+                }
+                try check { eg_model_open(&params, &opened, $0) }
+            }
         }
         raw = opened!
         if options.trimsOnMemoryWarning { watchMemory() }

@@ -45,6 +45,9 @@ public final class Voice: @unchecked Sendable {
         public var partial: Float = 0
         /// What the model is asked about the sound; nil: to transcribe it.
         public var request: String?
+        /// The probability of speech in a block of 512 samples, for a detector of your own; nil: a comparison of levels. It is called on
+        /// the voice's queue.
+        public var detect: (@Sendable (UnsafeBufferPointer<Float>) -> Float)?
         /// How answers are drawn.
         public var sampling = Sampling.recommended
 
@@ -58,7 +61,13 @@ public final class Voice: @unchecked Sendable {
         case heard(CheckedContinuation<Void, Never>)
     }
 
+    private final class Detector {
+        let rate: @Sendable (UnsafeBufferPointer<Float>) -> Float
+        init(_ rate: @escaping @Sendable (UnsafeBufferPointer<Float>) -> Float) { self.rate = rate }
+    }
+
     private let raw: OpaquePointer
+    private let detector: Detector?
     private let chat: Chat?
     private let queue: DispatchQueue
     private let sampling: Sampling
@@ -67,6 +76,7 @@ public final class Voice: @unchecked Sendable {
     private var inbox: [Item] = []
     private var first = 0
     private var works = false
+    private var stepAgain = false
     private var continuation: AsyncThrowingStream<VoiceEvent, Error>.Continuation?
     // On the queue:
     private var waiting: [CheckedContinuation<Void, Never>] = []
@@ -76,6 +86,7 @@ public final class Voice: @unchecked Sendable {
     /// - Throws: `EdgeGemmaError`: `.unsupported` if the model does not hear.
     public init(model: Model, chat: Chat? = nil, options: Options = Options()) throws {
         var opened: OpaquePointer?
+        let detector = options.detect.map(Detector.init)
         try withTexts([options.request]) { texts in
             var params = eg_voice_params()
             params.struct_size = sizeOf(eg_voice_params.self)
@@ -85,9 +96,17 @@ public final class Voice: @unchecked Sendable {
             params.pause = options.pause
             params.max_seconds = options.maxSeconds
             params.partial = options.partial
+            if let detector {
+                params.detect_context = Unmanaged.passUnretained(detector).toOpaque()
+                params.detect = { context, block in
+                    let sound = UnsafeBufferPointer(start: block, count: 512)
+                    return Unmanaged<Detector>.fromOpaque(context!).takeUnretainedValue().rate(sound)
+                }
+            }
             try check { eg_voice_open(model.raw, &params, &opened, $0) }
         }
         raw = opened!
+        self.detector = detector
         self.chat = chat
         sampling = options.sampling
         queue = chat?.queue ?? DispatchQueue(label: "edge_gemma.voice", qos: .userInitiated)
@@ -131,18 +150,17 @@ public final class Voice: @unchecked Sendable {
     /// Drops the turn and ends the answer. From any thread.
     public func cancel() {
         eg_voice_cancel(raw)
-        lock.lock()
-        let idle = !works
-        works = true
-        lock.unlock()
-        if idle { queue.async { self.work() } }  // else the next turn would find the request
+        wake { stepAgain = true }  // or the next turn would find the request
     }
 
     // MARK: The loop
 
-    private func put(_ item: Item) {
+    private func put(_ item: Item) { wake { inbox.append(item) } }
+
+    /// Makes a change under the lock, after which there is work.
+    private func wake(_ change: () -> Void) {
         lock.lock()
-        inbox.append(item)
+        change()
         let idle = !works
         works = true
         lock.unlock()
@@ -171,7 +189,8 @@ public final class Voice: @unchecked Sendable {
                 waiting = []
                 done.forEach { $0.resume() }
                 lock.lock()
-                works = first < inbox.count
+                works = first < inbox.count || stepAgain
+                stepAgain = false
                 let goOn = works
                 lock.unlock()
                 if !goOn { return }

@@ -36,6 +36,62 @@ final class ChatTests: XCTestCase {
         XCTAssertEqual(Sampling.recommended.topK, 64)
     }
 
+    func testTheLogTellsWhatWasChosen() throws {
+        final class Lines: @unchecked Sendable { var all: [String] = [] }
+        let lines = Lines()
+        var options = Model.Options()
+        options.threads = 2
+        options.log = { lines.all.append($0) }
+        _ = try Model(path: Self.random, options: options)
+        XCTAssertEqual(lines.all.count, 1)
+        XCTAssert(lines.all[0].contains("\(Model.instructionSet) kernels, 2 threads"))
+    }
+
+    func testTheSameSeedGivesTheSameAnswer() async throws {
+        var options = Chat.Options()
+        options.maxTokens = 20
+        let chat = try Chat(model: Model(path: Self.random), options: options)
+        try await chat.setPriority(-5)
+        var answers: [String] = []
+        for seed: UInt64 in [7, 7, 8] {
+            try await chat.truncate(to: 0)
+            await chat.seed(seed)
+            for try await event in chat.send("Hello") {
+                if case .done(_, let text) = event { answers.append(text) }
+            }
+        }
+        XCTAssertEqual(answers[0], answers[1])
+        XCTAssertNotEqual(answers[0], answers[2])
+    }
+
+    func testAVoiceWithADetectorAndNoChatTellsWords() async throws {
+        final class Count: @unchecked Sendable { var blocks = 0 }
+        let count = Count()
+        let folder = "\(Self.root)/edge_gemma/demo/data"
+        let model = try Model(path: Self.demo, encoders: "\(folder)/demo-mmproj.gguf")
+        var options = Voice.Options()
+        options.partial = -1
+        options.detect = { block in
+            count.blocks += 1
+            return block.contains { abs($0) > 0.02 } ? 1 : 0
+        }
+        let voice = try Voice(model: model, options: options)
+        let wav = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/utterances/1-en.wav"))
+        let sound = wav.dropFirst(44).withUnsafeBytes { $0.bindMemory(to: Int16.self).map { Float($0) / 32768 } }
+        let events = voice.events()
+        let reader = Task {
+            for try await event in events { if case .words(let words) = event { return words } }
+            return ""
+        }
+        voice.cancel()  // with nothing to cancel; the next turn is heard all the same
+        for _ in 0..<2 { await voice.hear([Float](repeating: 0, count: 8000)) }
+        await voice.hear(sound)
+        await voice.finish()
+        let words = try await reader.value
+        XCTAssertEqual(words.lowercased().split(separator: " ").first, "turn")
+        XCTAssertGreaterThan(count.blocks, 20)
+    }
+
     func testAnAnswerComesInPiecesAndStaysInTheHistory() async throws {
         var options = Chat.Options()
         options.maxTokens = 12
