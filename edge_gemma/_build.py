@@ -45,7 +45,7 @@ def declarations() -> str:
     text = re.sub(r"#ifdef __cplusplus.*?#endif", "", text, flags=re.S)
     text = re.sub(r"^static inline .*?^}", "", text, flags=re.S | re.M)
     text = re.sub(r"^\s*#(?:.*\\\n)*.*$", "", text, flags=re.M)
-    text = text.replace("EG_API", "") + CALLBACKS
+    text = re.sub(r"\bEG_(?:API|ENUM|FLAGS|NULLABLE|NONNULL_BEGIN|NONNULL_END|NAMED\(\w+\))", "", text) + CALLBACKS
     return re.sub(r"^.*\beg_gguf\b.*;$", "", text, flags=re.M)
 
 

@@ -86,13 +86,7 @@ cmake -S csrc -B build-ios -G Xcode -DCMAKE_SYSTEM_NAME=iOS
 cmake --build build-ios --config Release --target edge_gemma_static
 ```
 
-Swift sees the interface through a bridging header with `#include "edge_gemma.h"`. Macros such as `EG_STRUCT` are not
-visible there:
-
-```text
-var params = eg_model_params()
-params.struct_size = UInt32(MemoryLayout<eg_model_params>.stride)
-```
+[The Swift package](ios.md) has classes over the interface, and its module `CEdgeGemma` is the interface itself.
 
 The commands for Android and iOS have not been run where the project is tested: neither NDK nor Xcode was at hand.
 
@@ -117,9 +111,13 @@ def introduction(comment: str) -> str:
     )
 
 
+#: What is meant for other languages, with the space that separates it.
+MACROS = re.compile(r"EG_(?:API|ENUM|FLAGS|NULLABLE) | EG_NAMED\(\w+\)")
+
+
 def sections(header: str) -> list[str]:
     """What a header declares, section by section."""
-    body = header[header.index("/* ---- ") : header.rindex("#ifdef __cplusplus")]
+    body = header[header.index("/* ---- ") : header.rindex("EG_NONNULL_END")]
     parts = []
     # A chunk lies between empty lines. It is the line of a section, or a comment with its declarations.
     for chunk in re.split(r"\n{2,}", body.strip()):
@@ -130,7 +128,7 @@ def sections(header: str) -> list[str]:
             parts.append(plain(comment.group()) + "\n")
             chunk = chunk[comment.end() :]
         if chunk:
-            parts.append(f"```c\n{chunk.replace('EG_API ', '')}\n```\n")
+            parts.append(f"```c\n{MACROS.sub('', chunk)}\n```\n")
     return parts
 
 

@@ -87,6 +87,7 @@ eg_status eg_audio_stream_create(eg_model *model, uint32_t context, eg_audio_str
 {
     eg_audio_stream *s = calloc(1, sizeof *s);
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
+    atomic_store(&s->references, 1);
     s->model = model;
     s->encoder.weights = &model->audio;
     s->turn = &s->own_turn;
@@ -155,9 +156,14 @@ eg_status eg_audio_stream_copy(const eg_audio_stream *from, eg_audio_stream **ou
     return EG_OK;
 }
 
+void eg_audio_stream_retain(eg_audio_stream *s)
+{
+    if (s) atomic_fetch_add(&s->references, 1);
+}
+
 void eg_audio_stream_close(eg_audio_stream *s)
 {
-    if (!s) return;
+    if (!s || atomic_fetch_sub(&s->references, 1) != 1) return;
     eg_audio_leave(s->model);
     eg_audio_stream_free(s);
 }

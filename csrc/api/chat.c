@@ -69,6 +69,7 @@ eg_status eg_chat_open(eg_model *model, const eg_chat_params *params, eg_chat **
     if (status) return status;
     eg_chat *c = calloc(1, sizeof *c);
     if (!c) return no_memory(err);
+    atomic_store(&c->references, 1);
     c->model = model;
     const eg_session_params session = {.struct_size = sizeof session, .context = p.context, .kv = p.kv};
     status = read_params(c, &p, err);
@@ -87,9 +88,14 @@ static void free_media(eg_chat_media *m)
     free(m->samples);
 }
 
+void eg_chat_retain(eg_chat *c)
+{
+    if (c) atomic_fetch_add(&c->references, 1);
+}
+
 void eg_chat_close(eg_chat *c)
 {
-    if (!c) return;
+    if (!c || atomic_fetch_sub(&c->references, 1) != 1) return;
     for (size_t i = 0; i < c->n; i++) free(c->messages[i]);
     for (size_t i = 0; i < c->n_stops; i++) free(c->stops[i]);
     for (size_t i = 0; i < c->n_media; i++) free_media(&c->media[i]);

@@ -2,6 +2,8 @@
 #ifndef EG_API_CHAT_H
 #define EG_API_CHAT_H
 
+#include <stdatomic.h>
+
 #include "../edge_gemma_chat.h"
 #include "../text/prompt.h"
 
@@ -36,6 +38,7 @@ typedef struct eg_chat_spelling {
 enum { EG_CHAT_SPELLINGS = 64 };
 
 struct eg_chat {
+    atomic_int references;     /* callers who will close it, and voices */
     eg_model *model;
     eg_session *session;
     eg_chat_overflow overflow;

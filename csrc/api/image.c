@@ -13,6 +13,7 @@
 struct eg_image_encoder {
     eg_model *model;
     atomic_bool cancel;        /* requested and not reported yet */
+    atomic_int references;
 };
 
 /* ---- arguments --------------------------------------------------------------------------------------------------- */
@@ -108,13 +109,19 @@ eg_status eg_image_encoder_open(eg_model *model, eg_image_encoder **out, eg_erro
     if (!encoder) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     eg_model_retain(model);
     encoder->model = model;
+    atomic_store(&encoder->references, 1);
     *out = encoder;
     return EG_OK;
 }
 
+void eg_image_encoder_retain(eg_image_encoder *encoder)
+{
+    if (encoder) atomic_fetch_add(&encoder->references, 1);
+}
+
 void eg_image_encoder_close(eg_image_encoder *encoder)
 {
-    if (!encoder) return;
+    if (!encoder || atomic_fetch_sub(&encoder->references, 1) != 1) return;
     eg_model *model = encoder->model;
     free(encoder);
     eg_model_release(model);

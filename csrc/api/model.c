@@ -156,7 +156,10 @@ eg_status eg_model_set_threads(eg_model *model, uint32_t threads, eg_error *err)
     return EG_OK;
 }
 
-void eg_model_retain(eg_model *model) { atomic_fetch_add(&model->references, 1); }
+void eg_model_retain(eg_model *model)
+{
+    if (model) atomic_fetch_add(&model->references, 1);
+}
 
 void eg_model_release(eg_model *model)
 {

@@ -55,6 +55,7 @@ struct eg_audio_stream {
     int64_t n_frames;
     bool broken;               /* cancelled: reset before the next use */
     atomic_bool cancel;        /* requested and not reported yet; unused in the stream of a session */
+    atomic_int references;     /* unused in the stream of a session */
     eg_turn *turn;             /* of the call that encodes: of the session, or its own */
     eg_turn own_turn;
     void *memory;
@@ -101,12 +102,12 @@ struct eg_session {
     int32_t priority;
     eg_call call;              /* of the function that computes */
     atomic_bool cancel;        /* requested and not reported yet */
+    atomic_int references;     /* callers who will close it */
     void *cache_memory, *work_memory;
     size_t cache_bytes, work_bytes;
 };
 
 /* The model lives until the last reference is released, so objects may be closed in any order, also by a garbage collector. */
-void eg_model_retain(eg_model *model);
 void eg_model_release(eg_model *model);
 
 /* Begins a call: waits for the turn and takes a work space for blocks of `rows` tokens. `stopped` as in eg_turn.

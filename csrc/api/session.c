@@ -98,6 +98,7 @@ eg_status eg_session_create(eg_model *model, const eg_session_params *p, eg_sess
     if (status) return status;
     eg_session *s = calloc(1, sizeof *s);
     if (!s) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
+    atomic_store(&s->references, 1);
     eg_model_retain(model);
     atomic_fetch_add(&model->sessions, 1);
     status = measure(s, model, p, err);
@@ -126,9 +127,14 @@ eg_status eg_session_open(eg_model *model, const eg_session_params *params, eg_s
     return status ? status : eg_session_create(model, &p, out, err);
 }
 
+void eg_session_retain(eg_session *s)
+{
+    if (s) atomic_fetch_add(&s->references, 1);
+}
+
 void eg_session_close(eg_session *s)
 {
-    if (!s) return;
+    if (!s || atomic_fetch_sub(&s->references, 1) != 1) return;
     eg_model *model = s->model;
     const int left = atomic_fetch_sub(&model->sessions, 1) - 1;
     eg_session_audio_free(s);

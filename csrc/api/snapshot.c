@@ -1,6 +1,6 @@
-/* Snapshots: a session's timeline and KV cache in a file.
+/* Snapshots: a session's timeline and KV cache in a file, in memory, or behind a descriptor.
  *
- * All numbers are little endian, floats in their IEEE 754 bits. The file is
+ * All numbers are little endian, floats in their IEEE 754 bits. A snapshot is
  *
  *     magic         8 bytes "EGSNAP\r\n": the line end shows a transfer as text, which would damage all that follows
  *     version       u32, of this format
@@ -12,7 +12,7 @@
  *                   up to 4] and f32 [head_dim / 32, rounded up]
  *     hash          u64 of everything before it
  *
- * It is written beside the target and renamed, so that a failure leaves an older file as it was.
+ * A file is written beside the target and renamed, so that a failure leaves an older file as it was.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -39,19 +39,32 @@ typedef struct header {
 } header;
 
 typedef struct stream {
-    FILE *file;
+    FILE *file;                /* NULL: memory */
+    uint8_t *memory;           /* [left]; NULL without a file: bytes are counted alone */
+    uint64_t left;             /* bytes of the file or memory that may be moved */
+    uint64_t moved;
     bool writing, failed;
     uint64_t hash;
 } stream;
 
 /* ---- bytes ------------------------------------------------------------------------------------------------------- */
 
-/* Moves n bytes between memory and the file, and hashes them. */
+/* Moves n bytes between data and what the stream stands for, and hashes them. */
 static void transfer_bytes(stream *s, uint8_t *data, size_t n)
 {
     if (s->failed || !n) return;
-    s->failed = (s->writing ? fwrite(data, 1, n, s->file) : fread(data, 1, n, s->file)) != n;
+    s->moved += n;
+    if (!s->file && !s->memory) return;
+    s->failed = n > s->left;
     if (s->failed) return;
+    s->left -= n;
+    if (s->memory) {
+        memcpy(s->writing ? s->memory : data, s->writing ? data : s->memory, n);
+        s->memory += n;
+    } else {
+        s->failed = (s->writing ? fwrite(data, 1, n, s->file) : fread(data, 1, n, s->file)) != n;
+        if (s->failed) return;
+    }
     uint64_t h = s->hash;
     for (; n >= 8; n -= 8, data += 8) {
         h = (h ^ eg_bytes_get(data, 8)) * 0x100000001b3u;
@@ -158,10 +171,9 @@ static void oldest_of(const eg_session *s, int64_t high, int64_t *first_of)
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
 
-/* False when the file system has failed; errno tells why. */
-static bool write_file(FILE *file, eg_session *s)
+/* Writes the snapshot; false when the file system has failed, and errno tells why. */
+static bool write_all(stream f, eg_session *s, uint64_t *size)
 {
-    stream f = {.file = file, .writing = true};
     uint8_t magic[sizeof MAGIC];
     uint32_t version = VERSION;
     header h = {.kv = s->cache.format,
@@ -178,31 +190,41 @@ static bool write_file(FILE *file, eg_session *s)
     int64_t first_of[EG_MAX_LAYERS];
     oldest_of(s, s->high, first_of);
     memcpy(magic, MAGIC, sizeof magic);
+    f.writing = true;
     transfer_bytes(&f, magic, sizeof magic);
     transfer_u32(&f, &version);
     transfer_header(&f, &h);
     transfer_body(&f, s, first_of);
     uint64_t hash = f.hash;
     transfer_u64(&f, &hash);
+    *size = f.moved;
     return !f.failed;
 }
 
-eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
+/* Makes the session one that can be saved. */
+static eg_status prepare(eg_session *s, eg_error *err)
 {
-    if (!s || !path) return eg_fail(err, EG_ERROR_ARGUMENT, "session or path is NULL.");
     eg_status status = eg_session_audio_check_closed(s, err);
     if (!status && s->waiting_soft) {   /* a snapshot has no place for rows of embeddings */
         status = eg_timeline_begin(s, 0, err);
         if (!status) status = eg_timeline_end(s, eg_timeline_settle(s, err));
     }
+    if (!status && !s->last.valid) eg_timeline_forget_logits(s);
+    return status;
+}
+
+eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
+{
+    uint64_t size;
+    if (!s || !path) return eg_fail(err, EG_ERROR_ARGUMENT, "session or path is NULL.");
+    eg_status status = prepare(s, err);
     if (status) return status;
-    if (!s->last.valid) eg_timeline_forget_logits(s);
     size_t n = strlen(path) + 6;
     char *temporary = malloc(n);
     if (!temporary) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
     snprintf(temporary, n, "%s.part", path);
     FILE *file = eg_path_open(temporary, "wb");
-    bool done = file && write_file(file, s);
+    bool done = file && write_all((stream){.file = file, .left = UINT64_MAX}, s, &size);
     if (file && fclose(file)) done = false;
     if (done) done = eg_path_replace(temporary, path) == 0;
     if (!done) {
@@ -211,6 +233,34 @@ eg_status eg_session_save(eg_session *s, const char *path, eg_error *err)
     }
     free(temporary);
     return status;
+}
+
+eg_status eg_session_save_to_memory(eg_session *s, void *bytes, size_t capacity, size_t *size, eg_error *err)
+{
+    uint64_t needed;
+    if (!s || !size || (!bytes && capacity)) return eg_fail(err, EG_ERROR_ARGUMENT, "session, bytes or size is NULL.");
+    eg_status status = prepare(s, err);
+    if (status) return status;
+    write_all((stream){0}, s, &needed);
+    if (needed > SIZE_MAX)
+        return eg_fail(err, EG_ERROR_MEMORY, "a snapshot of %llu bytes does not fit the address space.",
+                       (unsigned long long)needed);
+    if (needed <= capacity) write_all((stream){.memory = bytes, .left = needed}, s, &needed);
+    *size = (size_t)needed;
+    return EG_OK;
+}
+
+eg_status eg_session_save_to_fd(eg_session *s, int fd, eg_error *err)
+{
+    uint64_t size;
+    if (!s) return eg_fail(err, EG_ERROR_ARGUMENT, "session is NULL.");
+    eg_status status = prepare(s, err);
+    if (status) return status;
+    FILE *file = eg_path_open_fd(fd, 0, "wb");
+    bool done = file && write_all((stream){.file = file, .left = UINT64_MAX}, s, &size);
+    if (file && fclose(file)) done = false;
+    return done ? EG_OK
+                : eg_fail(err, EG_ERROR_FILE, "descriptor %d: the snapshot could not be written: %s.", fd, strerror(errno));
 }
 
 /* ---- restoring --------------------------------------------------------------------------------------------------- */
@@ -260,6 +310,8 @@ static bool tokens_are_valid(const eg_session *s)
     return true;
 }
 
+static bool at_end(const stream *f) { return !f->left || (f->file && fgetc(f->file) == EOF); }
+
 /* Fills the empty session s from the file behind its header; `saved` has rings of the size that the file was saved from. */
 static bool read_body(stream *f, const header *h, const eg_session *saved, eg_session *s)
 {
@@ -278,17 +330,17 @@ static bool read_body(stream *f, const header *h, const eg_session *saved, eg_se
     if (s->last.valid) s->last.id = s->tokens[s->evaluated - 1];
     uint64_t computed = f->hash, stored = 0;
     transfer_u64(f, &stored);
-    return !f->failed && stored == computed && fgetc(f->file) == EOF && tokens_are_valid(s);
+    return !f->failed && stored == computed && at_end(f) && tokens_are_valid(s);
 }
 
-static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t context, eg_session **out, eg_error *err)
+/* name: where the snapshot is, for sentences. */
+static eg_status restore(eg_model *model, stream f, const char *name, uint32_t context, eg_session **out, eg_error *err)
 {
-    stream f = {.file = file};
     header h = {0};
-    eg_status status = read_header(&f, model, path, &h, err);
+    eg_status status = read_header(&f, model, name, &h, err);
     if (status) return status;
     if (context && h.length > context)
-        return eg_fail(err, EG_ERROR_CONTEXT, "%s: holds %llu tokens, more than a context of %u.", path,
+        return eg_fail(err, EG_ERROR_CONTEXT, "%s: holds %llu tokens, more than a context of %u.", name,
                        (unsigned long long)h.length, context);
     eg_session *saved = NULL, *s = NULL;
     eg_session_params params = {.context = (uint32_t)h.context, .kv = (eg_kv_type)h.kv, .picture = h.picture};
@@ -296,7 +348,7 @@ static eg_status restore(eg_model *model, FILE *file, const char *path, uint32_t
     if (context) params.context = context;
     if (!status) status = eg_session_create(model, &params, &s, err);
     if (!status && !read_body(&f, &h, saved, s))
-        status = eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged or cut short.", path);
+        status = eg_fail(err, EG_ERROR_FORMAT, "%s: the snapshot is damaged or cut short.", name);
     eg_session_close(saved);
     if (status) eg_session_close(s);
     else *out = s;
@@ -308,7 +360,29 @@ eg_status eg_session_restore(eg_model *model, const char *path, uint32_t context
     if (!model || !path || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model, path or out is NULL.");
     FILE *file = eg_path_open(path, "rb");
     if (!file) return eg_fail(err, EG_ERROR_FILE, "%s: could not be opened: %s.", path, strerror(errno));
-    eg_status status = restore(model, file, path, context, out, err);
+    eg_status status = restore(model, (stream){.file = file, .left = UINT64_MAX}, path, context, out, err);
+    fclose(file);
+    return status;
+}
+
+eg_status eg_session_restore_from_memory(eg_model *model, const void *bytes, size_t size, uint32_t context, eg_session **out,
+                                         eg_error *err)
+{
+    if (!model || !bytes || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model, bytes or out is NULL.");
+    const stream f = {.memory = (uint8_t *)bytes, .left = size};   /* which is read alone */
+    return restore(model, f, "snapshot in memory", context, out, err);
+}
+
+eg_status eg_session_restore_from_fd(eg_model *model, int fd, uint64_t offset, uint64_t length, uint32_t context,
+                                     eg_session **out, eg_error *err)
+{
+    char name[40];
+    if (!model || !out) return eg_fail(err, EG_ERROR_ARGUMENT, "model or out is NULL.");
+    snprintf(name, sizeof name, "descriptor %d", fd);
+    FILE *file = eg_path_open_fd(fd, offset, "rb");
+    if (!file) return eg_fail(err, EG_ERROR_FILE, "%s: could not be read: %s.", name, strerror(errno));
+    const stream f = {.file = file, .left = length ? length : UINT64_MAX};
+    eg_status status = restore(model, f, name, context, out, err);
     fclose(file);
     return status;
 }

@@ -44,8 +44,9 @@ typedef struct queue {
 } queue;
 
 struct eg_voice {
+    atomic_int references;     /* callers who will close it */
     eg_model *model;
-    eg_chat *chat;
+    eg_chat *chat;             /* kept; NULL: none */
     eg_endpointer *ends;
     eg_session *base;          /* has read the request; each utterance goes into a fork */
     eg_session *hearing;       /* the utterance, with its audio open; NULL between two */
@@ -187,6 +188,8 @@ eg_status eg_voice_open(eg_model *model, const eg_voice_params *params, eg_voice
     if (!(p.partial <= 3600)) return eg_fail(err, EG_ERROR_ARGUMENT, "partial is %g s; that is too long.", (double)p.partial);
     eg_voice *v = calloc(1, sizeof *v);
     if (!v) return no_memory(err);
+    atomic_store(&v->references, 1);
+    eg_chat_retain(p.chat);
     v->model = model;
     v->chat = p.chat;
     v->partial = p.partial < 0 ? 0 : (int64_t)((p.partial == 0 ? 0.5f : p.partial) * RATE);
@@ -208,9 +211,14 @@ static void drop(transcript *t)
     *t = (transcript){0};
 }
 
+void eg_voice_retain(eg_voice *v)
+{
+    if (v) atomic_fetch_add(&v->references, 1);
+}
+
 void eg_voice_close(eg_voice *v)
 {
-    if (!v) return;
+    if (!v || atomic_fetch_sub(&v->references, 1) != 1) return;
     drop(&v->guess);
     drop(&v->words);
     clear(&v->told);
@@ -219,6 +227,7 @@ void eg_voice_close(eg_voice *v)
     eg_session_close(v->hearing);
     eg_session_close(v->base);
     eg_endpointer_close(v->ends);
+    eg_chat_close(v->chat);
     free(v->closing);
     free(v->sound);
     free(v->draft);

@@ -4,6 +4,8 @@
 #ifndef EG_BASE_ARENA_H
 #define EG_BASE_ARENA_H
 
+#include "exact.h"
+
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>

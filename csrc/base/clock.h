@@ -2,6 +2,8 @@
 #ifndef EG_BASE_CLOCK_H
 #define EG_BASE_CLOCK_H
 
+#include "exact.h"
+
 #ifdef _WIN32
 #include "thread.h"            /* windows.h, as small as possible */
 

@@ -1,5 +1,6 @@
 /* Files by names in UTF-8; see path.h. */
 #define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
 #include "path.h"
 
 #ifndef _WIN32
@@ -18,6 +19,23 @@ FILE *eg_path_open(const char *path, const char *mode)
     return file;
 }
 
+FILE *eg_path_open_fd(int fd, uint64_t offset, const char *mode)
+{
+    const off_t at = (off_t)offset;
+    if (at < 0 || (uint64_t)at != offset) {
+        errno = EINVAL;
+        return NULL;
+    }
+    const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    FILE *file = own < 0 || (*mode == 'r' && lseek(own, at, SEEK_SET) < 0) ? NULL : fdopen(own, mode);
+    if (!file && own >= 0) {
+        const int why = errno;
+        close(own);
+        errno = why;
+    }
+    return file;
+}
+
 int eg_path_replace(const char *from, const char *to) { return rename(from, to); }
 
 void eg_path_remove(const char *path) { unlink(path); }
@@ -26,6 +44,8 @@ void eg_path_remove(const char *path) { unlink(path); }
 #include "thread.h"            /* windows.h, as small as possible */
 
 #include <errno.h>
+#include <fcntl.h>
+#include <io.h>
 #include <stdlib.h>
 
 wchar_t *eg_path_wide(const char *path)
@@ -44,6 +64,23 @@ FILE *eg_path_open(const char *path, const char *mode)
     FILE *file = wide ? _wfopen(wide, *mode == 'w' ? L"wbN" : L"rbN") : NULL;
     if (!wide) errno = EILSEQ;
     free(wide);
+    return file;
+}
+
+FILE *eg_path_open_fd(int fd, uint64_t offset, const char *mode)
+{
+    if (offset > INT64_MAX) {
+        errno = EINVAL;
+        return NULL;
+    }
+    const int own = _dup(fd);
+    if (own >= 0) _setmode(own, _O_BINARY);
+    FILE *file = own < 0 || (*mode == 'r' && _lseeki64(own, (int64_t)offset, SEEK_SET) < 0) ? NULL : _fdopen(own, mode);
+    if (!file && own >= 0) {
+        const int why = errno;
+        _close(own);
+        errno = why;
+    }
     return file;
 }
 

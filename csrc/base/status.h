@@ -2,6 +2,8 @@
 #ifndef EG_BASE_STATUS_H
 #define EG_BASE_STATUS_H
 
+#include "exact.h"
+
 #include "../edge_gemma.h"
 
 #if defined(__GNUC__)

@@ -7,6 +7,8 @@
 #ifndef EG_FORMAT_FIT_H
 #define EG_FORMAT_FIT_H
 
+#include "../base/exact.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 

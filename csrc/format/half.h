@@ -8,6 +8,8 @@
 #ifndef EG_FORMAT_HALF_H
 #define EG_FORMAT_HALF_H
 
+#include "../base/exact.h"
+
 #include <stdint.h>
 #include <string.h>
 

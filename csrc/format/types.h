@@ -7,6 +7,8 @@
 #ifndef EG_FORMAT_TYPES_H
 #define EG_FORMAT_TYPES_H
 
+#include "../base/exact.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

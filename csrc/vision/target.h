@@ -7,6 +7,8 @@
 #ifndef EG_VISION_TARGET_H
 #define EG_VISION_TARGET_H
 
+#include "../base/exact.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 

@@ -320,3 +320,49 @@ def test_messages_that_cannot_be_written_are_refused(message: str, model: eg.Mod
     with pytest.raises(EdgeGemmaError) as caught:
         chat.do("add_json", message)
     assert caught.value.code == "format" and chat.history == []
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["e2b", "moe"])
+def test_pictures_are_fed_once(name: str) -> None:
+    """A turn with two pictures has the tokens of the package; the next costs its difference. In the second model the tokens
+    of a picture see each other."""
+    pixels = np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
+    wide = np.zeros((60, 100, 3), np.uint8)  # rows that are further apart than they are long
+    wide[:, :90] = pixels[1]
+    with (
+        eg.Model.load(DATA / f"{name}-Q4_0.gguf", mmproj=DATA / f"vision-{name}.gguf", threads=2) as model,
+        model.chat(context=512, template=BUILTIN_TEMPLATE, sampling=eg.Sampling(temperature=0), max_tokens=6) as other,
+    ):
+        chat = CChat(model, context=512, max_tokens=6)
+        parts, text = ffi.new("eg_chat_part[3]"), ffi.new("char[]", b"What are these?")
+        images = [new_struct("eg_image") for _ in range(2)]
+        for part, image in zip(parts, images, strict=False):
+            part.image = image
+        for image, rows in zip(images, (pixels[0], wide), strict=True):
+            image.rgb, image.width, image.height = pointer(rows, "const uint8_t *"), 90, 60
+            image.stride, image.max_tokens = rows.strides[0], 70
+        parts[2].text = text
+        for part in parts:
+            part.struct_size = ffi.sizeof("eg_chat_part")
+        chat.do("add_parts", parts, 3)
+        wide[:] = 0  # the conversation has its own copy
+        list(chat.events())
+        list(other.send("What are these?", images=list(pixels), image_tokens=70))
+        assert chat.tokens == list(other.session.tokens) and chat.tokens.count(-1) > 10
+        before = chat.fed
+        chat.do("add_text", "user", "And?")
+        list(chat.events())
+        list(other.send("And?"))
+        assert chat.fed - before < 30 < before
+        assert chat.tokens == list(other.session.tokens)
+        assert [part["type"] for part in chat.history[0]["content"]] == ["image", "image", "text"]
+        images[0].max_tokens = 71
+        with pytest.raises(EdgeGemmaError, match="71"):
+            chat.do("add_parts", parts, 1)
+        chat.do("truncate", 0)
+        chat.do("add_text", "user", "Hi")
+        list(chat.events())
+        assert -1 not in chat.tokens

@@ -60,3 +60,18 @@ def test_versions_and_bounds() -> None:
     with eg.Model.load(DATA / "e2b-Q4_0.gguf", threads=1) as model:
         tokenizer = lib.eg_model_tokenizer(model.pointer)
         assert 12 + 3 < lib.eg_tokenizer_piece_capacity(tokenizer) + 12 <= lib.EG_TOKEN_TEXT_MAX
+
+
+def test_the_last_reference_frees() -> None:
+    """Of an encoder; those of sessions, chats, voices, streams and models are tests/c/use_close.c's."""
+    err, out, written = new_struct("eg_error"), ffi.new("eg_image_encoder **"), ffi.new("size_t *")
+    with eg.Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "vision-e2b.gguf", threads=1) as model:
+        check(lib.eg_image_encoder_open(model.pointer, out, err), err)
+        hidden = model.config.hidden_size
+    lib.eg_image_encoder_retain(out[0])
+    lib.eg_image_encoder_close(out[0])
+    image, pixels, soft = new_struct("eg_image"), ffi.new("uint8_t[]", 3), ffi.new("float[]", 70 * hidden)
+    image.rgb, image.width, image.height, image.max_tokens = pixels, 1, 1, 70
+    check(lib.eg_image_encoder_run(out[0], image, soft, 70, written, err), err)
+    assert written[0] > 0 and np.isfinite(np.frombuffer(ffi.buffer(soft), np.float32)).all()
+    lib.eg_image_encoder_close(out[0])

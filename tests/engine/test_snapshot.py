@@ -3,14 +3,16 @@ as the saved one is tested in test_engine.py."""
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import edge_gemma as eg
-from edge_gemma.engine.native import lib
+from edge_gemma.engine.native import check, ffi, lib, new_struct
 from support.tiny_model import Shape, write_model
 
 #: Name, offset and struct format of each field before the tokens. All numbers are little endian.
@@ -176,3 +178,84 @@ def test_tokens_are_checked(model: eg.Model, tmp_path: Path) -> None:
             model.session(restore=tmp_path / "s.snap")
     (tmp_path / "s.snap").write_bytes(good)
     model.session(restore=tmp_path / "s.snap").close()
+
+
+# ---- memory and descriptors --------------------------------------------------------------------------------------------
+
+
+def in_memory(session: eg.Session) -> bytes:
+    size, err = ffi.new("size_t *"), new_struct("eg_error")
+    check(lib.eg_session_save_to_memory(session.pointer, ffi.NULL, 0, size, err), err)
+    memory = ffi.new("uint8_t[]", size[0] + 8)
+    check(lib.eg_session_save_to_memory(session.pointer, memory, size[0] - 1, size, err), err)
+    assert bytes(ffi.buffer(memory)) == bytes(size[0] + 8)  # it does not fit
+    check(lib.eg_session_save_to_memory(session.pointer, memory, size[0] + 8, size, err), err)
+    assert bytes(ffi.buffer(memory))[size[0] :] == bytes(8)
+    return bytes(ffi.buffer(memory, size[0]))
+
+
+def restored(model: eg.Model, kind: str, *arguments: Any, context: int = 0) -> list[int]:
+    """Tokens of the session that eg_session_restore_from_KIND opens, and of its next two draws."""
+    out, err, token = ffi.new("eg_session **"), new_struct("eg_error"), new_struct("eg_token")
+    call = getattr(lib, f"eg_session_restore_from_{kind}")
+    check(call(model.pointer, *arguments, context, out, err), err)
+    session = ffi.gc(out[0], lib.eg_session_close)
+    for _ in range(2):
+        check(lib.eg_session_next(session, new_struct("eg_sampling"), token, err), err)
+    ids = ffi.new("int32_t[]", 40)
+    return list(ids[0 : lib.eg_session_get_tokens(session, 0, ids, 40)])
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8"])
+def test_memory_and_descriptors_have_the_bytes_of_the_file(kv: str, model: eg.Model, tmp_path: Path) -> None:
+    session, err = half_character(model, kv), new_struct("eg_error")
+    data = saved(session, tmp_path)
+    assert in_memory(session) == data
+    with (tmp_path / "asset").open("w+b") as file:
+        file.write(b"x" * 13)
+        file.flush()
+        check(lib.eg_session_save_to_fd(session.pointer, file.fileno(), err), err)
+        file.seek(0, 2)
+        assert file.tell() == 13 + len(data)
+        file.write(b"y" * 70000)
+        file.flush()
+        (tmp_path / "alone").write_bytes(data)
+        next_two = restored(model, "memory", ffi.from_buffer(data), len(data))
+        assert next_two[:6] == session.tokens and len(next_two) == 8
+        assert restored(model, "fd", file.fileno(), 13, len(data)) == next_two
+        with (tmp_path / "alone").open("rb") as alone:
+            assert restored(model, "fd", alone.fileno(), 0, 0, context=20) == next_two
+    list(session.generate(2, temperature=0))
+    assert session.tokens == next_two
+
+
+def test_a_pipe_takes_a_snapshot(model: eg.Model, tmp_path: Path) -> None:
+    session, err = half_character(model), new_struct("eg_error")
+    reader, writer = os.pipe()
+    check(lib.eg_session_save_to_fd(session.pointer, writer, err), err)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == saved(session, tmp_path)
+
+
+def test_damage_in_memory_and_behind_descriptors(model: eg.Model, tmp_path: Path) -> None:
+    """Cut at every seventh byte, one byte too many, one that differs; with sentences that tell where."""
+    data = saved(half_character(model), tmp_path)
+    for bad in (*(data[:n] for n in range(1, len(data), 7)), data + b"\0", data[:90] + b"\xff" + data[91:]):
+        with pytest.raises(ValueError, match=r"^snapshot in memory: "):
+            restored(model, "memory", ffi.from_buffer(bad), len(bad))
+    with (tmp_path / "s.snap").open("rb") as file:
+        name = rf"^descriptor {file.fileno()}: "
+        for offset, length in ((0, len(data) - 1), (1, 0), (0, 79), (len(data), 0)):
+            with pytest.raises(ValueError, match=name):
+                restored(model, "fd", file.fileno(), offset, length)
+        with pytest.raises(OSError, match=name):
+            restored(model, "fd", file.fileno(), 2**63, 0)
+        err = new_struct("eg_error")
+        session = half_character(model)
+        assert lib.eg_session_save_to_fd(session.pointer, file.fileno(), err) == lib.EG_ERROR_FILE
+        assert f"descriptor {file.fileno()}: " in ffi.string(err.message).decode()
+    with pytest.raises(OSError, match="descriptor 999: "):
+        restored(model, "fd", 999, 0, 0)
+    with pytest.raises(ValueError, match="NULL"):
+        restored(model, "memory", ffi.NULL, 0)
