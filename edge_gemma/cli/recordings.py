@@ -99,6 +99,13 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         help="transcribe a recording that is not longer than --max-seconds as one segment, pauses included",
     )
     group.add_argument(
+        "--batch",
+        type=count,
+        metavar="N",
+        help="segments that are heard together, up to 64; more take less time and more memory, and the text is the same"
+        " (default: by threads and memory)",
+    )
+    group.add_argument(
         "--order",
         choices=("instruction-first", "audio-first"),
         default="instruction-first",
@@ -131,7 +138,9 @@ def write_down(
     raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
     with (
         open_model(args) as model,
-        Transcriber(model, language, to, sampling=sampling(args), **asked, **limits, **options) as transcriber,
+        Transcriber(
+            model, language, to, sampling=sampling(args), batch=args.batch, **asked, **limits, **options
+        ) as transcriber,
     ):
         names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
         known = {"detector": _detector_kind(args.vad), "details": args.details}

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import Clip, segments
+from ..audio.endpointing import Clip, clips_and_gaps
 from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..audio.vad import Detector
 from ..engine.interface import ModelLike
@@ -23,10 +23,12 @@ from ..engine.memory import MemoryLimit
 from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
 from .answer import Answer, Samples
+from .batching import Together, batch_size, check_batch
+from .hearing import Heard, Hearing, hear_clip
 from .language_detection import LanguageDetection, SegmentLanguages
 from .languages import language_names
 from .prompts import Order
-from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
+from .request import Cancellable, SpeechRequest, open_endpointer, open_request
 from .scoring import Unheard, no_speech_prob
 from .transcript import Segment, Transcript
 from .word_times import hear_word_times
@@ -55,6 +57,7 @@ class Transcriber(Cancellable):
         language, to: English names, or None.
         detected_language: with `detect_language`, the English name of the language of the recording that `segments` was called
             for last. None before it is known, and if the model gave no usable answer.
+        batch: how many segments of a recording are heard together.
         request: what the model is asked; its session belongs to the transcriber.
     """
 
@@ -81,6 +84,7 @@ class Transcriber(Cancellable):
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] | None = None,
+        batch: int | None = None,
     ) -> None:
         """Opens a session and reads the request.
 
@@ -114,6 +118,9 @@ class Transcriber(Cancellable):
             sampling: how tokens are drawn; None for the most likely token always. An answer that is drawn so and repeats
                 itself is drawn once more, with some chance.
             stop: a text, or several, that ends an answer and is left out of it.
+            batch: how many segments of a recording are heard together, 1 to 64. The weights are read once for all of them, so
+                a long recording takes less time; the segments are the same for every number. None for a number that suits
+                the model's threads and the memory, 16 at most.
 
         Raises:
             EdgeGemmaValueError: "unsupported" for a model without audio encoder, and for languages, an initial prompt or
@@ -122,6 +129,7 @@ class Transcriber(Cancellable):
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
+        check_batch(batch)
         self.language, self.to = language_names(model, language, to)
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self._whole, self._word_times = whole, word_times
@@ -148,8 +156,12 @@ class Transcriber(Cancellable):
             sampling=sampling,
             stop=stop,
             # For the times of words the fork is forked; to compare with silence, another fork hears it, and is forked.
-            sessions=_SESSIONS + (word_times or no_speech) + no_speech,
+            sessions=_SESSIONS + (word_times or no_speech) + no_speech + (batch or 1) - 1,
         )
+        # What the memory limit leaves beside the sessions of a batch of one: so the type of the cache, which may change the
+        # words, does not depend on the batch.
+        self.batch: int = batch or batch_size(model, self.request.session.context, self.request.kv, self.request.spare)
+        self._together = Together(self.request, self.batch, self.working, self.check_cancelled)
 
     def close(self) -> None:
         """Frees the sessions. Further calls do nothing."""
@@ -203,14 +215,21 @@ class Transcriber(Cancellable):
                 source.seek(start)
             for segment in done:
                 self._detect(detection, segment.text)
-            for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
-                if done and clip.end <= done[-1].end:
-                    continue
-                segment = self._segment(clip, growing)
-                self._detect(detection, segment.text)
-                if progress:
-                    progress(clip.end, source.duration)
-                yield segment
+            sound = _Stoppable(source, self.check_cancelled)
+            found = self._together.run(
+                _after(clips_and_gaps(sound, self._endpointer, self._whole), done[-1].end if done else None),
+                self._hearing,
+                waiting=lambda: sound.waiting,
+                patient=sound.wait,
+                growing=growing,
+            )
+            with contextlib.closing(found):
+                for clip, heard in found:
+                    segment = self._segment(clip, heard)
+                    self._detect(detection, segment.text)
+                    if progress:
+                        progress(clip.end, source.duration)
+                    yield segment
             self._detect(detection, "", last=True)
             if progress and source.duration is not None:
                 progress(source.duration, source.duration)
@@ -230,12 +249,17 @@ class Transcriber(Cancellable):
 
         Raises as `segments`.
         """
-        answer = self._hear(samples)
-        return self.request.read(answer.text) if answer else ("", None)
+        clip = Clip(0.0, len(samples) / SAMPLE_RATE, samples)
+        with contextlib.closing(self._together.run(iter([clip]), self._hearing)) as found:
+            ((_, heard),) = found
+        return self.request.read(heard.answer.text) if heard.answer else ("", None)
 
-    def _segment(self, clip: Clip, growing: Callable[[str], None] | None) -> Segment:
+    def _hearing(self, clip: Clip) -> Hearing:
+        return hear_clip(self.request, clip.samples)
+
+    def _segment(self, clip: Clip, heard: Heard) -> Segment:
         """What is said in a clip."""
-        answer = self._hear(clip.samples, growing)
+        answer = heard.answer
         if answer is None:
             return Segment(clip.start, clip.end, "", None, self.language)
         segment = self.request.segment(answer, clip.start, clip.end, self.language)
@@ -259,43 +283,38 @@ class Transcriber(Cancellable):
         found = (replace(word, start=clip.start + start, end=clip.start + end) for word, (start, end) in timed)
         return replace(segment, words=tuple(found))
 
-    def _hear(self, samples: Samples, growing: Callable[[str], None] | None = None) -> Answer | None:
-        """The answer about the samples, its session closed; None where they are too few for the encoder."""
-        if self._model.audio_tokens(len(samples)) == 0:
-            return None
-        answer = self._answer(samples, self.request.sampling, growing)
-        if again := second_attempt(answer.text, self.request.sampling):
-            answer = self._answer(samples, again, growing)
-        return answer
 
-    def _answer(self, samples: Samples, sampling: Sampling, growing: Callable[[str], None] | None) -> Answer:
-        """A complete answer about the samples."""
-        with self.working(self.request.session.fork()) as session:
-            session.feed_audio(samples)
-            answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
-            shown = ""
-            while answer.step():
-                self.check_cancelled()
-                if growing and answer.text != shown:
-                    shown = answer.text
-                    growing(shown)
-            return answer
+def _after(clips: Iterator[Clip | None], end: float | None) -> Iterator[Clip | None]:
+    """The clips that end later than `end` seconds, or all of them."""
+    for clip in clips:
+        yield clip if clip is None or end is None or clip.end > end else None
 
 
 class _Stoppable(Source):
-    """A source that asks, while it waits for sound, whether the work was cancelled."""
+    """A source that asks, while it waits for sound, whether the work was cancelled, and that waits only if it is told to.
+
+    Attributes:
+        waiting: whether the last read found nothing, and did not wait.
+    """
 
     def __init__(self, source: Source, check: Callable[[], None]) -> None:
         super().__init__()
         self.name, self.duration, self.live = source.name, source.duration, source.live
-        self._source, self._check = source, check
+        self.waiting = False
+        self._source, self._check, self._waits = source, check, True
         self._at = round(source.position * SAMPLE_RATE)
+
+    def wait(self, waits: bool) -> None:
+        """Whether reading waits for sound from now on."""
+        self._waits = waits
 
     def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         while True:
             self._check()
-            block = self._source.read(0.5, 0.1 if timeout is None else timeout)
-            if block is None or block.size or timeout is not None:
+            waits = self._waits and timeout is None
+            block = self._source.read(0.5, 0.1 if waits else timeout or 0.0)
+            self.waiting = block is not None and not block.size and not self._waits
+            if block is None or block.size or not waits:
                 return block
 
 
@@ -329,6 +348,7 @@ def transcribe_segments(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] | None = None,
+    batch: int | None = None,
 ) -> Iterator[Segment]:
     """Yields the segments of a recording, each as soon as it is done.
 
@@ -361,6 +381,7 @@ def transcribe_segments(
                 max_tokens=max_tokens,
                 sampling=sampling,
                 stop=stop,
+                batch=batch,
             )
         )
         resources = stack.pop_all()
@@ -400,6 +421,7 @@ def transcribe(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] | None = None,
+    batch: int | None = None,
 ) -> Transcript:
     """Writes down what is said in a recording.
 
@@ -415,7 +437,7 @@ def transcribe(
         detect_language: if no language is given, asks the model which language it is, once. The transcript's `language` is
             the answer then, and its info has `language_detected`. "segments" as in `Transcriber`.
         no_speech, word_times, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv,
-            memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
+            memory_limit, max_tokens, sampling, stop, batch: as in `Transcriber`.
 
     Returns:
         A Transcript: a sequence of segments with start, end and text.
@@ -446,6 +468,7 @@ def transcribe(
             max_tokens=max_tokens,
             sampling=sampling,
             stop=stop,
+            batch=batch,
         ) as transcriber,
     ):
         found = list(transcriber.segments(audio, start=start, progress=progress))

@@ -175,6 +175,7 @@ def translate(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] | None = None,
+    batch: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
     detect_language: bool | Literal["segments"] = False,
@@ -199,8 +200,8 @@ def translate(
         source_language: the language of the speech or text; None leaves it to the model.
         initial_prompt, hotwords, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in
             `Translator` for text.
-        start, progress, detect_language, no_speech, word_times, order, max_seconds, detector, silence, pause, whole: as in
-            `transcribe`, for speech. They have no effect on a text.
+        start, progress, detect_language, no_speech, word_times, order, max_seconds, detector, silence, pause, whole, batch: as
+            in `transcribe`, for speech. They have no effect on a text.
 
     Returns:
         For a text its translation, a str; for speech a Transcript whose segments have `text` and `translation`.
@@ -237,6 +238,7 @@ def translate(
             max_tokens=max_tokens,
             sampling=sampling,
             stop=stop,
+            batch=batch,
         )
     text = read_text(audio_or_text) if kind == "document" else audio_or_text
     with (
