@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..audio.endpointing import Clip
 from ..audio.source import SAMPLE_RATE
@@ -59,18 +60,18 @@ def batch_size(model: ModelLike, context: int, kv: str, room: int | None) -> int
 
 @dataclass(eq=False)
 class _Job:
-    """A clip at work.
+    """A clip at work, or a mark, which needs none.
 
     Attributes:
-        hearing: what it is asked.
+        hearing: what it is asked; None for a mark.
         answer: the one that is being written; None once all is known.
         opened: closes the session of the answer.
         heard: what has come of it.
         error: what has ended it instead.
     """
 
-    clip: Clip
-    hearing: Hearing
+    clip: Any
+    hearing: Hearing | None
     answer: Answer | None = None
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     heard: Heard | None = None
@@ -79,7 +80,7 @@ class _Job:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return self.heard is not None or self.error is not None
+        return self.hearing is None or self.heard is not None or self.error is not None
 
 
 class Together:
@@ -98,20 +99,21 @@ class Together:
 
     def run(
         self,
-        clips: Iterator[Clip | None],
-        hear: Callable[[Clip], Hearing],
+        clips: Iterator[Any],
+        hear: Callable[[Any], Hearing],
         *,
         waiting: Callable[[], bool] = lambda: False,
         patient: Callable[[bool], None] = lambda _: None,
         growing: Callable[[str], None] | None = None,
-    ) -> Generator[tuple[Clip, Heard], None, None]:
-        """Yields each clip with what it has come to, in their order, as soon as it and all before it are complete.
+    ) -> Generator[tuple[Any, Heard | Exception | None], None, None]:
+        """Yields each clip with what it has come to, or with the error that has ended it, in their order, as soon as it and all
+        before it are complete.
 
-        A failure, of a clip or of the sound, is raised where it would be if the clips were heard one by one: after the results
-        of all clips before it. After `Cancelled` nothing more comes.
+        A failure of the sound is raised where it would be if the clips were heard one by one: after the results of all clips
+        before it. After `Cancelled` nothing more comes.
 
         Args:
-            clips: None is a moment without a clip.
+            clips: each a `Clip`; None is a moment without one; anything else is a mark, yielded at its place with None.
             hear: what a clip is asked.
             waiting: whether the sound has nothing to give right now.
             patient: is told before the next clip is asked for whether nothing else is to do, so that it may be waited for.
@@ -138,19 +140,18 @@ class Together:
                         ended, failure = True, error
                     else:
                         pieces += 1
-                        if clip is not None:
+                        if isinstance(clip, Clip):
                             jobs.append(_Job(clip, hear(clip)))
                             self._advance(jobs[-1], None)
+                        elif clip is not None:
+                            jobs.append(_Job(clip, None))
                 self._draw([job for job in jobs if job.answer is not None])
                 if growing and jobs and (answer := jobs[0].answer) and answer.text != shown:
                     shown = answer.text
                     growing(shown)
                 while jobs and jobs[0].done:
                     job, shown = jobs.popleft(), ""
-                    if job.error:
-                        raise job.error
-                    assert job.heard is not None
-                    yield job.clip, job.heard
+                    yield job.clip, job.error or job.heard
                 if ended and not jobs:
                     break
         except Cancelled:  # raised by a session, perhaps
@@ -168,7 +169,8 @@ class Together:
         return sum(not job.done for job in jobs) < self._size and len(jobs) < _WAITING * self._size
 
     def _advance(self, job: _Job, answer: Answer | None) -> None:
-        """Goes on with a clip, with a complete answer about it if there is one, up to where it draws tokens."""
+        """Goes on with a clip, not a mark, with a complete answer about it if there is one, up to where it draws tokens."""
+        assert job.hearing is not None
         try:
             while True:
                 attempt = job.hearing.send(answer)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..audio.folders import SOUND_ENDINGS
 from ..audio.vad import Detector
 from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike
@@ -260,31 +261,6 @@ def translate(
         return "".join(translator.pieces(text))
 
 
-_SOUND_ENDINGS = (
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".mp2",
-    ".m4a",
-    ".aac",
-    ".aif",
-    ".aiff",
-    ".aifc",
-    ".au",
-    ".snd",
-    ".caf",
-    ".w64",
-    ".rf64",
-    ".wma",
-    ".amr",
-    ".webm",
-    ".mp4",
-)
-
-
 #: The name of a text file, or a path: ./x ../x ~/x /x/y.
 _FILE_NAME = re.compile(
     r"\.(txt|text|md|rst|srt|vtt|csv|tsv|jsonl?|ya?ml|xml|html?|tex|rtf|pdf|docx?|odt|epub|log)$|^(\.{1,2}|~)?/.*\w",
@@ -303,7 +279,7 @@ def input_kind(value: Any) -> Literal["speech", "document", "text"]:
     if not isinstance(value, (str, os.PathLike)):
         return "speech"
     name = os.fspath(value)
-    sounds = str(name).lower().endswith(_SOUND_ENDINGS)
+    sounds = str(name).lower().endswith(SOUND_ENDINGS)
     if isinstance(value, str) and not os.path.isfile(value):
         if re.search(r"\s", value):
             return "text"
