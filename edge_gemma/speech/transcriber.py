@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -246,7 +246,7 @@ class Transcriber(Cancellable):
             if source is not audio:
                 source.close()
 
-    def many(self, recordings: Iterable[Recording]) -> Iterator[Event]:
+    def many(self, recordings: Iterable[Recording]) -> Generator[Event, None, None]:
         """Yields what becomes of many recordings: their segments, in their order, and then the end of each.
 
         Segments of several recordings are heard together, so short ones fill a batch, too. A recording that fails, when it is
