@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import Cancelled, EdgeGemmaError
     from .speech.languages import LANGUAGES, language_name
     from .speech.listener import Listener, ListenerEvent, listen
+    from .speech.transcribe_many import Transcribed, transcribe_many
     from .speech.transcriber import Transcriber, transcribe, transcribe_segments
     from .speech.transcript import Segment, Transcript, TranscriptWriter, Word
     from .speech.translator import Translator, translate
@@ -73,6 +74,7 @@ _LAZY = {
     "Tokenizer": "engine.tokenizer",
     "Tool": "chat.tools",
     "ToolCall": "chat.calls",
+    "Transcribed": "speech.transcribe_many",
     "Transcriber": "speech.transcriber",
     "Transcript": "speech.transcript",
     "TranscriptWriter": "speech.transcript",
@@ -90,6 +92,7 @@ _LAZY = {
     "render_chat": "chat.template",
     "tool_schema": "chat.tools",
     "transcribe": "speech.transcriber",
+    "transcribe_many": "speech.transcribe_many",
     "transcribe_segments": "speech.transcriber",
     "translate": "speech.translator",
 }
@@ -144,6 +147,7 @@ __all__ = [
     "Tokenizer",
     "Tool",
     "ToolCall",
+    "Transcribed",
     "Transcriber",
     "Transcript",
     "TranscriptWriter",
@@ -164,6 +168,7 @@ __all__ = [
     "render_chat",
     "tool_schema",
     "transcribe",
+    "transcribe_many",
     "transcribe_segments",
     "translate",
 ]

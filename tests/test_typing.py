@@ -48,6 +48,7 @@ USES = {
     "eg.isa": "str",
     'eg.transcribe("x.wav", "e2b")': "Transcript",
     'next(eg.transcribe_segments("x.wav"))': "Segment",
+    'next(eg.transcribe_many("x/"))': "Transcribed",
     "next(eg.listen())": "ListenerEvent",
     'eg.open_audio("x.wav")': "Source",
     'eg.transcribe("x.wav").render("srt")': "str",

@@ -285,6 +285,14 @@ def segments(source: Any, endpointer: Endpointer | None = None, whole: bool = Fa
 
     Raises what `open_audio` and `Source.read` raise.
     """
+    for clip in clips_and_gaps(source, endpointer, whole):
+        if clip is not None:
+            yield clip
+
+
+def clips_and_gaps(source: Any, endpointer: Endpointer | None = None, whole: bool = False) -> Iterator[Clip | None]:
+    """As `segments`, and None after each piece of sound, of half a second or none at all, that has ended no utterance: so the
+    caller can do other work while a long pause is read, or while a source has nothing to give."""
     opened = open_audio(source)
     endpointer = Endpointer() if endpointer is None else endpointer
     try:
@@ -297,10 +305,11 @@ def segments(source: Any, endpointer: Endpointer | None = None, whole: bool = Fa
         while room >= 0 and (piece := next(pieces, None)) is not None:
             beginning.append(piece)
             room -= piece.size
+            yield None
         clips = _clips(itertools.chain(beginning, pieces), endpointer, began)
         if room < 0:
             yield from clips
-        elif found := list(clips):
+        elif found := [clip for clip in clips if clip is not None]:
             first, last = (round((time - began) * SAMPLE_RATE) for time in (found[0].start, found[-1].end))
             yield Clip(found[0].start, found[-1].end, raised(np.concatenate(beginning)[first:last]))
     finally:
@@ -308,14 +317,19 @@ def segments(source: Any, endpointer: Endpointer | None = None, whole: bool = Fa
             opened.close()
 
 
-def _clips(pieces: Iterator[NDArray[np.float32]], endpointer: Endpointer, began: float) -> Iterator[Clip]:
-    """The utterances in pieces of sound of any size, of which the first begins at `began` seconds."""
+def _clips(pieces: Iterator[NDArray[np.float32]], endpointer: Endpointer, began: float) -> Iterator[Clip | None]:
+    """The utterances in pieces of sound of any size, of which the first begins at `began` seconds; None after a piece that has
+    ended none."""
     endpointer.reset(began)
     start, samples = 0.0, []
     for events in itertools.chain(map(endpointer.push, pieces), map(Endpointer.finish, [endpointer])):
+        ended = False
         for event in events:
             if event.kind == "start":
                 start, samples = event.time, []
             samples.append(event.samples)
             if event.kind == "end":
+                ended = True
                 yield Clip(start, event.time, raised(np.concatenate(samples)[: event.keep]))
+        if not ended:
+            yield None

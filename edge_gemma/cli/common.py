@@ -200,6 +200,16 @@ def seconds(text: str) -> float:
     return _number(2.0, 30.0, text)
 
 
+def watch_seconds(text: str) -> float:
+    """How often folders are looked through."""
+    return _number(0.1, 86400.0, text)
+
+
+def niceness(text: str) -> int:
+    """By how much a process gives way to others."""
+    return int(_number(1, 19, text))
+
+
 def language(text: str) -> str:
     """A language to translate into: a name or a code."""
     from ..errors import EdgeGemmaValueError

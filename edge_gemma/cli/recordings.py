@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from .common import (
     add_session_options,
     count,
     explain,
+    niceness,
     open_model,
     sampling,
     seconds,
+    watch_seconds,
 )
 from .outputs import STDOUT, check_output, is_stream, naming, open_text, replacing
 from .terminal import Bar, Interrupt, Screen, format_clock, print_error, print_warning
@@ -67,6 +70,22 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --output: continue an interrupted run, and skip recordings whose output is complete",
     )
+    group.add_argument(
+        "--watch",
+        type=watch_seconds,
+        nargs="?",
+        const=5.0,
+        metavar="S",
+        help="with folders, lists or patterns: look every S seconds for new recordings, until Ctrl-C (without S: 5)",
+    )
+    group.add_argument(
+        "--nice",
+        type=niceness,
+        nargs="?",
+        const=10,
+        metavar="N",
+        help="leave the cores to other programs that want them; 19 gives way most (default: not; without N: 10)",
+    )
     group.add_argument("--verbose", "-v", action="store_true", help="print the speed on standard error")
     group.add_argument(
         "--word-times",
@@ -99,6 +118,19 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         help="transcribe a recording that is not longer than --max-seconds as one segment, pauses included",
     )
     group.add_argument(
+        "--guard",
+        action=argparse.BooleanOptionalAction,
+        help="hear a segment that cannot be right once more, with other boundaries, mark it if that does not help, and drop"
+        " words where nobody speaks (default: for folders, lists and patterns)",
+    )
+    group.add_argument(
+        "--batch",
+        type=count,
+        metavar="N",
+        help="segments that are heard together, up to 64; more take less time and more memory, and the text is the same"
+        " (default: by threads and memory)",
+    )
+    group.add_argument(
         "--order",
         choices=("instruction-first", "audio-first"),
         default="instruction-first",
@@ -118,24 +150,11 @@ def write_down(
     A file that fails is reported, and the next one is begun. Ctrl-C ends the run; finished segments are kept. `stdin` is
     the source that is read for the file "-".
     """
+    if args.watch is not None:
+        raise UsageError("--watch is for folders, lists and patterns of recordings.")
+    give_way(args)
     format, outputs = plan(args, files)
-    from .. import Transcriber
-
-    options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
-    options |= {name: getattr(args, name) for name in ("max_tokens", "stop", "word_times")}
-    options |= {"detector": args.vad}
-    detect_language = language is None and (format in ("json", "jsonl") or args.verbose)
-    asked = {"detect_language": "segments" if args.details else detect_language, "no_speech": args.details}
-    drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
-    limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
-    raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
-    with (
-        open_model(args) as model,
-        Transcriber(model, language, to, sampling=sampling(args), **asked, **limits, **options) as transcriber,
-    ):
-        names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
-        known = {"detector": _detector_kind(args.vad), "details": args.details}
-        identity = {**names, **options, **drawing, **raw, **known}
+    with opened(args, format, language, to) as (transcriber, names, identity):
         work = _Work(args, transcriber, format, names, identity, stdin)
         done = failed = skipped = 0
         with Interrupt(transcriber.cancel) as interrupt:
@@ -150,7 +169,7 @@ def write_down(
                 except Exception as error:  # whatever it is, it is the trouble of this file alone
                     if not interrupt.hit:
                         failed += 1
-                        print_error(_named(file, explain(error)))
+                        print_error(named(file, explain(error)))
                         if output is None and isinstance(error, OSError) and STDOUT in str(error):
                             break  # nothing more can be written there
                 if interrupt.hit:
@@ -163,6 +182,42 @@ def write_down(
     return INTERRUPTED if interrupt.hit else FAILED if failed else DONE
 
 
+def give_way(args: argparse.Namespace) -> None:
+    """Makes this process give way to others as --nice says. Raises UsageError where the system cannot."""
+    if args.nice is not None:
+        if not hasattr(os, "nice"):
+            raise UsageError("--nice is not possible on this system.")
+        os.nice(args.nice)
+
+
+@contextlib.contextmanager
+def opened(
+    args: argparse.Namespace, format: str, language: str | None, to: str | None, guarded: bool = False
+) -> Iterator[tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """A transcriber with the options of the command, what the JSON format tells of them, and all that the words depend on.
+
+    `guarded`: where the command does not say whether."""
+    from .. import Transcriber
+
+    options = {name: getattr(args, name) for name in ("initial_prompt", "hotwords", "order", "max_seconds", "whole")}
+    options |= {name: getattr(args, name) for name in ("max_tokens", "stop", "word_times")}
+    options |= {"detector": args.vad, "guarded": guarded if args.guard is None else args.guard}
+    detect_language = language is None and (format in ("json", "jsonl") or args.verbose)
+    asked = {"detect_language": "segments" if args.details else detect_language, "no_speech": args.details}
+    drawing = {name: getattr(args, name) for name in SAMPLING_OPTIONS}
+    limits = {"context": args.context, "kv": args.kv, "memory_limit": args.memory_limit}
+    raw = {name: getattr(args, name) for name in ("rate", "channels", "encoding")}
+    with (
+        open_model(args) as model,
+        Transcriber(
+            model, language, to, sampling=sampling(args), batch=args.batch, **asked, **limits, **options
+        ) as transcriber,
+    ):
+        names = {"model": model.path.name, "language": transcriber.language, "to": transcriber.to}
+        known = {"detector": _detector_kind(args.vad), "details": args.details}
+        yield transcriber, names, {**names, **options, **drawing, **raw, **known}
+
+
 def _detector_kind(vad: str) -> str:
     """Which detector "auto" stands for: with another one, an interrupted run would not go on as it began."""
     from ..audio.vad import detector
@@ -170,7 +225,7 @@ def _detector_kind(vad: str) -> str:
     return detector(vad).kind if vad == "auto" else vad
 
 
-def _named(file: str, message: str) -> str:
+def named(file: str, message: str) -> str:
     """The message, preceded by the name of the file unless it names that file or an output."""
     name = "standard input" if file == STDIN else file
     names = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) or "cannot be written" in message
@@ -188,7 +243,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     if args.resume and (to_stdout or STDIN in files):
         raise UsageError("--resume needs --output, and recordings that are files.")
     if to_stdout:
-        return _usable(_stdout_format(args.format or "txt", len(files)), args), [None] * len(files)
+        return usable(_stdout_format(args.format or "txt", len(files)), args), [None] * len(files)
     if not args.output:
         raise UsageError("--output is empty.")
     output = Path(args.output).expanduser()
@@ -209,7 +264,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
         outputs = [output] * len(files)
         format = args.format or _format_of(output)
         format = _stdout_format(format, len(files)) if several else format
-    _usable(format, args)
+    usable(format, args)
     _check_different(files, outputs)
     if into:
         with naming(output):
@@ -219,7 +274,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
     return format, list(outputs)
 
 
-def _usable(format: str, args: argparse.Namespace) -> str:
+def usable(format: str, args: argparse.Namespace) -> str:
     """The format, if it has a place for all that is asked for; else raises UsageError."""
     if args.word_times and format in ("txt", "tsv"):
         raise UsageError(f"--word-times has no effect on the format {format}: choose json, jsonl, srt or vtt.")
@@ -269,7 +324,7 @@ def _check(path: Path, files: list[str], args: argparse.Namespace) -> None:
     part = part_of(path)
     if is_stream(path) or not os.path.lexists(part):
         return
-    if not _is_unfinished(part):
+    if not is_unfinished(part):
         raise UsageError(f"{part} is in the way, and not from an interrupted run: move it, or give another name.")
     if not (args.resume or args.force):
         raise UsageError(f"{part} has what an interrupted run has found: --resume continues it, --force begins anew.")
@@ -277,10 +332,10 @@ def _check(path: Path, files: list[str], args: argparse.Namespace) -> None:
 
 def _is_complete(output: Path) -> bool:
     """Whether an output file is there, and no interrupted run waits to replace it."""
-    return os.path.isfile(output) and not _is_unfinished(part_of(output))
+    return os.path.isfile(output) and not is_unfinished(part_of(output))
 
 
-def _is_unfinished(part: Path) -> bool:
+def is_unfinished(part: Path) -> bool:
     """Whether a file is a side file of ours. One without content is, as a full disk or a power failure leaves it."""
     if not os.path.isfile(part):
         return False
@@ -321,25 +376,25 @@ class _Work:
             info = {"file": file, "duration": duration, **self.info}
             info = {name: value for name, value in info.items() if value is not None}
             writer = TranscriptWriter(self.format, getattr(self.args, "bilingual", False), **info)
-            target: _Stream | _File
+            target: _Stream | FileTarget
             if output is None or is_stream(output):  # which cannot be replaced
                 target = _Stream(writer, output, f"==> {file} <==" if heading and self.format == "txt" else "")
             else:
-                target = _File(writer, output, {"recording": _fingerprint(file), **self.options}, self.args.resume)
+                target = FileTarget(writer, output, {"recording": fingerprint(file), **self.options}, self.args.resume)
             began, start = time.perf_counter(), target.start
             with Bar(Path(file).name, start, source.duration) as bar, target:
                 for segment in self.transcriber.segments(source, done=target.done, progress=bar.update):
                     with naming(output or STDOUT):
                         target.add(segment)
                     start = segment.end
-                    if self.args.verbose and (doubtful := _doubtful(segment)):
-                        print(f"[{file}: {doubtful}]", file=sys.stderr)
+                    if self.args.verbose and (unsure := doubtful(segment)):
+                        print(f"[{file}: {unsure}]", file=sys.stderr)
                 with naming(output or STDOUT):
                     target.complete(self._detected())
             if source.assumption:
-                print(f"edge-gemma: {_named(file, source.assumption)}", file=sys.stderr)
+                print(f"edge-gemma: {named(file, source.assumption)}", file=sys.stderr)
             if source.warning:
-                print_warning(_named(file, source.warning))
+                print_warning(named(file, source.warning))
             if self.args.verbose:
                 if language := self.transcriber.detected_language:
                     print(f"[{file}: the language is {language}, as far as the model can tell]", file=sys.stderr)
@@ -356,13 +411,13 @@ class _Work:
         return {} if self.transcriber.language else {"language": language, "language_detected": language is not None}
 
 
-def _doubtful(segment: Any) -> str:
+def doubtful(segment: Any) -> str:
     """The words of a segment that the model was not sure of, and their probabilities; "" for none."""
     words = ", ".join(f"{word.word!r} {word.probability:.2f}" for word in segment.words if word.doubtful)
     return f"doubtful at {format_clock(segment.start)}: {words}" if words else ""
 
 
-def _fingerprint(file: str) -> dict[str, Any] | None:
+def fingerprint(file: str) -> dict[str, Any] | None:
     """What identifies a recording: its size, and a digest of its beginning and end. None for pipes."""
     if not os.path.isfile(file):
         return None
@@ -416,25 +471,26 @@ def part_of(output: Path) -> Path:
     return output.with_name(name + ".part")
 
 
-class _File:
+class FileTarget:
     """Writes the output file in one step at the end. Until then, finished segments are lines of JSON in a side file.
 
     The first line of the side file identifies the recording and the options. --resume continues only if they are the same.
     """
 
-    def __init__(self, writer: Any, output: Path, identity: dict[str, Any], resume: bool) -> None:
+    def __init__(self, writer: Any, output: Path, identity: dict[str, Any], resume: bool, anew: bool = False) -> None:
+        """`resume`: goes on with a side file. `anew`: begins anew where it is of another recording or of other options."""
         from .. import Segment
 
         self._writer, self._output, self._part = writer, output, part_of(output)
         self._segments: list[Any] = []
         self._lines = [{**_FORM, **identity}]
         if resume and self._part.exists():
-            self._lines = self._read(self._lines[0])
+            self._lines = self._read(self._lines[0], anew)
             self._segments = [Segment.from_dict(line) for line in self._lines[1:]]
         self.done = list(self._segments)
         self.start: float = self.done[-1].end if self.done else 0.0
 
-    def _read(self, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    def _read(self, identity: dict[str, Any], anew: bool) -> list[dict[str, Any]]:
         """The complete lines of the side file; the last line may be cut off. Raises when its first is not `identity`."""
         from ..errors import EdgeGemmaError
 
@@ -448,6 +504,8 @@ class _File:
             return [identity]
         theirs = lines[0]
         different = [key for key in {**identity, **theirs} if identity.get(key) != theirs.get(key)]
+        if different and anew:
+            return [identity]
         if different:
             raise EdgeGemmaError(
                 f"{self._part} is of a run with another {', '.join(different)}: give the same, or --force "
@@ -455,7 +513,7 @@ class _File:
             )
         return lines
 
-    def __enter__(self) -> _File:
+    def __enter__(self) -> FileTarget:
         # A line that was cut off is dropped: the complete lines are written to a new file, which replaces the old one.
         with replacing(self._part, self._output) as file:
             file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in self._lines)
@@ -468,20 +526,25 @@ class _File:
         self._file.flush()
         self._segments.append(segment)
 
-    def complete(self, info: dict[str, Any]) -> None:
+    def complete(self, info: dict[str, Any], written: Callable[[], None] = lambda: None) -> None:
+        """Writes the output. `written` is called when it is there, before the side file is removed."""
         content = [self._writer.head(), *map(self._writer.segment, self._segments), self._writer.tail(**info)]
         with replacing(self._output) as file:
             file.writelines(content)
+        written()
         self._file.close()
         self._part.unlink()
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def leave(self) -> None:
+        """Closes the side file, and removes it where nothing was found."""
         with contextlib.suppress(OSError):  # what could not be written once, cannot be written now
             self._file.close()
-        if kind is None:
-            return
         if not self._segments:
             self._part.unlink(missing_ok=True)
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.leave()
+        if kind is None or not self._segments:
             return
         number, end = len(self._segments), format_clock(self._segments[-1].end)
         again = "--resume --force" if self._output.exists() and self._output.stat().st_size else "--resume"

@@ -145,6 +145,62 @@ class Bar:
             self._progress.update(self._task, completed=done, total=duration, clock=clock)
 
 
+class ArchiveBar:
+    """Two progress bars on standard error, for all recordings of an archive and for the current one; shown as `Bar` is.
+
+    The first counts bytes of files, which are known before they are read.
+    """
+
+    def __init__(self, number: int, size: int) -> None:
+        """`number` files of together `size` bytes."""
+        self._number, self._size, self._finished, self._bytes = number, size, 0, 0
+        self._progress: Any = None
+
+    def __enter__(self) -> ArchiveBar:
+        if self._number and sys.stderr.isatty():
+            try:
+                from rich import progress
+                from rich.console import Console
+            except ImportError:
+                return self
+            self._progress = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.TaskProgressColumn(),
+                progress.TextColumn("{task.fields[clock]}"),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._all = self._progress.add_task("all recordings", total=max(self._size, 1), clock="")
+            self._one = self._progress.add_task("", total=None, clock="")
+            self._show()
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def update(self, name: str, done: float, duration: float | None, size: int) -> None:
+        """Shows that `done` of `duration` seconds of a file of `size` bytes are done."""
+        if self._progress:
+            clock = format_clock(done) + (f" of {format_clock(duration)}" if duration else "")
+            self._progress.update(self._one, description=name, completed=done, total=duration, clock=clock)
+            self._show(size * min(done / duration, 1.0) if duration else 0.0)
+
+    def finish(self, size: int) -> None:
+        """A file of `size` bytes is done, or was skipped."""
+        self._finished += 1
+        self._bytes += size
+        self._show()
+
+    def _show(self, part: float = 0.0) -> None:
+        if self._progress:
+            clock = f"{self._finished} of {self._number}"
+            self._progress.update(self._all, completed=self._bytes + part, clock=clock)
+
+
 class TransientLine:
     """Text on standard error that later text replaces. Without a terminal or without `rich`, each text is a new line."""
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .archive import write_archive
 from .common import DONE, INTERRUPTED, UsageError, add_verb, language, open_model, sampling, spoken_language
 from .outputs import STDOUT, is_stream, naming, open_text, replacing
 from .parsing import plain_text
@@ -42,7 +44,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "inputs",
         nargs="*",
         metavar="FILE|TEXT",
-        help="recordings, or one text or text file (default, and -: standard input)",
+        help="recordings, or folders of them with --output FOLDER; or one text or text file (default, and -: standard input)",
     )
     parser.add_argument(
         "--from",
@@ -65,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
     inputs = args.inputs or ["-"]
     if "-" in inputs and sys.stdin.isatty():
         raise UsageError("there is nothing to translate: give a file or a text as argument, or on standard input.")
+    if folders := [value for value in inputs if args.kind != "text" and os.path.isdir(value)]:
+        others = [value for value in inputs if value not in folders and not os.path.isfile(value)]
+        if others:
+            raise UsageError(f"{folders[0]} is a folder, and {others[0]} is no file: translate one of them at a time.")
+        return write_archive(args, inputs, args.source, args.to)
     stdin = _Stdin() if "-" in inputs else None
     kinds = [_kind(args.kind, value, stdin) for value in inputs]
     if set(kinds) == {"speech"}:

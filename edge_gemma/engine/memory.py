@@ -20,6 +20,7 @@ __all__ = [
     "MemoryLimit",
     "MemoryNeed",
     "Plan",
+    "available",
     "check_fits",
     "file_parts",
     "fit",
@@ -269,6 +270,18 @@ def _process(model: Any) -> int:
     rss = resident()
     memory: dict[str, int] = model.memory()
     return _PROCESS + memory["tables"] if rss is None else max(rss - memory["resident"], 0)
+
+
+def available() -> int | None:
+    """Bytes of memory that the machine can give to programs without swapping; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as meminfo:
+            for line in meminfo:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 def resident(key: str = "VmRSS") -> int | None:

@@ -253,7 +253,7 @@ class Ears:
         self._watched = _Pool(self._watcher, speakers, speakers, _SOON, "edge-gemma-watchers")
 
     def _transcriber(self, **options: Any) -> Transcriber:
-        return Transcriber(self._model, kv=self._kv, **options)
+        return Transcriber(self._model, kv=self._kv, batch=1, **options)
 
     def _speaker(self, **options: Any) -> tuple[Transcriber, Endpointer]:
         return self._transcriber(**options), open_endpointer(self._model, "auto", 0.7, 0.25, _LONGEST)

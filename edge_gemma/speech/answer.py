@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..chat.prompt import ends_in_thought
 from ..chat.reply import ChatEvent, ReplyParser
-from ..engine.generation import possible_stop
+from ..engine.generation import Token, possible_stop
 from ..engine.interface import SessionLike
 from ..engine.sampling import GREEDY, Sampling
 from ..engine.tokenizer import StreamingDetokenizer
@@ -85,7 +85,7 @@ class Answer:
         self.ids: list[int] = []
         self.text = self.stop = ""
         self._closing, self._max_tokens, self._stops, self._line = list(closing), max_tokens, tuple(stop), line
-        self._measured = measured
+        self._measured, self._drawing = measured, False
         self.logprobs: list[float] = []
         self.empty_probability = 0.0
         self._held = ""  # text that may be the beginning of a stop text
@@ -131,6 +131,33 @@ class Answer:
                 yield self.text[len(shown) :]
                 shown = self.text
 
+    @property
+    def drawing(self) -> bool:
+        """Whether everything is fed, and the next step draws a token; then `take` may do that step."""
+        return self._drawing and not self.stop
+
+    @property
+    def logprobs_wanted(self) -> int | None:
+        """How many of the likeliest tokens the next token is to be drawn with, as `Session.next` has it."""
+        return (0 if self.ids else _BEST) if self._measured else None
+
+    def take(self, token: Token) -> bool:
+        """Does a step with a token that was drawn for this answer, by its session, `sampling` and `logprobs_wanted`. So several
+        answers can draw in one pass through the weights. Returns as `step`; call it only while `drawing`."""
+        first = not self.ids
+        if token.logprob is not None:
+            self.logprobs.append(token.logprob)
+            if first:
+                ends = {self.session.model.tokenizer.find("<turn|>"), self.session.model.tokenizer.eos}
+                best = dict([*token.top_logprobs, (token.id, token.logprob)])
+                self.empty_probability = sum(math.exp(best[end]) for end in ends if end in best)
+        if token.stop:
+            self._add_text(self._detokenizer.finish())
+            self._end(self.stop or token.stop)
+        else:
+            self._append(token.id)
+        return not self.stop
+
     def close(self) -> None:
         """Ends the work and closes the session. Further calls do nothing."""
         self._steps.close()
@@ -155,8 +182,9 @@ class Answer:
         while self._draft and not self.stop:
             self._verify()
             yield True
+        self._drawing = True
         while not self.stop:
-            self._draw()
+            self.take(self.session.next(self.sampling, logprobs=self.logprobs_wanted))
             yield True
 
     def _verify(self) -> None:
@@ -171,21 +199,6 @@ class Answer:
                 self.session.rewind(kept - number)
                 del self.logprobs[len(self.logprobs) - (kept - number if self._measured else 0) :]
                 return
-
-    def _draw(self) -> None:
-        first = not self.ids
-        token = self.session.next(self.sampling, logprobs=(_BEST if first else 0) if self._measured else None)
-        if token.logprob is not None:
-            self.logprobs.append(token.logprob)
-            if first:
-                ends = {self.session.model.tokenizer.find("<turn|>"), self.session.model.tokenizer.eos}
-                best = dict([*token.top_logprobs, (token.id, token.logprob)])
-                self.empty_probability = sum(math.exp(best[end]) for end in ends if end in best)
-        if token.stop:
-            self._add_text(self._detokenizer.finish())
-            self._end(self.stop or token.stop)
-        else:
-            self._append(token.id)
 
     def _append(self, token: int) -> None:
         """Takes a token that the session has, and ends the answer where it has to end."""

@@ -89,6 +89,8 @@ class SpeechRequest:
         parse: text of an answer -> (what was said, its translation or None).
         stop: texts that end an answer.
         measured: whether the probabilities of answers are noted, except for guesses, which end with their line.
+        kv: type of the cache of its sessions.
+        spare: bytes of the memory limit that its sessions leave; None without a limit.
     """
 
     session: SessionLike
@@ -98,6 +100,8 @@ class SpeechRequest:
     parse: Callable[[str], tuple[str, str | None]] = _plain
     stop: Sequence[str] = ()
     measured: bool = False
+    kv: str = "f16"
+    spare: int | None = None
 
     def answer(
         self,
@@ -211,18 +215,27 @@ def open_request(
             f"{'a larger context or ' if context else ''}shorter segments (max_seconds) or answers (max_tokens).",
             "context",
         )
-    context = context or needed
+    context, spare = context or needed, None
     if memory_limit is not None:
-        plan = fit(
-            model, MemoryLimit.of(memory_limit, least=needed, sessions=sessions, audio=True, vision=False), context, kv
-        )
-        context, kv = plan.context, plan.kv
+        bound = MemoryLimit.of(memory_limit, least=needed, sessions=sessions, audio=True, vision=False)
+        plan = fit(model, bound, context, kv)
+        context, kv, spare = plan.context, plan.kv, bound.bytes - plan.need.total
     session = model.session(context=context, kv=kv)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(session.close)
         session.feed_tokens(before)
         on_failure.pop_all()
-    return SpeechRequest(session, tuple(closing), limit, sampling or GREEDY, parse, stops, measured=True)
+    return SpeechRequest(
+        session,
+        tuple(closing),
+        limit,
+        sampling or GREEDY,
+        parse,
+        stops,
+        measured=True,
+        kv=kv or "f16",
+        spare=spare,
+    )
 
 
 def open_endpointer(
@@ -264,15 +277,15 @@ class Cancellable:
     def __init__(self) -> None:
         """Nothing is cancelled."""
         self._cancelled = False
-        self._busy: SessionLike | None = None
+        self._busy: list[SessionLike] = []
         self._lock = threading.Lock()  # so that no session is closed while it is being cancelled
 
     def cancel(self) -> None:
         """Stops the work that runs, or the next one, from any thread: its iterator raises `Cancelled`, once."""
         self._cancelled = True
         with self._lock:
-            if self._busy is not None:
-                self._busy.cancel()
+            for session in self._busy:
+                session.cancel()
 
     def check_cancelled(self) -> None:
         """Raises `Cancelled` after `cancel`, which is used up by that. For subclasses."""
@@ -283,8 +296,9 @@ class Cancellable:
     @contextlib.contextmanager
     def working(self, session: SessionLike) -> Iterator[SessionLike]:
         """Makes `cancel` reach this session, and closes it afterwards. Raises `Cancelled` if the work was cancelled. For
-        subclasses."""
-        self._busy = session
+        subclasses. Several sessions may be at work."""
+        with self._lock:
+            self._busy.append(session)
         try:
             self.check_cancelled()
             yield session
@@ -294,5 +308,5 @@ class Cancellable:
             raise
         finally:
             with self._lock:
-                self._busy = None
+                self._busy = [other for other in self._busy if other is not session]
             session.close()

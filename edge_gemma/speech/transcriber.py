@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.endpointing import Clip, segments
+from ..audio.endpointing import Clip, clips_and_gaps
 from ..audio.source import SAMPLE_RATE, Source, open_audio
 from ..audio.vad import Detector
 from ..engine.interface import ModelLike
 from ..engine.memory import MemoryLimit
 from ..engine.opening import ModelOrPath, opened_model
 from ..engine.sampling import Sampling
-from .answer import Answer, Samples
+from ..errors import Cancelled
+from .answer import Samples
+from .batching import Together, batch_size, check_batch
+from .hearing import Heard, Hearing, Part, hear_clip
 from .language_detection import LanguageDetection, SegmentLanguages
 from .languages import language_names
+from .many import Event, Recording
 from .prompts import Order
-from .request import Cancellable, SpeechRequest, open_endpointer, open_request, second_attempt
+from .quality import NOBODY
+from .request import Cancellable, SpeechRequest, open_endpointer, open_request
 from .scoring import Unheard, no_speech_prob
-from .transcript import Segment, Transcript
+from .transcript import Segment, Transcript, Word, joined
 from .word_times import hear_word_times
 
 __all__ = [
@@ -55,6 +60,7 @@ class Transcriber(Cancellable):
         language, to: English names, or None.
         detected_language: with `detect_language`, the English name of the language of the recording that `segments` was called
             for last. None before it is known, and if the model gave no usable answer.
+        batch: how many segments of a recording are heard together.
         request: what the model is asked; its session belongs to the transcriber.
     """
 
@@ -81,6 +87,8 @@ class Transcriber(Cancellable):
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] | None = None,
+        batch: int | None = None,
+        guarded: bool = False,
     ) -> None:
         """Opens a session and reads the request.
 
@@ -114,6 +122,13 @@ class Transcriber(Cancellable):
             sampling: how tokens are drawn; None for the most likely token always. An answer that is drawn so and repeats
                 itself is drawn once more, with some chance.
             stop: a text, or several, that ends an answer and is left out of it.
+            batch: how many segments of a recording are heard together, 1 to 64. The weights are read once for all of them, so
+                a long recording takes less time; the segments are the same for every number. None for a number that suits
+                the model's threads and the memory, 16 at most.
+            guarded: for recordings that nobody listens to. A segment whose answer repeats itself, has more words than anybody
+                says, or is improbable, is heard once more with other boundaries, and marked if that does not help
+                (`Segment.retried`, `Segment.problem`). Where nobody speaks, by `no_speech_prob` or because there is no sound
+                at all, what the model says is dropped. An answer that is drawn with chance is marked and not heard again.
 
         Raises:
             EdgeGemmaValueError: "unsupported" for a model without audio encoder, and for languages, an initial prompt or
@@ -122,6 +137,7 @@ class Transcriber(Cancellable):
             EdgeGemmaMemoryError: "memory" when nothing fits the memory limit.
         """
         super().__init__()
+        check_batch(batch)
         self.language, self.to = language_names(model, language, to)
         self._endpointer = open_endpointer(model, detector, silence, pause, max_seconds)
         self._whole, self._word_times = whole, word_times
@@ -130,7 +146,8 @@ class Transcriber(Cancellable):
         self._languages = (
             SegmentLanguages(model, kv) if self._detect_language and detect_language == "segments" else None
         )
-        self._no_speech = no_speech
+        self._guarded = guarded
+        self._no_speech = no_speech = no_speech or guarded
         self._unheard: Unheard | None = None
         self._detection: LanguageDetection | None = None
         self.request: SpeechRequest = open_request(
@@ -148,8 +165,12 @@ class Transcriber(Cancellable):
             sampling=sampling,
             stop=stop,
             # For the times of words the fork is forked; to compare with silence, another fork hears it, and is forked.
-            sessions=_SESSIONS + (word_times or no_speech) + no_speech,
+            sessions=_SESSIONS + (word_times or no_speech) + no_speech + (batch or 1) - 1,
         )
+        # What the memory limit leaves beside the sessions of a batch of one: so the type of the cache, which may change the
+        # words, does not depend on the batch.
+        self.batch: int = batch or batch_size(model, self.request.session.context, self.request.kv, self.request.spare)
+        self._together = Together(self.request, self.batch, self.working, self.check_cancelled)
 
     def close(self) -> None:
         """Frees the sessions. Further calls do nothing."""
@@ -203,20 +224,93 @@ class Transcriber(Cancellable):
                 source.seek(start)
             for segment in done:
                 self._detect(detection, segment.text)
-            for clip in segments(_Stoppable(source, self.check_cancelled), self._endpointer, self._whole):
-                if done and clip.end <= done[-1].end:
-                    continue
-                segment = self._segment(clip, growing)
-                self._detect(detection, segment.text)
-                if progress:
-                    progress(clip.end, source.duration)
-                yield segment
+            sound = _Stoppable(source, self.check_cancelled)
+            found = self._together.run(
+                _after(clips_and_gaps(sound, self._endpointer, self._whole), done[-1].end if done else None),
+                self._hearing,
+                waiting=lambda: sound.waiting,
+                patient=sound.wait,
+                growing=growing,
+            )
+            with contextlib.closing(found):
+                for clip, heard in found:
+                    segment = self._segment(clip, heard)
+                    self._detect(detection, segment.text)
+                    if progress:
+                        progress(clip.end, source.duration)
+                    yield segment
             self._detect(detection, "", last=True)
             if progress and source.duration is not None:
                 progress(source.duration, source.duration)
         finally:
             if source is not audio:
                 source.close()
+
+    def many(self, recordings: Iterable[Recording]) -> Generator[Event, None, None]:
+        """Yields what becomes of many recordings: their segments, in their order, and then the end of each.
+
+        Segments of several recordings are heard together, so short ones fill a batch, too. A recording that fails, when it is
+        opened, read or heard, gives a "failed" event with the reason, and the others go on.
+
+        Args:
+            recordings: are asked for one by one, a few ahead of the events. What the iterator raises comes after the events of
+                the recordings before it.
+
+        Raises:
+            Cancelled: after `cancel()`; what came before is valid.
+        """
+        failed: Recording | None = None
+        begun: Recording | None = None
+        detection: LanguageDetection | None = None
+        with contextlib.closing(self._together.run(self._clips_of(recordings), self._hearing)) as found:
+            for item, heard in found:
+                recording: Recording = item.recording
+                if recording is failed:
+                    continue
+                try:
+                    if recording is not begun:
+                        begun, detection = recording, None
+                        if self._detect_language:
+                            detection = LanguageDetection(self._model, self._kv)
+                        self._detection = detection
+                        for segment in recording.done:
+                            self._detect(detection, segment.text)
+                    if isinstance(item, _End):
+                        if item.error:
+                            raise item.error
+                        self._detect(detection, "", last=True)
+                        event = Event("end", recording, duration=item.duration, language=self.detected_language)
+                        event = replace(event, warning=item.warning, assumption=item.assumption)
+                    else:
+                        segment = self._segment(item, heard)
+                        self._detect(detection, segment.text)
+                        event = Event("segment", recording, segment, duration=item.duration)
+                except Cancelled:
+                    raise
+                except Exception as error:
+                    failed, event = recording, Event("failed", recording, error=error)
+                yield event
+
+    def _clips_of(self, recordings: Iterable[Recording]) -> Iterator[_PartOf | _End | None]:
+        """The clips of each recording, and then its end."""
+        for recording in recordings:
+            try:
+                with contextlib.ExitStack() as stack:
+                    source = recording.open()
+                    stack.callback(source.close)
+                    sound = _Stoppable(source, self.check_cancelled)
+                    clips = clips_and_gaps(sound, self._endpointer, self._whole)
+                    for clip in _after(clips, recording.done[-1].end if recording.done else None):
+                        if clip is None:
+                            yield None
+                        else:
+                            yield _PartOf(clip.start, clip.end, clip.samples, recording, source.duration)
+                    end = _End(recording, None, source.position, source.warning, source.assumption)
+            except Cancelled:
+                raise
+            except Exception as error:
+                end = _End(recording, error)
+            yield end
 
     def _detect(self, detection: LanguageDetection | None, text: str, last: bool = False) -> None:
         """Asks for the language of the recording when its words are enough, or are all that there are."""
@@ -230,72 +324,114 @@ class Transcriber(Cancellable):
 
         Raises as `segments`.
         """
-        answer = self._hear(samples)
-        return self.request.read(answer.text) if answer else ("", None)
+        clip = Clip(0.0, len(samples) / SAMPLE_RATE, samples)
+        with contextlib.closing(self._together.run(iter([clip]), self._hearing)) as found:
+            ((_, heard),) = found
+        said = self._text(clip, _of(heard))
+        return said.text, said.translation
 
-    def _segment(self, clip: Clip, growing: Callable[[str], None] | None) -> Segment:
-        """What is said in a clip."""
-        answer = self._hear(clip.samples, growing)
-        if answer is None:
-            return Segment(clip.start, clip.end, "", None, self.language)
-        segment = self.request.segment(answer, clip.start, clip.end, self.language)
+    def _hearing(self, clip: Clip) -> Hearing:
+        return hear_clip(self.request, clip.samples, self._guarded)
+
+    def _text(self, clip: Clip, heard: Heard) -> Segment:
+        """What a clip has come to, as far as its answers tell."""
+        parts = [self.request.segment(part.answer, clip.start, clip.end, self.language) for part in heard.parts]
+        return replace(joined(parts, clip.start, clip.end, self.language), retried=heard.retried, problem=heard.problem)
+
+    def _segment(self, clip: Clip, heard: Heard | Exception | None) -> Segment:
+        """What is said in a clip. Raises what has ended its answer."""
+        heard = _of(heard)
+        segment = self._text(clip, heard)
+        if not heard.parts:
+            return segment
+        first = heard.parts[0].answer
         if self._no_speech:
             self.check_cancelled()
             self._unheard = self._unheard or Unheard(self.request.session, self.request.closing)
-            segment = replace(segment, no_speech_prob=no_speech_prob(answer, self._unheard))
+            nobody = min(no_speech_prob(part.answer, self._unheard) for part in heard.parts)
+            segment = replace(segment, no_speech_prob=nobody)
+            if self._guarded and segment.text and nobody >= NOBODY:
+                segment = replace(segment, text="", translation=None, words=(), problem="silence")
         if self._languages and segment.text:
-            language, probability = self._languages.tell(segment.text, answer.ids, self.working)
+            language, probability = self._languages.tell(segment.text, first.ids, self.working)
             segment = replace(segment, language=language, language_probability=probability)
-        return self._with_times(segment, clip, answer) if self._word_times and segment.words else segment
+        if self._word_times and segment.words:
+            segment = replace(segment, words=tuple(word for part in heard.parts for word in self._timed(clip, part)))
+        return segment
 
-    def _with_times(self, segment: Segment, clip: Clip, answer: Answer) -> Segment:
-        """The segment with the times of its words."""
-        request, words = self.request, self.request.words(answer)
+    def _timed(self, clip: Clip, part: Part) -> list[Word]:
+        """The words of a part of a clip, with their times."""
+        request, answer = self.request, part.answer
+        words = request.words(answer)
+        if not words:
+            return []
         with self.working(request.session.fork()) as session:
             times = hear_word_times(
-                session, clip.samples, request.closing, answer.ids, words, answer.logprobs, self.check_cancelled
+                session, part.samples, request.closing, answer.ids, words, answer.logprobs, self.check_cancelled
             )
-        timed = zip(segment.words, times, strict=True)
-        found = (replace(word, start=clip.start + start, end=clip.start + end) for word, (start, end) in timed)
-        return replace(segment, words=tuple(found))
+        began, plain = clip.start + part.at / SAMPLE_RATE, request.segment(answer, clip.start, clip.end, None).words
+        timed = zip(plain, times, strict=True)
+        return [replace(word, start=max(began + start, clip.start), end=began + end) for word, (start, end) in timed]
 
-    def _hear(self, samples: Samples, growing: Callable[[str], None] | None = None) -> Answer | None:
-        """The answer about the samples, its session closed; None where they are too few for the encoder."""
-        if self._model.audio_tokens(len(samples)) == 0:
-            return None
-        answer = self._answer(samples, self.request.sampling, growing)
-        if again := second_attempt(answer.text, self.request.sampling):
-            answer = self._answer(samples, again, growing)
-        return answer
 
-    def _answer(self, samples: Samples, sampling: Sampling, growing: Callable[[str], None] | None) -> Answer:
-        """A complete answer about the samples."""
-        with self.working(self.request.session.fork()) as session:
-            session.feed_audio(samples)
-            answer = self.request.answer(session, len(samples) / SAMPLE_RATE, sampling=sampling)
-            shown = ""
-            while answer.step():
-                self.check_cancelled()
-                if growing and answer.text != shown:
-                    shown = answer.text
-                    growing(shown)
-            return answer
+def _of(heard: Heard | Exception | None) -> Heard:
+    """What a clip has come to. Raises the error that has ended it."""
+    if isinstance(heard, Exception):
+        raise heard
+    assert heard is not None
+    return heard
+
+
+def _after(clips: Iterator[Clip | None], end: float | None) -> Iterator[Clip | None]:
+    """The clips that end later than `end` seconds, or all of them."""
+    for clip in clips:
+        yield clip if clip is None or end is None or clip.end > end else None
+
+
+@dataclass(eq=False)
+class _PartOf(Clip):
+    """A clip of one of several recordings, which has `duration` seconds if that is known."""
+
+    recording: Recording
+    duration: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """The end of one of several recordings, after `duration` seconds."""
+
+    recording: Recording
+    error: Exception | None
+    duration: float | None = None
+    warning: str | None = None
+    assumption: str | None = None
 
 
 class _Stoppable(Source):
-    """A source that asks, while it waits for sound, whether the work was cancelled."""
+    """A source that asks, while it waits for sound, whether the work was cancelled, and that waits only if it is told to.
+
+    Attributes:
+        waiting: whether the last read found nothing, and did not wait.
+    """
 
     def __init__(self, source: Source, check: Callable[[], None]) -> None:
         super().__init__()
         self.name, self.duration, self.live = source.name, source.duration, source.live
-        self._source, self._check = source, check
+        self.waiting = False
+        self._source, self._check, self._waits = source, check, True
         self._at = round(source.position * SAMPLE_RATE)
+
+    def wait(self, waits: bool) -> None:
+        """Whether reading waits for sound from now on."""
+        self._waits = waits
 
     def next_block(self, timeout: float | None) -> NDArray[np.float32] | None:
         while True:
             self._check()
-            block = self._source.read(0.5, 0.1 if timeout is None else timeout)
-            if block is None or block.size or timeout is not None:
+            waits = self._waits and timeout is None
+            block = self._source.read(0.5, 0.1 if waits else timeout or 0.0)
+            self.waiting = block is not None and not block.size and not self._waits
+            if block is None or block.size or not waits:
                 return block
 
 
@@ -329,6 +465,8 @@ def transcribe_segments(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] | None = None,
+    batch: int | None = None,
+    guarded: bool = False,
 ) -> Iterator[Segment]:
     """Yields the segments of a recording, each as soon as it is done.
 
@@ -361,6 +499,8 @@ def transcribe_segments(
                 max_tokens=max_tokens,
                 sampling=sampling,
                 stop=stop,
+                batch=batch,
+                guarded=guarded,
             )
         )
         resources = stack.pop_all()
@@ -400,6 +540,8 @@ def transcribe(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] | None = None,
+    batch: int | None = None,
+    guarded: bool = False,
 ) -> Transcript:
     """Writes down what is said in a recording.
 
@@ -415,7 +557,7 @@ def transcribe(
         detect_language: if no language is given, asks the model which language it is, once. The transcript's `language` is
             the answer then, and its info has `language_detected`. "segments" as in `Transcriber`.
         no_speech, word_times, initial_prompt, hotwords, order, max_seconds, detector, silence, pause, whole, context, kv,
-            memory_limit, max_tokens, sampling, stop: as in `Transcriber`.
+            memory_limit, max_tokens, sampling, stop, batch, guarded: as in `Transcriber`.
 
     Returns:
         A Transcript: a sequence of segments with start, end and text.
@@ -446,6 +588,8 @@ def transcribe(
             max_tokens=max_tokens,
             sampling=sampling,
             stop=stop,
+            batch=batch,
+            guarded=guarded,
         ) as transcriber,
     ):
         found = list(transcriber.segments(audio, start=start, progress=progress))

@@ -16,7 +16,7 @@ from typing import Any, overload
 from ..errors import EdgeGemmaValueError
 from .line_breaking import wrap
 
-__all__ = ["DOUBTFUL", "FORMATS", "Segment", "Transcript", "TranscriptWriter", "Word"]
+__all__ = ["DOUBTFUL", "FORMATS", "Segment", "Transcript", "TranscriptWriter", "Word", "joined"]
 
 DOUBTFUL = 0.9
 """A word of a lower probability is doubtful. docs/benchmarks.md tells how many errors are below."""
@@ -64,6 +64,11 @@ class Segment:
             the one that ended it, 0 at most; None when that was not measured.
         no_speech_prob: the probability that nobody speaks here, as the model tells it; None unless it was asked for.
         words: the words of `text`, in order; empty when nothing is known about them.
+        retried: of a guarded transcription, why the segment was heard once more, with other boundaries: "loop", "speed" or
+            "unsure"; None when it was not.
+        problem: of a guarded transcription, why the text cannot be right all the same: "loop" (it repeated itself, and was
+            cut), "speed" (more words than anybody says), "unsure" (none of it is probable), "silence" (nobody speaks, and what
+            the model said was dropped); None when it can be.
     """
 
     start: float
@@ -75,6 +80,8 @@ class Segment:
     avg_logprob: float | None = None
     no_speech_prob: float | None = None
     words: tuple[Word, ...] = ()
+    retried: str | None = None
+    problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What is known, as JSON has it. A doubtful word says so."""
@@ -93,6 +100,23 @@ class Segment:
         """The segment of which `as_dict` has made this."""
         words = (Word(**{k: v for k, v in word.items() if k != "doubtful"}) for word in values.get("words", ()))
         return cls(**{**values, "words": tuple(words)})
+
+
+def joined(parts: Sequence[Segment], start: float, end: float, language: str | None) -> Segment:
+    """One segment from `start` to `end` of parts that follow each other; without parts one without words."""
+    if len(parts) == 1:
+        return parts[0]
+    translations = [part.translation for part in parts if part.translation is not None]
+    sure = [(part.avg_logprob, max(len(part.words), 1)) for part in parts if part.avg_logprob is not None]
+    return Segment(
+        start,
+        end,
+        " ".join(part.text for part in parts if part.text),
+        " ".join(filter(None, translations)) if translations else None,
+        language,
+        avg_logprob=sum(logprob * n for logprob, n in sure) / sum(n for _, n in sure) if sure else None,
+        words=tuple(word for part in parts for word in part.words),
+    )
 
 
 class Transcript(Sequence[Segment]):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..audio.folders import SOUND_ENDINGS
 from ..audio.vad import Detector
 from ..engine.generation import stop_texts
 from ..engine.interface import ModelLike
@@ -175,6 +176,7 @@ def translate(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: str | Sequence[str] | None = None,
+    batch: int | None = None,
     start: float = 0.0,
     progress: Progress | None = None,
     detect_language: bool | Literal["segments"] = False,
@@ -199,8 +201,8 @@ def translate(
         source_language: the language of the speech or text; None leaves it to the model.
         initial_prompt, hotwords, context, kv, memory_limit, max_tokens, sampling, stop: as in `Transcriber` for speech, as in
             `Translator` for text.
-        start, progress, detect_language, no_speech, word_times, order, max_seconds, detector, silence, pause, whole: as in
-            `transcribe`, for speech. They have no effect on a text.
+        start, progress, detect_language, no_speech, word_times, order, max_seconds, detector, silence, pause, whole, batch: as
+            in `transcribe`, for speech. They have no effect on a text.
 
     Returns:
         For a text its translation, a str; for speech a Transcript whose segments have `text` and `translation`.
@@ -237,6 +239,7 @@ def translate(
             max_tokens=max_tokens,
             sampling=sampling,
             stop=stop,
+            batch=batch,
         )
     text = read_text(audio_or_text) if kind == "document" else audio_or_text
     with (
@@ -258,31 +261,6 @@ def translate(
         return "".join(translator.pieces(text))
 
 
-_SOUND_ENDINGS = (
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".mp2",
-    ".m4a",
-    ".aac",
-    ".aif",
-    ".aiff",
-    ".aifc",
-    ".au",
-    ".snd",
-    ".caf",
-    ".w64",
-    ".rf64",
-    ".wma",
-    ".amr",
-    ".webm",
-    ".mp4",
-)
-
-
 #: The name of a text file, or a path: ./x ../x ~/x /x/y.
 _FILE_NAME = re.compile(
     r"\.(txt|text|md|rst|srt|vtt|csv|tsv|jsonl?|ya?ml|xml|html?|tex|rtf|pdf|docx?|odt|epub|log)$|^(\.{1,2}|~)?/.*\w",
@@ -301,7 +279,7 @@ def input_kind(value: Any) -> Literal["speech", "document", "text"]:
     if not isinstance(value, (str, os.PathLike)):
         return "speech"
     name = os.fspath(value)
-    sounds = str(name).lower().endswith(_SOUND_ENDINGS)
+    sounds = str(name).lower().endswith(SOUND_ENDINGS)
     if isinstance(value, str) and not os.path.isfile(value):
         if re.search(r"\s", value):
             return "text"

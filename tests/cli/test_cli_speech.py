@@ -260,6 +260,7 @@ def test_several_files_and_a_failing_one(talk: Path, spoken: eg.Transcript, tmp_
     assert errors.pop() == "edge-gemma: 2 of 6 recordings done, 4 failed."
     for line, file in zip(errors, (broken, tmp_path / "missing.wav", empty, tmp_path), strict=True):
         assert line.startswith("edge-gemma: error: ") and str(file) in line
+    command = ("transcribe", *(file for file in files if file != tmp_path), "-l", "en", *OPTIONS)
     done = cli(*command, "--format", "srt", "--output", tmp_path / "new" / "texts")
     assert done.returncode == 1 and done.stdout == b""
     written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "new" / "texts").iterdir()}

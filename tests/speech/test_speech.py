@@ -353,11 +353,12 @@ class Long(Source):
 
 
 @pytest.mark.slow
-def test_long_recordings_take_no_more_memory(tokenizer: Any) -> None:
+@pytest.mark.parametrize("batch", [1, 8])
+def test_long_recordings_take_no_more_memory(tokenizer: Any, batch: int) -> None:
     peaks = []
     for minutes in (1, 10):
         model = ScriptedModel("Yes.", tokenizer=tokenizer)
-        found = eg.transcribe_segments(Long(minutes), model, detector="energy")
+        found = eg.transcribe_segments(Long(minutes), model, detector="energy", batch=batch)
         tracemalloc.start()
         try:
             count = 0

@@ -22,6 +22,7 @@ from ...assistant.interface import Voice
 from ...assistant.toolbox import Toolbox
 from ...assistant.wake import WakeDetector
 from ...audio.source import SAMPLE_RATE, Source
+from ...engine.memory import available as _available
 from ...errors import EdgeGemmaError
 
 __all__ = [
@@ -209,16 +210,6 @@ def check_memory(needed: int) -> Finding:
             "memory", "poor", text, "That is little for the rest of the system; --memory-limit keeps a bound."
         )
     return Finding("memory", "good", text)
-
-
-def _available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def check_machine() -> Iterator[Finding]:
