@@ -273,16 +273,14 @@ def write_library(name: str, target: Target, work: Path, objects: list[Path], ou
     link(target, work, objects, shared, python=False)
     zig("ar", "rcsD", static, *objects)
     top = f"edge_gemma-{version()}-{name}"
-    members = {f"{top}/include/{header}": (ROOT / "csrc" / header).read_bytes() for header in HEADERS}
+    headers = [*(ROOT / "csrc").glob("edge_gemma*.h"), ROOT / "csrc" / "module.modulemap"]
+    members = {f"{top}/include/{header.name}": header.read_bytes() for header in headers}
     members[f"{top}/LICENSE"] = (ROOT / "LICENSE").read_bytes()
     for path in (shared, static, *shared.parent.glob("edge_gemma.lib")):
         members[f"{top}/{'bin' if path.suffix == '.dll' else 'lib'}/{path.name}"] = path.read_bytes()
     path = out / f"{top}.zip"
     _pack(path, members)
     return path
-
-
-HEADERS = ("edge_gemma.h", "edge_gemma_chat.h")
 
 
 def _pack(path: Path, members: dict[str, bytes]) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
 
-BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_CPU = Path("/proc/cpuinfo")
+BFLOAT16 = not _CPU.exists() or not {"avx512_bf16", "bf16"}.isdisjoint(_CPU.read_text().split())
 """Whether the processor multiplies in bfloat16."""
 COEFFICIENTS, ROUNDS = (3.4445, -4.7750, 2.0315), 5  # of the iteration
 
