@@ -1,7 +1,7 @@
 #!/bin/sh
 # Open WebUI beside a running server: without accounts, without the internet, at http://127.0.0.1:3000.
 #
-#   tools/clients/open_webui.sh FOLDER install              2 minutes, 2.6 GB; needs Python 3.11 or 3.12, npm, and Debian's chromium
+#   tools/clients/open_webui.sh FOLDER install [TORCH]      2 minutes, 2.6 GB; needs Python 3.11 or 3.12, npm, and Debian's chromium
 #   tools/clients/open_webui.sh FOLDER start [URL [KEY]]    of the server, http://127.0.0.1:8080 by default
 #   NODE_PATH=FOLDER/browser/node_modules node tools/clients/open_webui.js FOLDER RECORDING.wav
 #   tools/clients/open_webui.sh FOLDER stop
@@ -11,8 +11,9 @@ case $2 in
 install)
     mkdir -p "$folder/browser"
     "${PYTHON:-python3}" -m venv "$folder/program"
-    # torch first and by pip: what Open WebUI asks for would bring gigabytes for graphics cards.
-    "$folder/program/bin/pip" install -q uv torch
+    # torch first and by pip: TORCH names a build for processors, such as torch==2.13.0+cpu, where pip knows one. What pip takes
+    # without it brings 5 GB more, for graphics cards.
+    "$folder/program/bin/pip" install -q uv "${3:-torch}"
     torch=$("$folder/program/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))')
     "$folder/program/bin/uv" pip install -q --python "$folder/program/bin/python" open-webui "torch==$torch"
     (cd "$folder/browser" && npm install --silent playwright-core)
