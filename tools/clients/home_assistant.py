@@ -1,13 +1,13 @@
-"""Uses Home Assistant (home_assistant.sh) with a running server as its owner does: three integrations, text, speech, a satellite.
+"""Uses Home Assistant (home_assistant.sh) with a running server as its owner does.
 
     python -m venv ~/clients && ~/clients/bin/pip install aiohttp
     edge-gemma serve --wyoming 127.0.0.1:10300 &
     tools/clients/home_assistant.sh FOLDER install && tools/clients/home_assistant.sh FOLDER start
     ~/clients/bin/python tools/clients/home_assistant.py FOLDER [--base URL] [--wyoming ADDRESS] [--lenient] [STEP ...]
 
-Steps, in this order: owner (a user, the first time), integrations (`llama_cpp`, `ollama`, `wyoming`, set up by their forms), house
-(what the agents may do), text, speech, satellite, idle. Without steps all run. A model turns the light on by the tools of Assist. The
-toy knows the tool "switch" alone, so the house has an API for language models and an intent of that name. `--lenient`: a light that
+Steps, in this order: owner (a user, the first time), integrations (`llama_cpp`, `ollama`, `wyoming`, set up by their forms),
+house (what the agents may do), text, speech, satellite, idle. Without steps all run. A model turns the light on by the tools of
+Assist. The toy knows other tools, so the house has an API for language models and an intent for it. `--lenient`: a light that
 stays off is no fault. Ends with 1 if something was wrong.
 """
 
@@ -33,6 +33,7 @@ RECORDING = Path(__file__).parents[2] / "edge_gemma/demo/data/utterances/1-en.wa
 COMMAND, LIGHT = "Turn on the kitchen lights.", "light.kitchen_light"
 PROMPT = "You are the voice of a home."  # as the toy knows it
 AGENTS = ("llama_cpp", "ollama", "wyoming")
+ATTEMPTS = 3  # Ollama's form has no temperature, and the toy at 1.0 is no sure thing
 PIECE = 640  # bytes of speech: 20 ms
 SILENCE = 5.0  # seconds behind the recording
 
@@ -269,18 +270,24 @@ async def text(house: House) -> None:
     """A command and thanks to each agent, in one conversation. Errors would be spoken, and so they are faults."""
     agents = await reached(house)
     for name in AGENTS:
-        await house.darken()
-        body, said = {"language": "en", "agent_id": agents[name]}, []
-        for words in (COMMAND, "Thank you."):
-            answer = await house.ask("/api/conversation/process", {**body, "text": words})
-            response = answer["response"]
-            body |= {"conversation_id": answer["conversation_id"]} if answer["conversation_id"] else {}
-            said.append(response["speech"].get("plain", {}).get("speech", ""))
-            about = response["data"].get("code") if response["response_type"] == "error" else None
-            # The toy answers thanks over Wyoming by whatever it knows, which the house may refuse.
-            assert about in (None, "no_valid_targets", "no_intent_match", "failed_to_handle"), (name, response)
-            assert "API error" not in said[-1], said
-        await finish(house, f"text, {name}", f"said {said}")
+        for attempt in range(ATTEMPTS):
+            await house.darken()
+            body, said = {"language": "en", "agent_id": agents[name]}, []
+            for words in (COMMAND, "Thank you."):
+                answer = await house.ask("/api/conversation/process", {**body, "text": words})
+                response = answer["response"]
+                body |= {"conversation_id": answer["conversation_id"]} if answer["conversation_id"] else {}
+                said.append(response["speech"].get("plain", {}).get("speech", ""))
+                about = response["data"].get("code") if response["response_type"] == "error" else None
+                # The toy answers thanks by whatever it knows, which the house may refuse.
+                assert about in (None, "no_valid_targets", "no_intent_match", "failed_to_handle"), (name, response)
+                assert "API error" not in said[-1], said
+                if words == COMMAND:
+                    state = await house.light()
+            if state == "on":
+                break
+        print(f"text, {name}: light {state} at attempt {attempt + 1}, said {said}")
+        assert state == "on" or house.args.lenient, f"{name}: the light is {state}"
 
 
 async def finish(house: House, what: str, told: str) -> None:
@@ -317,7 +324,7 @@ async def speech(house: House) -> None:
 
 
 async def satellite(house: House) -> None:
-    """The same command from a device in the kitchen, and again: a second request of one room finds its instructions in the cache."""
+    """The same command from a device in the kitchen, and again: the second request finds its instructions in the cache."""
     device = next(d["id"] for d in await house.command("config/device_registry/list") if d["entry_type"] == "service")
     areas = await house.command("config/area_registry/list")
     kitchen = next(area["area_id"] for area in areas if area["name"] == "Kitchen")
