@@ -270,7 +270,7 @@ async def text(house: House) -> None:
     """A command and thanks to each agent, in one conversation. Errors would be spoken, and so they are faults."""
     agents = await reached(house)
     for name in AGENTS:
-        for attempt in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             await house.darken()
             body, said = {"language": "en", "agent_id": agents[name]}, []
             for words in (COMMAND, "Thank you."):
@@ -286,7 +286,7 @@ async def text(house: House) -> None:
                     state = await house.light()
             if state == "on":
                 break
-        print(f"text, {name}: light {state} at attempt {attempt + 1}, said {said}")
+        print(f"text, {name}: light {state} at attempt {attempt}, said {said}")
         assert state == "on" or house.args.lenient, f"{name}: the light is {state}"
 
 
