@@ -270,7 +270,9 @@ async def text(house: House) -> None:
     """A command and thanks to each agent, in one conversation. Errors would be spoken, and so they are faults."""
     agents = await reached(house)
     for name in AGENTS:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt, state = 0, "off"
+        while state != "on" and attempt < ATTEMPTS:
+            attempt += 1
             await house.darken()
             body, said = {"language": "en", "agent_id": agents[name]}, []
             for words in (COMMAND, "Thank you."):
@@ -284,8 +286,6 @@ async def text(house: House) -> None:
                 assert "API error" not in said[-1], said
                 if words == COMMAND:
                     state = await house.light()
-            if state == "on":
-                break
         print(f"text, {name}: light {state} at attempt {attempt}, said {said}")
         assert state == "on" or house.args.lenient, f"{name}: the light is {state}"
 
@@ -308,9 +308,13 @@ async def speech(house: House) -> None:
     sound, length = spoken + bytes(int(32000 * SILENCE)), len(spoken) / 32000
     agents, hearing = await reached(house), (await house.entities("stt"))["wyoming"]
     for name in AGENTS:
-        await house.darken()
-        async with house.pipeline(agents[name], hearing) as made:
-            events = await house.run(sound, start_stage="stt", input={"sample_rate": 16000}, pipeline=made, timeout=150)
+        attempt = 0
+        while attempt < ATTEMPTS and (attempt == 0 or await house.light() != "on"):
+            attempt += 1
+            await house.darken()
+            async with house.pipeline(agents[name], hearing) as made:
+                asked = {"start_stage": "stt", "input": {"sample_rate": 16000}, "pipeline": made, "timeout": 150}
+                events = await house.run(sound, **asked)
         kinds = [kind for _, kind, _ in events]
         assert "error" not in kinds and "stt-end" in kinds, [
             (kind, data) for _, kind, data in events if kind == "error"
