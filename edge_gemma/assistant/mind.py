@@ -82,7 +82,7 @@ class _Question:
         calls: what a yes makes.
         words: that they were made of.
         turn: the messages since these words, without the question.
-        later: what is asked after a yes: questions with their calls.
+        later: what is asked after that, whatever the answer is: questions with their calls.
         made: whether other calls of the same words were made.
     """
 
@@ -265,7 +265,10 @@ class Mind:
         asked, question = self._asked, None
         stats: dict[str, Any] = {}
         meaning = yes_or_no(thought.text) if asked else None
-        if meaning is False:
+        if meaning is False and asked and asked.later:
+            if self._declined(thought, asked):
+                question = self._ask(thought, asked.words, asked.later, made=asked.made)
+        elif meaning is False:
             history.append({"role": "user", "content": words})
             left = "left that" if asked and asked.made else "left"
             self._say(thought, phrase(left, self._language or language_of(asked.words if asked else words)))
@@ -363,11 +366,8 @@ class Mind:
         self._wait(thought, lambda: not thought.sure)
         if thought.stopped:
             return False
+        self._take_back(asked)
         history = self._chat.history
-        if history and history[-1] == {"role": "assistant", "content": asked.text}:
-            history.pop()
-        if not (history and history[-1]["role"] in ("user", "tool")):  # it was forgotten
-            history.extend(asked.turn)
         self._on_event(MindEvent("token", thought))
         for call in asked.calls:
             self._on_event(MindEvent("call", thought, call=call))
@@ -382,6 +382,26 @@ class Mind:
             if thought.stopped:
                 break
         return True
+
+    def _declined(self, thought: Thought, asked: _Question) -> bool:
+        """Leaves the calls that were asked back, since the answer was no. The history is then as if nobody had asked.
+
+        False when the thought was stopped before that.
+        """
+        self._wait(thought, lambda: not thought.sure)
+        if thought.stopped:
+            return False
+        self._take_back(asked)
+        self._on_event(MindEvent("token", thought))
+        return True
+
+    def _take_back(self, asked: _Question) -> None:
+        """The history before the question; with the words that it was about, if they were forgotten."""
+        history = self._chat.history
+        if history and history[-1] == {"role": "assistant", "content": asked.text}:
+            history.pop()
+        if not (history and history[-1]["role"] in ("user", "tool")):
+            history.extend(asked.turn)
 
     def _wait(self, thought: Thought, condition: Callable[[], bool]) -> None:
         """Waits while the condition holds, unless the thought is stopped."""

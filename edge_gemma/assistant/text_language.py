@@ -10,7 +10,11 @@ import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
-__all__ = ["LanguageGuess"]
+__all__ = ["SPOKEN", "LanguageGuess"]
+
+SPOKEN = "en de es fr it pt nl pl ru uk cs sk sv da no fi hu ro bg el tr ar fa he hi bn ta te ja ko zh vi id ca".split()
+"""Languages that a sentence may be in, where nothing else is known."""
+
 
 _ENOUGH = 10  # letters that tell a language with the Latin alphabet
 _LATIN = 0x250  # letters from here on belong to few languages, so two of them are enough

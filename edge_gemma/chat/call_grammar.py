@@ -18,6 +18,7 @@ from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from .calls import ANY_MARKER, MARKERS, QUOTE, format_value, written_key
 from .json_schema import readable_schema, sets_of
 from .patterns import FORMATS, portable
+from .schema_work import is_costly_divisor, is_costly_pattern
 from .schemas import warn_caller
 from .structured import Grammar
 
@@ -103,6 +104,8 @@ class _Writer:
         return self._object(schema) if kind == "object" else self._anything(_DEPTH)
 
     def _number(self, kind: str, bounds: Mapping[str, Any]) -> str:
+        if is_costly_divisor(bounds.get("multipleOf")):  # which the check of the whole call knows
+            bounds = {key: value for key, value in bounds.items() if key != "multipleOf"}
         if not bounds:
             return self._rule(_INTEGER if kind == "integer" else _NUMBER, "NUMBER")
         least = {} if {"minimum", "exclusiveMinimum"} & set(bounds) else {"minimum": -_LARGEST}
@@ -208,6 +211,8 @@ def _usable(pattern: str) -> str | None:
     try:
         if whole is None:
             raise EdgeGemmaValueError("It has anchors in its middle.", "argument")
+        if is_costly_pattern(whole):
+            raise EdgeGemmaValueError("It repeats what repeats too often.", "argument")
         Grammar.regex(whole)
     except EdgeGemmaError as error:
         warn_caller(f"The pattern {pattern!r} of a tool does not limit its calls. {error}")

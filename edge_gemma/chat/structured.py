@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..engine.interface import Form, TokenizerLike
 from ..errors import EdgeGemmaError, EdgeGemmaValueError
 from .json_schema import readable_schema
+from .schema_work import check_work
 from .validation import Check, check_of
 from .vocabulary import library, prepare, view_of
 
@@ -82,7 +83,10 @@ class Grammar:
             raise EdgeGemmaValueError("The schema is false, which allows nothing.", "argument")
         plain = _ANYTHING if schema is True else schema
         try:
+            check_work(plain)
             text = json.dumps(readable_schema(plain), default=dict)
+        except EdgeGemmaError:
+            raise
         except (TypeError, ValueError, RecursionError) as error:
             raise EdgeGemmaValueError(f"The schema is no JSON: {error}.", "argument") from None
         matcher = library().LLMatcher

@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     from ..hub.resolve import is_embedded
     from ..server.core import Core
 
-    companions, open_voice = _companions(args), _voice(args)
+    companions, open_voice = _companions(args, is_embedded(model)), _voice(args)
     announce_toy(args)
     settings, made = with_key(settings)
     if settings.cache_dir is not None:
@@ -242,8 +242,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     )
 
 
-def _companions(args: argparse.Namespace) -> list[Any]:
-    """The other servers that were asked for."""
+def _companions(args: argparse.Namespace, toy: bool) -> list[Any]:
+    """The other servers that were asked for; `toy`: for the model of the demo."""
     if args.wyoming is None:
         if args.announce:
             raise UsageError("--announce tells of the Wyoming server: give --wyoming, too.")
@@ -254,16 +254,26 @@ def _companions(args: argparse.Namespace) -> list[Any]:
         from ..server.wyoming_server import wyoming
     except ImportError:
         raise UsageError(f"--wyoming needs the package wyoming: `{pip_line('edge-gemma[server]')}` gets it.") from None
-    return [wyoming(*args.wyoming, announce=args.announce)]
+    if not toy:
+        return [wyoming(*args.wyoming, announce=args.announce)]
+    from ..server.wyoming_agent import Agent
+
+    instructions, tools = _home_of_toy()
+    return [wyoming(*args.wyoming, lambda core: Agent(core, instructions, tools), announce=args.announce)]
 
 
-def _page_of_toy() -> dict[str, Any]:
-    """What the web page begins with: the instructions and tools that the toy was trained on, without a home behind them."""
+def _home_of_toy() -> tuple[str, list[dict[str, Any]]]:
+    """The instructions and tools that the toy was trained on: it knows no others."""
     from ..chat.tools import Toolbox
     from ..demo.home import INSTRUCTIONS, Home
 
-    tools = [schema["function"] for schema in Toolbox(Home().tools).schemas]
-    return {"defaults": {"instructions": INSTRUCTIONS}, "tools": tools}
+    return INSTRUCTIONS, Toolbox(Home().tools).schemas
+
+
+def _page_of_toy() -> dict[str, Any]:
+    """What the web page begins with, without a home behind it."""
+    instructions, tools = _home_of_toy()
+    return {"defaults": {"instructions": instructions}, "tools": [schema["function"] for schema in tools]}
 
 
 def _voice(args: argparse.Namespace) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..assistant.sentences import Sentences, spoken
+from ..assistant.sentences import Sentences
 from ..chat.calls import ToolCall
 from ..engine.sampling import Sampling
 from .core import Answer, Core
@@ -37,7 +37,7 @@ class Speaker(Protocol):
     """What speaks for a session."""
 
     def speak(self, text: str) -> AsyncGenerator[NDArray[np.int16], None]:
-        """Sound at the session's rate, piece by piece. Raises RequestError."""
+        """Sound of what the model has written at the session's rate, piece by piece. Raises RequestError."""
         ...
 
     @property
@@ -295,10 +295,7 @@ class _Message:
         sent = 0
         try:
             while (sentence := await self._waiting.get()) is not None:
-                words = spoken(sentence)
-                if not words:
-                    continue
-                async with contextlib.aclosing(speaker.speak(words)) as pieces:
+                async with contextlib.aclosing(speaker.speak(sentence)) as pieces:
                     async for piece in pieces:
                         for at in range(0, piece.size, size := round(_PIECE * speaker.rate)):
                             part = piece[at : at + size]

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..assistant.interface import Voice
+from ..assistant.speakable import spoken
+from ..assistant.text_language import SPOKEN, LanguageGuess
 from ..errors import EdgeGemmaError
 from .failures import RequestError
 
@@ -27,6 +29,7 @@ class SessionVoice:
         """`rate`: samples a second."""
         self._open, self._rate = open_voice, rate
         self._voice: Voice | None = None
+        self._language_of: LanguageGuess | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "edge-gemma-voice")
 
     @property
@@ -35,7 +38,8 @@ class SessionVoice:
         return self._rate
 
     async def speak(self, text: str) -> AsyncGenerator[NDArray[np.int16], None]:
-        """The sound of a text, piece by piece. Raises RequestError."""
+        """The sound of what the model has written, piece by piece, in the language of its words; none where nothing of it can
+        be said. Raises RequestError."""
         loop = asyncio.get_running_loop()
         pieces = self._pieces(text)
         try:
@@ -47,10 +51,15 @@ class SessionVoice:
             self._thread.submit(pieces.close)
 
     def _pieces(self, text: str) -> Generator[NDArray[np.int16], None, None]:
+        if not (plain := spoken(text)):
+            return
+        if self._language_of is None:
+            self._language_of = LanguageGuess(SPOKEN)
+        language = self._language_of(plain)
         if self._voice is None:
             self._voice = self._open()
         convert = _converter(self._voice.sample_rate, self._rate)
-        with contextlib.closing(_generator(self._voice.speak(text, None))) as found:
+        with contextlib.closing(_generator(self._voice.speak(spoken(text, language), language))) as found:
             for piece in found:
                 if (converted := convert(piece, False)).size:
                     yield converted

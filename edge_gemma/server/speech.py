@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..assistant.sentences import spoken, whole_sentences
+from ..assistant.sentences import whole_sentences
 from ..installation import pip_line
 from .core import Core
 from .failures import RequestError
@@ -73,10 +73,9 @@ def routes(core: Core) -> list[Route]:
 async def _pieces(voice: SessionVoice, text: str, places: asyncio.Semaphore) -> AsyncGenerator[NDArray[np.int16], None]:
     async with places:
         for sentence in whole_sentences(text):
-            if words := spoken(sentence):
-                async with contextlib.aclosing(voice.speak(words)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+            async with contextlib.aclosing(voice.speak(sentence)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
 
 async def _next(pieces: AsyncGenerator[NDArray[np.int16], None]) -> NDArray[np.int16]:

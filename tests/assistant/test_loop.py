@@ -298,20 +298,27 @@ def test_calls_beside_one_that_is_asked_back_are_made(
             assert "door?" not in asked(room) and "Yes" not in asked(room) and asked(room).count("Count on.") == 1
 
 
-@pytest.mark.parametrize("seconds, done", [((1.5, 1.5), ["front", "back"]), ((1.5, 2.5), ["front"]), ((2.5,), [])])
-def test_each_of_several_calls_is_asked_back(seconds: tuple[float, ...], done: list[str]) -> None:
-    """A no ends the questions."""
-    doors = Doors()
-    with Room(several(FRONT, BACK), tools=doors.tools()) as room:
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("answers", [(True, True), (True, False), (False, True), (False, False)])
+def test_each_of_several_calls_is_asked_back(answers: tuple[bool, ...], remembers: bool) -> None:
+    """A no is for its own question. What was agreed to is done, and the model reads of nothing else."""
+    doors, done = Doors(), []
+    with Room(several(FRONT, BACK), tools=doors.tools(), remembers=remembers) as room:
         room.ask(3.5)
-        for number, length in enumerate(seconds, start=1):
+        for number, (door, agreed) in enumerate(zip(("front", "back"), answers, strict=True), start=1):
             room.turns(number)
-            assert doors.done == ["front", "back"][: number - 1]
-            assert room.voice.said[-1][0] == f"Open the {['front', 'back'][number - 1]} door?"
+            assert doors.done == done and room.voice.said[-1][0] == f"Open the {door} door?"
             room.state("awake")
-            room.clock.say(speech(length))
-        room.turns(len(seconds) + 1)
-        assert doors.done == done and len(room.voice.said) == len(seconds) + 1
+            room.clock.say(speech(1.5 if agreed else 2.5))
+            done += [door] * agreed
+        room.turns(3)
+        assert doors.done == done and len(room.voice.said) == 3
+        if answers[-1]:
+            assert room.voice.said[-1][0] == "Done."
+            assert asked(room).count("<|tool_response>") == len(done) and "door?" not in asked(room)
+        else:
+            left = "All right, I will leave that." if done else "All right, I have done nothing."
+            assert room.voice.said[-1][0] == left
 
 
 def test_one_question_about_the_words_is_for_all_their_calls() -> None:

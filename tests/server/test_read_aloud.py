@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -24,7 +24,10 @@ TEXT = "Hello there. **How** are you today?"
 class Beeps:
     sample_rate = 24000
 
+    said: ClassVar[list[tuple[str, str | None]]] = []
+
     def speak(self, text: str, language: str | None) -> Iterator[Any]:
+        self.said.append((text, language))
         if "fail" in text:
             raise EdgeGemmaVoiceError("It is hoarse.")
         for letter in text:
@@ -61,6 +64,19 @@ def test_every_format(client):
         data, kind = read(client, **options)
         assert kind.startswith("audio/")
         assert len(load_audio(io.BytesIO(data))) == pytest.approx(16000 * seconds, rel=0.1)
+
+
+def test_the_language_is_that_of_the_words(client):
+    """Signs are said in it, and the voice is told."""
+    pytest.importorskip("py3langid", reason="needs the extra assistant")
+    Beeps.said.clear()
+    read(
+        client,
+        "Im Wohnzimmer sind es heute ungefähr 20 °C. In the living room it is about 20 °C today.",
+        response_format="pcm",
+    )
+    assert [language for _, language in Beeps.said] == ["de", "en"]
+    assert ["Grad Celsius" in Beeps.said[0][0], "degrees Celsius" in Beeps.said[1][0]] == [True, True], Beeps.said
 
 
 def test_refusals(client, http: httpx.Client):

@@ -368,14 +368,9 @@ def _language_of(args: argparse.Namespace, persona: Any) -> Callable[[str], str 
     """The language in which a sentence is spoken: that of the persona, or that of the words."""
     if args.language:
         return lambda text: persona.language
-    from ...assistant.text_language import LanguageGuess
+    from ...assistant.text_language import SPOKEN, LanguageGuess
 
-    return LanguageGuess(_SPOKEN)
-
-
-_SPOKEN = (
-    "en de es fr it pt nl pl ru uk cs sk sv da no fi hu ro bg el tr ar fa he hi bn ta te ja ko zh vi id ca".split()
-)
+    return LanguageGuess(SPOKEN)
 
 
 # ---- other things that it does ------------------------------------------------------------------------------------------
