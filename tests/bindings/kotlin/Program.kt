@@ -8,6 +8,7 @@ import java.nio.IntBuffer
 import java.util.concurrent.CountDownLatch
 import kotlin.concurrent.thread
 import kotlinx.coroutines.CompletableDeferred
+import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.flow.asFlow
@@ -166,11 +167,12 @@ suspend fun refuses(status: Status, block: suspend () -> Unit): String {
 
 suspend fun errors(files: Files) {
     println("version ${EdgeGemma.version} ${EdgeGemma.isa}")
+    val plain = ModelOptions(handleDiskFailures = false)
     val path = "/nowhere/Grüße 🐴.gguf"
-    check(path in refuses(Status.FILE) { Model.open(ModelFile.Path(path)) })
-    refuses(Status.UNSUPPORTED) { Model.open(ModelFile.Path(files.encoders)) }
-    fails(IllegalArgumentException::class.java) { Model.open(ModelFile.Path("a\u0000b")) }
-    refuses(Status.FILE) { Model.open(ModelFile.Descriptor(-1, 0, 100)) }
+    check(path in refuses(Status.FILE) { Model.open(ModelFile.Path(path), plain) })
+    refuses(Status.UNSUPPORTED) { Model.open(ModelFile.Path(files.encoders), plain) }
+    fails(IllegalArgumentException::class.java) { Model.open(ModelFile.Path("a\u0000b"), plain) }
+    refuses(Status.FILE) { Model.open(ModelFile.Descriptor(-1, 0, 100), plain) }
     val told = mutableListOf<String>()
     Model.open(ModelFile.Path(files.model), ModelOptions(handleDiskFailures = false, log = { told += it })).use { deaf ->
         check(told.isNotEmpty() && !deaf.info.hears && !deaf.info.sees)
@@ -374,6 +376,13 @@ suspend fun busy(files: Files) {
     }
     shared.close()
     model.close()
+    // What a cancelled coroutine has opened is closed.
+    repeat(20) { round ->
+        val job = CoroutineScope(Dispatchers.Default).launch { files.open().use { it.chat().close() } }
+        Thread.sleep(round.toLong())
+        job.cancelAndJoin()
+    }
+    check(File("/proc/self/maps").readLines().none { ".gguf" in it })
 }
 
 fun main(arguments: Array<String>) {

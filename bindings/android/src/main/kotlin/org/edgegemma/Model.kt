@@ -2,8 +2,6 @@ package org.edgegemma
 
 import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.NonCancellable
-import kotlinx.coroutines.withContext
 
 /** What the library is. */
 public object EdgeGemma {
@@ -132,7 +130,7 @@ public class Model private constructor(pointer: Long, internal val dispatcher: C
         val system = options.system?.toNative()
         val tools = options.tools?.toNative()
         val stops = options.stops.map { it.toNative() }.toTypedArray()
-        return handle.call(dispatcher) { Chat(this, Native.chatOpen(it, numbers, system, tools, stops)) }
+        return opened(dispatcher) { handle.now { Chat(this, Native.chatOpen(it, numbers, system, tools, stops)) } }
     }
 
     /**
@@ -184,7 +182,7 @@ public class Model private constructor(pointer: Long, internal val dispatcher: C
                 places[3 * i + 2] = place.length
             }
             val log = arrayOfNulls<ByteArray>(1)
-            val model = withContext(NonCancellable + dispatcher) {
+            val model = opened(dispatcher) {
                 val flags = booleanArrayOf(!options.useSidecar, !options.handleDiskFailures)
                 Model(Native.modelOpen(paths, places, flags, options.threads, options.memoryLimit, log), dispatcher)
             }

@@ -11,6 +11,19 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 
 /**
+ * Opens something on another thread. A coroutine that was cancelled meanwhile does not get what is returned, so that is closed.
+ */
+internal suspend fun <T : AutoCloseable> opened(dispatcher: CoroutineDispatcher, open: () -> T): T {
+    var made: T? = null
+    try {
+        return withContext(NonCancellable + dispatcher) { open().also { made = it } }
+    } catch (e: Throwable) {
+        made?.close()
+        throw e
+    }
+}
+
+/**
  * A pointer to an object of the library, and who is using it.
  *
  * [close] forbids new calls. If one is running, it is cancelled, and the object is freed by the last call that leaves.

@@ -188,14 +188,16 @@ public class Voice private constructor(
         /** [make] opens it, of the pointers of a model and a conversation. */
         suspend fun open(model: Model, chat: Chat?, make: (Long, Long) -> Long): Voice {
             val turn = chat?.turn ?: Mutex()
-            val conversation = chat?.handle?.enter() ?: 0L // until the voice is freed
-            val voice = try {
-                turn.withLock {
-                    model.handle.call(model.dispatcher) { Voice(model, chat, conversation, turn, make(it, conversation)) }
+            val voice = turn.withLock {
+                opened(model.dispatcher) {
+                    val conversation = chat?.handle?.enter() ?: 0L // until the voice is freed
+                    try {
+                        Voice(model, chat, conversation, turn, model.handle.now { make(it, conversation) })
+                    } catch (e: Throwable) {
+                        chat?.handle?.leave()
+                        throw e
+                    }
                 }
-            } catch (e: Throwable) {
-                chat?.handle?.leave()
-                throw e
             }
             chat?.attach(voice)
             if (chat?.handle?.isClosed == true) voice.close() // closed meanwhile
