@@ -4,7 +4,7 @@ VENV ?= .venv
 # Such as --no-build-isolation, to build without a package index once .venv is complete.
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
-C_FILES = $(shell find csrc tests examples tools -name '*.[ch]' -o -name '*.inc')
+C_FILES = $(shell find csrc bindings tests examples tools -name '*.[ch]' -o -name '*.inc')
 LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
 CHECK_PYTHON = { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	{ echo "$(PYTHON) is not Python 3.10 or later: name one that is, as in \`make demo PYTHON=python3.12\`."; exit 1; }; }

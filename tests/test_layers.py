@@ -56,7 +56,7 @@ LATE = {
 PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_field_defaults", "_make"}
 INTRINSICS = re.compile(r"(imm|intrin|arm_neon|arm_sve|arm_acle|wasm_simd128|cpuid)\w*\.h")
 LONGEST = 800
-TEXT = {".c", ".h", ".inc", ".cpp", ".py", ".sh", ".md", ".toml", ".in"}
+TEXT = {".c", ".h", ".inc", ".cpp", ".py", ".sh", ".md", ".toml", ".in", ".kt", ".kts", ".java"}
 
 
 def name(path: Path) -> str:
@@ -307,7 +307,7 @@ def project_files() -> list[Path]:
 
 
 def test_files_are_short():
-    code = [path for path in project_files() if path.suffix in {".c", ".h", ".inc", ".cpp", ".py"}]
+    code = [path for path in project_files() if path.suffix in {".c", ".h", ".inc", ".cpp", ".py", ".kt", ".java"}]
     long = {name(path): count for path in code if (count := path.read_text().count("\n")) > LONGEST}
     assert not long
 

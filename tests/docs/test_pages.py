@@ -20,7 +20,7 @@ pytest.importorskip("soundfile", reason="needs soundfile to make the recordings 
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 # Pages whose blocks are no programs: declarations that tools/c_api_doc.py takes from the header, drawings, and usage.
 NOT_RUN = {"docs/c-api.md", "docs/cli.md", "docs/architecture.md", "docs/benchmarks.md"}
-RUNNABLE = {"python", "sh", "c", "swift"}  # tests/bindings/test_swift.py compiles Swift
+RUNNABLE = {"python", "sh", "c", "swift", "kotlin"}  # tests/bindings compiles Swift and Kotlin
 # Lines that set up an environment. tests/test_newcomer.py types them in a copy of the tree.
 SETUP = re.compile(r"(make|pip|pipx|python3 -m venv|\. \S+/activate|git clone|sudo|apt)\b")
 
