@@ -12,7 +12,7 @@ from .recordings import PARQUET
 from .terminal import ArchiveBar, format_clock, print_error
 
 _NAMES = ("initial_prompt", "hotwords", "order", "max_seconds", "whole", "max_tokens", "stop", "batch", "context", "kv")
-_SINGLE = ("resume", "watch", "word_times", "memory_limit", "rate", "channels")
+_SINGLE = ("resume", "watch", "nice", "word_times", "memory_limit", "rate", "channels")
 
 
 def write_on_cluster(args: argparse.Namespace, names: list[str]) -> int:
