@@ -237,8 +237,8 @@ void eg_voice_close(eg_voice *v)
 void eg_voice_cancel(eg_voice *v)
 {
     if (!v) return;
+    eg_chat_cancel(v->chat); /* first: whoever sees the request below uses this one up, too */
     atomic_store(&v->cancel, true);
-    eg_chat_cancel(v->chat);
 }
 
 /* ---- transcripts ------------------------------------------------------------------------------------------------- */
@@ -585,7 +585,10 @@ eg_status eg_voice_step(eg_voice *v, const eg_sampling *sampling, eg_voice_event
     if (atomic_exchange(&v->cancel, false)) status = cancelled(v, err);
     if (!status && !take(v, &event)) {
         const bool worked = work(v, sampling, &status, err);
-        if (status == EG_CANCELLED && atomic_exchange(&v->cancel, false)) status = cancelled(v, err);
+        if (status == EG_CANCELLED) { /* by the conversation's request, which may be seen before the voice's */
+            atomic_store(&v->cancel, false);
+            status = cancelled(v, err);
+        }
         if (status) give_up(v);
         else if (!take(v, &event) && worked) event.kind = EG_VOICE_BUSY;
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import EdgeGemmaError, EdgeGemmaOSError
 
-__all__ = ["SOUND_ENDINGS", "Found", "find_recordings", "is_collection"]
+__all__ = ["SOUND_ENDINGS", "Found", "find_recordings", "is_collection", "is_list", "list_entries"]
 
 SOUND_ENDINGS = tuple(
     """.wav .flac .ogg .oga .opus .mp3 .mp2 .m4a .aac .aif .aiff .aifc .au .snd .caf .w64 .rf64 .wma
@@ -108,17 +108,28 @@ def _walk(folder: str, fail: Callable[[str, OSError], None]) -> Iterator[tuple[s
                 yield path, Path(os.path.relpath(path, folder))
 
 
-def _listed(name: str) -> Iterator[tuple[str, Path]]:
-    folder = os.path.dirname(name)
+def is_list(name: str) -> bool:
+    """Whether a name is that of a file with a list of paths."""
+    return name.lower().endswith(_LISTS) and os.path.isfile(name)
+
+
+def list_entries(name: str) -> Iterator[str]:
+    """The paths that stand in a list, as they are written. Raises OSError."""
     with open(name, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for line in lines:
             entry = line.strip()
             if entry and not entry.startswith("#"):
-                path = os.path.join(folder, os.path.expanduser(entry))
-                place = os.path.relpath(path, folder or ".")
-                if place.startswith(os.pardir):  # elsewhere: its whole path, so that no two have the same place
-                    place = os.path.splitdrive(os.path.abspath(path))[1].lstrip(os.sep)
-                yield path, Path(place)
+                yield entry
+
+
+def _listed(name: str) -> Iterator[tuple[str, Path]]:
+    folder = os.path.dirname(name)
+    for entry in list_entries(name):
+        path = os.path.join(folder, os.path.expanduser(entry))
+        place = os.path.relpath(path, folder or ".")
+        if place.startswith(os.pardir):  # elsewhere: its whole path, so that no two have the same place
+            place = os.path.splitdrive(os.path.abspath(path))[1].lstrip(os.sep)
+        yield path, Path(place)
 
 
 def _fixed_part(pattern: str) -> str:

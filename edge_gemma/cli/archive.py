@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -213,8 +214,10 @@ class _Run:
     def _is_done(self, item: _Item) -> bool:
         """Whether the result is there, of this recording and with these options. Raises UsageError where it may not be
         replaced."""
-        record = _read_record(item.output)
-        if is_unfinished(part_of(item.output)) or not item.output.exists():
+        record, part = _read_record(item.output), part_of(item.output)
+        if os.path.lexists(part) and not is_unfinished(part):
+            raise UsageError(f"{part} is in the way, and not from an interrupted run: move it.")
+        if os.path.lexists(part) or not item.output.exists():
             return False
         if record is None or not _is_result(item.output, record):
             if self.args.force:

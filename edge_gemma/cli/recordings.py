@@ -40,6 +40,7 @@ from .outputs import STDOUT, check_output, is_stream, naming, open_text, replaci
 from .terminal import Bar, Interrupt, Screen, format_clock, print_error, print_warning
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
+PARQUET = "parquet"  # of clusters
 STDIN = "-"
 _LONGEST_NAME = 255  # bytes, in the usual file systems
 _FORM = {"edge-gemma": "unfinished transcript", "version": 1}
@@ -51,9 +52,9 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format",
         type=str.lower,
-        choices=FORMATS,
+        choices=(*FORMATS, PARQUET),
         help="format of the output; jsonl has one line a recording, and so has json on standard output for several"
-        " recordings (default: by the output file's name, else txt)",
+        " recordings; parquet is for --ray (default: by the output file's name, else txt)",
     )
     group.add_argument(
         "--output",
@@ -276,6 +277,8 @@ def plan(args: argparse.Namespace, files: list[str]) -> tuple[str, list[Path | N
 
 def usable(format: str, args: argparse.Namespace) -> str:
     """The format, if it has a place for all that is asked for; else raises UsageError."""
+    if format == PARQUET:
+        raise UsageError("--format parquet is for the records of a cluster, with --ray.")
     if args.word_times and format in ("txt", "tsv"):
         raise UsageError(f"--word-times has no effect on the format {format}: choose json, jsonl, srt or vtt.")
     if args.details and format not in ("json", "jsonl"):

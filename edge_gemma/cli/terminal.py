@@ -157,7 +157,7 @@ class ArchiveBar:
         self._progress: Any = None
 
     def __enter__(self) -> ArchiveBar:
-        if self._number and sys.stderr.isatty():
+        if sys.stderr.isatty():
             try:
                 from rich import progress
                 from rich.console import Console
@@ -173,7 +173,7 @@ class ArchiveBar:
                 transient=True,
             )
             self._all = self._progress.add_task("all recordings", total=max(self._size, 1), clock="")
-            self._one = self._progress.add_task("", total=None, clock="")
+            self._one = self._progress.add_task("", total=None, clock="", visible=False)
             self._show()
             self._progress.start()
         return self
@@ -186,13 +186,23 @@ class ArchiveBar:
         """Shows that `done` of `duration` seconds of a file of `size` bytes are done."""
         if self._progress:
             clock = format_clock(done) + (f" of {format_clock(duration)}" if duration else "")
-            self._progress.update(self._one, description=name, completed=done, total=duration, clock=clock)
+            self._progress.update(
+                self._one, description=name, completed=done, total=duration, clock=clock, visible=True
+            )
             self._show(size * min(done / duration, 1.0) if duration else 0.0)
 
     def finish(self, size: int) -> None:
         """A file of `size` bytes is done, or was skipped."""
         self._finished += 1
         self._bytes += size
+        self._show()
+
+    def count(self, done: int, number: int) -> None:
+        """So many of all recordings are done, where bytes are not counted."""
+        self._finished = self._bytes = done
+        self._number = number
+        if self._progress:
+            self._progress.update(self._all, total=max(number, 1))
         self._show()
 
     def _show(self, part: float = 0.0) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..audio.folders import is_collection
 from .archive import write_archive
+from .cluster import write_on_cluster
 from .common import UsageError, add_verb, spoken_language
 from .recordings import add_recording_options, write_down
 
@@ -37,6 +38,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--language", "-l", type=spoken_language, metavar="L", help="spoken language, a name or a code (default: any)"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="transcribe on the machines of a Ray cluster: host:port, auto or local; FILE and the output folder may be URLs"
+        " such as s3://bucket/calls, and the output has a record for each recording, in jsonl or parquet",
+    )
     add_recording_options(parser)
     return parser
 
@@ -45,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Transcribes the files."""
     if "-" in args.files and sys.stdin.isatty():
         raise UsageError("- reads sound from standard input, but that is the terminal: pipe sound into it.")
+    if args.ray:
+        return write_on_cluster(args, args.files)
     if any(map(is_collection, args.files)) and (args.output or len(args.files) == 1):
         if "-" in args.files:
             raise UsageError("- is standard input, and cannot be read together with folders, lists or patterns.")

@@ -83,7 +83,7 @@ def _results(transcriber: Transcriber, names: Iterable[str | os.PathLike[str]]) 
             if event.segment:
                 found.append(event.segment)
                 continue
-            info = {name: value for name, value in known.items() if value}
+            info: dict[str, Any] = {name: value for name, value in known.items() if value}
             info |= {} if not event.language else {"language": event.language, "language_detected": True}
             info |= {} if event.duration is None else {"duration": round(event.duration, 3)}
             path = Path(event.recording.name)

@@ -83,6 +83,10 @@ def test_what_somebody_has_written_is_kept(archive: Path, tmp_path: Path, capsys
         file.write("corrected\n")
     assert main(command) == 1 and "was changed since it was written" in capsys.readouterr().err
     (out / "five.txt").unlink()
+    (out / "five.txt.part").write_text("mine, too")
+    assert main(command) == 1 and (out / "five.txt.part").read_text() == "mine, too"
+    (out / "five.txt.part").unlink()
+    assert "is in the way" in capsys.readouterr().err
     assert main(command) == 0 and told(capsys) == {"done": 1}
 
 

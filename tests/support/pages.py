@@ -137,6 +137,8 @@ def furnish(folder: Path) -> dict[str, str]:
     talk = np.concatenate([part for sound in spoken for part in (sound, pause)])
     for name in ("talk.mp3", "talk.wav", "monday.wav", "tuesday.wav"):
         soundfile.write(folder / name, talk, 16000)
+    (folder / "interviews").mkdir()
+    soundfile.write(folder / "interviews" / "anna.wav", talk, 16000)
     (folder / "talk.txt").write_text("Turn on the kitchen lights.\n")
     write_checkpoint(folder / "gemma-4-E2B-it", Shape())
     _write_pictures(folder)
