@@ -223,7 +223,7 @@ def lay_out(output: Path, classes: Path, libraries: Path) -> None:
             package = {"schema_version": 2, "name": "edge_gemma", "version": version(), "dependencies": []}
             add(archive, "prefab/prefab.json", json.dumps(package))
             add(archive, f"{module}/module.json", json.dumps({"export_libraries": [], "android": {}}))
-            for header in ("edge_gemma.h", "edge_gemma_chat.h"):
+            for header in ("edge_gemma.h", "edge_gemma_chat.h", "edge_gemma_platform.h"):
                 add(archive, f"{module}/include/{header}", (CSRC / header).read_text())
             for folder in sorted(libraries.iterdir()):
                 abi = folder.name

@@ -206,6 +206,7 @@ def test_aar_is_laid_out(tmp_path: Path) -> None:
             f"{prefab}/module.json",
             f"{prefab}/include/edge_gemma.h",
             f"{prefab}/include/edge_gemma_chat.h",
+            f"{prefab}/include/edge_gemma_platform.h",
         } <= names
         for abi in ("arm64-v8a", "x86_64"):
             assert {f"jni/{abi}/libedge_gemma_jni.so", f"{prefab}/libs/android.{abi}/libedge_gemma.a"} <= names
