@@ -32,6 +32,7 @@ from .volatile import is_billing, move_to_end, without_times
 __all__ = ["ChatRequest", "Prepared", "Preparer"]
 
 _T = TypeVar("_T")
+_LONGEST_PIECE = 128  # characters of a token; the longest of Gemma has 31
 _PROMPTS, _FORMS = 16, 64  # that are kept for the next request
 
 
@@ -119,6 +120,7 @@ class Preparer:
 
     def prepare(self, request: ChatRequest) -> Prepared:
         """The prompt of a request. Raises RequestError and EdgeGemmaError."""
+        self._check_size(request)
         with self._lock:
             written = self._prompt_of(request)
             prompt = written.prompt
@@ -126,11 +128,7 @@ class Preparer:
             tokens = sum(1 if not isinstance(unit, Media) else self._size(unit) for unit in units)
             room = self._context - tokens
             if room < 1:
-                raise RequestError(
-                    400,
-                    f"The conversation is too long: it has {tokens} tokens, and there is room for {self._context - 1}.",
-                    code="context_length_exceeded",
-                )
+                raise self._too_long(tokens, marks)
             form, sampling = self._form_of(request, prompt, written.calls, units)
             limit = room if request.max_tokens is None else min(request.max_tokens, room)
             prepared = Prepared(request, prompt, units, tokens, marks, form, sampling, limit)
@@ -170,9 +168,33 @@ class Preparer:
             units: list[Unit] = list(self._model.tokenizer.encode(request.text, bos=True))
             return units, []
         messages = _conversation(request.messages, self._moves_times)
-        check_senses(self._model, messages)
+        try:
+            check_senses(self._model, messages)
+        except EdgeGemmaError:  # which says how a model is opened
+            sense = (
+                "hear sound" if self._model.has_vision else "see pictures" if self._model.has_audio else "see or hear"
+            )
+            raise RequestError(400, f"This model cannot {sense}.", code="unsupported") from None
         units = prompt.conversation(messages)
         return units, _ends_of_instructions(units, prompt)
+
+    def _check_size(self, request: ChatRequest) -> None:
+        """Refuses what cannot fit before it is read: a message takes a token at least, and so does a piece of text."""
+        texts = [request.text or "", *(_text_of(message.get("content")) for message in request.messages)]
+        least = max(len(request.messages), sum(map(len, texts)) // _LONGEST_PIECE)
+        if least >= self._context:
+            raise self._too_long(least, (), "at least ")
+
+    def _too_long(self, tokens: int, marks: Sequence[int], about: str = "") -> RequestError:
+        """The error; it may be spoken to a user, who can do more about a conversation than about the tools of a program."""
+        room = self._context - 1
+        if any(mark > room for mark in marks):
+            what = "The program's instructions and tools are too long. With the conversation they have"
+            then = "Switch off some of the tools"
+        else:
+            what, then = "The conversation is too long. It has", "Begin a new one"
+        text = f"{what} {about}{tokens} tokens, and there is room for {room}. {then}."
+        return RequestError(400, text, code="context_length_exceeded")
 
     def _size(self, media: Media) -> int:
         if media.kind == "image":

@@ -296,6 +296,31 @@ def test_a_conversation_that_is_too_long(http):
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+def test_tools_that_are_too_long_are_not_the_user_s_conversation(http):
+    """Said by an assistant: who has asked one question cannot make the conversation shorter."""
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": f"tool_{k}", "description": "Does something. " * 20, "parameters": {}},
+        }
+        for k in range(60)
+    ]
+    body = {"messages": [{"role": "system", "content": "Be brief."}, *QUESTION], "tools": tools}
+    error = http.post("/v1/chat/completions", json=body).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "instructions and tools" in error["message"] and error["message"].endswith("Switch off some of the tools.")
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user", "content": "x" * 40_000_000}], [*QUESTION] * 200_000])
+def test_what_cannot_fit_is_refused_before_it_is_read(http, messages, monkeypatch):
+    def never(*_: Any) -> Any:
+        raise AssertionError("the prompt was written")
+
+    monkeypatch.setattr("edge_gemma.server.requests.Preparer._units", never)
+    answer = http.post("/v1/chat/completions", json={"messages": messages}).json()
+    assert answer["error"]["code"] == "context_length_exceeded" and "at least" in answer["error"]["message"]
+
+
 def test_completions(client):
     text = client.completions.create(model="demo", prompt="Turn on", max_tokens=8, temperature=0, echo=True)
     assert text.choices[0].text.startswith("Turn on") and text.usage.completion_tokens <= 8
