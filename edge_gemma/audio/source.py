@@ -306,10 +306,17 @@ class Source(abc.ABC):
 class _Recording(Source):
     """The samples of a decoder, converted to 16 kHz mono. Reading waits for the decoder, whatever the timeout."""
 
-    def __init__(self, decoder: Decoder, name: str, file: IO[bytes] | None = None, code: str = "format") -> None:
-        """`file` is closed with the recording. `code` is the code of errors about samples."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        name: str,
+        file: IO[bytes] | None = None,
+        code: str = "format",
+        channel: int | None = None,
+    ) -> None:
+        """`file` is closed with the recording. `code` is the code of errors about samples. `channel`: the one that is read."""
         super().__init__()
-        self.name = name
+        self.name, self._channel = name, channel
         self._decoder, self._file, self._code = decoder, file, code
         self._converter: Converter | None = self._new_converter()
         self._level: Level | None = Level()  # None where the recording was not read from its beginning on
@@ -338,7 +345,7 @@ class _Recording(Source):
         while (converter := self._converter) is not None:
             frames = self._decoder.read(_BLOCK)
             if len(frames):
-                block = converter.push(frames)
+                block = converter.push(self._chosen(frames))
             else:
                 block, self._converter = converter.finish(), None
                 self._broken += converter.broken
@@ -347,6 +354,23 @@ class _Recording(Source):
                     self._level.push(block)
                 return block
         return None
+
+    @property
+    def channels(self) -> int:
+        """How many channels the sound has. Reads the next frame, which is lost."""
+        frames = self._decoder.read(1)
+        return frames.shape[1] if frames.ndim == 2 and len(frames) else 1
+
+    def _chosen(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """The frames, or the one channel of them that is read."""
+        if self._channel is None:
+            return frames
+        columns = frames if frames.ndim == 2 else frames[:, None]
+        if not 0 <= self._channel < columns.shape[1]:
+            raise EdgeGemmaValueError(
+                f"{self.name} has no channel {self._channel}: it has {columns.shape[1]}, counted from 0.", "argument"
+            )
+        return columns[:, self._channel]
 
     def seek(self, seconds: float) -> None:
         """Moves to the position `seconds`."""
@@ -478,7 +502,20 @@ class Paced(Source):
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_audio(source: Any, rate: float | None = None, channels: int | None = None, encoding: str = "s16le") -> Source:
+def count_channels(path: str | os.PathLike[str]) -> int:
+    """How many channels the sound of a file has; 1 where there is no sound in it. Raises as `open_audio`."""
+    with open_audio(path) as source:
+        return source.channels if isinstance(source, _Recording) else 1
+
+
+def open_audio(
+    source: Any,
+    rate: float | None = None,
+    channels: int | None = None,
+    encoding: str = "s16le",
+    *,
+    channel: int | None = None,
+) -> Source:
     """Opens a file, a pipe, a file object or an array as a `Source`.
 
     Args:
@@ -491,6 +528,8 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
         channels: channels of raw samples, default 1.
         encoding: type of raw samples: u8, s8, s16le, s24le, s32le, f32le, f64le, their big-endian forms such as s16be,
             alaw or mulaw.
+        channel: the one channel that is read, counted from 0; None for the mean of all. Sound with fewer is an error
+            ("argument") when it is read.
 
     Files are read while they are used, in constant memory. A recording without samples is no error: it ends at once. A
     recording that is cut short gives the samples that are there and sets `warning`. Samples that are not finite are read as
@@ -508,7 +547,8 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
         source, rate = source
     if isinstance(source, np.ndarray):
         frames = _frames(source)
-        return _Recording(ArrayDecoder(frames, SAMPLE_RATE if rate is None else rate), "the array", code="argument")
+        decoder = ArrayDecoder(frames, SAMPLE_RATE if rate is None else rate)
+        return _Recording(decoder, "the array", code="argument", channel=channel)
     file: IO[bytes] | None = None
     if isinstance(source, str) and source == "-":
         file, name = _standard_input(), "standard input"
@@ -535,7 +575,7 @@ def open_audio(source: Any, rate: float | None = None, channels: int | None = No
         opened = _open_path(name) if file is None else file
         try:
             decoder = open_decoder(opened, name, raw if stated or guess else None, seekable)
-            return _Recording(decoder, name, opened if file is None else None)
+            return _Recording(decoder, name, opened if file is None else None, channel=channel)
         except BaseException:
             if file is None:
                 opened.close()

@@ -18,11 +18,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .common import DONE, FAILED, INTERRUPTED, UsageError, explain
+from .common import DONE, FAILED, INTERRUPTED, SEPARATE, UsageError, explain
 from .outputs import STDOUT, is_stream, naming, replacing
 from .recordings import FileTarget, doubtful, fingerprint, give_way, is_unfinished, named, opened, part_of, usable
 from .terminal import ArchiveBar, Interrupt, format_clock, print_error, print_warning
@@ -69,8 +69,9 @@ class _Item:
     digest: str = ""
     target: FileTarget | None = None
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    recording: Any = None
-    reached: float = 0.0  # seconds
+    recordings: dict[str | None, Any] = field(default_factory=dict)  # by speaker
+    left: int = 1  # channels that are not done
+    reached: dict[str | None, float] = field(default_factory=dict)  # seconds, by speaker
     failed: bool = False
 
 
@@ -168,7 +169,7 @@ class _Run:
         with ArchiveBar(len(found), sum(size for *_, size in found)) as bar:
             try:
                 for event in self.transcriber.many(self._recordings(found, bar)):
-                    item: _Item = event.recording.data
+                    item: _Item = event.recording.data[0]
                     try:
                         self._take(item, event, bar)
                     except BrokenPipeError:
@@ -192,13 +193,25 @@ class _Run:
                     self._skipped += 1
                     bar.finish(size)
                     continue
-                item.recording = Recording(str(path), self._opening(item), data=item)
+                speakers = self._speakers(item)
             except Exception as error:
                 self._fail(str(path), error)
                 bar.finish(size)
                 continue
             self._open.append(item)
-            yield item.recording
+            for speaker in speakers:
+                recording = Recording(str(path), self._opening(item, speaker), data=(item, speaker))
+                item.recordings[speaker] = recording
+                yield recording
+
+    def _speakers(self, item: _Item) -> list[str | None]:
+        """Whose words are looked for, one after the other: those of each channel, or all at once."""
+        from ..audio.source import count_channels
+
+        if self.args.channels != SEPARATE:
+            return [None]
+        item.left = count_channels(item.path)
+        return [str(number + 1) for number in range(item.left)] if item.left > 1 else [None]
 
     def _item(self, path: Path, place: Path) -> _Item:
         status = path.stat()
@@ -232,49 +245,66 @@ class _Run:
         item.digest = _digest(item.path)
         return bool(theirs["digest"] == item.digest)
 
-    def _opening(self, item: _Item) -> Callable[[], Any]:
+    def _opening(self, item: _Item, speaker: str | None) -> Callable[[], Any]:
         def open_sound() -> Any:
             from .. import TranscriptWriter, open_audio
 
             item.digest = item.digest or _digest(item.path)
-            source = open_audio(item.path, self.args.rate, self.args.channels, self.args.encoding)
+            if self.args.channels == SEPARATE:
+                source = open_audio(item.path, channel=None if speaker is None else int(speaker) - 1)
+            else:
+                source = open_audio(item.path, self.args.rate, self.args.channels, self.args.encoding)
             with contextlib.ExitStack() as failed:
                 failed.callback(source.close)
                 duration = None if source.duration is None else round(source.duration, 3)
                 info = {"file": str(item.path), "duration": duration, **self.info}
                 info = {name: value for name, value in info.items() if value is not None}
                 writer = TranscriptWriter(self.format, self.options["bilingual"], **info)
-                with naming(item.output):
-                    item.output.parent.mkdir(parents=True, exist_ok=True)
-                identity = {"recording": fingerprint(str(item.path)), **self.identity}
-                item.target = FileTarget(writer, item.output, identity, resume=not self.args.force, anew=True)
-                item.target.__enter__()
-                item.opened.callback(item.target.leave)
-                item.recording.done, item.reached = item.target.done, item.target.start
+                if item.target is None:
+                    self._begin(item, writer)
+                assert item.target is not None
+                recording = item.recordings[speaker]
+                recording.done = [segment for segment in item.target.done if segment.speaker == speaker]
+                item.reached[speaker] = recording.done[-1].end if recording.done else 0.0
                 failed.pop_all()
             return source
 
         return open_sound
 
+    def _begin(self, item: _Item, writer: Any) -> None:
+        """Opens the output of a recording."""
+        with naming(item.output):
+            item.output.parent.mkdir(parents=True, exist_ok=True)
+        identity = {"recording": fingerprint(str(item.path)), **self.identity}
+        item.target = FileTarget(writer, item.output, identity, resume=not self.args.force, anew=True)
+        item.target.__enter__()
+        item.opened.callback(item.target.leave)
+
     def _take(self, item: _Item, event: Any, bar: ArchiveBar) -> None:
         """Writes what an event tells."""
         if item.failed:
             return
+        speaker = event.recording.data[1]
         if event.kind == "failed":
             self._fail(str(item.path), event.error)
+            item.failed = True  # its other channel, too
         elif event.kind == "segment":
             assert item.target is not None
             with naming(item.output):
-                item.target.add(event.segment)
-            self._seconds += event.segment.end - item.reached
+                item.target.add(replace(event.segment, speaker=speaker))
+            self._seconds += event.segment.end - item.reached[speaker]
             self._retried.update(filter(None, [event.segment.retried]))
             self._problems.update(filter(None, [event.segment.problem]))
-            item.reached = event.segment.end
+            item.reached[speaker] = event.segment.end
             bar.update(item.path.name, event.segment.end, event.duration, item.stamp["bytes"])
             if self.args.verbose and (unsure := doubtful(event.segment)):
                 print(f"[{item.path}: {unsure}]", file=sys.stderr)
             return
         else:
+            self._seconds += event.duration - item.reached[speaker]
+            item.left -= 1
+            if item.left:
+                return
             self._complete(item, event)
         self._close(item, bar)
 
@@ -289,7 +319,6 @@ class _Run:
         with naming(item.output):
             item.target.complete({} if self.transcriber.language else detected, lambda: self._record(item, event))
         self._done += 1
-        self._seconds += event.duration - item.reached
         for sentence in filter(None, (event.assumption, event.warning)):
             print_warning(named(str(item.path), sentence))
 

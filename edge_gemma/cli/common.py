@@ -28,6 +28,7 @@ DONE, FAILED, INTERRUPTED, BROKEN_PIPE = 0, 1, 130, 141
 
 DEBUG_VARIABLE = "EDGE_GEMMA_DEBUG"
 DEFAULT_CONTEXT = 4096
+SEPARATE = "separate"  # channels that are heard one by one
 HEARD_SECONDS = 30  # of a recording at a time: Gemma 4 was trained on recordings up to this length
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
@@ -150,6 +151,11 @@ def whole(text: str) -> int:
     if not 0 <= value < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is out of range")
     return value
+
+
+def channels(text: str) -> int | str:
+    """A number of channels, or "separate"."""
+    return text if text == SEPARATE else count(text)
 
 
 def counts(text: str) -> list[int]:

@@ -28,6 +28,7 @@ from .common import (
     add_model_options,
     add_sampling_options,
     add_session_options,
+    channels,
     count,
     explain,
     niceness,
@@ -101,7 +102,13 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("sound")
     group.add_argument("--rate", type=count, metavar="HZ", help="samples a second of raw sound (default: 16000)")
-    group.add_argument("--channels", type=count, metavar="N", help="channels of raw sound (default: 1)")
+    group.add_argument(
+        "--channels",
+        type=channels,
+        metavar="N",
+        help="channels of raw sound (default: 1); or separate, with --output FOLDER: each channel of a recording is a speaker"
+        " of its own, as in calls",
+    )
     group.add_argument("--encoding", default="s16le", metavar="NAME", help="type of raw samples (default: s16le)")
     group.add_argument(
         "--vad",
@@ -531,6 +538,7 @@ class FileTarget:
 
     def complete(self, info: dict[str, Any], written: Callable[[], None] = lambda: None) -> None:
         """Writes the output. `written` is called when it is there, before the side file is removed."""
+        self._segments.sort(key=lambda segment: segment.start)  # two channels come one after the other
         content = [self._writer.head(), *map(self._writer.segment, self._segments), self._writer.tail(**info)]
         with replacing(self._output) as file:
             file.writelines(content)

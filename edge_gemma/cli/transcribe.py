@@ -13,7 +13,7 @@ from typing import Any
 from ..audio.folders import is_collection
 from .archive import write_archive
 from .cluster import write_on_cluster
-from .common import UsageError, add_verb, spoken_language
+from .common import SEPARATE, UsageError, add_verb, spoken_language
 from .recordings import add_recording_options, write_down
 
 EXAMPLES = """
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("- reads sound from standard input, but that is the terminal: pipe sound into it.")
     if args.ray:
         return write_on_cluster(args, args.files)
+    if args.channels == SEPARATE:
+        return write_archive(args, args.files, args.language)
     if any(map(is_collection, args.files)) and (args.output or len(args.files) == 1):
         if "-" in args.files:
             raise UsageError("- is standard input, and cannot be read together with folders, lists or patterns.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .archive import write_archive
-from .common import DONE, INTERRUPTED, UsageError, add_verb, language, open_model, sampling, spoken_language
+from .common import DONE, INTERRUPTED, SEPARATE, UsageError, add_verb, language, open_model, sampling, spoken_language
 from .outputs import STDOUT, is_stream, naming, open_text, replacing
 from .parsing import plain_text
 from .recordings import add_recording_options, plan, write_down
@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         others = [value for value in inputs if value not in folders and not os.path.isfile(value)]
         if others:
             raise UsageError(f"{folders[0]} is a folder, and {others[0]} is no file: translate one of them at a time.")
+        return write_archive(args, inputs, args.source, args.to)
+    if args.channels == SEPARATE:
         return write_archive(args, inputs, args.source, args.to)
     stdin = _Stdin() if "-" in inputs else None
     kinds = [_kind(args.kind, value, stdin) for value in inputs]

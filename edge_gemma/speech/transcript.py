@@ -69,6 +69,8 @@ class Segment:
         problem: of a guarded transcription, why the text cannot be right all the same: "loop" (it repeated itself, and was
             cut), "speed" (more words than anybody says), "unsure" (none of it is probable), "silence" (nobody speaks, and what
             the model said was dropped); None when it can be.
+        speaker: who speaks, such as "1" for the first channel of a call; None when that is not known. Texts and subtitles have
+            it before the words.
     """
 
     start: float
@@ -82,6 +84,7 @@ class Segment:
     words: tuple[Word, ...] = ()
     retried: str | None = None
     problem: str | None = None
+    speaker: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What is known, as JSON has it. A doubtful word says so."""
@@ -231,6 +234,9 @@ class _Text:
 
     def lines(self, segment: Segment) -> list[str]:
         """The lines that are shown of a segment."""
+        if segment.speaker:
+            first, *rest = self.lines(dataclasses.replace(segment, speaker=None))
+            return [f"{segment.speaker}: {first}", *rest]
         if not segment.translation:
             return [segment.text]
         return [segment.text, segment.translation] if self.bilingual and segment.text else [segment.translation]

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_gemma.audio.source import SAMPLE_RATE, Converter, Paced, load_audio, open_audio, to_mono
+from edge_gemma.audio.source import SAMPLE_RATE, Converter, Paced, count_channels, load_audio, open_audio, to_mono
 from edge_gemma.errors import EdgeGemmaOSError, EdgeGemmaValueError
 from support.paths import ROOT
 from support.sounds import Trickle, code_of, pcm, tone, wav_bytes, without_soundfile
@@ -638,3 +638,20 @@ def test_errors_are_built_in_ones_too(tmp_path) -> None:
     with pytest.raises(ValueError, match="shape") as other:
         to_mono(np.zeros((2, 2, 2)))
     assert isinstance(other.value, EdgeGemmaValueError)
+
+
+def test_one_channel_of_several(tmp_path: pathlib.Path) -> None:
+    left, right = (np.random.default_rng(seed).uniform(-0.5, 0.5, SAMPLE_RATE).astype(np.float32) for seed in (0, 1))
+    both = np.stack([left, right], axis=1)
+    for channel, wanted in ((0, left), (1, right)):
+        with open_audio(both, channel=channel) as source:
+            assert np.array_equal(np.concatenate(list(source)), wanted)
+    with pytest.raises(EdgeGemmaValueError, match="no channel 2: it has 2"):
+        list(open_audio(both, channel=2))
+    path = tmp_path / "both.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes((both * 32767).astype("<i2").tobytes())
+    assert count_channels(path) == 2
+    with open_audio(path, channel=1) as source:
+        assert np.allclose(np.concatenate(list(source)), right, atol=1e-4)

@@ -90,6 +90,29 @@ def test_what_somebody_has_written_is_kept(archive: Path, tmp_path: Path, capsys
     assert main(command) == 0 and told(capsys) == {"done": 1}
 
 
+def test_each_channel_of_a_call_is_a_speaker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [load_audio(FOLDER / f"{name}.wav") for name in ("1-en", "5-en", "8-en")]
+    both = np.random.default_rng(0).standard_normal((16000 * 16, 2)).astype(np.float32) * 5e-4
+    for part, channel, second in zip(parts, (0, 1, 0), (1, 5, 10), strict=True):
+        both[16000 * second : 16000 * second + len(part), channel] += part
+    call, out = tmp_path / "call.wav", tmp_path / "out"
+    with wave.open(str(call), "wb") as file:
+        file.setparams((2, 2, 16000, 0, "NONE", ""))
+        file.writeframes((both * 32767).astype("<i2").tobytes())
+    shutil.copy(FOLDER / "1-en.wav", tmp_path / "mono.wav")
+    command = ["transcribe", str(call), str(tmp_path / "mono.wav"), "-o", str(out), "--channels", "separate", *OPTIONS]
+    assert main(command) == 0 and told(capsys) == {"done": 2}
+    with eg.Model.load("toy") as model:
+        said = [eg.transcribe(both[:, channel], model, detector="energy", guarded=True).segments for channel in (0, 1)]
+    expected = [f"1: {said[0][0].text}", f"2: {said[1][0].text}", f"1: {said[0][1].text}"]
+    assert (out / "call.txt").read_text().splitlines() == expected and all(len(line) > 10 for line in expected)
+    assert not (out / "mono.txt").read_text().startswith("1:")
+    assert main([*command, "--format", "json"]) == 0
+    segments = json.loads((out / "call.json").read_text())["segments"]
+    assert [segment["speaker"] for segment in segments] == ["1", "2", "1"]
+    assert main(["transcribe", str(call), "--channels", "separate", *OPTIONS]) == 2
+
+
 def test_recordings_that_differ_in_their_endings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
