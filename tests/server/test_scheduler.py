@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,6 +83,28 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(own_server):
         assert waits and second.result().status_code == 200
     assert third.status_code == 429 and int(third.headers["retry-after"]) > 0
     assert third.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_refused_request_that_is_sent_again_is_answered(own_server):
+    """Home Assistant's library sends a request three times, after the time that the refusal tells."""
+    openai = pytest.importorskip("openai", reason="needs the client of OpenAI")
+    running = own_server(parallel=1, queue=1)
+    sent: list[str] = []
+    keeper = httpx.Client(event_hooks={"request": [lambda one: sent.append(one.headers["x-stainless-retry-count"])]})
+    with (
+        ThreadPoolExecutor(2) as threads,
+        openai.OpenAI(base_url=running.url + "/v1", api_key="x", max_retries=2, http_client=keeper) as client,
+    ):
+        with httpx.stream("POST", running.url + PATH, json=endless(running), timeout=30) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            threads.submit(httpx.post, running.url + PATH, json={"prompt": "Hello", "max_tokens": 2}, timeout=60)
+            assert until(lambda: running.core.scheduler.counts == (1, 1), 5)
+            again = threads.submit(client.completions.create, model="any", prompt="Hello", max_tokens=2)
+            assert until(lambda: len(sent) == 1, 5)
+            time.sleep(0.5)
+        assert again.result(60).usage.completion_tokens == 2
+    assert sent == ["0", "1"]
 
 
 def test_who_waits_for_too_long_is_told_so(own_server):
