@@ -55,7 +55,7 @@ eg_status eg_file_open(const eg_file_params *params, eg_file **out, eg_error *er
     if (status) return status;
     eg_file *file = calloc(1, sizeof *file);
     if (!file) return eg_fail(err, EG_ERROR_MEMORY, "out of memory.");
-    status = eg_gguf_open(p.path, p.fd, p.offset, p.length, &file->gguf, err);
+    status = eg_gguf_open(p.path, p.fd, p.offset, p.length, true, &file->gguf, err);
     if (!status && !make_marks(file))
         status = eg_fail(err, EG_ERROR_MEMORY, "%s: out of memory for the index of the file.", eg_gguf_name(file->gguf));
     if (!status && p.guard) eg_gguf_guard(file->gguf);

@@ -76,7 +76,8 @@ static void count_parameters(eg_model *model)
 /* Opens the files and binds what they hold. */
 static eg_status read_files(eg_model *model, const eg_model_params *params, eg_error *err)
 {
-    eg_status status = eg_gguf_open(params->path, params->fd, params->offset, params->length, &model->file, err);
+    eg_status status = eg_gguf_open(params->path, params->fd, params->offset, params->length, !params->keep_sigbus,
+                                    &model->file, err);
     if (!status) status = eg_config_read(model->file, &model->config, err);
     if (!status) count_parameters(model); /* before a sidecar adds to them */
     if (!status) status = eg_sidecar_attach(model->file, params, err);
@@ -87,8 +88,8 @@ static eg_status read_files(eg_model *model, const eg_model_params *params, eg_e
                          "%s: 'tokenizer.ggml.tokens' has %u tokens, but 'token_embd.weight' has %d rows.",
                          eg_gguf_name(model->file), eg_tokenizer_vocab_size(model->tokenizer), model->config.vocab);
     if (!status && (params->mmproj || params->mmproj_length))
-        status = eg_gguf_open(params->mmproj, params->mmproj_fd, params->mmproj_offset, params->mmproj_length, &model->mmproj,
-                              err);
+        status = eg_gguf_open(params->mmproj, params->mmproj_fd, params->mmproj_offset, params->mmproj_length,
+                              !params->keep_sigbus, &model->mmproj, err);
     if (!status && model->mmproj) status = check_encoders(model->mmproj, err);
     if (!status && model->mmproj)
         status = eg_audio_bind(model->mmproj, model->config.hidden, &model->audio, &model->has_audio, err);

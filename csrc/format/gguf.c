@@ -546,7 +546,7 @@ static eg_status open_part(eg_gguf *file, const char *path, unsigned part, unsig
                          (int)(length && local.message[length - 1] == '.' ? length - 1 : length), local.message, part, count);
     } else {
         file->n_maps++;
-        eg_map_guard(&maps[file->n_maps - 1], maps[file->n_maps - 1].data);
+        if (file->guarded) eg_map_guard(&maps[file->n_maps - 1], maps[file->n_maps - 1].data);
         status = read_part(&maps[file->n_maps - 1], name, &values, &file->tensors, err);
         if (!status) status = read_split(name, &values, &place, err);
         if (!status && (!place.has_number || !place.has_count || place.number != part - 1 || place.count != count))
@@ -613,7 +613,7 @@ static eg_status index_tensors(eg_gguf *file, eg_error *err)
     return EG_OK;
 }
 
-eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, eg_gguf **out, eg_error *err)
+eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, bool guarded, eg_gguf **out, eg_error *err)
 {
     char fd_name[32];
     snprintf(fd_name, sizeof fd_name, "fd %d", fd);
@@ -628,7 +628,8 @@ eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t lengt
     else status = eg_map_fd(fd, offset, length, file->name, file->maps, err);
     if (!status) {
         file->n_maps = 1;
-        eg_map_guard(file->maps, file->maps->data);
+        file->guarded = guarded;
+        if (guarded) eg_map_guard(file->maps, file->maps->data);
         status = read_part(file->maps, file->name, &file->values, &file->tensors, err);
     }
     if (!status) status = open_further_parts(file, path, err);

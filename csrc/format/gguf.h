@@ -41,8 +41,9 @@ typedef struct eg_gguf_tensor {
 } eg_gguf_tensor;
 
 /* Opens by path, with the other parts of a split file from the same folder; fd, offset and length are ignored. Or, with path
- * NULL, by descriptor: `length` bytes from `offset` on, both of any alignment; length 0 means to the end of the file. */
-eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, eg_gguf **out, eg_error *err);
+ * NULL, by descriptor: `length` bytes from `offset` on, both of any alignment; length 0 means to the end of the file.
+ * guarded: a page that cannot be read makes it fail; else the process gets SIGBUS. */
+eg_status eg_gguf_open(const char *path, int fd, uint64_t offset, uint64_t length, bool guarded, eg_gguf **out, eg_error *err);
 void eg_gguf_close(eg_gguf *file);
 
 /* Adds the tensors of `other` to those of `file`, which owns `other` then; metadata of `other` do not count. After an error

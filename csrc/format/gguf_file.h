@@ -23,6 +23,7 @@ struct eg_gguf {
     char *name;
     eg_map *maps; /* [n_maps], one per part */
     size_t n_maps;
+    bool guarded; /* while it is opened, its pages have a guard */
     atomic_bool failed; /* a part could not be read */
     value_list values; /* of the first part; other parts only have their number in the split */
     tensor_list tensors; /* of all parts, and of `joined` */

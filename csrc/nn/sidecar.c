@@ -40,7 +40,8 @@ static eg_status open_file(const char *path, const eg_model_params *params, eg_g
 {
     static const char download[] = "; download it again.";
     eg_error local = {.struct_size = sizeof local};
-    eg_status status = eg_gguf_open(path, params->sidecar_fd, params->sidecar_offset, params->sidecar_length, out, &local);
+    eg_status status = eg_gguf_open(path, params->sidecar_fd, params->sidecar_offset, params->sidecar_length,
+                                    !params->keep_sigbus, out, &local);
     if (!status) return EG_OK;
     size_t n = strlen(local.message), m = sizeof download - 1;
     bool advises = n > m && !strcmp(local.message + n - m, download);

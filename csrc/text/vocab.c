@@ -398,7 +398,7 @@ eg_status eg_tokenizer_open(const eg_file_params *params, eg_tokenizer **out, eg
     eg_gguf *file;
     if (!out) return eg_fail(err, EG_ERROR_ARGUMENT, "eg_tokenizer_open: out is NULL.");
     eg_status status = eg_struct_read(params, &p, sizeof p, "eg_file_params", err);
-    if (!status) status = eg_gguf_open(p.path, p.fd, p.offset, p.length, &file, err);
+    if (!status) status = eg_gguf_open(p.path, p.fd, p.offset, p.length, true, &file, err);
     if (status) return status;
     eg_tokenizer *t;
     if ((status = eg_tokenizer_create(file, &t, err))) {

@@ -18,7 +18,7 @@ int main(int argc, char **argv)
     int fd = argv[1][0] ? open(argv[1], O_RDONLY | O_NONBLOCK) : -1;
     eg_gguf *file;
     eg_error err = {.struct_size = sizeof err};
-    eg_status status = eg_gguf_open(NULL, fd, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), &file, &err);
+    eg_status status = eg_gguf_open(NULL, fd, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), true, &file, &err);
     if (fd >= 0) close(fd);             /* the mapping must not need it */
     if (status) {
         printf("error %d %s\n", status, err.message);

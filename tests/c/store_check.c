@@ -47,7 +47,7 @@ int main(int argc, char **argv)
     eg_config config;
     eg_weights weights;
     eg_store *store;
-    if (argc != 2 || eg_gguf_open(argv[1], -1, 0, 0, &file, &err) || eg_config_read(file, &config, &err) ||
+    if (argc != 2 || eg_gguf_open(argv[1], -1, 0, 0, true, &file, &err) || eg_config_read(file, &config, &err) ||
         eg_weights_bind(file, &config, &weights, &err)) {
         fprintf(stderr, "%s\n", err.message);
         return EXIT_FAILURE;

@@ -106,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const char *path = memory_map_set(data, size);
     eg_error err = {.struct_size = sizeof err};
     eg_gguf *file;
-    if (eg_gguf_open(path, -1, 0, 0, &file, &err)) return 0;
+    if (eg_gguf_open(path, -1, 0, 0, true, &file, &err)) return 0;
     eg_audio_weights audio;
     eg_vision_weights vision;
     bool present;

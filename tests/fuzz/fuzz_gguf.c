@@ -110,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(&err, 0x55, sizeof err);
     err.struct_size = sizeof err;
     eg_gguf *gguf;
-    eg_status status = eg_gguf_open(path, -1, 0, 0, &gguf, &err);
+    eg_status status = eg_gguf_open(path, -1, 0, 0, true, &gguf, &err);
     if (status) {
         check_message(&err, status);
     } else {

@@ -30,7 +30,7 @@ static void open_tiny(void)
     fclose(file);
     REQUIRE(size > 1 && size < sizeof bytes);
     eg_error err = {.struct_size = sizeof err};
-    if (eg_gguf_open(memory_map_set(bytes + 1, size - 1), -1, 0, 0, &tiny_file, &err) ||
+    if (eg_gguf_open(memory_map_set(bytes + 1, size - 1), -1, 0, 0, true, &tiny_file, &err) ||
         eg_tokenizer_create(tiny_file, &tiny, &err)) {
         fprintf(stderr, "%s\n", err.message);
         abort();
@@ -123,7 +123,7 @@ static void open_vocabulary(const uint8_t *data, size_t size)
     eg_error err = {.struct_size = sizeof err};
     eg_gguf *file;
     eg_tokenizer *tokenizer;
-    if (eg_gguf_open(memory_map_set(data, size), -1, 0, 0, &file, &err)) return;
+    if (eg_gguf_open(memory_map_set(data, size), -1, 0, 0, true, &file, &err)) return;
     if (!eg_tokenizer_create(file, &tokenizer, &err)) {
         static const char sample[] = "<bos><|turn>user\nhello  world\xff\xe6\x97\xa5 abab<turn|>";
         for (uint32_t flags = 0; flags < 4; flags++) encode_and_back(tokenizer, sample, sizeof sample - 1, flags, false);
