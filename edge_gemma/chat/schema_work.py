@@ -49,10 +49,8 @@ def is_costly_divisor(divisor: Any) -> bool:
 
 def is_costly_pattern(pattern: str) -> bool:
     """Whether repetitions within repetitions become too many."""
-    open_groups, inside = (
-        [1],
-        1,
-    )  # how often what is in each group is repeated; the same of the group that was closed last
+    open_groups = [1]  # how often what is in each group is repeated
+    inside = 1  # the same of the group that was closed last
     for found in _REPETITION.finditer(pattern):
         if found[0] == "(":
             open_groups.append(1)
