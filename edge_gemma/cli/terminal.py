@@ -99,11 +99,34 @@ def print_warning(message: str) -> None:
     Screen(sys.stderr).line(f"edge-gemma: warning: {message}")
 
 
+def _bars() -> Any:
+    """rich's display of progress bars on standard error; None if that is no terminal, or `rich` is not installed.
+
+    What is written to standard output at the same terminal appears above the bars.
+    """
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        return None
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TextColumn("{task.fields[clock]}"),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
 class Bar:
     """A progress bar on standard error. It is shown only if that is a terminal and `rich` is installed.
 
-    The progress is counted in seconds of a recording, or in a unit of which `label` makes text. What is written to standard
-    output at the same terminal appears above the bar.
+    The progress is counted in seconds of a recording, or in a unit of which `label` makes text.
     """
 
     def __init__(
@@ -113,22 +136,8 @@ class Bar:
         self._progress: Any = None
 
     def __enter__(self) -> Bar:
-        if self._duration and sys.stderr.isatty():
-            try:
-                from rich import progress
-                from rich.console import Console
-            except ImportError:
-                return self
-            self._progress = progress.Progress(
-                progress.TextColumn("{task.description}", markup=False),
-                progress.BarColumn(),
-                progress.TaskProgressColumn(),
-                progress.TextColumn("{task.fields[clock]}"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-                redirect_stdout=sys.stdout.isatty(),
-            )
+        if self._duration and (bars := _bars()):
+            self._progress = bars
             self._task = self._progress.add_task(self._name, total=self._duration, clock="")
             self.update(self._start, self._duration)
             self._progress.start()
@@ -157,21 +166,8 @@ class ArchiveBar:
         self._progress: Any = None
 
     def __enter__(self) -> ArchiveBar:
-        if sys.stderr.isatty():
-            try:
-                from rich import progress
-                from rich.console import Console
-            except ImportError:
-                return self
-            self._progress = progress.Progress(
-                progress.TextColumn("{task.description}", markup=False),
-                progress.BarColumn(),
-                progress.TaskProgressColumn(),
-                progress.TextColumn("{task.fields[clock]}"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+        if bars := _bars():
+            self._progress = bars
             self._all = self._progress.add_task("all recordings", total=max(self._size, 1), clock="")
             self._one = self._progress.add_task("", total=None, clock="", visible=False)
             self._show()
