@@ -266,7 +266,7 @@ class Mind:
         stats: dict[str, Any] = {}
         meaning = yes_or_no(thought.text) if asked else None
         if meaning is False and asked and asked.later:
-            if self._declined(thought, asked):
+            if self._answered(thought, asked):
                 question = self._ask(thought, asked.words, asked.later, made=asked.made)
         elif meaning is False:
             history.append({"role": "user", "content": words})
@@ -363,12 +363,9 @@ class Mind:
 
         False when the thought was stopped before that.
         """
-        self._wait(thought, lambda: not thought.sure)
-        if thought.stopped:
+        if not self._answered(thought, asked):
             return False
-        self._take_back(asked)
         history = self._chat.history
-        self._on_event(MindEvent("token", thought))
         for call in asked.calls:
             self._on_event(MindEvent("call", thought, call=call))
             result = plain_data(self._chat.tools.call(call.name, call.arguments))
@@ -383,25 +380,22 @@ class Mind:
                 break
         return True
 
-    def _declined(self, thought: Thought, asked: _Question) -> bool:
-        """Leaves the calls that were asked back, since the answer was no. The history is then as if nobody had asked.
+    def _answered(self, thought: Thought, asked: _Question) -> bool:
+        """Takes the question back, whose answer is certain now: the history is as if nobody had asked, with the words that the
+        question was about, if they were forgotten.
 
         False when the thought was stopped before that.
         """
         self._wait(thought, lambda: not thought.sure)
         if thought.stopped:
             return False
-        self._take_back(asked)
-        self._on_event(MindEvent("token", thought))
-        return True
-
-    def _take_back(self, asked: _Question) -> None:
-        """The history before the question; with the words that it was about, if they were forgotten."""
         history = self._chat.history
         if history and history[-1] == {"role": "assistant", "content": asked.text}:
             history.pop()
         if not (history and history[-1]["role"] in ("user", "tool")):
             history.extend(asked.turn)
+        self._on_event(MindEvent("token", thought))
+        return True
 
     def _wait(self, thought: Thought, condition: Callable[[], bool]) -> None:
         """Waits while the condition holds, unless the thought is stopped."""
