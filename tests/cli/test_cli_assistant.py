@@ -281,7 +281,7 @@ def test_devices_that_do_not_open_are_findings() -> None:
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "_available", lambda: 2 * 2**30)
+    monkeypatch.setattr(checkup, "available", lambda: 2 * 2**30)
     assert [checkup.check_memory(gigabytes * 2**28).grade for gigabytes in (4, 7, 9)] == ["good", "poor", "bad"]
-    monkeypatch.setattr(checkup, "_available", lambda: None)
+    monkeypatch.setattr(checkup, "available", lambda: None)
     assert checkup.check_memory(2**40).grade == "good"

@@ -22,7 +22,7 @@ from ...assistant.interface import Voice
 from ...assistant.toolbox import Toolbox
 from ...assistant.wake import WakeDetector
 from ...audio.source import SAMPLE_RATE, Source
-from ...engine.memory import available as _available
+from ...engine.memory import available
 from ...errors import EdgeGemmaError
 
 __all__ = [
@@ -199,13 +199,13 @@ def check_model(model: Any, toy: bool) -> Finding:
 def check_memory(needed: int) -> Finding:
     """Compares what the model needs with what the machine has."""
     text = f"the assistant needs {needed / 2**30:.1f} GB"
-    available = _available()
-    if available is None:
+    free = available()
+    if free is None:
         return Finding("memory", "good", f"{text}.")
-    text += f", and {available / 2**30:.1f} GB are free."
-    if needed > available:
+    text += f", and {free / 2**30:.1f} GB are free."
+    if needed > free:
         return Finding("memory", "bad", text, "Take a smaller model, or give --memory-limit.")
-    if needed + _SPARE > available:
+    if needed + _SPARE > free:
         return Finding(
             "memory", "poor", text, "That is little for the rest of the system; --memory-limit keeps a bound."
         )
