@@ -355,9 +355,8 @@ class _Recording(Source):
                 return block
         return None
 
-    @property
-    def channels(self) -> int:
-        """How many channels the sound has. Reads the next frame, which is lost."""
+    def count_channels(self) -> int:
+        """How many channels the sound has; 1 where none is left. Reads the next frame, which is lost."""
         frames = self._decoder.read(1)
         return frames.shape[1] if frames.ndim == 2 and len(frames) else 1
 
@@ -505,7 +504,7 @@ class Paced(Source):
 def count_channels(path: str | os.PathLike[str]) -> int:
     """How many channels the sound of a file has; 1 where there is no sound in it. Raises as `open_audio`."""
     with open_audio(path) as source:
-        return source.channels if isinstance(source, _Recording) else 1
+        return source.count_channels() if isinstance(source, _Recording) else 1
 
 
 def open_audio(

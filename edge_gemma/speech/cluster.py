@@ -26,10 +26,8 @@ from .transcript import Transcript
 
 __all__ = ["Summary", "transcribe_on_ray"]
 
-_GROUP, _GROUP_BYTES = (
-    16,
-    64_000_000,
-)  # recordings that an actor gets at once, and their bytes: what a lost machine may cost
+# Recordings that an actor gets at once, and their bytes: what a lost machine may cost.
+_GROUP, _GROUP_BYTES = 16, 64_000_000
 _REMOTE = "://"
 
 
