@@ -105,6 +105,7 @@ class Together:
         waiting: Callable[[], bool] = lambda: False,
         patient: Callable[[bool], None] = lambda _: None,
         growing: Callable[[str], None] | None = None,
+        soon: bool = False,
     ) -> Generator[tuple[Any, Heard | Exception | None], None, None]:
         """Yields each clip with what it has come to, or with the error that has ended it, in their order, as soon as it and all
         before it are complete.
@@ -118,15 +119,18 @@ class Together:
             waiting: whether the sound has nothing to give right now.
             patient: is told before the next clip is asked for whether nothing else is to do, so that it may be waited for.
             growing: called with the text of the next result while it is written.
+            soon: whether the first results should come as soon as if clips were heard one by one: the first clip is alone,
+                then two are at work, then four, and so on.
         """
         jobs: deque[_Job] = deque()  # in their order, complete ones among them
         failure: Exception | None = None
         ended, shown = False, ""
+        size = 1 if soon else self._size
         try:
             while True:
                 self._check_cancelled()
                 pieces = 0
-                while not ended and self._has_room(jobs) and not (jobs and jobs[0].done):
+                while not ended and self._has_room(jobs, size) and not (jobs and jobs[0].done):
                     if jobs and (pieces >= _PIECES or (pieces and waiting())):
                         break
                     patient(not jobs)
@@ -151,6 +155,7 @@ class Together:
                     growing(shown)
                 while jobs and jobs[0].done:
                     job, shown = jobs.popleft(), ""
+                    size = min(2 * size, self._size)
                     yield job.clip, job.error or job.heard
                 if ended and not jobs:
                     break
@@ -165,8 +170,9 @@ class Together:
         if failure:
             raise failure
 
-    def _has_room(self, jobs: Sequence[_Job]) -> bool:
-        return sum(not job.done for job in jobs) < self._size and len(jobs) < _WAITING * self._size
+    @staticmethod
+    def _has_room(jobs: Sequence[_Job], size: int) -> bool:
+        return sum(not job.done for job in jobs) < size and len(jobs) < _WAITING * size
 
     def _advance(self, job: _Job, answer: Answer | None) -> None:
         """Goes on with a clip, not a mark, with a complete answer about it if there is one, up to where it draws tokens."""

@@ -124,7 +124,8 @@ class Transcriber(Cancellable):
             stop: a text, or several, that ends an answer and is left out of it.
             batch: how many segments of a recording are heard together, 1 to 64. The weights are read once for all of them, so
                 a long recording takes less time; the segments are the same for every number. None for a number that suits
-                the model's threads and the memory, 16 at most.
+                the model's threads and the memory, 16 at most; `segments` then reaches it step by step, so that the first
+                one does not wait for others.
             guarded: for recordings that nobody listens to. A segment whose answer repeats itself, has more words than anybody
                 says, or is improbable, is heard once more with other boundaries, and marked if that does not help
                 (`Segment.retried`, `Segment.problem`). Where nobody speaks, by `no_speech_prob` or because there is no sound
@@ -170,6 +171,7 @@ class Transcriber(Cancellable):
         # What the memory limit leaves beside the sessions of a batch of one: so the type of the cache, which may change the
         # words, does not depend on the batch.
         self.batch: int = batch or batch_size(model, self.request.session.context, self.request.kv, self.request.spare)
+        self._soon = batch is None  # somebody may be reading along
         self._together = Together(self.request, self.batch, self.working, self.check_cancelled)
 
     def close(self) -> None:
@@ -231,6 +233,7 @@ class Transcriber(Cancellable):
                 waiting=lambda: sound.waiting,
                 patient=sound.wait,
                 growing=growing,
+                soon=self._soon,
             )
             with contextlib.closing(found):
                 for clip, heard in found:

@@ -95,6 +95,24 @@ def test_abandoned_and_cancelled_runs_leave_nothing_open(toy: eg.Model, talk: np
         assert toy.memory()["tables"] == before["tables"]
 
 
+@needs_toy
+def test_the_first_segment_waits_for_no_other(toy: eg.Model, talk: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no batch was chosen, somebody may be reading along: 1, 2, 4, ... segments are heard together."""
+    heard: list[int] = []
+    feed = eg.Session.feed_audio
+    monkeypatch.setattr(eg.Session, "feed_audio", lambda self, *args: heard.append(1) or feed(self, *args))
+    for batch, first, second in ((None, 1, (2, 4)), (8, 8, (8, 16))):
+        with eg.Transcriber(toy, detector="energy", batch=batch) as transcriber:
+            assert transcriber.batch == 8
+            heard.clear()
+            found = transcriber.segments(talk)
+            next(found)
+            assert len(heard) == first
+            next(found)
+            assert second[0] <= len(heard) <= second[1]
+            found.close()  # type: ignore[attr-defined]
+
+
 LONG = " ".join(map(str, range(100, 112)))
 
 
