@@ -26,6 +26,13 @@ def processors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("gcc", "processors_check.c", tmp_path_factory.mktemp("processors"))
 
 
+def test_no_page_has_a_guard_where_none_is_wanted(tmp_path: Path) -> None:
+    """Guards, which install the handler of SIGBUS, neither while a model is opened nor afterwards."""
+    program = build("gcc", "use_guard.c", tmp_path, first=("-Wl,--wrap=eg_guard_add",))
+    usual, kept = map(int, run(program, *HEARING).split())
+    assert usual > 0 and kept == 0
+
+
 def make(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
