@@ -10,6 +10,7 @@
 #   tools/clients/home_assistant.sh FOLDER remove           never by hand: /dev of this machine is mounted inside
 set -eu
 folder=$(realpath -m "$1")
+. "$(dirname "$0")/process.sh"
 debian=$folder/debian
 version=${HOME_ASSISTANT:-2026.11.0}
 
@@ -165,18 +166,11 @@ PYTHON
     ;;
 start)
     mount_system
-    setsid nice -n 10 chroot "$debian" env LANG=C.UTF-8 HOME=/config /opt/home/bin/hass -c /config --skip-pip >"$folder/log" 2>&1 </dev/null &
-    echo $! >"$folder/pid"
-    for _ in $(seq 180); do
-        curl -sfo /dev/null http://127.0.0.1:8123/manifest.json && exit
-        sleep 1
-    done
-    tail "$folder/log"
-    exit 1
+    start chroot "$debian" env LANG=C.UTF-8 HOME=/config /opt/home/bin/hass -c /config --skip-pip
+    await curl -sfo /dev/null http://127.0.0.1:8123/manifest.json
     ;;
 stop)
-    kill "$(cat "$folder/pid")"
-    tail --pid="$(cat "$folder/pid")" -f /dev/null
+    stop
     ;;
 forget)
     rm -rf "$folder/token" "$debian/config/.storage" "$debian"/config/home-assistant*.db* "$debian"/config/home-assistant.log*

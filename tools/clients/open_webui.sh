@@ -10,6 +10,7 @@
 # 10,700 of the toy, which has room for 4,096.
 set -eu
 folder=$(realpath -m "$1")
+. "$(dirname "$0")/process.sh"
 case $2 in
 install)
     mkdir -p "$folder/browser"
@@ -34,17 +35,11 @@ start)
         export "AUDIO_${part}_ENGINE=openai" "AUDIO_${part}_OPENAI_API_BASE_URL=$base" "AUDIO_${part}_OPENAI_API_KEY=$key"
     done
     export AUDIO_STT_MODEL=any AUDIO_REALTIME_ENABLED=True AUDIO_REALTIME_MODEL=any
-    setsid "$folder/program/bin/open-webui" serve --host 127.0.0.1 --port 3000 >"$folder/log" 2>&1 </dev/null &
-    echo $! >"$folder/pid"
-    for _ in $(seq 180); do
-        curl -so /dev/null http://127.0.0.1:3000/health && exit
-        sleep 1
-    done
-    tail "$folder/log"
-    exit 1
+    start "$folder/program/bin/open-webui" serve --host 127.0.0.1 --port 3000
+    await curl -so /dev/null http://127.0.0.1:3000/health
     ;;
 stop)
-    kill "$(cat "$folder/pid")"
+    stop
     ;;
 *)
     echo "install, start or stop" >&2

@@ -11,6 +11,7 @@
 #   tools/clients/speech_to_speech.sh FOLDER stop
 set -eu
 folder=$(realpath -m "$1")
+. "$(dirname "$0")/process.sh"
 export HOME="$folder/home" HF_HUB_OFFLINE=1
 case $2 in
 install)
@@ -51,21 +52,13 @@ start)
     *) echo "audio, responses or realtime" >&2 && exit 2 ;;
     esac
     # shellcheck disable=SC2086
-    setsid nice -n 10 "$folder/program/bin/speech-to-speech" serve --host 127.0.0.1 --port 8765 --device cpu --no_smart_turn $options \
+    start "$folder/program/bin/speech-to-speech" serve --host 127.0.0.1 --port 8765 --device cpu --no_smart_turn $options \
         --model_name any --responses_api_base_url "$base" --responses_api_api_key none \
-        --tts openai --openai_tts_base_url "$base" --openai_tts_api_key none >"$folder/log" 2>&1 </dev/null &
-    echo $! >"$folder/pid"
-    for _ in $(seq 180); do
-        curl -so /dev/null http://127.0.0.1:8765/ && exit
-        kill -0 "$(cat "$folder/pid")" || break
-        sleep 1
-    done
-    tail "$folder/log"
-    exit 1
+        --tts openai --openai_tts_base_url "$base" --openai_tts_api_key none
+    await curl -so /dev/null http://127.0.0.1:8765/
     ;;
 stop)
-    kill "$(cat "$folder/pid")"
-    tail --pid="$(cat "$folder/pid")" -f /dev/null
+    stop
     ;;
 *)
     echo "install, start or stop" >&2
