@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
-import io
 import os
 import re
 import shutil
@@ -222,11 +221,14 @@ def link(target: Target, work: Path, objects: list[Path], out: Path, python: boo
 # ---- archives --------------------------------------------------------------------------------------------------------
 
 
-def pure_part(work: Path) -> tuple[Path, Path]:
-    """The package without its extension module, and the folder of metadata, both as setuptools makes them."""
-    package, metadata = work / "pure", work / "metadata"
-    sources = work / "sources"
-    with tarfile.open(fileobj=io.BytesIO(_sdist(work))) as archive:
+def pure_part(work: Path) -> None:
+    """Makes work/pure, the package without its extension module, and work/metadata, as setuptools has them.
+
+    Both are made of the source distribution: what is not in it cannot be in a wheel.
+    """
+    package, metadata, sources = work / "pure", work / "metadata", work / "sources"
+    run(sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={work}", "sdist", f"--dist-dir={work / 'sdist'}")
+    with tarfile.open(next((work / "sdist").glob("*.tar.gz"))) as archive:
         archive.extractall(sources, filter="data")
     (folder,) = sources.iterdir()
     run(sys.executable, "setup.py", "-q", "build_py", "--build-lib", package, cwd=folder)
@@ -236,14 +238,6 @@ def pure_part(work: Path) -> tuple[Path, Path]:
     manual = package / f"{info.name.removesuffix('.dist-info')}.data" / "data" / "share" / "man" / "man1"
     manual.mkdir(parents=True)
     shutil.copy(folder / "docs" / "edge-gemma.1", manual)
-    return package, info
-
-
-def _sdist(work: Path) -> bytes:
-    """The source distribution: what is not in it cannot be in a wheel."""
-    run(sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={work}", "sdist", f"--dist-dir={work / 'sdist'}")
-    (path,) = (work / "sdist").glob("*.tar.gz")
-    return path.read_bytes()
 
 
 def write_wheel(target: Target, work: Path, module: Path, out: Path) -> Path:
@@ -312,7 +306,7 @@ def check_wheel(target: Target, path: Path) -> list[str]:
             if digest != f"sha256={found}":
                 raise Failure(f"{path.name}: the digest of {name} is wrong.")
     said = ["digests agree"]
-    report = run(sys.executable, "-m", "abi3audit", "--strict", "--report", path)
+    run(sys.executable, "-m", "abi3audit", "--strict", "--report", path)
     said.append("stable interface")
     if "manylinux" in target.tag:
         report = run(sys.executable, "-m", "auditwheel", "show", path)
@@ -331,8 +325,9 @@ def check_wheel(target: Target, path: Path) -> list[str]:
 def workplace(keep: Path | None) -> Iterator[Path]:
     """A folder for what lies between the sources and the archives."""
     if keep:
-        shutil.rmtree(keep, ignore_errors=True)
-        keep.mkdir(parents=True)
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise Failure(f"{keep} is not empty: choose another folder for --keep.")
         yield keep
         return
     with tempfile.TemporaryDirectory(prefix="edge-gemma-wheels-") as folder:
