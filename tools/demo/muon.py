@@ -64,14 +64,17 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shapes.setdefault(tuple(parameter.shape), []).append(parameter)
-            for shape, parameters in shapes.items():
-                moved = self._directions(parameters, group["momentum"])
+            for number, (shape, parameters) in enumerate(shapes.items()):
+                moved = self._directions(parameters, group["momentum"], number)
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for parameter, direction in zip(parameters, moved, strict=True):
                     parameter.mul_(1 - group["lr"] * group["decay"]).sub_(direction, alpha=rate)
 
-    def _directions(self, parameters: list[Tensor], momentum: float) -> Tensor:
-        """The orthogonal steps of parameters of one shape. Every process makes its part, and the sum has all."""
+    def _directions(self, parameters: list[Tensor], momentum: float, number: int) -> Tensor:
+        """The orthogonal steps of parameters of one shape. Every process makes its part, and the sum has all.
+
+        The parts rotate with the number of the shape, since the last one is the largest.
+        """
         wanted = []
         for parameter in parameters:
             assert parameter.grad is not None
@@ -81,7 +84,8 @@ class Muon(torch.optim.Optimizer):
         stacked = torch.stack(wanted)
         if self.ranks == 1:
             return orthogonal(stacked)
-        mine = slice(len(wanted) * self.rank // self.ranks, len(wanted) * (self.rank + 1) // self.ranks)
+        part = (self.rank + number) % self.ranks
+        mine = slice(len(wanted) * part // self.ranks, len(wanted) * (part + 1) // self.ranks)
         moved = torch.zeros_like(stacked)
         if mine.start < mine.stop:
             moved[mine] = orthogonal(stacked[mine])

@@ -219,8 +219,7 @@ class _Norm(torch.autograd.Function):
 def speed_up(model: Gemma4ForConditionalGeneration) -> None:
     """Makes training steps two to three times as fast on a CPU, with the same values.
 
-    Norms need fewer passes over memory. The first convolutions keep the channels last, since the library would transpose
-    their outputs (100 MB a batch) several times.
+    Norms need fewer passes over memory, and so do the first convolutions.
     """
 
     def norm(self: nn.Module, x: Tensor) -> Tensor:
@@ -230,22 +229,44 @@ def speed_up(model: Gemma4ForConditionalGeneration) -> None:
         if type(module).__name__ == "Gemma4RMSNorm":
             module.forward = types.MethodType(norm, module)
 
-    def forward(self: nn.Module, states: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        if mask is not None:
-            states = states * mask[:, None, :, None]
-        kind = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-        with torch.autocast("cpu", enabled=False):
-            states = states.to(kind).contiguous(memory_format=torch.channels_last)
-            states = F.conv2d(states, self.conv.weight.to(kind), stride=2, padding=1).permute(0, 2, 3, 1)
-            states = F.layer_norm(states, states.shape[-1:], self.norm.weight.to(kind), eps=self.norm.eps)
-            states = torch.relu(states).permute(0, 3, 1, 2)
-        return states, None if mask is None else mask[:, ::2]
+    projection = model.model.audio_tower.subsample_conv_projection
+    projection.forward = types.MethodType(_subsampled, projection)
 
-    for layer in (
-        model.model.audio_tower.subsample_conv_projection.layer0,
-        model.model.audio_tower.subsample_conv_projection.layer1,
-    ):
-        layer.forward = types.MethodType(forward, layer)
+
+_READERS = ((1,), (0, 2))  # which rows of a kernel of 3 with stride 2 read the even places, and which the odd ones
+
+
+def _subsampled(self: nn.Module, mel: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The two strided convolutions of the audio encoder and their projection.
+
+    The first one's outputs (100 MB a batch) are made in four parts, by the parity of their places in time and frequency. Each
+    place of the second one's kernel reads one part, at all its positions, so that products suffice and nothing is transposed.
+    """
+    kind = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+    first, second = self.layer0, self.layer1
+    with torch.autocast("cpu", enabled=False):
+        if mask is not None:
+            mel = mel * mask[..., None]
+            mask = mask[:, ::2]
+        windows = F.pad(mel.to(kind), (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)
+        taps = first.conv.weight.to(kind).flatten(1).t()
+        steps, rows = (windows.shape[1] + 1) // 2, (windows.shape[2] + 1) // 2
+        out = mel.new_zeros(len(mel), steps, rows, len(second.conv.weight), dtype=kind)
+        for odd_time in (0, 1):
+            for odd_row in (0, 1):
+                part = windows[:, odd_time::2, odd_row::2].flatten(3) @ taps
+                part = F.layer_norm(part, part.shape[-1:], first.norm.weight.to(kind), eps=first.norm.eps).relu()
+                places = [(down, across) for down in _READERS[odd_time] for across in _READERS[odd_row]]
+                kernel = torch.cat([second.conv.weight[:, :, down, across] for down, across in places])
+                products = part @ kernel.to(kind).t()
+                if mask is not None:
+                    products = products * mask[:, odd_time::2, None, None].to(kind)
+                for (down, across), product in zip(places, products.chunk(len(places), -1), strict=True):
+                    early, low = int(down == 0), int(across == 0)  # read one place before
+                    late, high = steps - early - product.shape[1], rows - low - product.shape[2]
+                    out = out + F.pad(product, (0, 0, low, high, early, late))
+        out = F.layer_norm(out, out.shape[-1:], second.norm.weight.to(kind), eps=second.norm.eps).relu()
+    return self.input_proj_linear(out.flatten(2)), None if mask is None else mask[:, ::2]
 
 
 def parameters(model: nn.Module) -> int:

@@ -60,18 +60,20 @@ class Drawings(torch.utils.data.IterableDataset):  # type: ignore[misc]
         tokens: the budgets of soft tokens, of which each batch has one.
         patches: patches of a batch, which determine its size.
         held_out: whether the pictures are those for tests.
+        rank: the number of the process. Processes with the same seed get pictures of the same size at the same time, since
+            all wait for the last one.
     """
 
-    def __init__(self, seed: int, tokens: tuple[int, ...], patches: int, held_out: bool = False) -> None:
-        self.seed, self.tokens, self.patches, self.held_out = seed, tokens, patches, held_out
+    def __init__(self, seed: int, tokens: tuple[int, ...], patches: int, held_out: bool = False, rank: int = 0) -> None:
+        self.seed, self.tokens, self.patches, self.held_out, self.rank = seed, tokens, patches, held_out, rank
 
     def __iter__(self) -> Iterator[Pictures]:
         torch.set_num_threads(1)
-        rng = random.Random(self.seed)
+        sizes, drawn = random.Random(self.seed), random.Random(f"{self.seed} {self.rank}")
         while True:
-            budget = rng.choice(self.tokens)
-            columns, rows = grid(rng, budget)
-            yield batch(rng, columns, rows, max(2, self.patches // (9 * columns * rows)), self.held_out)
+            budget = sizes.choice(self.tokens)
+            columns, rows = grid(sizes, budget)
+            yield batch(drawn, columns, rows, max(2, self.patches // (9 * columns * rows)), self.held_out)
 
 
 def grid(rng: random.Random, budget: int) -> tuple[int, int]:

@@ -80,16 +80,30 @@ class Batch:
 
 
 class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
-    """An endless stream of batches, each with clips of similar length; `augmented` ones are changed at random."""
+    """An endless stream of batches, each with `size` clips of similar length; `augmented` ones are changed at random.
 
-    def __init__(self, folder: Path, split: str, seed: int, size: int, augmented: bool = True) -> None:
-        self.folder, self.split, self.seed, self.size, self.augmented = folder, split, seed, size, augmented
+    With the same seed, `ranks` processes share batches of `size` clips each: all get clips of the same length at the same time,
+    since all wait for the last one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        seed: int,
+        size: int,
+        augmented: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.folder, self.split, self.seed, self.size, self.augmented = folder, split, seed, size * ranks, augmented
+        self.rank, self.ranks = rank, ranks
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         entries, samples = clips.load(self.folder, self.split)
         rng = random.Random(self.seed)
-        noise = np.random.default_rng(self.seed)
+        noise = np.random.default_rng((self.seed, self.rank))
         groups = {name: [at for at, clip in enumerate(entries) if clip.sentence.language == name] for name in LANGUAGES}
         while True:
             language = rng.choices(LANGUAGES, [len(groups[name]) for name in LANGUAGES])[0]
@@ -97,7 +111,7 @@ class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
             pool = rng.sample(groups[language], min(size * 8, len(groups[language]) // size * size))
             pool.sort(key=lambda at: entries[at].end - entries[at].begin)
             for first in rng.sample(range(0, len(pool), size), min(4, len(pool) // size)):
-                yield self._batch(pool[first : first + size], entries, samples, noise)
+                yield self._batch(pool[first + self.rank : first + size : self.ranks], entries, samples, noise)
 
     def _batch(self, numbers: list[int], entries: list[clips.Clip], samples: Any, noise: Any) -> Batch:
         chosen = [entries[at] for at in numbers]
@@ -478,7 +492,7 @@ class Training:
 
     def _streams(self, stage: Stage) -> tuple[Iterator[Batch] | None, Iterator[sight.Pictures] | None]:
         """The batches of speech and of pictures of a stage."""
-        seed = (1000000 * self.stage + self.step + 7) * self.ranks + self.rank
+        seed = 1000000 * self.stage + self.step + 7
 
         def stream(source: Any) -> Iterator[Any]:
             return iter(torch.utils.data.DataLoader(source, batch_size=None, num_workers=1, prefetch_factor=6))
@@ -486,9 +500,10 @@ class Training:
         speech = pictures = None
         if stage.hearing:
             augmented = stage.name != "flat"
-            speech = stream(Recordings(self.recordings, "train", seed, BATCH // self.ranks, augmented))
+            part = BATCH // self.ranks
+            speech = stream(Recordings(self.recordings, "train", seed, part, augmented, self.rank, self.ranks))
         if stage.tokens:
-            pictures = stream(sight.Drawings(seed, stage.tokens, PATCHES // self.ranks))
+            pictures = stream(sight.Drawings(seed, stage.tokens, PATCHES // self.ranks, rank=self.rank))
         return speech, pictures
 
     def learn(self, stage: Stage, batch: Batch | sight.Pictures | None) -> dict[str, float]:
