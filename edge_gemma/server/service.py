@@ -1,8 +1,8 @@
 """`edge-gemma serve --install-service`: a unit of systemd that starts the server with the machine.
 
-Root installs a unit of the system, which runs as a user of its own that systemd makes; everybody else a unit of their own.
-Either may write nowhere but into the cache's folder, sees no devices, and has no rights to lose. The key goes into a file
-that its owner alone can read: everybody sees the options of a command.
+Root installs a unit of the system, which runs as a user of its own that systemd makes. It may write nowhere but into the
+cache's folder, sees no devices, and has no rights to lose. Everybody else installs a unit of their own, which has the rights of
+its user but may gain none. The key goes into a file that its owner alone can read: everybody sees the options of a command.
 """
 
 from __future__ import annotations
@@ -21,8 +21,21 @@ from .settings import Settings, is_loopback
 __all__ = ["install", "notify", "unit_text"]
 
 _NAME = "edge-gemma.service"
-_HARDENING = """\
+_CONFINED = """\
 NoNewPrivileges=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+UMask=0077
+"""
+# These need rights that the systemd of a user does not have: there, a unit with them does not start (218/CAPABILITIES).
+_OF_SYSTEM = """\
 ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
@@ -34,17 +47,7 @@ ProtectControlGroups=yes
 ProtectClock=yes
 ProtectHostname=yes
 ProtectProc=invisible
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallErrorNumber=EPERM
 CapabilityBoundingSet=
-UMask=0077
 """
 
 
@@ -54,10 +57,12 @@ def unit_text(command: Sequence[str], *, system: bool, writable: Sequence[str] =
     Args:
         command: program and arguments; paths are absolute.
         system: a unit of the system and not of a user.
-        writable: folders that the server writes into.
+        writable: folders that a unit of the system may write into.
     """
-    owner = "DynamicUser=yes\nStateDirectory=edge-gemma\n" if system else ""
-    paths = "".join(f"ReadWritePaths={_quoted(path)}\n" for path in writable)
+    rights = ""
+    if system:
+        paths = "".join(f"ReadWritePaths={_quoted(path)}\n" for path in writable)
+        rights = f"DynamicUser=yes\nStateDirectory=edge-gemma\n{paths}{_OF_SYSTEM}"
     return f"""\
 [Unit]
 Description=edge_gemma: Gemma for other programs
@@ -71,7 +76,7 @@ TimeoutStartSec=600
 TimeoutStopSec=60
 Restart=on-failure
 RestartSec=5
-{owner}{paths}{_HARDENING}
+{rights}{_CONFINED}
 [Install]
 WantedBy={"multi-user" if system else "default"}.target
 """

@@ -123,13 +123,13 @@ def test_a_service_is_written(tmp_path, monkeypatch, capsys):
     command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
     assert "--parallel 2" in command and str(tmp_path / "kept") in command and "--install-service" not in command
     assert '--allow-host "50%% $$HOME"' in command and f"--api-key-file {key}" in command
-    assert f"ReadWritePaths={tmp_path / 'kept'}" in unit
 
 
 def test_the_unit_gives_no_rights():
-    unit = unit_text(["/usr/bin/python3", "-m", "edge_gemma", "serve"], system=True)
+    unit = unit_text(["/usr/bin/python3", "-m", "edge_gemma", "serve"], system=True, writable=["/var/cache/kept"])
     lines = set(unit.splitlines())
     assert {"NoNewPrivileges=yes", "ProtectSystem=strict", "DynamicUser=yes", "CapabilityBoundingSet="} <= lines
+    assert "ReadWritePaths=/var/cache/kept" in lines
     assert "[Install]" in lines and "Type=notify" in lines
 
 

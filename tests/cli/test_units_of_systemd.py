@@ -65,3 +65,13 @@ def test_the_server_has_few_rights(analyze: Analyze) -> None:
         pytest.skip("needs systemd 250")
     assert found.returncode == 0, found.stdout[-300:]
     assert analyze(text.replace("CapabilityBoundingSet=", "#"), *most).returncode != 0
+
+
+def test_a_users_unit_asks_for_nothing_that_a_user_lacks() -> None:
+    """The systemd of a user cannot drop capabilities or mount, and on some versions does not start a unit that wants it."""
+    refused = ("CapabilityBoundingSet", "DynamicUser", "Private", "Protect", "ReadWritePaths")
+    mine = unit_text(COMMAND, system=False, writable=["/tmp"])
+    assert [line for line in mine.splitlines() if line.startswith(refused)] == []
+    whole = unit_text(COMMAND, system=True, writable=["/tmp"])
+    assert {line for line in mine.splitlines() if line.startswith("Restrict")} <= set(whole.splitlines())
+    assert all(option in whole for option in refused)
