@@ -387,8 +387,8 @@ COURSE = [
     Stage("typed", 250, speaking=2e-3),
     Stage("eyes", 1200, seeing=1.2e-3, tokens=SMALL),
     Stage("flat", 60, hearing=1.2e-3),
-    Stage("ears", 2400, hearing=1.2e-3),
-    Stage("all", 3600, 6e-4, 6e-4, 1.2e-3, FULL, every=3),
+    Stage("ears", 1800, hearing=1.2e-3),
+    Stage("all", 3300, 6e-4, 6e-4, 1.2e-3, FULL, every=3),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
