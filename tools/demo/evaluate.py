@@ -302,9 +302,7 @@ def run_pictures(model: eg.Model, count: int, seed: int, verbose: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", type=Path, nargs="?")
-    parser.add_argument("model")
-    parser.add_argument("mmproj", nargs="?")
+    parser.add_argument("files", type=Path, nargs="+", help="CLIPS MODEL.gguf MMPROJ.gguf; CLIPS not with --pictures")
     parser.add_argument("--pictures", type=int, metavar="COUNT", help="show pictures instead of playing recordings")
     parser.add_argument("--forms", action="store_true", help="type commands, with and without a grammar of the calls")
     parser.add_argument("--spoken", action="store_true", help="speak to the whole demo")
@@ -315,17 +313,19 @@ def main() -> None:
     parser.add_argument("--kv", default="f16", choices=["f16", "f32", "q8"], help="type of the KV cache")
     parser.add_argument("--verbose", action="store_true", help="print what is wrong")
     options = parser.parse_args()
-    if not (options.recordings or options.pictures):
-        parser.error("CLIPS or --pictures is missing.")
-    with eg.Model.load(options.model, mmproj=options.mmproj, threads=options.threads) as model:
+    wanted = 2 if options.pictures else 3
+    if len(options.files) != wanted:
+        parser.error(f"{wanted} files are wanted: {'' if options.pictures else 'CLIPS '}MODEL.gguf MMPROJ.gguf.")
+    clips_folder, (file, mmproj) = options.files[0], options.files[-2:]
+    with eg.Model.load(file, mmproj=mmproj, threads=options.threads) as model:
         if options.pictures:
             print(run_pictures(model, options.pictures, options.seed, options.verbose))
         elif options.spoken:
-            print(run_spoken(model, options.recordings, options.split, options.count, options.seed, options.verbose))
+            print(run_spoken(model, clips_folder, options.split, options.count, options.seed, options.verbose))
         else:
             speaker = Speaker(model, options.kv)
             examined = run_forms if options.forms else run
-            print(examined(speaker, options.recordings, options.split, options.count, options.seed, options.verbose))
+            print(examined(speaker, clips_folder, options.split, options.count, options.seed, options.verbose))
 
 
 if __name__ == "__main__":
