@@ -3,8 +3,9 @@
     python train.py CLIPS HF
 
 CLIPS is the folder that clips.py has written. HF is the folder with the tokenizer, which becomes a Hugging Face checkpoint.
-The state is saved every few minutes to HF.state, from which an interrupted training continues. Every process computes its
-own part of each batch, which is a third faster than one process with all processors.
+The state is saved every few minutes to HF.state, from which an interrupted training continues; without one it begins with the
+weights of unfinished.npz, if there are such. Every process computes its own part of each batch, which is a third faster than
+one process with all processors.
 
 The audio encoder learns with CTC, which has to find the alignment of sounds and letters by itself. In its first thousand steps
 it learns only the frequency of letters. So the training begins with a rough alignment: letters at equal distances between the
@@ -43,6 +44,7 @@ import muon
 import network
 import sight
 import tasks
+import unfinished
 from edge_gemma import kernels
 from vocabulary import Pieces
 from words import LANGUAGES
@@ -388,7 +390,7 @@ COURSE = [
     Stage("eyes", 1200, seeing=1.2e-3, tokens=SMALL),
     Stage("flat", 60, hearing=1.2e-3),
     Stage("ears", 1800, hearing=1.2e-3),
-    Stage("all", 3300, 6e-4, 6e-4, 1.2e-3, FULL, every=3),
+    Stage("all", 2400, 6e-4, 6e-4, 1.2e-3, FULL),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
@@ -436,10 +438,14 @@ class Training:
         }
         self.parts = {"model": self.model, "head": self.trainer.head, "sight": self.trainer.sight, **self.optimizers}
         self.stage = self.step = 0
+        state: dict[str, Any] = {}
         if self.path.exists():
             state = torch.load(self.path, weights_only=False)
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
+        elif unfinished.FILE.exists():
+            state = unfinished.read()
+        for name in self.parts.keys() & state.keys():
+            self.parts[name].load_state_dict(state[name])
+        if state:
             self.stage, self.step = state["stage"], state["step"]
 
     def log(self, text: str) -> None:
