@@ -35,7 +35,11 @@ tcmalloc() { ls /usr/lib/*/libtcmalloc_minimal.so.4 2>/dev/null | head -n 1; }
 cd "$here"
 run="$venv/bin/python"
 $run clips.py "$folder/clips"
-[ -f "$folder/hf/tokenizer.json" ] || $run vocabulary.py "$folder/hf"
+[ -f "$folder/hf/tokenizer.json" ] || {
+    $run vocabulary.py "$folder/hf"
+    # The weights of an unfinished training belong to its own vocabulary.
+    [ ! -f unfinished.npz ] || cp unfinished-tokenizer.json "$folder/hf/tokenizer.json"
+}
 LD_PRELOAD=$(tcmalloc) $run train.py "$folder/clips" "$folder/hf"
 $run export.py "$folder/hf"
 data=../../edge_gemma/demo/data

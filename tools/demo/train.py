@@ -25,7 +25,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +368,6 @@ class Stage:
         hearing, seeing, speaking: learning rates of the audio encoder, the vision encoder and the decoder. They rise for 60
             steps and then fall along a cosine.
         tokens: budgets of the pictures.
-        every: of so many steps one has speech, and the others have pictures.
     """
 
     name: str
@@ -377,7 +376,6 @@ class Stage:
     seeing: float = 0.0
     speaking: float = 0.0
     tokens: tuple[int, ...] = ()
-    every: int = 2
 
     def factor(self, step: int) -> float:
         """The factor of the learning rates at a step."""
@@ -438,15 +436,15 @@ class Training:
         }
         self.parts = {"model": self.model, "head": self.trainer.head, "sight": self.trainer.sight, **self.optimizers}
         self.stage = self.step = 0
-        state: dict[str, Any] = {}
         if self.path.exists():
-            state = torch.load(self.path, weights_only=False)
+            self._go_on(torch.load(self.path, weights_only=False), self.parts)
         elif unfinished.FILE.exists():
-            state = unfinished.read()
-        for name in self.parts.keys() & state.keys():
+            self._go_on(unfinished.read(), unfinished.PARTS)
+
+    def _go_on(self, state: dict[str, Any], parts: Iterable[str]) -> None:
+        for name in parts:
             self.parts[name].load_state_dict(state[name])
-        if state:
-            self.stage, self.step = state["stage"], state["step"]
+        self.stage, self.step = state["stage"], state["step"]
 
     def log(self, text: str) -> None:
         """Prints a line, in the first process."""
@@ -472,7 +470,7 @@ class Training:
             speech, pictures = self._streams(stage)
             while self.step < stage.steps:
                 batch: Batch | sight.Pictures | None = None
-                if pictures is not None and (speech is None or self.step % stage.every):
+                if pictures is not None and (speech is None or self.step % 2):
                     batch = next(pictures)
                 elif speech is not None:
                     batch = next(speech)

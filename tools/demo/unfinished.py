@@ -3,7 +3,8 @@
     python unfinished.py HF.state
 
 writes unfinished.npz, which train.py begins with where it finds no state. The optimizers' momenta are not in it: they come back
-within some steps. Delete the file when the training is finished.
+within some steps. The weights belong to the vocabulary in unfinished-tokenizer.json, a copy of HF's tokenizer.json. Delete both
+files when the training is finished.
 """
 
 from __future__ import annotations
