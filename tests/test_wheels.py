@@ -1,10 +1,10 @@
-"""tools/wheels.py: targets, archives and their checks; and, where zig is installed, a wheel that runs."""
+"""tools/wheels.py: targets, archives and their checks; tools/run_wheels.py: what was run, and what was not."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
+import run_wheels
 import wheels
 
 LISTED = "edge_gemma/__init__.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n"
@@ -68,23 +69,46 @@ def test_an_unknown_target_is_named(capsys: pytest.CaptureFixture[str], monkeypa
     assert "unknown target amiga; there are: linux-x86_64," in capsys.readouterr().err
 
 
+def test_what_was_not_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not to be able to run something is no failure, but a wheel that is not there is."""
+    assert run_wheels.run(["macos-arm64"], tmp_path, tmp_path / "work")
+    assert capsys.readouterr().out == ("macos-arm64, wheel: built, not run\nmacos-arm64, C library: built, not run\n")
+    assert not run_wheels.run(["linux-x86_64"], tmp_path, tmp_path / "work")
+    assert f"linux-x86_64, wheel: FAILED: it is not in {tmp_path}." in capsys.readouterr().out
+
+
+def test_a_wheel_with_other_words_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["right", "wrong"])
+    wheels.write_wheel(wheels.TARGETS["linux-x86_64"], tmp_path, unpacked(tmp_path), tmp_path)
+    place = tmp_path / "work/linux-x86_64/wheel/edge_gemma/__init__.py"
+
+    def output(*_: object, **__: str) -> str:
+        return json.dumps({"file": str(place), "said": next(said)})
+
+    monkeypatch.setattr(run_wheels, "output", output)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(wheels.Failure, match=r"\.whl says right, and the checkout wrong"):
+        run_wheels.Runner(tmp_path, tmp_path / "work").wheel("linux-x86_64")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
 @pytest.mark.slow
-def test_a_wheel_of_another_compiler_gives_the_same_answers(tmp_path: Path) -> None:
-    """The wheel that clang makes for this system transcribes as the one under test does."""
-    if not all(importlib.util.find_spec(name) for name in ("ziglang", "abi3info")):
-        pytest.skip("needs the packages ziglang and abi3info (the extra `release`)")
+@pytest.mark.parametrize("name", ["linux-x86_64", "linux-aarch64", "musl-x86_64", "windows-amd64"])
+def test_built_and_run(tmp_path: Path, work: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """What clang makes of the sources for a system says there what the package under test says here."""
+    if not all(importlib.util.find_spec(package) for package in ("ziglang", "abi3info")):
+        pytest.skip("needs the packages ziglang and abi3info")
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         pytest.skip("needs Linux on x86-64")
-    wheels.build(["linux-x86_64"], tmp_path, check=False)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
-        archive.extractall(tmp_path / "installed")
-    said = []
-    for folder in (tmp_path / "installed", ROOT):
-        command = "import edge_gemma as eg; m = eg.Model.load('toy'); s = m.session(); print(eg.__file__)\n"
-        command += "s.feed_text('Turn on the light.', bos=True)\n"
-        command += "print(list(s.generate(12, temperature=0)), s.logits().tobytes().hex())"
-        place = {**os.environ, "PYTHONPATH": str(folder)}
-        done = subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=place, capture_output=True, text=True)
-        assert not done.returncode, done.stderr
-        said.append(done.stdout.splitlines())
-    assert said[0][0].startswith(str(tmp_path)) and said[0][1] == said[1][1]
+    wheels.build([name], tmp_path, check=False)
+    capsys.readouterr()
+    assert run_wheels.run([name], tmp_path, work), capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    if unable := [line for line in said if ": not run" in line]:
+        pytest.skip(" ".join(unable))
+    assert sum(": run (" in line for line in said) == (1 if "musl" in name else 2), said

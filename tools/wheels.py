@@ -7,7 +7,7 @@ extension module of a wheel for CPython 3.10 and later, a shared library, and a 
 
 Needs the packages ziglang, cffi, setuptools and abi3info; with --check also abi3audit and auditwheel. What --check looks at:
 the stable interface (abi3audit), the version of the C library (auditwheel), the members and digests of the wheel, and the
-size of the libraries. Running them is another matter: docs/windows.md and docs/architecture.md say what was run where.
+size of the libraries. tools/run_wheels.py runs what one machine can run.
 """
 
 from __future__ import annotations
