@@ -363,7 +363,7 @@ class Stage:
 
     Attributes:
         name: typed (decoder, typed words only), flat (audio encoder, letters at equal distances), ears (audio encoder, CTC),
-            eyes (vision encoder, its head), all (everything).
+            eyes (vision encoder, its head), looking (decoder, pictures), all (everything).
         steps: number of steps.
         hearing, seeing, speaking: learning rates of the audio encoder, the vision encoder and the decoder. They rise for 60
             steps and then fall along a cosine.
@@ -383,12 +383,18 @@ class Stage:
 
 
 SMALL, FULL = (16, 20, 25, 30, 70), (35, 70, 70, 70, 140, 280)
+FINAL = (70, 70, 70, 70, 140, 280)  # what is printed can be read from 70 tokens on
 COURSE = [
     Stage("typed", 250, speaking=2e-3),
     Stage("eyes", 1200, seeing=1.2e-3, tokens=SMALL),
     Stage("flat", 60, hearing=1.2e-3),
     Stage("ears", 1800, hearing=1.2e-3),
-    Stage("all", 2400, 6e-4, 6e-4, 1.2e-3, FULL),
+    Stage("all", 2000, 6e-4, 6e-4, 1.2e-3, FULL),
+    Stage("ears", 1200, hearing=1.2e-3),
+    Stage("eyes", 700, seeing=9e-4, tokens=(70, 70, 140)),
+    # To find a thing by its label, the decoder needs many pictures: with few soft tokens, a step has more of them.
+    Stage("looking", 1000, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
+    Stage("all", 1500, 4e-4, 6e-4, 1e-3, FINAL),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
