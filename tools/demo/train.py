@@ -393,8 +393,8 @@ COURSE = [
     Stage("ears", 1200, hearing=1.2e-3),
     Stage("eyes", 700, seeing=9e-4, tokens=(70, 70, 140)),
     # To find a thing by its label, the decoder needs many pictures: with few soft tokens, a step has more of them.
-    Stage("looking", 1000, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
-    Stage("all", 1500, 4e-4, 6e-4, 1e-3, FINAL),
+    Stage("looking", 600, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
+    Stage("all", 1300, 4e-4, 6e-4, 1e-3, FINAL),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
