@@ -165,17 +165,20 @@ class Runner:
     def _download(self, name: str, platforms: Sequence[str], version: str, packages: Sequence[str]) -> None:
         """Unpacks packages of PyPI for another system into work/NAME/packages."""
         folder = self.work / name / "packages"
+        part = folder.with_name("packages.part")
+        shutil.rmtree(part, ignore_errors=True)
         platform = [option for each in platforms for option in ("--platform", each)]
         where = ["--python-version", version, "--only-binary", ":all:", *platform]
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", folder]
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", part]
         fetch(f"packages for {name}", [*pip, *where, *packages])
+        part.rename(folder)
 
     def _arm_python(self) -> list[str | Path]:
         """Debian's Python for arm64, in qemu."""
         need(QEMU[0], "apt-get", "dpkg-deb")
         folder = self.work / "linux-aarch64"
         root = folder / "root"
-        if not list(root.glob("usr/bin/python3.*")):
+        if not root.exists():
             self._unpack_debian("arm64", ["python3", "libstdc++6"], root)
         (python,) = (path for path in root.glob("usr/bin/python3.*") if path.suffix[1:].isdigit())
         platforms = ("manylinux2014_aarch64", "manylinux_2_28_aarch64")
@@ -201,9 +204,12 @@ class Runner:
         command = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
         fetch(f"Debian's lists for {machine}", [*command, "update"])
         fetch(f"Debian's packages for {machine}", [*command, "install", "-y", "--download-only", *packages])
-        root.mkdir(parents=True, exist_ok=True)
+        part = root.with_name(root.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         for package in sorted((apt / "cache/archives").glob("*.deb")):
-            output(["dpkg-deb", "-x", package, root])
+            output(["dpkg-deb", "-x", package, part])
+        part.rename(root)
 
     def _windows_python(self) -> list[str | Path]:
         """CPython for Windows, in wine: the library from the wheel of panda3d, the standard library from here."""
@@ -267,7 +273,7 @@ class Runner:
         with zipfile.ZipFile(self._built(f"edge_gemma-*-{name}.zip")) as archive:
             archive.extractall(folder)
         (top,) = folder.iterdir()
-        # A static library on Linux and musl: so the program needs no loader of that system. On Windows the DLL.
+        # The DLL on Windows, the static library elsewhere; with musl the C library is static too, and no loader is needed.
         library = (
             [top / "lib" / "edge_gemma.lib", "-DEG_SHARED"] if target.windows else [top / "lib" / "libedge_gemma.a"]
         )
