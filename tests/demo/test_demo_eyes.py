@@ -88,9 +88,10 @@ def test_shapes_colors_and_numbers(describer: Describer, drawn: list[scenes.Scen
     for scene in drawn:
         asked = scenes.questions(scene)
         for kind in ("shape", "color", "number"):
-            if found := [entry for entry in asked if entry[0] == kind]:
-                _, question, answer = rng.choice(found)
-                right.setdefault(kind, []).append(describer.describe(scene.pixels, question, BUDGET).text == answer)
+            if found := [question for question in asked if question.about == kind]:
+                question = rng.choice(found)
+                said = describer.describe(scene.pixels, question.text, BUDGET).text
+                right.setdefault(kind, []).append(said == question.answer)
     assert right.keys() == {"shape", "color", "number"}
     for kind, values in right.items():
         assert sum(values) >= 0.95 * len(values) - 1, (kind, sum(values), len(values))

@@ -55,7 +55,8 @@ def test_the_package_reads_the_lists_as_they_are_meant(drawn: list[scenes.Scene]
     for scene in drawn:
         height, width = scene.pixels.shape[:2]
         for label, things in scenes.labels(scene).items():
-            boxes = parse_boxes(tasks.located(scene, [(label, thing) for thing in things]), width, height)
+            parts = tasks.located(scene, [(label, thing) for thing in things])
+            boxes = parse_boxes("".join(text for text, _ in parts), width, height)
             assert len(boxes) == len(things) and {box.label for box in boxes} == {label}
             for box, thing in zip(boxes, things, strict=True):
                 found = (box.left, box.top, box.right, box.bottom)
@@ -71,7 +72,7 @@ def test_words_say_where_things_are(drawn: list[scenes.Scene]) -> None:
         axis = 0 if scene.relation == "left of" else 1
         assert first.box[axis + 2] < second.box[axis]
         assert f"{first.noun} {scene.relation} " in scenes.description(scene)
-        places = {question: answer for kind, question, answer in scenes.questions(scene) if kind == "place"}
+        places = {asked.text: asked.answer for asked in scenes.questions(scene) if asked.about == "place"}
         opposite = {"left of": "right of", "above": "below"}[scene.relation]
         wanted = f"{opposite} the {first.noun}."
         assert places[f"Where is the {second.noun}?"] == wanted[0].upper() + wanted[1:]
@@ -82,13 +83,13 @@ def test_words_say_where_things_are(drawn: list[scenes.Scene]) -> None:
 def test_words_count(drawn: list[scenes.Scene]) -> None:
     counts = set()
     for scene in drawn:
-        for kind, question, answer in scenes.questions(scene):
-            if kind == "number" and "shapes" not in question:
-                shape = re.fullmatch(r"How many (\w+?)(?:e?s) are there\?", question)
+        for asked in scenes.questions(scene):
+            if asked.about == "number" and "shapes" not in asked.text:
+                shape = re.fullmatch(r"How many (\w+?)(?:e?s) are there\?", asked.text)
                 assert shape
                 names = [thing.kind for thing in scene.things]
                 count = sum(name.rstrip("e") == shape[1].rstrip("e") for name in names)
-                assert scenes.NUMBERS[count].title() + "." == answer
+                assert scenes.NUMBERS[count].title() + "." == asked.answer
                 counts.add(count)
         if len(scene.things) > 1 and scene.alike:
             assert scenes.description(scene).lower().startswith(scenes.NUMBERS[len(scene.things)])
@@ -98,8 +99,22 @@ def test_words_count(drawn: list[scenes.Scene]) -> None:
 def test_an_answer_is_the_only_one(drawn: list[scenes.Scene]) -> None:
     for scene in drawn:
         answers: dict[str, str] = {}
-        for _, question, answer in scenes.questions(scene):
-            assert answers.setdefault(question, answer) == answer
+        for asked in scenes.questions(scene):
+            assert answers.setdefault(asked.text, asked.answer) == asked.answer
+
+
+def test_the_parts_of_an_answer_name_their_things(drawn: list[scenes.Scene]) -> None:
+    """The decoder learns from them where to look."""
+    for scene in drawn:
+        parts = tasks.described(scene)
+        assert "".join(text for text, _ in parts) == scenes.description(scene)
+        for text, thing in parts[:-1]:
+            assert thing and text.lower().endswith(thing.noun.lower())
+        for asked in scenes.questions(scene):
+            if asked.thing and asked.about == "text":
+                assert asked.answer == asked.thing.text + "."
+            elif asked.thing and asked.about == "color":
+                assert asked.thing.color in asked.answer.lower() and asked.thing.kind in asked.text
 
 
 def test_one_in_twenty_pairs_is_held_out(drawn: list[scenes.Scene]) -> None:

@@ -270,9 +270,9 @@ def look(describer: Describer, scene: scenes.Scene, budget: int, rng: random.Ran
 
     check("describe", None, scenes.description(scene))
     asked = scenes.questions(scene)
-    for kind in sorted({entry[0] for entry in asked}):
-        _, question, answer = rng.choice([entry for entry in asked if entry[0] == kind])
-        check(kind, question, answer)
+    for kind in sorted({question.about for question in asked}):
+        question = rng.choice([question for question in asked if question.about == kind])
+        check(kind, question.text, question.answer)
     label, things = rng.choice(list(scenes.labels(scene).items()))
     boxes = [(box.left, box.top, box.right, box.bottom) for box in describer.locate(scene.pixels, label, budget)]
     found["boxes"] = [max((overlap(thing.box, box) for box in boxes), default=0.0) >= 0.7 for thing in things]

@@ -362,7 +362,7 @@ def _sentence(text: str) -> str:
 
 
 def description(scene: Scene) -> str:
-    """What the picture shows, in a sentence."""
+    """What the picture shows, in a sentence. The noun of each thing is in it, unless they are alike."""
     first = scene.things[0]
     if len(scene.things) == 1:
         return _sentence(first.phrase)
@@ -381,40 +381,61 @@ def _plural(thing: Thing) -> str:
 OPPOSITE = {"left of": "right of", "above": "below"}
 
 
-def questions(scene: Scene) -> list[tuple[str, str, str]]:
-    """Questions about a picture: what is asked (shape, color, number, text or place), the question, and its answer."""
-    things, found = scene.things, list[tuple[str, str, str]]()
+@dataclass(frozen=True)
+class Question:
+    """A question about a picture.
+
+    Attributes:
+        about: what is asked: shape, color, number, text or place.
+        text, answer: the question and its answer.
+        thing: the thing that must be looked at for the answer, if it is one.
+    """
+
+    about: str
+    text: str
+    answer: str
+    thing: Thing | None = None
+
+
+def questions(scene: Scene) -> list[Question]:
+    """Questions about a picture."""
+    things, found = scene.things, list[Question]()
+    single = things[0] if len(things) == 1 else None
     shapes = [thing for thing in things if not thing.text]
     if scene.alike and shapes:
         answer = _sentence(shapes[0].phrase if len(things) == 1 else _plural(shapes[0]))
-        found += [("shape", question, answer) for question in ("Which shape is this?", "What shape is it?")]
+        found += [
+            Question("shape", question, answer, single) for question in ("Which shape is this?", "What shape is it?")
+        ]
     for thing in things if not scene.alike else things[:1]:
         if [other.kind for other in things].count(thing.kind) == 1 or scene.alike:
             many = len(things) > 1 and scene.alike
             noun = (_plural(thing).split()[-1] if many else thing.kind).strip()
             verb = "are" if many else "is"
             found += [
-                ("color", f"{what} color {verb} the {noun}?", _sentence(thing.color)) for what in ("What", "Which")
+                Question("color", f"{what} color {verb} the {noun}?", _sentence(thing.color), None if many else thing)
+                for what in ("What", "Which")
             ]
         if thing.text:
             answer = _sentence(thing.text)
-            found += [("text", question, answer) for question in ("What is written here?", "What does it say?")]
+            asked = ["What is written here?", "What does it say?"]
             if thing.kind == "number":
-                found.append(("text", "Which number is this?", answer))
+                asked.append("Which number is this?")
+            found += [Question("text", question, answer, thing) for question in asked]
     for kind in {thing.kind for thing in shapes}:
         count = sum(thing.kind == kind for thing in things)
         plural = kind + ("es" if kind == "cross" else "s")
-        found.append(("number", f"How many {plural} are there?", _sentence(NUMBERS[count])))
+        found.append(Question("number", f"How many {plural} are there?", _sentence(NUMBERS[count])))
     if shapes:
-        found.append(("number", "How many shapes are there?", _sentence(NUMBERS[len(shapes)])))
+        found.append(Question("number", "How many shapes are there?", _sentence(NUMBERS[len(shapes)])))
     if scene.relation:
         one, two = things
         opposite = OPPOSITE[scene.relation]
         found += [
-            ("place", f"Where is the {one.noun}?", _sentence(f"{scene.relation} the {two.noun}")),
-            ("place", f"Where is the {two.noun}?", _sentence(f"{opposite} the {one.noun}")),
-            ("place", f"What is {scene.relation} the {two.noun}?", _sentence(one.phrase)),
-            ("place", f"What is {opposite} the {one.noun}?", _sentence(two.phrase)),
+            Question("place", f"Where is the {one.noun}?", _sentence(f"{scene.relation} the {two.noun}")),
+            Question("place", f"Where is the {two.noun}?", _sentence(f"{opposite} the {one.noun}")),
+            Question("place", f"What is {scene.relation} the {two.noun}?", _sentence(one.phrase), one),
+            Question("place", f"What is {opposite} the {one.noun}?", _sentence(two.phrase), two),
         ]
     return found
 

@@ -128,16 +128,23 @@ def _written(parts: np.ndarray, columns: int, rows: int) -> np.ndarray:
     return grid.max(1).reshape(-1, 3)
 
 
-def _cells(scene: scenes.Scene, columns: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cells(scene: scenes.Scene, thing: scenes.Thing, columns: int, rows: int) -> np.ndarray:
+    """(rows, columns) which soft tokens belong to a thing: those whose middle it covers, and that of its own middle."""
+    (left, top, right, bottom), (across, down) = thing.box, thing.middle
     height, width = scene.pixels.shape[:2]
     x, y = _centers(scene, columns, rows)
+    inside = (y > top) & (y < bottom) & (x > left) & (x < right)
+    inside[int(down / height * rows), int(across / width * columns)] = True
+    return inside
+
+
+def _cells(scene: scenes.Scene, columns: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    height, width = scene.pixels.shape[:2]
     kinds, colors = np.zeros((rows, columns), np.int64), np.full((rows, columns), IGNORED)
     boxes = np.zeros((rows, columns, 4), np.float32)
     for thing in scene.things:
         left, top, right, bottom = thing.box
-        inside = (y > top) & (y < bottom) & (x > left) & (x < right)
-        across, down = thing.middle
-        inside[int(down / height * rows), int(across / width * columns)] = True
+        inside = cells(scene, thing, columns, rows)
         kinds[inside], colors[inside] = 1 + KINDS.index(thing.kind), COLORS.index(thing.color)
         boxes[inside] = (top / height, left / width, bottom / height, right / width)
     return kinds.reshape(-1), colors.reshape(-1), boxes.reshape(-1, 4)

@@ -69,9 +69,41 @@ def locate(labels: list[str], rng: random.Random) -> str:
     )
 
 
-def located(scene: scenes.Scene, found: list[tuple[str, scenes.Thing]]) -> str:
-    """The boxes of things with their labels, in Google's convention."""
-    return json.dumps([{"box_2d": scene.box(thing), "label": label} for label, thing in found])
+Part = tuple[str, scenes.Thing | None]  # a piece of an answer, and the thing that it is about, or None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A question about a picture.
+
+    Attributes:
+        question, answer: the texts.
+        parts: the answer.
+    """
+
+    question: str
+    parts: list[Part]
+
+    @property
+    def answer(self) -> str:
+        return "".join(text for text, _ in self.parts)
+
+
+def located(scene: scenes.Scene, found: list[tuple[str, scenes.Thing]]) -> list[Part]:
+    """The boxes of things with their labels, in Google's convention, in one part for each thing."""
+    entries = [(json.dumps({"box_2d": scene.box(thing), "label": label}), thing) for label, thing in found]
+    parts: list[Part] = [(("[" if at == 0 else ", ") + text, thing) for at, (text, thing) in enumerate(entries)]
+    return [*parts, ("]" if parts else "[]", None)]
+
+
+def described(scene: scenes.Scene) -> list[Part]:
+    """The description of a picture, in parts that end with the noun of a thing."""
+    text, parts = scenes.description(scene), list[Part]()
+    for thing in () if scene.alike and len(scene.things) > 1 else scene.things:
+        end = text.lower().index(thing.noun.lower()) + len(thing.noun)
+        parts.append((text[:end], thing))
+        text = text[end:]
+    return [*parts, (text, None)]
 
 
 def prompts() -> Iterator[str]:
@@ -115,11 +147,13 @@ class Example:
         words: tokens of the typed words; () for speech.
         answer: tokens of the answer.
         learn: for each token of the answer, whether the model has to learn it (not the tokens of a tool's result).
+        things: for each token of an answer about a picture, the thing that it is about; None if it is not one.
     """
 
     words: tuple[int, ...]
     answer: tuple[int, ...]
     learn: tuple[bool, ...]
+    things: tuple[scenes.Thing | None, ...] = ()
 
 
 class Tasks:
@@ -164,20 +198,26 @@ class Tasks:
         assert units[at + 1 : at + 2] == self.pieces.encode("?")
         return Request((*units[:at], self.pieces.find("<|image>")), tuple(units[at + 2 :]), True)
 
-    def about(self, question: str, answer: str) -> Example:
+    def about(self, shown: Shown) -> Example:
         """A question about a picture, and its answer."""
-        words = (self.pieces.find("<image|>"), *self.pieces.encode(question))
-        return Example(words, (ids := self.answer(answer)).answer, ids.learn)
+        words = (self.pieces.find("<image|>"), *self.pieces.encode(shown.question))
+        example = self.answer(shown.answer)
+        things, text = list[scenes.Thing | None](), ""
+        for part, thing in shown.parts:
+            text += part
+            things += [thing] * (len(self.pieces.encode(text)) - len(things))
+        return Example(words, example.answer, example.learn, (*things, None))
 
-    def shown(self, scene: scenes.Scene, rng: random.Random, kind: str) -> tuple[str, str]:
-        """A question of a kind (describe, question, locate) about a picture, and the answer."""
+    def shown(self, scene: scenes.Scene, rng: random.Random, kind: str) -> Shown:
+        """A question of a kind (describe, question, locate) about a picture."""
         if kind == "describe":
-            return rng.choices(DESCRIBE, (6, 2, 2))[0], scenes.description(scene)
+            return Shown(rng.choices(DESCRIBE, (6, 2, 2))[0], described(scene))
         if kind == "question":
             # Each thing that is asked for is as frequent as the others.
             found = scenes.questions(scene)
-            about = rng.choice(sorted({entry[0] for entry in found}))
-            return rng.choice([entry[1:] for entry in found if entry[0] == about])
+            about = rng.choice(sorted({question.about for question in found}))
+            question = rng.choice([question for question in found if question.about == about])
+            return Shown(question.text, [(question.answer, question.thing)])
         labels = scenes.labels(scene)
         absent = f"{rng.choice(list(scenes.COLORS))} {rng.choice(list(scenes.SHAPES))}"
         chosen = rng.sample(list(labels), min(len(labels), rng.choices((1, 2), (8, 2))[0]))
@@ -187,7 +227,7 @@ class Tasks:
         for label in chosen:
             things |= {thing: label for thing in labels.get(label, []) if thing not in things}
         ordered = sorted(things.items(), key=lambda item: item[0].box)
-        return locate(chosen, rng), located(scene, [(label, thing) for thing, label in ordered])
+        return Shown(locate(chosen, rng), located(scene, [(label, thing) for thing, label in ordered]))
 
     def _prompt(self) -> Prompt:
         return Prompt(self.pieces, None, SCHEMAS, {"enable_thinking": False})

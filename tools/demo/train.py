@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+import aim
 import augment
 import clips
 import domain
@@ -202,11 +203,12 @@ class Trainer:
         if soft is not None and counts is not None:
             sounds = soft[torch.arange(soft.shape[1])[None] < counts[:, None]]
         cache = self._read(self._embedded(torch.tensor([request.before])))
-        loss, right = self._answer(cache, len(examples), request, rows, examples, sounds)
+        loss, right, _ = self._answer(cache, len(examples), request, rows, examples, sounds)
         return loss, right.mean()
 
-    def pictured(self, pictures: sight.Pictures, soft: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The mean loss of tasks about pictures, and the shares of right answers.
+    def pictured(self, pictures: sight.Pictures, soft: Tensor) -> dict[str, Tensor]:
+        """The mean losses of tasks about pictures: "shown" of the answers, "aim" of what is looked at; and with "=", the
+        shares of right answers.
 
         A picture is read once, and its K/V are repeated for all of its tasks. Lists of boxes are several times as long as the
         other answers, so they are evaluated apart.
@@ -214,20 +216,20 @@ class Trainer:
         request, count = self.tasks.picture(), soft.shape[1]
         ids = torch.tensor([[*request.before, *[self.pieces.find("<|image|>")] * count]]).expand(len(soft), -1)
         cache = self._read(self._embedded(ids, soft.flatten(0, 1)))
-        losses, shares = [], dict[str, float]()
-        for kinds in (("describe", "question", "question", "question"), ("locate",)):
+        losses, aims, shares = [], [], dict[str, Tensor]()
+        for kinds in (("describe", "question", "question", "question"), ("locate", "locate")):
             examples = [
-                self.tasks.about(*self.tasks.shown(scene, self.rng, kind))
-                for scene in pictures.scenes
-                for kind in kinds
+                self.tasks.about(self.tasks.shown(scene, self.rng, kind)) for scene in pictures.scenes for kind in kinds
             ]
             rows = [list(example.words) for example in examples]
-            loss, right = self._answer(cache, len(kinds), request, rows, examples, None)
+            shown = [scene for scene in pictures.scenes for _ in kinds]
+            goals = aim.goals(shown, [example.things for example in examples], pictures.columns, pictures.rows)
+            loss, right, missed = self._answer(cache, len(kinds), request, rows, examples, None, goals)
             losses.append(loss)
-            shares |= {
-                kind: float(right.unflatten(0, (-1, len(kinds)))[:, _where(kinds, kind)].mean()) for kind in kinds
-            }
-        return torch.stack(losses).mean(), shares
+            aims.append(missed)
+            by_kind = right.unflatten(0, (-1, len(kinds)))
+            shares |= {f"{kind}=": by_kind[:, _where(kinds, kind)].mean() for kind in kinds}
+        return {"shown": torch.stack(losses).mean(), "aim": torch.stack(aims).mean()} | shares
 
     def _embedded(self, ids: Tensor, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings and per-layer embeddings of ids, with soft tokens in the places of `<|audio|>` and `<|image|>`."""
@@ -255,12 +257,16 @@ class Trainer:
         rows: list[list[int]],
         examples: list[tasks.Example],
         soft: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of the examples, whose tokens follow those in the cache, and which of them are all right.
+        goals: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of the examples, whose tokens follow those in the cache; which of them are all right; the loss of what is
+        looked at.
 
         Every timeline of the cache is repeated for `copies` examples, one after another. The cache stays as it is.
+        `goals` are those of aim.goals.
         """
         language = self.model.model.language_model
+        attention = language.layers[aim.LAYER].self_attn
         repeated = DynamicCache()
         for at, layer in enumerate(cache.layers):
             if layer.is_initialized:
@@ -279,15 +285,21 @@ class Trainer:
         there = torch.arange(longest)[None] >= empty
         place = read + (torch.arange(longest)[None] - empty).clamp(min=0)
         inputs, per_layer = self._embedded(ids, soft)
-        hidden = language(
-            inputs_embeds=inputs,
-            per_layer_inputs=per_layer,
-            attention_mask=torch.cat([torch.ones(len(rows), read, dtype=torch.bool), there], 1),
-            position_ids=place,
-            cache=repeated,
-            use_cache=True,
-            logits_to_keep=kept,
-        ).last_hidden_state
+        with aim.Inputs(attention) as seen:
+            hidden = language(
+                inputs_embeds=inputs,
+                per_layer_inputs=per_layer,
+                attention_mask=torch.cat([torch.ones(len(rows), read, dtype=torch.bool), there], 1),
+                position_ids=place,
+                cache=repeated,
+                use_cache=True,
+                logits_to_keep=kept,
+            ).last_hidden_state
+        missed = torch.zeros(())
+        if goals is not None:
+            begin = len(request.before)
+            keys = repeated.layers[aim.LAYER].keys[:, 0, begin : begin + goals.shape[2]]
+            missed = aim.loss(attention, seen, keys, goals)
         where = goal != -100
         logits = self.model.lm_head(hidden[where]).float()
         logits = 30 * torch.tanh(logits / 30)
@@ -296,7 +308,7 @@ class Trainer:
         # Every example counts the same, however long its answer is.
         share = 1 / (len(rows) * where.sum(1)[where.nonzero()[:, 0]])
         losses = F.cross_entropy(logits, goal[where], label_smoothing=0.02, reduction="none")
-        return (losses * share).sum(), (wrong == 0).float()
+        return (losses * share).sum(), (wrong == 0).float(), missed
 
     def spoken(
         self, batch: Batch, soft: Tensor, counts: Tensor, every: bool = False
@@ -394,7 +406,8 @@ COURSE = [
     Stage("eyes", 700, seeing=9e-4, tokens=(70, 70, 140)),
     # To find a thing by its label, the decoder needs many pictures: with few soft tokens, a step has more of them.
     Stage("looking", 600, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
-    Stage("all", 1300, 4e-4, 6e-4, 1e-3, FINAL),
+    Stage("ears", 1800, hearing=1.2e-3),
+    Stage("all", 2000, 4e-4, 6e-4, 1e-3, FINAL),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
@@ -537,9 +550,8 @@ class Training:
                 values |= found
                 losses += [alone * value for key, value in found.items() if key.isalpha()]
                 if stage.speaking:
-                    values["shown"], right = self.trainer.pictured(batch, soft)
-                    losses.append(values["shown"])
-                    values |= {f"{kind}=": torch.tensor(share) for kind, share in right.items()}
+                    values |= (found := self.trainer.pictured(batch, soft))
+                    losses += [found["shown"], aim.WEIGHT * found["aim"]]
             elif batch:
                 soft, counts = self.trainer.encode(batch)
                 lossy = self.trainer.equal_distances if stage.name == "flat" else self.trainer.ctc
@@ -601,9 +613,8 @@ def examine(trainer: Trainer, recordings: Path, stage: Stage, count: int = 8) ->
             for name, value in trainer.sight.losses(states, soft, pictures).items():
                 if not name.isalpha():
                     note(f"{budget} {name}", value)
-            right = trainer.pictured(pictures, soft)[1] if stage.speaking else {}
-            for kind, share in right.items():
-                note(f"{budget} {kind}", share)
+            for name, value in (trainer.pictured(pictures, soft) if stage.speaking else {}).items():
+                note(f"{budget} {name}", value)
     for _ in range(4 if stage.speaking else 0):
         task, _, right = trainer.typed(48, held_out=True)
         note(task, right)

@@ -76,11 +76,12 @@ def _corpus() -> Iterator[str]:
     for _ in range(PICTURES):
         scene = scenes.draw(rng, 64, 48)
         yield from _words(scenes.description(scene))
-        for _, question, answer in scenes.questions(scene):
-            yield from _words(question)
-            yield from _words(answer)
+        for question in scenes.questions(scene):
+            yield from _words(question.text)
+            yield from _words(question.answer)
         for things in scenes.labels(scene).values():
-            yield from _JSON.split(located(scene, [("", thing) for thing in things]).replace(" ", SPACE))
+            answer = "".join(text for text, _ in located(scene, [("", thing) for thing in things]))
+            yield from _JSON.split(answer.replace(" ", SPACE))
     for prompt in prompts():  # part of every request, so they are worth pieces of their own
         for _ in range(PROMPTS):
             yield from _words(prompt)
