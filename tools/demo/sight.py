@@ -24,6 +24,9 @@ PARTS = (*scenes.SHAPES, *string.digits, *string.ascii_uppercase)  # of patches;
 KINDS = (*scenes.SHAPES, "number", "word")  # of soft tokens; 0 is the ground
 COLORS = tuple(scenes.COLORS)
 BINS = 26  # of a side of a box, 40 thousandths apart
+PRECISION = (
+    10  # the weight of the mean distance of a side, as a share of the picture, beside the cross entropy of its bins
+)
 IGNORED = -100
 
 
@@ -172,10 +175,11 @@ class Head(nn.Module):
         weight = places - low
         scores = F.log_softmax(sides[things].unflatten(-1, (4, BINS)), -1)
         near = scores.gather(-1, low[..., None]).squeeze(-1) * (1 - weight)
-        box = -(near + scores.gather(-1, low[..., None] + 1).squeeze(-1) * weight).mean()
+        guess = (scores.exp() * torch.arange(BINS)).sum(-1)
+        missed = (guess - places).abs().mean() / (BINS - 1)
+        box = PRECISION * missed - (near + scores.gather(-1, low[..., None] + 1).squeeze(-1) * weight).mean()
         columns = self.columns(soft).unflatten(-1, (3, -1)).flatten(0, 2).float()
         characters = pictures.written.flatten()
-        guess = (scores.exp() * torch.arange(BINS)).sum(-1)
         return {
             "part": _balanced(parts, wanted[0]),
             "kind": _balanced(kinds, wanted[1]),
@@ -186,7 +190,7 @@ class Head(nn.Module):
             "kind=": (kinds.argmax(-1) == wanted[1])[things].float().mean(),
             "hue=": (colors.argmax(-1) == wanted[2])[things].float().mean(),
             "column=": _share(columns.argmax(-1) == characters, characters > 0),
-            "side~": (guess - places).abs().mean() / (BINS - 1),
+            "side~": missed,
         }
 
 

@@ -406,7 +406,9 @@ COURSE = [
     Stage("eyes", 700, seeing=9e-4, tokens=(70, 70, 140)),
     # To find a thing by its label, the decoder needs many pictures: with few soft tokens, a step has more of them.
     Stage("looking", 600, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
-    Stage("ears", 1800, hearing=1.2e-3),
+    Stage("eyes", 1500, seeing=1.2e-3, tokens=(70, 70, 70, 140)),
+    Stage("looking", 400, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
+    Stage("ears", 1700, hearing=1.2e-3),
     Stage("all", 2000, 4e-4, 6e-4, 1e-3, FINAL),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together

@@ -60,7 +60,7 @@ class Pieces:
 # syntax of tools, names with the marks after them.
 _WORDS = re.compile(r" ?[^\W\d_]+|\n+| ?\d| ?[^\w\s]| ")
 _SYNTAX = re.compile(r" ?[A-Za-z_]+[:{]*|\d|[^A-Za-z_\d ]+| ")
-_JSON = re.compile(f"{SPACE}?\\d+|,(?={SPACE}\\d)")  # the numbers of a list of boxes
+_JSON = re.compile(r"\d+")  # the numbers of a list of boxes
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL))
 
 
@@ -95,6 +95,29 @@ def _words(text: str) -> list[str]:
     ]
 
 
+def _numbers() -> list[list[str]]:
+    """Merges that make one piece of each side of a box, from 10 to 1000 in tens.
+
+    A side that is one piece is read from a place in the picture by products alone. Its second digit is not: that goes up and
+    down ten times across the picture.
+    """
+    digits = "123456789"
+    tens = [[digit, "0"] for digit in digits]
+    return [
+        *tens,
+        *([digit, "".join(ten)] for digit in digits for ten in tens),
+        *(["".join(ten), "0"] for ten in tens),
+        ["100", "0"],
+    ]
+
+
+def _with_numbers(merges: list[list[str]], numbers: list[list[str]]) -> list[list[str]]:
+    """The merges, with those of numbers at the end. The space after a comma becomes a part of the comma's piece first, not of
+    the digit's."""
+    spaced = [merge for merge in merges if merge[0] == SPACE and merge[1].isdigit()]
+    return [merge for merge in merges if merge not in spaced] + spaced + numbers
+
+
 def build(folder: Path) -> None:
     """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +128,9 @@ def build(folder: Path) -> None:
     trained = json.loads(tokenizer.to_str())
 
     pieces = sorted(trained["model"]["vocab"], key=trained["model"]["vocab"].get)
-    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    numbers = _numbers()
+    trained["model"]["merges"] = _with_numbers(trained["model"]["merges"], numbers)
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces, *map("".join, numbers)]
     tokens += [
         f"<unused{n}>" for n in range(-len(tokens) % 32)
     ]  # a multiple of 32, which suits quantized rows and threads
