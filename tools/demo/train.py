@@ -380,6 +380,7 @@ class Stage:
         hearing, seeing, speaking: learning rates of the audio encoder, the vision encoder and the decoder. They rise for 60
             steps and then fall along a cosine.
         tokens: budgets of the pictures.
+        pictures_every: one step in so many has pictures, where the others have speech.
     """
 
     name: str
@@ -388,6 +389,7 @@ class Stage:
     seeing: float = 0.0
     speaking: float = 0.0
     tokens: tuple[int, ...] = ()
+    pictures_every: int = 2
 
     def factor(self, step: int) -> float:
         """The factor of the learning rates at a step."""
@@ -408,8 +410,8 @@ COURSE = [
     Stage("looking", 600, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
     Stage("eyes", 1500, seeing=1.2e-3, tokens=(70, 70, 70, 140)),
     Stage("looking", 400, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
-    Stage("ears", 1700, hearing=1.2e-3),
-    Stage("all", 2000, 4e-4, 6e-4, 1e-3, FINAL),
+    Stage("ears", 1200, hearing=1.2e-3),
+    Stage("all", 1900, 4e-4, 6e-4, 1e-3, FINAL, pictures_every=3),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
@@ -491,7 +493,7 @@ class Training:
             speech, pictures = self._streams(stage)
             while self.step < stage.steps:
                 batch: Batch | sight.Pictures | None = None
-                if pictures is not None and (speech is None or self.step % 2):
+                if pictures is not None and (speech is None or self.step % stage.pictures_every == 1):
                     batch = next(pictures)
                 elif speech is not None:
                     batch = next(speech)
