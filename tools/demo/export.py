@@ -98,12 +98,12 @@ def pictures(folder: Path) -> None:
     for number, seed in enumerate(PICTURES):
         rng = random.Random(f"demo {seed}")
         scene = scenes.draw(rng, *PICTURE_SIZE)
-        _, question, answer = rng.choice(scenes.questions(scene))
+        asked = rng.choice(scenes.questions(scene))
         label, things = list(scenes.labels(scene).items())[-1]
         name = f"{number + 1}.png"
         Image.fromarray(scene.pixels).save(folder / name, optimize=True)
         boxes = [[round(value, 1) for value in thing.box] for thing in things]
-        words = {"description": scenes.description(scene), "question": question, "answer": answer}
+        words = {"description": scenes.description(scene), "question": asked.text, "answer": asked.answer}
         entries.append({"file": name, **words, "label": label, "boxes": boxes})
     (folder / "pictures.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 

@@ -90,9 +90,15 @@ class Shown:
 
 
 def located(scene: scenes.Scene, found: list[tuple[str, scenes.Thing]]) -> list[Part]:
-    """The boxes of things with their labels, in Google's convention, in one part for each thing."""
-    entries = [(json.dumps({"box_2d": scene.box(thing), "label": label}), thing) for label, thing in found]
-    parts: list[Part] = [(("[" if at == 0 else ", ") + text, thing) for at, (text, thing) in enumerate(entries)]
+    """The boxes of things with their labels, in Google's convention.
+
+    Of each entry, only what comes before the second side is a part that names its thing: whoever has written one side knows
+    where to read the next.
+    """
+    parts = list[Part]()
+    for label, thing in found:
+        begin, comma, rest = json.dumps({"box_2d": scene.box(thing), "label": label}).partition(",")
+        parts += [((", " if parts else "[") + begin, thing), (comma + rest, None)]
     return [*parts, ("]" if parts else "[]", None)]
 
 

@@ -410,7 +410,8 @@ COURSE = [
     Stage("looking", 600, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
     Stage("eyes", 1500, seeing=1.2e-3, tokens=(70, 70, 70, 140)),
     Stage("looking", 400, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
-    Stage("ears", 1200, hearing=1.2e-3),
+    Stage("looking", 250, speaking=1e-3, tokens=(25, 30, 35, 70)),
+    Stage("ears", 1000, hearing=1.2e-3),
     Stage("all", 1900, 4e-4, 6e-4, 1e-3, FINAL, pictures_every=3),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
