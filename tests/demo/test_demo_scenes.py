@@ -110,6 +110,11 @@ def test_the_parts_of_an_answer_name_their_things(drawn: list[scenes.Scene]) -> 
         assert "".join(text for text, _ in parts) == scenes.description(scene)
         for text, thing in parts[:-1]:
             assert thing and text.lower().endswith(thing.noun.lower())
+        found = [("x", thing) for thing in scene.things]
+        parts = [(text, thing) for text, thing in tasks.located(scene, found) if thing]
+        assert [thing for _, thing in parts] == list(scene.things)
+        for text, thing in parts:  # up to the first side, where the right thing must have been found
+            assert thing and text.endswith(f'{{"box_2d": [{scene.box(thing)[0]}')
         for asked in scenes.questions(scene):
             if asked.thing and asked.about == "text":
                 assert asked.answer == asked.thing.text + "."

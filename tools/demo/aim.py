@@ -2,7 +2,7 @@
 
 Without it, the decoder does not find this thing within tens of thousands of answers: it gives the color of the first thing, and
 the same box for all. Nothing is gained by looking at the right soft tokens before what is read there is used, and the reverse.
-With it, 100 steps are enough. It is not part of the model.
+With it, the right thing gets most of the weight within some hundred steps. It is not part of the model.
 """
 
 from __future__ import annotations
