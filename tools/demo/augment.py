@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.ndimage
 import scipy.signal
 import soxr
 from numpy.typing import NDArray
 
 RATE = 16000
 Floats = NDArray[np.float32]
+
+_BINS = 128  # of the log-mel frames
+_MELS = np.linspace(0, 2840.0, _BINS + 2)[1:-1]
+_HERTZ = 700 * (10 ** (_MELS / 2595) - 1)
+_BANDS = np.linspace(0, 2840.0, 8)
 
 
 def plain(sound: Floats, rng: np.random.Generator) -> Floats:
@@ -87,16 +93,17 @@ def _noise(length: int, other: Floats, rng: np.random.Generator) -> Floats:
 
 
 def other_voice(mel: Floats, rng: np.random.Generator) -> Floats:
-    """The log-mel frames (t, bins) as of a longer or shorter vocal tract: frequencies are scaled by up to 12%."""
-    factor = float(np.exp(rng.uniform(-0.12, 0.12)))
-    bins = mel.shape[1]
-    mels = np.linspace(0, 2840.0, bins + 2)[1:-1]
-    hertz = 700 * (10 ** (mels / 2595) - 1)
-    source = 2595 * np.log10(1 + np.minimum(hertz * factor, 7900) / 700)
-    at = np.interp(source, mels, np.arange(bins))
-    low = np.clip(at.astype(int), 0, bins - 2)
+    """The log-mel frames (t, bins) as of another mouth: frequencies are scaled by up to 12%, as by a longer or shorter vocal
+    tract, and by some percent more or less from band to band; peaks are sharper or wider."""
+    factor = np.exp(rng.uniform(-0.12, 0.12) + np.interp(_MELS, _BANDS, rng.normal(0, 0.04, len(_BANDS))))
+    source = 2595 * np.log10(1 + np.minimum(_HERTZ * factor, 7900) / 700)
+    at = np.interp(source, _MELS, np.arange(_BINS))
+    low = np.clip(at.astype(int), 0, _BINS - 2)
     weight = (at - low).astype(np.float32)
     warped = mel[:, low] * (1 - weight) + mel[:, low + 1] * weight
+    if rng.random() < 0.5:
+        smooth = scipy.ndimage.uniform_filter1d(warped, int(rng.integers(3, 10)), axis=1, mode="nearest")
+        warped += np.float32(rng.uniform(-0.7, 0.5)) * (warped - smooth)
     warped[:, 0] = mel[:, 0]  # the lowest filter is always empty
     return warped
 

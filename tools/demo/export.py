@@ -110,6 +110,7 @@ def pictures(folder: Path) -> None:
 
 def models(checkpoint: Path, out: Path) -> int:
     """Writes demo.gguf and demo-mmproj.gguf. Returns their size in bytes."""
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         named = shutil.copytree(checkpoint, Path(folder, "demo"))  # the model gets the name of the folder
         converted = convert(named, Path(folder, "demo.gguf"), mmproj=Path(folder, "demo-mmproj.gguf"))

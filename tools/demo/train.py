@@ -47,7 +47,7 @@ import sight
 import tasks
 import unfinished
 from edge_gemma import kernels
-from vocabulary import Pieces
+from vocabulary import SIDES, Pieces
 from words import LANGUAGES
 
 LETTERS = "_ abcdefghijklmnopqrstuvwxyzßáäéíñóöúü"  # of the CTC head; the first is its blank
@@ -157,6 +157,7 @@ class Trainer:
         network.speed_up(self.model)
         self.head = nn.Linear(network.WIDTH, len(LETTERS))
         self.sight = sight.Head()
+        self.sides = torch.tensor([self.pieces.find(str(side)) for side in SIDES])
         self.rng = random.Random(seed)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -203,12 +204,12 @@ class Trainer:
         if soft is not None and counts is not None:
             sounds = soft[torch.arange(soft.shape[1])[None] < counts[:, None]]
         cache = self._read(self._embedded(torch.tensor([request.before])))
-        loss, right, _ = self._answer(cache, len(examples), request, rows, examples, sounds)
+        loss, right, _, _ = self._answer(cache, len(examples), request, rows, examples, sounds)
         return loss, right.mean()
 
     def pictured(self, pictures: sight.Pictures, soft: Tensor) -> dict[str, Tensor]:
-        """The mean losses of tasks about pictures: "shown" of the answers, "aim" of what is looked at; and with "=", the
-        shares of right answers.
+        """The mean losses of tasks about pictures: "shown" of the answers, "aim" of what is looked at, "side" of the mean
+        distance of the sides of boxes; and with "=", the shares of right answers.
 
         A picture is read once, and its K/V are repeated for all of its tasks. Lists of boxes are several times as long as the
         other answers, so they are evaluated apart.
@@ -217,19 +218,20 @@ class Trainer:
         ids = torch.tensor([[*request.before, *[self.pieces.find("<|image|>")] * count]]).expand(len(soft), -1)
         cache = self._read(self._embedded(ids, soft.flatten(0, 1)))
         losses, aims, shares = [], [], dict[str, Tensor]()
-        for kinds in (("describe", "question", "question", "question"), ("locate", "locate")):
+        for kinds in (("describe", "question", "question", "question"), ("locate", "locate", "locate")):
             examples = [
                 self.tasks.about(self.tasks.shown(scene, self.rng, kind)) for scene in pictures.scenes for kind in kinds
             ]
             rows = [list(example.words) for example in examples]
             shown = [scene for scene in pictures.scenes for _ in kinds]
             goals = aim.goals(shown, [example.things for example in examples], pictures.columns, pictures.rows)
-            loss, right, missed = self._answer(cache, len(kinds), request, rows, examples, None, goals)
+            loss, right, missed, off = self._answer(cache, len(kinds), request, rows, examples, None, goals)
             losses.append(loss)
             aims.append(missed)
             by_kind = right.unflatten(0, (-1, len(kinds)))
             shares |= {f"{kind}=": by_kind[:, _where(kinds, kind)].mean() for kind in kinds}
-        return {"shown": torch.stack(losses).mean(), "aim": torch.stack(aims).mean()} | shares
+        # The last ones are those of the boxes.
+        return {"shown": torch.stack(losses).mean(), "aim": torch.stack(aims).mean(), "side": off} | shares
 
     def _embedded(self, ids: Tensor, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings and per-layer embeddings of ids, with soft tokens in the places of `<|audio|>` and `<|image|>`."""
@@ -258,9 +260,9 @@ class Trainer:
         examples: list[tasks.Example],
         soft: Tensor | None,
         goals: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The loss of the examples, whose tokens follow those in the cache; which of them are all right; the loss of what is
-        looked at.
+        looked at; the mean distance of the sides of boxes, as a share of the picture.
 
         Every timeline of the cache is repeated for `copies` examples, one after another. The cache stays as it is.
         `goals` are those of aim.goals.
@@ -308,7 +310,16 @@ class Trainer:
         # Every example counts the same, however long its answer is.
         share = 1 / (len(rows) * where.sum(1)[where.nonzero()[:, 0]])
         losses = F.cross_entropy(logits, goal[where], label_smoothing=0.02, reduction="none")
-        return (losses * share).sum(), (wrong == 0).float(), missed
+        return (losses * share).sum(), (wrong == 0).float(), missed, self._off(logits, goal[where])
+
+    def _off(self, logits: Tensor, goal: Tensor) -> Tensor:
+        """The mean distance of the sides of boxes from what is expected of them, as a share of the picture. The cross entropy
+        of their pieces knows of no near ones."""
+        at, side = (goal[:, None] == self.sides).nonzero(as_tuple=True)
+        if not len(at):
+            return logits.sum() * 0
+        guess = logits[at][:, self.sides].softmax(-1) @ torch.arange(len(self.sides)).float()
+        return (guess - side).abs().mean() / len(self.sides)
 
     def spoken(
         self, batch: Batch, soft: Tensor, counts: Tensor, every: bool = False
@@ -412,7 +423,10 @@ COURSE = [
     Stage("looking", 400, speaking=1.2e-3, tokens=(25, 30, 35, 70)),
     Stage("looking", 250, speaking=1e-3, tokens=(25, 30, 35, 70)),
     Stage("ears", 1000, hearing=1.2e-3),
-    Stage("all", 1900, 4e-4, 6e-4, 1e-3, FINAL, pictures_every=3),
+    Stage("eyes", 900, seeing=1.2e-3, tokens=(70, 70, 140, 280)),
+    Stage("looking", 800, speaking=1.2e-3, tokens=(25, 30, 35, 70, 140)),
+    Stage("ears", 400, hearing=1e-3),
+    Stage("all", 2000, 4e-4, 6e-4, 1.2e-3, FINAL, pictures_every=3),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
@@ -556,7 +570,7 @@ class Training:
                 losses += [alone * value for key, value in found.items() if key.isalpha()]
                 if stage.speaking:
                     values |= (found := self.trainer.pictured(batch, soft))
-                    losses += [found["shown"], aim.WEIGHT * found["aim"]]
+                    losses += [found["shown"], aim.WEIGHT * found["aim"], 2 * sight.PRECISION * found["side"]]
             elif batch:
                 soft, counts = self.trainer.encode(batch)
                 lossy = self.trainer.equal_distances if stage.name == "flat" else self.trainer.ctc

@@ -29,6 +29,7 @@ SPECIAL = (
 PIECES = 1152
 SENTENCES, PICTURES, PROMPTS = 30000, 10000, 1000
 SPACE = "\u2581"
+SIDES = range(10, 1010, 10)  # of boxes; each is one piece
 
 
 class Pieces:
