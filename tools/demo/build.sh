@@ -43,7 +43,7 @@ $run clips.py "$folder/clips"
 LD_PRELOAD=$(tcmalloc) $run train.py "$folder/clips" "$folder/hf"
 $run export.py "$folder/hf"
 data=../../edge_gemma/demo/data
-for split in known unknown; do
+for split in known variants unknown; do
     $run evaluate.py "$folder/clips" $data/demo.gguf $data/demo-mmproj.gguf --split $split --count 900
 done
 $run evaluate.py $data/demo.gguf $data/demo-mmproj.gguf --pictures 300

@@ -2,9 +2,9 @@
 
     python clips.py FOLDER --train 40000 --test 900
 
-writes for each split SPLIT.i16, the samples of all clips, and SPLIT.jsonl, one line for each clip. There are three splits:
-`train`; `known`, sentences that training does not contain, in its voices; `unknown`, such sentences spoken by a synthesizer
-that training does not contain.
+writes for each split SPLIT.i16, the samples of all clips, and SPLIT.jsonl, one line for each clip. The splits are `train`, and
+three of sentences that training does not contain: `known` in its voices, `variants` in voices of espeak-ng that it does not
+contain, and `unknown` spoken by a synthesizer that it does not contain.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     record(options.folder, "known", options.test, options.processes)
+    record(options.folder, "variants", options.test, options.processes, voices.OTHERS)
     record(options.folder, "unknown", options.test, options.processes, voices.HELD_OUT)
     record(options.folder, "train", options.train, options.processes)
 

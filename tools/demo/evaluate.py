@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, metavar="COUNT", help="show pictures instead of playing recordings")
     parser.add_argument("--forms", action="store_true", help="type commands, with and without a grammar of the calls")
     parser.add_argument("--spoken", action="store_true", help="speak to the whole demo")
-    parser.add_argument("--split", default="known", choices=["known", "unknown", "train"])
+    parser.add_argument("--split", default="known", choices=["known", "variants", "unknown", "train"])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int)
