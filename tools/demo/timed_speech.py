@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 RATE = 16000
 VOICES = {
     "espeak": {"en": ("en-us", "en-gb-scotland"), "es": ("es", "es-419"), "de": ("de",)},
-    "mbrola": {"en": ("mb-us1", "mb-us2", "mb-us3"), "de": ("mb-de1", "mb-de2", "mb-de6")},
+    "mbrola": {"en": ("mb-us1", "mb-us2"), "de": ("mb-de1", "mb-de2", "mb-de6")},
 }
-"""By synthesizer and language. The Spanish voices of mbrola lack phonemes that espeak-ng writes."""
+"""By synthesizer and language. The Spanish voices of mbrola and us3 lack phonemes that espeak-ng writes."""
 _VARIANTS = "m1 m2 m3 m4 f1 f2 f3 f4 max michael steph linda".split()
 _WORD, _PHONEME = 1, 7  # kinds of events
 _SPEED, _PITCH = 1, 3  # parameters

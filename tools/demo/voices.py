@@ -98,13 +98,23 @@ def _espeak(text: str, voice: Voice) -> NDArray[np.int16]:
     return _samples(_run("espeak-ng", *_manner(voice.name, voice), "--stdout", text))
 
 
+# Phonemes that espeak-ng writes and a voice lacks, with the nearest one that it has. mbrola says nothing in place of others.
+_SPANISH = {"e/": "e", "o/": "o"}
+_REPLACED = {"us3": {"O2": "O"}, "mx1": {"l^": "jj"}, "vz1": {"l^": "L"}}
+
+
+def phonemes(text: str, voice: Voice) -> str:
+    """What espeak-ng writes for a voice of mbrola: a phoneme in each line, with its length and pitch."""
+    replaced = _REPLACED.get(voice.name, {}) | (_SPANISH if voice.name in _MBROLA["es"] else {})
+    written = _run("espeak-ng", *_manner("mb-" + voice.name, voice), "-q", "--pho", text).decode()
+    lines = [line.partition("\t") for line in written.split("\n")]
+    return "\n".join(replaced.get(name, name) + tab + rest for name, tab, rest in lines)
+
+
 def _mbrola(text: str, voice: Voice) -> NDArray[np.int16]:
-    """The Spanish voices lack the open e and o, which espeak-ng writes: they are replaced by e and o."""
-    phonemes = _run("espeak-ng", *_manner("mb-" + voice.name, voice), "-q", "--pho", text)
-    phonemes = phonemes.replace(b"e/", b"e").replace(b"o/", b"o")
     with tempfile.TemporaryDirectory() as folder:
         source, path = Path(folder, "speech.pho"), Path(folder, "speech.wav")
-        source.write_bytes(phonemes)
+        source.write_text(phonemes(text, voice))
         _run("mbrola", "-e", f"/usr/share/mbrola/{voice.name}/{voice.name}", str(source), str(path))
         return _samples(path.read_bytes())
 
