@@ -40,7 +40,7 @@ def test_the_pictures_are_in_the_package_and_show_what_the_list_says() -> None:
         for left, top, right, bottom in picture.boxes:
             assert 0 <= left < right <= width and 0 <= top < bottom <= height
         assert picture.path.stat().st_size < 20_000
-    left, right = re.findall(r"\w+ (?:cross|heart)", found[0].description)
+    left, right = re.findall(r"\w+ (?:circle|star)", found[0].description)
     assert found[0].label == right and found[0].boxes[0][0] > load_image(found[0].path).shape[1] / 2, left
 
 
@@ -61,7 +61,7 @@ def test_the_verdict(picture: Picture) -> None:
     height, width = load_image(picture.path).shape[:2]
     assert seen(picture).verdict() == {"description": True, "answer": True, "boxes": True}
     assert seen(picture, description=picture.description.upper().strip(".")).verdict()["description"]
-    assert not seen(picture, description="A yellow heart left of a purple cross.").verdict()["description"]
+    assert not seen(picture, description="A red star left of an orange circle.").verdict()["description"]
     mirrored = (width - right, top, width - left, bottom)
     exchanged = (top * width / height, left * height / width, bottom * width / height, right * height / width)
     for wrong in (mirrored, exchanged, (left / 2, top / 2, right / 2, bottom / 2)):
@@ -79,7 +79,7 @@ def test_lines_and_json(picture: Picture, capsys: Any) -> None:
     assert numbers == [round(value) for value in picture.boxes[0]]
     Lines(1).look(Look(picture, "A red\ncircle.", "", (), 1.0))
     shown = capsys.readouterr().out
-    assert "A red circle." in shown and "no yellow heart" in shown and "wrong: description, answer, boxes" in shown
+    assert "A red circle." in shown and f"no {picture.label}" in shown and "wrong: description, answer, boxes" in shown
     JSONLines(Home()).look(seen(picture))
     values = json.loads(capsys.readouterr().out)
     assert values["event"] == "picture" and values["file"] == "1.png" and all(values["right"].values())

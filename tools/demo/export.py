@@ -86,8 +86,9 @@ def utterances(folder: Path) -> None:
     (folder / "utterances.json").write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-# A seed for each picture of the demo: two things that are held out together, several alike ones, and a word.
-PICTURES = (29, 24, 28)
+# A seed for each picture of the demo: two things that are held out together, several alike ones, and a word. They are chosen
+# among those about which the model is right; docs/demo-model.md says how often it is.
+PICTURES = (668, 24, 52)
 PICTURE_SIZE = (640, 480)
 
 
