@@ -391,7 +391,7 @@ class Stage:
         hearing, seeing, speaking: learning rates of the audio encoder, the vision encoder and the decoder. They rise for 60
             steps and then fall along a cosine.
         tokens: budgets of the pictures.
-        pictures_every: one step in so many has pictures, where the others have speech.
+        turns: which steps have speech ("s") and which have pictures ("p"), again and again, where there are both.
     """
 
     name: str
@@ -400,7 +400,7 @@ class Stage:
     seeing: float = 0.0
     speaking: float = 0.0
     tokens: tuple[int, ...] = ()
-    pictures_every: int = 2
+    turns: str = "sp"
 
     def factor(self, step: int) -> float:
         """The factor of the learning rates at a step."""
@@ -426,7 +426,9 @@ COURSE = [
     Stage("eyes", 900, seeing=1.2e-3, tokens=(70, 70, 140, 280)),
     Stage("looking", 800, speaking=1.2e-3, tokens=(25, 30, 35, 70, 140)),
     Stage("ears", 400, hearing=1e-3),
-    Stage("all", 2000, 4e-4, 6e-4, 1.2e-3, FINAL, pictures_every=3),
+    Stage("all", 2000, 4e-4, 6e-4, 1.2e-3, FINAL, "sps"),
+    # Not run yet: boxes are found too seldom.
+    Stage("all", 1200, 1e-4, 4e-4, 8e-4, (70, 140, 140, 280), "psp"),
 ]
 PATCHES = 5760  # of the pictures of a step, on all processors together
 MUON = 2.5  # its learning rate as a factor of AdamW's
@@ -508,7 +510,8 @@ class Training:
             speech, pictures = self._streams(stage)
             while self.step < stage.steps:
                 batch: Batch | sight.Pictures | None = None
-                if pictures is not None and (speech is None or self.step % stage.pictures_every == 1):
+                turn = stage.turns[self.step % len(stage.turns)]
+                if pictures is not None and (speech is None or turn == "p"):
                     batch = next(pictures)
                 elif speech is not None:
                     batch = next(speech)
