@@ -27,6 +27,7 @@ from edge_gemma.engine.interface import TokenizerLike
 from edge_gemma.speech.languages import language_name
 from edge_gemma.speech.prompts import (
     asr_prompt,
+    language_question,
     speech_turn,
     text_translation_prompt,
     text_turn,
@@ -181,6 +182,11 @@ class Tasks:
     def typed_translation(self, source: str | None, target: str) -> Request:
         ids = [text_turn(self.pieces, text_translation_prompt(text, source, target)) for text in ("1", "Turn")]
         return self._typed(ids)
+
+    @functools.cache  # noqa: B019
+    def typed_language(self) -> Request:
+        """The request to name the language of a text."""
+        return self._typed([text_turn(self.pieces, language_question(text)) for text in ("1", "Turn")])
 
     @functools.cache  # noqa: B019
     def command(self) -> Request:

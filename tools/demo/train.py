@@ -47,6 +47,7 @@ import sight
 import tasks
 import unfinished
 from edge_gemma import kernels
+from edge_gemma.speech.languages import language_name
 from vocabulary import SIDES, Pieces
 from words import LANGUAGES
 
@@ -345,21 +346,28 @@ class Trainer:
 
     def typed(self, size: int, held_out: bool = False) -> tuple[str, Tensor, Tensor]:
         """The loss of a task that begins with typed words."""
-        command = self.rng.random() < 0.5
+        task = self.rng.choices(("command", "language", "translation"), (5, 1, 4))[0]
         language = self.rng.choice(LANGUAGES)
         examples = []
-        if command:
+        if task == "command":
             request = self.tasks.typed_command()
+        elif task == "language":
+            request = self.tasks.typed_language()
         else:
             target = self.rng.choice([name for name in LANGUAGES if name != language])
             request = self.tasks.typed_translation(language if self.rng.random() < 0.6 else None, target)
         while len(examples) < size:
-            sentence = domain.draw(self.rng).sentence(self.rng.choice(LANGUAGES) if command else language, self.rng)
-            if sentence.held_out == held_out:
-                answer = (
-                    self.tasks.done(sentence, self.rng) if command else self.tasks.answer(sentence.translations[target])
+            drawn = language if task == "translation" else self.rng.choice(LANGUAGES)
+            sentence = domain.draw(self.rng).sentence(drawn, self.rng)
+            if sentence.held_out != held_out:
+                continue
+            if task == "command":
+                answer = self.tasks.done(sentence, self.rng)
+            else:
+                answer = self.tasks.answer(
+                    language_name(drawn) if task == "language" else sentence.translations[target]
                 )
-                examples.append(self.tasks.typed(sentence.text, answer))
+            examples.append(self.tasks.typed(sentence.text, answer))
         return "typed", *self.answers(request, examples, None, None)
 
 
