@@ -102,8 +102,12 @@ def test_pictures_in_every_interface(seeing):
         assert answer.status_code == 200 and answer.json()["prompt_eval_count"] > 100
 
 
-def test_a_picture_is_never_left_out_silently(server, seeing):
-    blind = ask(server, [image_part(), {"type": "text", "text": "Which colour?"}])
+def test_a_picture_is_never_left_out_silently(seeing):
+    def load() -> Model:
+        return Model.load(DATA / "e2b-Q4_0.gguf", mmproj=DATA / "audio-e2b.gguf")
+
+    with Running(Core(load, Settings(stop_seconds=2.0), "blind")) as running:
+        blind = ask(running, [image_part(), {"type": "text", "text": "Which colour?"}])
     assert blind.status_code == 400 and blind.json()["error"]["message"] == "This model cannot see pictures."
     cut = base64.b64encode(base64.b64decode(png(200, 200))[:-60]).decode()
     for data in (cut, base64.b64encode(b"no picture").decode(), "%%%"):

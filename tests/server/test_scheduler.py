@@ -260,7 +260,7 @@ def test_a_memory_limit_plans_for_all_timelines_and_the_cache(own_server):
             running = own_server(memory_limit=limit, **options)
             return running.core.context
 
-    limit = 462_000_000
+    limit = 592_000_000
     free = context(limit, parallel=1, cache_bytes=0)
     assert context(limit, parallel=8, listeners=1, recordings=1, cache_bytes=0) < free
     with pytest.raises(EdgeGemmaError, match="memory limit"):

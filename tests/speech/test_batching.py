@@ -228,7 +228,9 @@ def test_the_usual_batch_depends_on_threads_and_memory(toy: eg.Model) -> None:
         context, kv = usual.request.session.context, usual.request.kv
     room = memory_need(toy, context, kv, sessions=2, audio=True, vision=False).total + 40_000_000
     extra = sessions_need(toy, context, kv, 1, audio=True)
-    with eg.Transcriber(toy, max_seconds=5, memory_limit=MemoryLimit(room, sessions=2, audio=True)) as small:
+    with eg.Transcriber(
+        toy, max_seconds=5, memory_limit=MemoryLimit(room, sessions=2, audio=True, vision=False)
+    ) as small:
         assert 1 <= small.batch <= 1 + 40_000_000 // extra and small.request.kv == kv
     for batch in (0, 65):
         with pytest.raises(ValueError, match="within 1 and 64"):
