@@ -21,7 +21,7 @@ test: build
 
 # What a developer needs while working, in under two minutes: lint, and all tests but those marked slow, side by side.
 check: build
-	@$(LINT) && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q -m "not slow" -n auto
+	@$(LINT) && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadgroup
 
 # Spoken commands to a simulated home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
 demo: $(VENV)/.ready

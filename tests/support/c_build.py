@@ -1,12 +1,16 @@
-"""Builds programs of tests/c with all of the engine: its objects once for each compiler and set of flags, side by side."""
+"""Builds programs of tests/c with all of the engine: its objects once for each compiler and set of flags, side by side.
+
+Processes that test side by side share the objects: the first one that needs them compiles, and the others wait.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +22,8 @@ CSRC = ROOT / "csrc"
 DATA = ROOT / "tests" / "data"
 FLAGS = ["-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread", f"-I{CSRC}"]
 CROSS, QEMU = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static")
-_kept: list[tempfile.TemporaryDirectory[str]] = []
+OBJECTS = "EDGE_GEMMA_TEST_OBJECTS"
+"""Environment variable: the folder of the objects, which tests/conftest.py makes and removes."""
 
 
 def _compile(command: list[str]) -> None:
@@ -28,16 +33,26 @@ def _compile(command: list[str]) -> None:
 
 @functools.cache
 def objects_of(compiler: str, flags: tuple[str, ...]) -> list[str]:
-    _kept.append(tempfile.TemporaryDirectory())
-    folder = Path(_kept[-1].name)
+    folder = Path(os.environ[OBJECTS], hashlib.sha256("\0".join([compiler, *flags]).encode()).hexdigest())
     sources = (CSRC / "sources.txt").read_text().split()
     objects = [str(folder / source.replace("/", "-")) + ".o" for source in sources]
-    commands = [
-        [compiler, *FLAGS, *flags, "-c", str(CSRC / source), "-o", target]
-        for source, target in zip(sources, objects, strict=True)
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(_compile, commands))
+    while not (folder / "complete").exists():
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process compiles; the folder vanishes if that fails
+            time.sleep(0.1)
+            continue
+        commands = [
+            [compiler, *FLAGS, *flags, "-c", str(CSRC / source), "-o", target]
+            for source, target in zip(sources, objects, strict=True)
+        ]
+        try:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(_compile, commands))
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        (folder / "complete").touch()
     return objects
 
 
