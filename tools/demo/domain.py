@@ -331,6 +331,8 @@ FIXED = [
     Command("NIGHT", NOTHING, ("scene", {"name": "night"}), _done("Good night!", "¡Buenas noches!", "Gute Nacht!")),
     Command("THANKS", NOTHING, None, _done("You're welcome.", "De nada.", "Gern geschehen.")),
     Command("STOP", NOTHING, ("stop", {}), _done("Stopped.", "Parado.", "Gestoppt.")),
+    # After a pause, the "please" that belongs to a request is a sentence of its own.
+    Command("PLEASE", NOTHING, None, _done("Yes?", "¿Sí?", "Ja?")),
 ]
 
 
