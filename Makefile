@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Such as --no-build-isolation, to build without a package index once .venv is complete.
 PIP_FLAGS ?=
+# Processes that test side by side; 0 for none besides the first.
+JOBS ?= auto
 BIN := $(VENV)/bin
 C_FILES = $(shell find csrc bindings tests examples tools -name '*.[ch]' -o -name '*.inc')
 LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/clang-format --dry-run --Werror $(C_FILES); }
@@ -17,11 +19,11 @@ SOURCES := $(shell find csrc -name '*.[ch]' -o -name '*.inc' -o -name '*.txt') e
 # The tests come last, and run also when the linter has found something: both must pass.
 test: build
 	@lint=0; $(LINT) || lint=1; \
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest && exit $$lint
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup && exit $$lint
 
 # What a developer needs while working, in under two minutes: lint, and all tests but those marked slow, side by side.
 check: build
-	@$(LINT) && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadgroup
+	@$(LINT) && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadgroup
 
 # Spoken commands to a simulated home, with the model that comes with the package; ARGS="--microphone" to speak yourself.
 demo: $(VENV)/.ready

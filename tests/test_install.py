@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.checkout import copy_checkout
 from support.paths import ROOT
 
 pytest.importorskip("setuptools", minversion="77", reason="needs setuptools 77 to build without downloading it")
@@ -29,9 +30,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel made from the unpacked source distribution, so that both are known to be complete."""
     tmp = tmp_path_factory.mktemp("wheel")
-    # egg_info goes elsewhere too: building must leave no trace in the tree.
-    sdist = ["setup.py", "-q", "egg_info", f"--egg-base={tmp}", "sdist", f"--dist-dir={tmp}"]
-    run(sys.executable, *sdist, cwd=ROOT)
+    run(sys.executable, "setup.py", "-q", "sdist", f"--dist-dir={tmp}", cwd=copy_checkout(tmp / "tree"))
     (archive,) = tmp.glob("*.tar.gz")
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp, archive, cwd=tmp)
     (path,) = tmp.glob("*.whl")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from support.checkout import copy_checkout
 from support.fake_hub import FakeHub
 from support.paths import DATA, ROOT
 
@@ -81,12 +82,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the tree, without what was built."""
-    folder = tmp_path_factory.mktemp("clone") / "edge_gemma"
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", "build", "dist", "*.egg-info", "_engine*.so", "__pycache__", ".*_cache"
-    )
-    shutil.copytree(ROOT, folder, ignore=ignored)
-    return folder
+    return copy_checkout(tmp_path_factory.mktemp("clone") / "edge_gemma")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ runs_sanitizers() {   # a clang with the run-time library that fuzzing links
     test -f "$(clang -print-resource-dir)/lib/linux/libclang_rt.fuzzer-$(uname -m).a"
 }
 
+runs_windows_programs() { test -x /usr/lib/wine/wine64 || command -v wine64 || command -v wine; }
+
 want 'gcc libc6-dev binutils' command -v gcc
 want 'python3-dev' has_python_header
 want 'python3-venv' "${PYTHON:-python3}" -c 'import ensurepip'
@@ -35,6 +37,7 @@ if [ "${1:-}" != build ]; then
     want 'clang libclang-rt-14-dev' runs_sanitizers
     want 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' command -v aarch64-linux-gnu-gcc
     want 'qemu-user-static' command -v qemu-aarch64-static
+    want 'wine64' runs_windows_programs
 fi
 
 [ -n "$packages" ] || exit 0
