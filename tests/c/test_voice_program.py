@@ -27,8 +27,10 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def check(lines: list[str]) -> None:
-    """The first turn is that of the package; the second was cancelled."""
+    """The first turn is that of the package; the second is the same until it is cancelled in its last answer."""
     check_voice_turn(lines, str(lib.EG_CHAT_STOP_TURN))
+    first, second = ([line for line in lines if line.startswith("call ")][at::2] for at in (0, 1))
+    assert len(first) == 1 and first == second
     assert lines[-1].startswith(f"done {lib.EG_CHAT_STOP_CANCELLED} ")
 
 

@@ -89,6 +89,7 @@ int main(int argc, char **argv)
     size_t n = eg_session_get_tokens(eg_chat_session(chat), 0, ids, 2048);
     for (size_t i = 0; i < n; i++) printf("%s%d", i ? " " : "tokens ", (int)ids[i]);
     putchar('\n');
+    need(eg_chat_truncate(chat, 0, &err)); /* a conversation of its own */
     hear(voice, chat, (const float *)(void *)samples, size / sizeof(float), true);
     eg_voice_close(voice);
     eg_chat_close(chat);

@@ -53,6 +53,7 @@ func speak() async {
 }
 
 for cancel in [false, true] {
+    try await chat.truncate(to: 0)  // each turn is a conversation of its own
     let events = voice.events()
     async let end: Void = listen(to: events, cancel: cancel)
     await speak()
