@@ -11,7 +11,7 @@ from ..audio.source import SAMPLE_RATE
 from .answer import Answer, Samples
 from .prompts import loop_start
 
-__all__ = ["NOBODY", "is_silence", "other_boundaries", "problem_of"]
+__all__ = ["NOBODY", "has_words", "is_silence", "other_boundaries", "problem_of"]
 
 NOBODY = 0.5
 """The `no_speech_prob` from which on a segment is no speech."""
@@ -29,6 +29,11 @@ _LEAD = 4000  # samples of silence before a clip that is too short to be cut
 def is_silence(samples: Samples) -> bool:
     """Whether (n,) samples have no sound at all."""
     return not len(samples) or float(np.abs(samples).max()) <= _LOUDEST_SILENCE
+
+
+def has_words(text: str) -> bool:
+    """Whether a transcript has a letter or a digit. Punctuation alone is what a model writes down of noise."""
+    return any(letter.isalnum() for letter in text)
 
 
 def problem_of(answer: Answer, said: str, seconds: float) -> str | None:

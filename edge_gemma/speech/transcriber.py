@@ -30,7 +30,7 @@ from .language_detection import LanguageDetection, SegmentLanguages
 from .languages import language_names
 from .many import Event, Recording
 from .prompts import Order
-from .quality import NOBODY
+from .quality import NOBODY, has_words
 from .request import Cancellable, SpeechRequest, open_endpointer, open_request
 from .scoring import Unheard, no_speech_prob
 from .transcript import Segment, Transcript, Word, joined
@@ -128,8 +128,9 @@ class Transcriber(Cancellable):
                 one does not wait for others.
             guarded: for recordings that nobody listens to. A segment whose answer repeats itself, has more words than anybody
                 says, or is improbable, is heard once more with other boundaries, and marked if that does not help
-                (`Segment.retried`, `Segment.problem`). Where nobody speaks, by `no_speech_prob` or because there is no sound
-                at all, what the model says is dropped. An answer that is drawn with chance is marked and not heard again.
+                (`Segment.retried`, `Segment.problem`). Where nobody speaks, by `no_speech_prob`, because there is no sound at
+                all, or because the model wrote neither a letter nor a digit, what it says is dropped. An answer that is drawn
+                with chance is marked and not heard again.
 
         Raises:
             EdgeGemmaValueError: "unsupported" for a model without audio encoder, and for languages, an initial prompt or
@@ -353,7 +354,7 @@ class Transcriber(Cancellable):
             self._unheard = self._unheard or Unheard(self.request.session, self.request.closing)
             nobody = min(no_speech_prob(part.answer, self._unheard) for part in heard.parts)
             segment = replace(segment, no_speech_prob=nobody)
-            if self._guarded and segment.text and nobody >= NOBODY:
+            if self._guarded and segment.text and (nobody >= NOBODY or not has_words(segment.text)):
                 segment = replace(segment, text="", translation=None, words=(), problem="silence")
         if self._languages and segment.text:
             language, probability = self._languages.tell(segment.text, first.ids, self.working)

@@ -89,6 +89,15 @@ def test_no_sound_is_not_asked_about() -> None:
     assert (segment.text, segment.problem) == ("", "silence") and not model.requests
 
 
+def test_punctuation_alone_is_no_speech() -> None:
+    for text in (".", "…", "? !", "♪"):
+        segment = heard(scripted(text))
+        assert (segment.text, segment.words, segment.problem) == ("", (), "silence")
+    assert heard(scripted("3!")).text == "3!"
+    with eg.Transcriber(scripted("."), "en", detector="none") as transcriber:  # as the model wrote it
+        assert [segment.text for segment in transcriber.segments(SIX)] == ["."]
+
+
 def test_places_of_cuts() -> None:
     parts = other_boundaries(SIX)
     assert np.array_equal(np.concatenate([samples for samples, _ in parts]), SIX)
