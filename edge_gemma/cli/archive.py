@@ -33,7 +33,7 @@ _PROBLEMS = {
     "loop": "repeating themselves",
     "speed": "with more words than anybody says",
     "unsure": "improbable",
-    "silence": "without speech, dropped",
+    "silence": "without speech",
 }
 _SETTLED = 2.0  # seconds for which a file that arrives has not changed
 

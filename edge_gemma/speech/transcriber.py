@@ -354,7 +354,7 @@ class Transcriber(Cancellable):
             self._unheard = self._unheard or Unheard(self.request.session, self.request.closing)
             nobody = min(no_speech_prob(part.answer, self._unheard) for part in heard.parts)
             segment = replace(segment, no_speech_prob=nobody)
-            if self._guarded and segment.text and (nobody >= NOBODY or not has_words(segment.text)):
+            if self._guarded and (nobody >= NOBODY or (segment.text and not has_words(segment.text))):
                 segment = replace(segment, text="", translation=None, words=(), problem="silence")
         if self._languages and segment.text:
             language, probability = self._languages.tell(segment.text, first.ids, self.working)

@@ -68,7 +68,7 @@ class Segment:
             "unsure"; None when it was not.
         problem: of a guarded transcription, why the text cannot be right all the same: "loop" (it repeated itself, and was
             cut), "speed" (more words than anybody says), "unsure" (none of it is probable), "silence" (nobody speaks, and what
-            the model said was dropped); None when it can be.
+            the model said, if anything, was dropped); None when it can be.
         speaker: who speaks, such as "1" for the first channel of a call; None when that is not known. Texts and subtitles have
             it before the words.
     """
