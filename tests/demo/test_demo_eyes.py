@@ -31,8 +31,6 @@ def _has_eyes() -> bool:
 
 pytestmark = pytest.mark.skipif(not _has_eyes(), reason="the checkout is without an embedded model with eyes")
 COUNT = 60
-# What the model is to do one day. A test that passes with it fails, so that the mark is taken away.
-aim = pytest.mark.xfail(reason="the embedded model does not see so well yet: docs/demo-model.md", strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +98,7 @@ def test_shapes_colors_and_numbers(describer: Describer, drawn: list[scenes.Scen
 
 
 @pytest.mark.parametrize("axes", ["", "x", "xy"])
-@pytest.mark.parametrize(("least", "share"), [(0.5, 0.7), pytest.param(0.7, 0.85, marks=aim)])
+@pytest.mark.parametrize(("least", "share"), [(0.5, 0.7), (0.7, 0.85)])
 def test_boxes(describer: Describer, symmetric: list[scenes.Scene], axes: str, least: float, share: float) -> None:
     """Of pictures, mirrored pictures and pictures with exchanged axes: whatever turns boxes fails in one of them."""
     found = []
@@ -112,10 +110,7 @@ def test_boxes(describer: Describer, symmetric: list[scenes.Scene], axes: str, l
     assert len(found) > 20 and sum(found) >= share * len(found), (sum(found), len(found))
 
 
-@pytest.mark.parametrize("share", [0.7, pytest.param(0.85, marks=aim)])
-def test_left_is_not_right_and_above_is_not_below(
-    describer: Describer, symmetric: list[scenes.Scene], share: float
-) -> None:
+def test_left_is_not_right_and_above_is_not_below(describer: Describer, symmetric: list[scenes.Scene]) -> None:
     right = []
     for scene in symmetric:
         if not scene.relation:
@@ -127,13 +122,12 @@ def test_left_is_not_right_and_above_is_not_below(
         ):
             wanted = f"{one} {scene.relation} {other}."
             right.append(describer.describe(shown.pixels, None, BUDGET).text == wanted[0].upper() + wanted[1:])
-    assert len(right) >= 20 and sum(right) >= share * len(right), (sum(right), len(right))
+    assert len(right) >= 20 and sum(right) >= 0.85 * len(right), (sum(right), len(right))
 
 
-@pytest.mark.parametrize("least", [10, pytest.param(14, marks=aim)])
-def test_the_default_budget_works_too(describer: Describer, drawn: list[scenes.Scene], least: int) -> None:
+def test_the_default_budget_works_too(describer: Describer, drawn: list[scenes.Scene]) -> None:
     right = [describer.describe(scene.pixels).text == scenes.description(scene) for scene in drawn[:20]]
-    assert sum(right) >= least, sum(right)  # training had few pictures of this size
+    assert sum(right) >= 14, sum(right)
 
 
 def test_every_picture_of_the_demonstration(describer: Describer) -> None:

@@ -1,4 +1,5 @@
-"""Data augmentation for speech: speed, other voices, echo, noise, level, clipping, and narrow frequency bands."""
+"""Data augmentation for speech: speed, other voices, echo, noise, level, clipping, and narrow frequency bands; and sounds in
+which nobody speaks."""
 
 from __future__ import annotations
 
@@ -90,6 +91,35 @@ def _noise(length: int, other: Floats, rng: np.random.Generator) -> Floats:
     color = rng.uniform(0, 1.2)
     spectrum *= (np.arange(1, len(spectrum) + 1) / len(spectrum)) ** -color
     return scipy.fft.irfft(spectrum, size)[:length].astype(np.float32)
+
+
+def nobody(length: int, rng: np.random.Generator) -> Floats:
+    """A sound of `length` samples in which nobody speaks: one or two of noise with a spectrum of its own, tones, and knocks,
+    steady or in gusts, of any level down to silence."""
+    sound = np.zeros(length)
+    for _ in range(int(rng.integers(1, 3))):
+        kind = rng.choice(["noise", "tones", "knocks"], p=(0.6, 0.25, 0.15))
+        if kind == "noise":
+            spectrum = scipy.fft.rfft(rng.standard_normal(length))
+            part = scipy.fft.irfft(
+                spectrum * np.arange(1, len(spectrum) + 1) ** -rng.choice([0, rng.uniform(0, 1.5)]), length
+            )
+        elif kind == "tones":
+            time, pitches = np.arange(length) / RATE, np.exp(rng.uniform(np.log(50), np.log(5000), rng.integers(1, 6)))
+            part = sum(rng.uniform(0.1, 1) * np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6)) for pitch in pitches)
+        else:
+            part = np.zeros(length)
+            part[rng.integers(0, length, int(rng.integers(1, 12)))] = rng.uniform(-1, 1)
+            fading = np.exp(-np.arange(1600) / RATE / rng.uniform(0.001, 0.02)) * rng.standard_normal(1600)
+            part = scipy.signal.fftconvolve(part, fading)[:length]
+        if rng.random() < 0.4:
+            moments = np.linspace(0, 1, max(2, int(length / RATE * rng.uniform(1, 25))))
+            part = part * np.interp(
+                np.linspace(0, 1, length), moments, rng.uniform(0, 1, len(moments)) ** rng.uniform(0, 4)
+            )
+        sound += rng.uniform(0.1, 1) * part / (float(np.abs(part).max()) + 1e-9)
+    level = 0.0 if rng.random() < 0.05 else 10 ** (-rng.uniform(3, 75) / 20)
+    return np.clip(sound / (float(np.abs(sound).max()) + 1e-9) * level, -1, 1).astype(np.float32)
 
 
 def other_voice(mel: Floats, rng: np.random.Generator) -> Floats:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -26,7 +27,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from words import LANGUAGES
 
 LETTERS = "_ abcdefghijklmnopqrstuvwxyzßáäéíñóöúü"  # of the CTC head; the first is its blank
 BATCH = 32  # on all processors together
+NOBODY = 0.1  # the share of recordings in which nobody speaks
 SAVE_EVERY = 240.0  # seconds
 
 
@@ -73,7 +75,7 @@ class Batch:
     Attributes:
         mel, mask: (n, frames, 128) log-mel frames, and (n, frames) whether a frame exists.
         letters, lengths: (n, longest) and (n,), the targets of the CTC head.
-        numbers: indices of the clips in their split.
+        numbers: indices of the clips in their split; None where nobody speaks.
         clips: the clips. The process that trains fills them in, since sentences cannot be sent between processes.
     """
 
@@ -81,12 +83,17 @@ class Batch:
     mask: Tensor
     letters: Tensor
     lengths: Tensor
-    numbers: list[int]
-    clips: list[clips.Clip] = dataclasses.field(default_factory=list)
+    numbers: list[int | None]
+    clips: list[clips.Clip | None] = dataclasses.field(default_factory=list)
+
+    def find(self, entries: list[clips.Clip]) -> None:
+        """Fills in the clips, of all entries of their split."""
+        self.clips = [None if at is None else entries[at] for at in self.numbers]
 
 
 class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
-    """An endless stream of batches, each with `size` clips of similar length; `augmented` ones are changed at random.
+    """An endless stream of batches, each with `size` clips of similar length; `augmented` ones are changed at random, and some
+    become a sound in which nobody speaks.
 
     With the same seed, `ranks` processes share batches of `size` clips each: all get clips of the same length at the same time,
     since all wait for the last one.
@@ -120,21 +127,28 @@ class Recordings(torch.utils.data.IterableDataset):  # type: ignore[misc]
                 yield self._batch(pool[first + self.rank : first + size : self.ranks], entries, samples, noise)
 
     def _batch(self, numbers: list[int], entries: list[clips.Clip], samples: Any, noise: Any) -> Batch:
-        chosen = [entries[at] for at in numbers]
-        mels = [self._mel(clip, entries, samples, noise) for clip in chosen]
+        silent = [self.augmented and noise.random() < NOBODY for _ in numbers]
+        mels = [
+            self._mel(entries[at], entries, samples, noise, not none) for at, none in zip(numbers, silent, strict=True)
+        ]
         frames = max(map(len, mels))
         mel = torch.zeros(len(mels), frames, mels[0].shape[1])
         mask = torch.zeros(len(mels), frames, dtype=torch.bool)
         for at, one in enumerate(mels):
             mel[at, : len(one)] = torch.from_numpy(one)
             mask[at, : len(one)] = True
-        ids = [letters(clip.sentence.spoken) for clip in chosen]
-        padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
+        found = [None if none else at for at, none in zip(numbers, silent, strict=True)]
+        ids = [[] if at is None else letters(entries[at].sentence.spoken) for at in found]
+        padded = torch.zeros(len(ids), max(1, *map(len, ids)), dtype=torch.long)
         for at, one in enumerate(ids):
             padded[at, : len(one)] = torch.tensor(one)
-        return Batch(mel, mask, padded, torch.tensor([len(one) for one in ids]), numbers)
+        return Batch(mel, mask, padded, torch.tensor([len(one) for one in ids]), found)
 
-    def _mel(self, clip: clips.Clip, entries: list[clips.Clip], samples: Any, noise: np.random.Generator) -> Any:
+    def _mel(
+        self, clip: clips.Clip, entries: list[clips.Clip], samples: Any, noise: np.random.Generator, spoken: bool
+    ) -> Any:
+        if not spoken:
+            return augment.masked(kernels.log_mel(augment.nobody(clip.end - clip.begin, noise)), noise)
         sound = samples[clip.begin : clip.end].astype(np.float32) / 32768
         if not self.augmented:
             return kernels.log_mel(augment.plain(sound, noise))
@@ -338,22 +352,24 @@ class Trainer:
         self, batch: Batch, soft: Tensor, counts: Tensor, every: bool = False
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
         """The losses of tasks that begin with speech: two tasks with half of the clips each, or every task with all."""
-        language = batch.clips[0].sentence.language
+        language = next((clip.sentence.language for clip in batch.clips if clip), LANGUAGES[0])
         names = ["asr", "ast", "tool"] if every else self.rng.choices(["asr", "ast", "tool"], [4, 2, 2], k=2)
         for at, task in enumerate(names):
             part = slice(None) if every else slice(at, None, 2)
             heard = batch.clips[part]
             source = language if self.rng.random() < 0.6 else None
+            write: Callable[[domain.Sentence], tasks.Example]
             if task == "asr":
                 request = self.tasks.transcription(source)
-                examples = [self.tasks.transcript(clip.sentence) for clip in heard]
+                write = self.tasks.transcript
             elif task == "ast":
                 target = self.rng.choice([name for name in LANGUAGES if name != language])
                 request = self.tasks.translation(source, target)
-                examples = [self.tasks.translated(clip.sentence, target) for clip in heard]
+                write = functools.partial(self.tasks.translated, target=target)
             else:
                 request = self.tasks.command()
-                examples = [self.tasks.done(clip.sentence, self.rng) for clip in heard]
+                write = functools.partial(self.tasks.done, rng=self.rng)
+            examples = [write(clip.sentence) if clip else self.tasks.answer("") for clip in heard]
             yield task, *self.answers(request, examples, soft[part], counts[part])
 
     def typed(self, size: int, held_out: bool = False) -> tuple[str, Tensor, Tensor]:
@@ -456,8 +472,9 @@ COURSE = [
     Stage("looking", 550, speaking=6e-4, tokens=(70, 140, 140, 280)),
     Stage("all", 500, 5e-5, 1.5e-4, 4e-4, (70, 140, 140, 280), "psp"),
     Stage("average", 0),
-    # Not run yet: boxes are not found often enough at 280 tokens.
-    Stage("all", 600, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
+    Stage("looking", 300, speaking=5e-4, tokens=(70, 140, 280, 280)),
+    Stage("all", 750, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
+    Stage("average", 0),
 ]
 NEAR = 1.5  # the deviation of what is near a side of a box, in hundredths of the picture
 PATCHES = 5760  # of the pictures of a step, on all processors together
@@ -510,6 +527,7 @@ class Training:
             self._go_on(torch.load(self.path, weights_only=False), self.parts)
         elif unfinished.FILE.exists():
             self._go_on(unfinished.read(), unfinished.PARTS)
+            self._keep()
 
     def _go_on(self, state: dict[str, Any], parts: Iterable[str]) -> None:
         for name in parts:
@@ -547,7 +565,7 @@ class Training:
                     batch = next(pictures)
                 elif speech is not None:
                     batch = next(speech)
-                    batch.clips = [entries[at] for at in batch.numbers]
+                    batch.find(entries)
                 values = self.learn(stage, batch)
                 for key, value in values.items():
                     means[key] = 0.97 * means.get(key, value) + 0.03 * value
@@ -560,22 +578,27 @@ class Training:
                     saved = time.monotonic()
             self.stage, self.step = self.stage + 1, 0
             means.clear()
-            self.save()
-            if self.rank == 0 and self.stage - 1 in average.STAGES:
-                shutil.copy(self.path, self._after(self.stage - 1))
+            self._keep()
             if self.rank == 0 and stage.name != "flat":
                 self.log(f"after {stage.name}: {examine(self.trainer, self.recordings, stage)}")
                 finish(self.trainer)
             if self.ranks > 1:
                 torch.distributed.barrier()
 
+    def _keep(self) -> None:
+        """Writes the state after a stage, twice if it will be averaged."""
+        self.save()
+        if self.rank == 0 and not self.step and self.stage - 1 in average.KEPT:
+            shutil.copy(self.path, self._after(self.stage - 1))
+
     def _after(self, stage: int) -> Path:
         """The file of the state after a stage."""
         return self.path.with_name(f"{self.path.name}.{stage}")
 
     def _average_stages(self) -> None:
-        states = [torch.load(self._after(stage), weights_only=False)["model"] for stage in average.STAGES]
-        self.model.load_state_dict(average.average(states))
+        stages, shares = average.AVERAGES[self.stage]
+        states = [torch.load(self._after(stage), weights_only=False)["model"] for stage in stages]
+        self.model.load_state_dict(average.average(states, shares))
 
     def _streams(self, stage: Stage) -> tuple[Iterator[Batch] | None, Iterator[sight.Pictures] | None]:
         """The batches of speech and of pictures of a stage."""
@@ -664,9 +687,9 @@ def examine(trainer: Trainer, recordings: Path, stage: Stage, count: int = 8) ->
         entries, _ = clips.load(recordings, split)
         for _ in range(count):
             batch = next(batches)
-            batch.clips = [entries[at] for at in batch.numbers]
+            batch.find(entries)
             soft, counts = trainer.encode(batch)
-            language = batch.clips[0].sentence.language
+            language = next(clip.sentence.language for clip in batch.clips if clip)
             note(f"{split} letters wrong {language}", trainer.letter_errors(soft, counts, batch))
             for task, _, right in trainer.spoken(batch, soft, counts, every=True) if stage.speaking else ():
                 note(f"{split} {task} {language}", right)
