@@ -1,10 +1,7 @@
 """In which language something was said: a short question to the model, about the words that it has understood.
 
 The question is about text, so it takes no encoder and few tokens. Its answer counts only if it names one
-language that is known here. `LanguageDetection` asks once about a recording, `SegmentLanguages` about each segment.
-
-The embedded toy was trained on no such question. It knows few languages, so `SegmentLanguages` names each in a request, and
-compares how probable the words are then, without the sound.
+language that is known here. `LanguageDetection` asks once about a recording, `segment_language` about a segment.
 """
 
 from __future__ import annotations
@@ -16,19 +13,16 @@ from contextlib import AbstractContextManager
 
 from ..engine.interface import ModelLike, SessionLike
 from ..errors import EdgeGemmaValueError
-from ..hub.resolve import is_embedded
 from .answer import Answer
-from .languages import LANGUAGES, LanguageName, known_languages, language_name
+from .languages import LANGUAGES, LanguageName, language_name
 from .line_breaking import width
-from .prompts import asr_prompt, language_question, speech_turn, text_turn
-from .scoring import Unheard
+from .prompts import language_question, text_turn
 
-__all__ = ["LanguageDetection", "SegmentLanguages", "language_in"]
+__all__ = ["LanguageDetection", "language_in", "segment_language"]
 
 # Columns of text: so much is waited for, since one word may belong to several languages, and so much is enough.
 _ENOUGH, _MOST = 40, 300
 _ANSWER = 12  # tokens of the answer at most
-_TOKENS, _SILENT_TOKENS = 32, 32  # of a transcript that are compared, and those that silence takes, with room to spare
 
 Working = Callable[[SessionLike], AbstractContextManager[SessionLike]]
 
@@ -44,9 +38,7 @@ class LanguageDetection:
 
     def __init__(self, model: ModelLike, kv: str | None = None) -> None:
         """`kv`: the type of the KV cache of the session that is asked."""
-        self._model, self._kv, self._text = model, kv, ""
-        # The embedded toy model was trained on no such question, and would answer with a command.
-        self._open = not is_embedded(model.path)
+        self._model, self._kv, self._text, self._open = model, kv, "", True
 
     def hear(self, text: str, last: bool = False) -> tuple[SessionLike, list[int]] | None:
         """Takes the words of a segment; `last`: no words will follow.
@@ -64,53 +56,23 @@ class LanguageDetection:
         self.language, _ = _ask(session, question)
 
 
-class SegmentLanguages:
-    """Tells the language of each segment, and how probable it is. Close it with `close()`."""
+def segment_language(
+    model: ModelLike, text: str, working: Working, kv: str | None = None
+) -> tuple[LanguageName | None, float | None]:
+    """The language of a segment and its probability; None where the model gave no usable answer.
 
-    def __init__(self, model: ModelLike, kv: str | None = None) -> None:
-        """`kv`: the type of the KV cache of the sessions that are asked."""
-        self._model, self._kv = model, kv
-        self._unheard: dict[LanguageName, Unheard] = {}
+    Args:
+        text: the words of the segment.
+        working: makes a session the one that is cancelled, and closes it in the end, as `Cancellable.working`.
+        kv: the type of the KV cache of the session that is asked.
 
-    def tell(self, text: str, ids: Sequence[int], working: Working) -> tuple[LanguageName | None, float | None]:
-        """The language of a segment and its probability; None where the model gave no usable answer.
-
-        Args:
-            text: the words of the segment.
-            ids: the tokens of the answer that has them.
-            working: makes a session the one that is cancelled, and closes it in the end, as `Cancellable.working`.
-
-        Raises as `Answer.step`.
-        """
-        if known := known_languages(self._model):
-            return self._compare(known, ids[:_TOKENS])
-        asked = _question(self._model, self._kv, text)
-        if asked is None:
-            return None, None
-        with working(asked[0]):
-            return _ask(*asked)
-
-    def _compare(self, known: Sequence[LanguageName], ids: Sequence[int]) -> tuple[LanguageName, float]:
-        """The language whose request makes the tokens most probable, if all languages are equally probable beforehand."""
-        sums = {name: sum(self._without_sound(name).logprobs(ids)) for name in known}
-        best = max(sums, key=lambda name: sums[name])
-        return best, 1 / sum(math.exp(logprob - sums[best]) for logprob in sums.values())
-
-    def _without_sound(self, language: LanguageName) -> Unheard:
-        if language not in self._unheard:
-            before, closing = speech_turn(self._model.tokenizer, asr_prompt(language))
-            session = self._model.session(context=len(before) + len(closing) + _TOKENS + _SILENT_TOKENS, kv=self._kv)
-            try:
-                session.feed_tokens(before)
-                self._unheard[language] = Unheard(session, closing)
-            finally:
-                session.close()
-        return self._unheard[language]
-
-    def close(self) -> None:
-        """Closes its sessions. Further calls do nothing."""
-        for unheard in self._unheard.values():
-            unheard.close()
+    Raises as `Answer.step`.
+    """
+    asked = _question(model, kv, text)
+    if asked is None:
+        return None, None
+    with working(asked[0]):
+        return _ask(*asked)
 
 
 def _question(model: ModelLike, kv: str | None, text: str) -> tuple[SessionLike, list[int]] | None:

@@ -26,7 +26,7 @@ from ..errors import Cancelled
 from .answer import Samples
 from .batching import Together, batch_size, check_batch
 from .hearing import Heard, Hearing, Part, hear_clip
-from .language_detection import LanguageDetection, SegmentLanguages
+from .language_detection import LanguageDetection, segment_language
 from .languages import language_names
 from .many import Event, Recording
 from .prompts import Order
@@ -145,9 +145,7 @@ class Transcriber(Cancellable):
         self._whole, self._word_times = whole, word_times
         self._model, self._kv = model, kv
         self._detect_language = bool(detect_language) and self.language is None
-        self._languages = (
-            SegmentLanguages(model, kv) if self._detect_language and detect_language == "segments" else None
-        )
+        self._each_language = self._detect_language and detect_language == "segments"
         self._guarded = guarded
         self._no_speech = no_speech = no_speech or guarded
         self._unheard: Unheard | None = None
@@ -178,9 +176,8 @@ class Transcriber(Cancellable):
     def close(self) -> None:
         """Frees the sessions. Further calls do nothing."""
         self.request.session.close()
-        for opened in (self._unheard, self._languages):
-            if opened:
-                opened.close()
+        if self._unheard:
+            self._unheard.close()
 
     @property
     def detected_language(self) -> str | None:
@@ -348,7 +345,6 @@ class Transcriber(Cancellable):
         segment = self._text(clip, heard)
         if not heard.parts:
             return segment
-        first = heard.parts[0].answer
         if self._no_speech:
             self.check_cancelled()
             self._unheard = self._unheard or Unheard(self.request.session, self.request.closing)
@@ -356,8 +352,8 @@ class Transcriber(Cancellable):
             segment = replace(segment, no_speech_prob=nobody)
             if self._guarded and (nobody >= NOBODY or (segment.text and not has_words(segment.text))):
                 segment = replace(segment, text="", translation=None, words=(), problem="silence")
-        if self._languages and segment.text:
-            language, probability = self._languages.tell(segment.text, first.ids, self.working)
+        if self._each_language and segment.text:
+            language, probability = segment_language(self._model, segment.text, self.working, self._kv)
             segment = replace(segment, language=language, language_probability=probability)
         if self._word_times and segment.words:
             segment = replace(segment, words=tuple(word for part in heard.parts for word in self._timed(clip, part)))

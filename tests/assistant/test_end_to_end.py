@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import edge_gemma as eg
 from edge_gemma.audio.source import load_audio
 from edge_gemma.demo.utterances import bundled
 from support.sound_server import RATE, SoundServer, need_sound_server, spoken
@@ -138,6 +139,20 @@ def test_a_request_is_heard_done_and_answered(room: SoundServer) -> None:
         assert turn["decision_s"] > 0.5 and turn["tools"] == 1 and turn["decision_to_sound_s"] is not None
     lines = [json.loads(line) for line in assistant.latencies.read_text().splitlines()]
     assert lines[-1]["turn"] == turn["turn"] == len(lines)
+
+
+def test_the_spoken_answer_can_be_transcribed(room: SoundServer) -> None:
+    """The answer to this request is a sentence that the embedded model transcribes."""
+    with Running(room) as assistant:
+        room.record()
+        asked = spoken("Good night.", room.folder, "en", 165)
+        assistant.say(room, np.concatenate([call(room), asked]), "heard", "Good night")
+        assert assistant.kind("reply", final=True)["text"] == "Good night!"
+        assistant.kind("turn")
+        assistant.kind("state", state="asleep")
+        with eg.Model.load("toy") as model:
+            words = eg.transcribe(room.recorded(), model, language="en").text
+        assert words == "Good night.", words
 
 
 def loudness(samples: NDArray[np.float32]) -> NDArray[np.float64]:
