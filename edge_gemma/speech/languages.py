@@ -23,7 +23,6 @@ __all__ = [
     "LANGUAGES",
     "LanguageName",
     "base_language",
-    "known_languages",
     "language_name",
     "language_names",
     "leaves_open",
@@ -230,7 +229,7 @@ def leaves_open(language: str) -> bool:
     return language.strip().lower() in _AUTO
 
 
-def known_languages(model: ModelLike) -> tuple[LanguageName, ...] | None:
+def _known_languages(model: ModelLike) -> tuple[LanguageName, ...] | None:
     """The languages that a model was trained on, as far as that is certain: those of the embedded toy; None for others."""
     return tuple(map(language_name, _TOY_KNOWS)) if is_embedded(model.path) else None
 
@@ -250,7 +249,7 @@ def language_names(
     if language is not None and leaves_open(language):
         language = None
     names = [None if given is None else language_name(given) for given in (language, to)]
-    if known := known_languages(model):
+    if known := _known_languages(model):
         names = [name and LanguageName(base_language(name)) for name in names]
         for name in names:
             if name and name not in known:
