@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+import unicodedata
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -229,7 +230,9 @@ def test_hostile_schemas(toy: eg.Model, name: str) -> None:
 def test_a_regular_expression_matches_the_whole_answer(toy: eg.Model, pattern: str) -> None:
     for seed in range(5):
         generation = begun(toy, seed).generate(60, regex=pattern, sampling=RANDOM)
-        assert generation.stop == "length" or re.fullmatch(pattern, generation.text)
+        # llguidance knows digits of a later Unicode than Python does.
+        text = "".join("0" if unicodedata.category(char) == "Cn" else char for char in generation.text)
+        assert generation.stop == "length" or re.fullmatch(pattern, text)
 
 
 def test_a_grammar(toy: eg.Model) -> None:
