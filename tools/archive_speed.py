@@ -5,7 +5,8 @@
 
 The sound is the demo's commands one after the other, with pauses, noise and tones between them. Each round transcribes it
 once for every batch size, in another order each time, and the texts must be equal. --tokens bounds the answers: random
-weights do not end them.
+weights do not end them. Then they are drawn with chance: the most probable tokens of random weights repeat themselves, and an
+answer that does so is asked for twice.
 """
 
 from __future__ import annotations
@@ -79,7 +80,12 @@ def main() -> None:
             for size in next(orders):
                 began, words, number = time.perf_counter(), [], 0
                 found = eg.transcribe_segments(
-                    Hour(args.minutes), model, batch=size, max_tokens=args.tokens, detector=args.detector
+                    Hour(args.minutes),
+                    model,
+                    batch=size,
+                    max_tokens=args.tokens,
+                    sampling=args.tokens and eg.Sampling(seed=0),
+                    detector=args.detector,
                 )
                 for segment in found:
                     words.append(segment.text)
