@@ -55,7 +55,7 @@ def run(nodes: int, folder: Path, options: argparse.Namespace) -> float:
                 model=options.model,
                 mmproj=options.mmproj,
                 threads=1,
-                options={"detector": "energy", "guarded": True, "max_tokens": options.tokens},
+                options={"detector": "energy", "guarded": True},
             )
             took = time.perf_counter() - began
             lines = [line for part in Path(out).glob("part-*.jsonl") for line in part.read_text().splitlines()]
@@ -74,7 +74,6 @@ def main() -> None:
     parser.add_argument("mmproj", nargs="?")
     parser.add_argument("--recordings", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each recording")
-    parser.add_argument("--tokens", type=int, help="the most tokens of an answer")
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
