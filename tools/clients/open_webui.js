@@ -17,6 +17,12 @@ function check(good, what) {
   if (!good) throw new Error(what);
 }
 
+/** Opens the page, with a new chat. */
+async function open(page) {
+  await page.goto('http://127.0.0.1:3000/');
+  await page.waitForSelector('#chat-input', { timeout: PATIENCE });
+}
+
 /** Sends a message, and waits until its answer is complete: then there are buttons below it. */
 async function ask(page, text) {
   const answers = page.locator('.chat-assistant');
@@ -40,17 +46,20 @@ const parts = {
   },
 
   async picture(page) {
+    await open(page); // a new chat: small models know nothing to say about a picture after other talk
     const canvas = await page.evaluate(() => {
-      const made = Object.assign(document.createElement('canvas'), { width: 96, height: 96 });
+      const made = Object.assign(document.createElement('canvas'), { width: 192, height: 192 });
       const pen = made.getContext('2d');
+      pen.fillStyle = 'white';
+      pen.fillRect(0, 0, 192, 192);
       pen.fillStyle = 'crimson';
-      pen.fillRect(0, 0, 96, 96);
+      pen.fillRect(40, 60, 100, 100);
       return made.toDataURL('image/png').split(',')[1];
     });
     const buffer = Buffer.from(canvas, 'base64');
     await page.locator('input[type=file]').first().setInputFiles({ name: 'red.png', mimeType: 'image/png', buffer });
     await page.waitForTimeout(2000);
-    return ask(page, 'Which colour is it?');
+    return ask(page, 'What color is the square?');
   },
 
   async dictation(page) {
@@ -98,8 +107,7 @@ const parts = {
   const args = [...quiet, '--autoplay-policy=no-user-gesture-required', ...microphone];
   const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args });
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, permissions: ['microphone'] });
-  await page.goto('http://127.0.0.1:3000/');
-  await page.waitForSelector('#chat-input', { timeout: PATIENCE });
+  await open(page);
   const news = page.getByText("Okay, Let's Go!"); // shown once
   await news.waitFor({ timeout: 5000 }).then(() => news.click(), () => {});
   fs.mkdirSync(folder, { recursive: true });
