@@ -172,7 +172,7 @@ void eg_audio_stream_free(eg_audio_stream *s)
 {
     if (!s) return;
     eg_model *model = s->model;
-    free(s->memory);
+    eg_arena_close(s->memory);
     free(s);
     eg_model_release(model);
 }

@@ -138,8 +138,8 @@ void eg_session_close(eg_session *s)
     eg_model *model = s->model;
     const int left = atomic_fetch_sub(&model->sessions, 1) - 1;
     eg_session_audio_free(s);
-    free(s->cache_memory);
-    free(s->work_memory);
+    eg_arena_close(s->cache_memory);
+    eg_arena_close(s->work_memory);
     eg_model_count_session(model, s->cache_bytes + s->work_bytes, 0);
     free(s);
     eg_model_drop_idle(model, left > 0 ? left : 1);

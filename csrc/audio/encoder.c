@@ -79,7 +79,7 @@ eg_audio_work *eg_audio_work_open(const eg_audio_weights *weights, eg_pool *pool
 void eg_audio_work_close(eg_audio_work *work)
 {
     if (!work) return;
-    free(work->memory);
+    eg_arena_close(work->memory);
     free(work);
 }
 

@@ -31,12 +31,11 @@ static inline void *eg_arena_take(eg_arena *arena, size_t count, size_t size)
     return arena->base ? arena->base + begin : NULL;
 }
 
-/* An arena of `bytes` cleared bytes, which take no pages of the system before they are touched. *block is what to free. The base is
- * NULL without memory. */
-static inline eg_arena eg_arena_open(size_t bytes, void **block)
-{
-    uint8_t *p = *block = bytes < SIZE_MAX / 2 ? calloc(1, bytes + EG_ARENA_ALIGNMENT) : NULL;
-    return (eg_arena){p ? p + (EG_ARENA_ALIGNMENT - (uintptr_t)p % EG_ARENA_ALIGNMENT) : NULL, 0};
-}
+/* An arena of `bytes` cleared bytes, which take no pages of the system before they are touched. *block is what eg_arena_close
+ * frees. The base is NULL without memory. */
+eg_arena eg_arena_open(size_t bytes, void **block);
+
+/* Frees an arena's memory and returns its pages to the system. NULL is allowed. */
+void eg_arena_close(void *block);
 
 #endif

@@ -119,8 +119,8 @@ eg_status eg_workspace_open(const eg_config *config, const eg_weights *weights, 
 void eg_workspace_close(eg_workspace *ws)
 {
     if (!ws) return;
-    free(ws->memory);
-    free(ws->logit_memory);
+    eg_arena_close(ws->memory);
+    eg_arena_close(ws->logit_memory);
     free(ws);
 }
 
@@ -130,7 +130,7 @@ eg_status eg_workspace_reserve_logits(eg_workspace *ws, int64_t n, eg_error *err
     void *memory;
     eg_arena arena = eg_arena_open((size_t)n * (size_t)ws->config->vocab * sizeof(float), &memory);
     if (!arena.base) return eg_fail(err, EG_ERROR_MEMORY, "no memory for the logits of %lld tokens.", (long long)n);
-    free(ws->logit_memory);
+    eg_arena_close(ws->logit_memory);
     ws->logit_memory = memory;
     ws->logits = (float *)(void *)arena.base;
     ws->bytes += (size_t)(n - ws->logit_rows) * (size_t)ws->config->vocab * sizeof(float);

@@ -424,10 +424,10 @@ eg_status eg_vision_encode(const eg_vision_weights *weights, eg_pool *pool, eg_t
                   .out = out};
     e.matmul.two_term = e.matmul.rounds_floats = true;
     if (!open_memory(&e)) {
-        free(e.memory);
+        eg_arena_close(e.memory);
         return eg_fail(err, EG_ERROR_MEMORY, "no memory to encode a picture of %lld patches.", (long long)e.n);
     }
     const bool complete = run(&e, turn, progress);
-    free(e.memory);
+    eg_arena_close(e.memory);
     return complete ? EG_OK : eg_fail(err, EG_CANCELLED, "cancelled.");
 }

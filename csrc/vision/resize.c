@@ -182,8 +182,8 @@ eg_status eg_image_resize(eg_pool *pool, const eg_picture *from, int64_t width, 
         r.scratch = eg_arena_open(arena.used, &scratch).base;
     }
     if (r.scratch) eg_pool_run(pool, band_task, &r, bands, 1);
-    free(scratch);
-    free(axes);
+    eg_arena_close(scratch);
+    eg_arena_close(axes);
     return r.scratch ? EG_OK
                      : eg_fail(err, EG_ERROR_MEMORY, "no memory to resize a picture of %lld x %lld pixels.",
                                (long long)from->width, (long long)from->height);

@@ -13,9 +13,10 @@ import pytest
 from edge_gemma import Model
 from edge_gemma.engine.memory import MemoryLimit, fit, memory_need, parse_size, resident
 from edge_gemma.errors import EdgeGemmaMemoryError, EdgeGemmaValueError
-from support.paths import DATA
+from support.paths import DATA, ROOT
 
 DENSE = DATA / "dense-Q4_0.gguf"
+TOY = ROOT / "edge_gemma" / "demo" / "data" / "demo.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,33 @@ def test_a_process_stays_below_its_limit(more: int) -> None:
     assert context >= 256
     assert planned <= limit
     assert 0.4 * planned < peak <= planned, "what is planned must be above what is used, and not far above"
+
+
+TOUCHED = """
+import sys
+from edge_gemma import Model
+from edge_gemma.engine.memory import resident
+model = Model.load(sys.argv[1], threads=1)
+long = model.session(4096)
+long.feed_tokens([i % 200 + 20 for i in range(3000)])
+long.fork().close()
+begun, sessions = resident(), []
+for _ in range(40):
+    sessions.append(model.session(4096))
+    sessions[-1].feed_tokens([i % 200 + 20 for i in range(200)])
+    long.fork().close()
+print((resident() - begun) / 40, *(model.estimate(n)["kv"] for n in (512, 4096)))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs a system that tells what a process has in memory"
+)
+def test_a_session_takes_memory_for_the_tokens_it_has_even_where_a_longer_one_was_closed() -> None:
+    done = subprocess.run([sys.executable, "-c", TOUCHED, str(TOY)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    taken, some, all_ = map(float, done.stdout.split())
+    assert 0 < taken < some < all_ / 3
 
 
 def test_the_option(run_cli) -> None:
