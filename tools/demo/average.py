@@ -15,6 +15,8 @@ AVERAGES: dict[int, tuple[tuple[int, ...], dict[str, tuple[float, ...]]]] = {
         {"audio": (0.5, 0.25, 0.25), "vision": (0.0, 0.4, 0.6), "": (0.1, 0.4, 0.5)},
     ),
     25: ((22, 24), {"": (0.4, 0.6)}),
+    29: ((25, 28), {"": (0.4, 0.6)}),
+    33: ((29, 32), {"position_embedding": (0.0, 1.0), "": (0.4, 0.6)}),
 }
 KEPT = {stage for stages, _ in AVERAGES.values() for stage in stages}
 

@@ -8,6 +8,7 @@ its columns of patches. It is not part of the model.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import string
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ PRECISION = (
     10  # the weight of the mean distance of a side, as a share of the picture, beside the cross entropy of its bins
 )
 IGNORED = -100
+SMALLEST = 200  # pixels of the side of the smallest square pictures
+WIDEST = 3.6  # the ratio of the sides of the widest pictures; places beyond theirs are not learned
 
 
 @dataclasses.dataclass
@@ -80,17 +83,18 @@ class Drawings(torch.utils.data.IterableDataset):  # type: ignore[misc]
 
 
 def grid(rng: random.Random, budget: int) -> tuple[int, int]:
-    """Columns and rows of soft tokens of pictures whose sides have a random ratio of at most 2."""
-    ratio = 2 ** rng.uniform(-1, 1)
+    """Columns and rows of soft tokens of pictures whose sides have a random ratio, at most that of the widest ones."""
+    ratio = WIDEST ** rng.uniform(-1, 1)
     return scenes.target_size(max(1, round(1000 * ratio)), 1000, budget)
 
 
 def batch(rng: random.Random, columns: int, rows: int, size: int, held_out: bool) -> Pictures:
-    """Pictures of random sizes that are resized to the same one. Their sides' ratio changes by up to a tenth, as it does when
-    Gemma 4 resizes."""
+    """Pictures of random sizes that are resized to the same one, which many of them are smaller than: small pictures are asked
+    about, too. Their sides' ratio changes by up to a tenth, as it does when Gemma 4 resizes."""
     patches, parts, written, kinds, colors, boxes, drawn = [], [], [], [], [], [], []
+    smallest = min(0.8, SMALLEST / (scenes.CELL * math.sqrt(columns * rows)))
     for _ in range(size):
-        scale = scenes.CELL * (1.0 if rng.random() < 0.2 else rng.uniform(0.8, 1.8))
+        scale = scenes.CELL * (1.0 if rng.random() < 0.2 else smallest * (1.8 / smallest) ** rng.random())
         width = round(columns * scale * rng.uniform(1, 1.1))
         height = round(rows * scale * rng.uniform(1, 1.1))
         scene = scenes.draw(rng, width, height, held_out)

@@ -475,6 +475,16 @@ COURSE = [
     Stage("looking", 300, speaking=5e-4, tokens=(70, 140, 280, 280)),
     Stage("all", 750, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
     Stage("average", 0),
+    # Pictures that are smaller than their budget.
+    Stage("eyes", 250, seeing=4e-4, tokens=(70, 140, 280, 280)),
+    Stage("looking", 300, speaking=5e-4, tokens=(70, 140, 280, 280)),
+    Stage("all", 500, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
+    Stage("average", 0),
+    # Wide and tall pictures.
+    Stage("eyes", 250, seeing=5e-4, tokens=(70, 140, 280, 280)),
+    Stage("looking", 250, speaking=5e-4, tokens=(70, 140, 280, 280)),
+    Stage("all", 400, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
+    Stage("average", 0),
 ]
 NEAR = 1.5  # the deviation of what is near a side of a box, in hundredths of the picture
 PATCHES = 5760  # of the pictures of a step, on all processors together
