@@ -39,7 +39,12 @@ def describer() -> Iterator[Describer]:
         yield opened
 
 
-def pictures(seed: str, count: int, shapes: tuple[str, ...] = tuple(scenes.SHAPES)) -> list[scenes.Scene]:
+def pictures(
+    seed: str,
+    count: int,
+    shapes: tuple[str, ...] = tuple(scenes.SHAPES),
+    sides: tuple[tuple[int, int], ...] = ((200, 640), (200, 640)),
+) -> list[scenes.Scene]:
     """Pictures with Pillow's own font. Every second one is of a kind that is held out; of the others the picture is new."""
     fonts, scenes.FONTS = scenes.FONTS, ()
     try:
@@ -47,7 +52,7 @@ def pictures(seed: str, count: int, shapes: tuple[str, ...] = tuple(scenes.SHAPE
         found: list[scenes.Scene] = []
         while len(found) < count:
             held_out = bool(len(found) % 2) or None
-            scene = scenes.draw(rng, rng.randint(200, 640), rng.randint(200, 640), held_out)
+            scene = scenes.draw(rng, *(rng.randint(*side) for side in sides), held_out)
             if all(thing.text or thing.kind in shapes for thing in scene.things):
                 found.append(scene)
         return found
@@ -97,16 +102,30 @@ def test_shapes_colors_and_numbers(describer: Describer, drawn: list[scenes.Scen
         assert sum(values) >= 0.95 * len(values) - 1, (kind, sum(values), len(values))
 
 
+def located(describer: Describer, shown: list[scenes.Scene], budget: int, least: float) -> list[bool]:
+    """Of the last label of each picture: whether each of its things has a box with this intersection over union."""
+    found = []
+    for scene in shown:
+        label, things = list(scenes.labels(scene).items())[-1]
+        boxes = [(box.left, box.top, box.right, box.bottom) for box in describer.locate(scene.pixels, label, budget)]
+        found += [max((overlap(thing.box, box) for box in boxes), default=0.0) >= least for thing in things]
+    return found
+
+
 @pytest.mark.parametrize("axes", ["", "x", "xy"])
 @pytest.mark.parametrize(("least", "share"), [(0.5, 0.7), (0.7, 0.85)])
 def test_boxes(describer: Describer, symmetric: list[scenes.Scene], axes: str, least: float, share: float) -> None:
     """Of pictures, mirrored pictures and pictures with exchanged axes: whatever turns boxes fails in one of them."""
-    found = []
-    for scene in symmetric[:30]:
-        shown = turned(scene, axes) if axes else scene
-        label, things = list(scenes.labels(shown).items())[-1]
-        boxes = [(box.left, box.top, box.right, box.bottom) for box in describer.locate(shown.pixels, label, BUDGET)]
-        found += [max((overlap(thing.box, box) for box in boxes), default=0.0) >= least for thing in things]
+    found = located(describer, [turned(scene, axes) if axes else scene for scene in symmetric[:30]], BUDGET, least)
+    assert len(found) > 20 and sum(found) >= share * len(found), (sum(found), len(found))
+
+
+@pytest.mark.parametrize(
+    ("sides", "share"), [(((500, 600), (200, 260)), 0.65), (((200, 260), (500, 600)), 0.5)], ids=["wide", "tall"]
+)
+def test_boxes_where_one_side_is_two_or_three_times_the_other(describer: Describer, sides: Any, share: float) -> None:
+    """With the most tokens that training had, so that the places of most columns or rows are needed."""
+    found = located(describer, pictures("long", 30, sides=sides), 280, 0.7)
     assert len(found) > 20 and sum(found) >= share * len(found), (sum(found), len(found))
 
 
