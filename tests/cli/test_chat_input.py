@@ -102,7 +102,7 @@ def chat(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 def test_a_chat_at_a_terminal(chat: Any, tmp_path: Path) -> None:
     talk = chat()
     talk.type("/sta\t")
-    talk.expect("/stats|ts ?$")
+    talk.expect("/stats|ts(?: ?$|\x1b)")  # the rest of the word alone, or the line drawn anew
     talk.type("\r")
     talk.expect(r"context: ")
     talk.expect(r"memory: [\d.]+ .?B \(model ")
