@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import contextlib
 import itertools
 import json
 import random
@@ -21,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,26 +147,33 @@ def check_memory(load: Load) -> None:
     load.note("memory", late <= GROWTH * early, (early, late))
 
 
+@contextlib.contextmanager
+def serving(options: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server with these options: its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "edge_gemma", "serve", "--port", str(port), *options])
+    base = f"http://127.0.0.1:{port}"
+    try:
+        _until(lambda: httpx.get(base + "/health", timeout=5).status_code == 200)
+        yield base, process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
 def main() -> int:
     """Starts the server, loads it, and stops it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=8, help="that ask one question after the other (default: 8)")
     args, options = parser.parse_known_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "edge_gemma", "serve", "--port", str(port), *options]
-    process = subprocess.Popen(command)
-    base = f"http://127.0.0.1:{port}"
-    try:
-        _until(lambda: httpx.get(base + "/health", timeout=5).status_code == 200)
+    with serving(options) as (base, process):
         load = Load(base, process, args.seconds)
         asyncio.run(loaded(load, args.clients))
         check_memory(load)
-    finally:
-        process.terminate()
-        code = process.wait(60)
+    code = process.returncode
     load.note("the end", code == 0, code)
     for kind, count in sorted(load.counts.items()):
         print(f"{count:7} {kind}")
