@@ -8,9 +8,9 @@
 #include <sys/mman.h>
 #endif
 
-/* Arenas from this size on have pages of their own. malloc gives a closed one's pages to the next arena, and calloc has to touch them
- * all to clear them: a cache for 4,096 tokens would take the memory of 4,096 tokens from the first token on. The address sanitizer
- * sees the ends of blocks of the heap only. */
+/* Arenas from this size on have pages of their own. malloc would give the pages of a closed one to the next, and calloc would
+ * touch all of them to clear them: a cache for 4,096 tokens would take the memory of 4,096 tokens from the first token on. The
+ * address sanitizer sees the ends of blocks of the heap only. */
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define EG_HEAP_ONLY 1
