@@ -96,11 +96,8 @@ def main() -> None:
             print(f"one client {one:.1f} tokens/s, {args.clients} clients {several:.1f}: {ratios[-1]:.2f}", flush=True)
         print(f"{args.clients} clients get {statistics.median(ratios):.2f} times the tokens of one")
         waits = [asyncio.run(first_text(base, speech)) for _ in range(args.rounds)]
-    print(
-        f"first text after {len(speech) / SAMPLE_RATE:.1f} s of speech: "
-        + ", ".join(f"{1000 * s:.0f}" for s in waits)
-        + " ms"
-    )
+    milliseconds = ", ".join(f"{1000 * wait:.0f}" for wait in waits)
+    print(f"first text after {len(speech) / SAMPLE_RATE:.1f} s of speech: {milliseconds} ms")
 
 
 if __name__ == "__main__":
