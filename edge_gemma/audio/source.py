@@ -400,6 +400,7 @@ class _Pipe(Source):
         # Bounded, so that the writer of the pipe has to wait for its reader, as it would without the thread.
         self._queue: queue.Queue[NDArray[np.float32] | EdgeGemmaError | None] = queue.Queue(maxsize=16)
         self._closed = False
+        self._final_warning: str | None = None  # what the thread knows at the end, to be said once the reader is there
         threading.Thread(target=self._run, args=(opening,), name="edge_gemma-sound", daemon=True).start()
 
     def _run(self, opening: Callable[[], _Recording]) -> None:
@@ -408,7 +409,7 @@ class _Pipe(Source):
                 self.assumption = recording.assumption
                 while not self._closed and (block := recording.next_block(None)) is not None:
                     self._queue.put(block)
-                self.warning = recording.warning
+                self._final_warning = recording.warning
             self._queue.put(None)
         except EdgeGemmaError as error:
             self._queue.put(error)
@@ -424,6 +425,8 @@ class _Pipe(Source):
             return _NOTHING
         if isinstance(item, EdgeGemmaError):
             raise item
+        if item is None:
+            self.warning = self._final_warning
         return item
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -43,6 +44,17 @@ def warning_of(samples: np.ndarray, stream: bool = False) -> str:
 def test_what_is_said_of_a_level(samples, says, stream) -> None:
     warning = warning_of(samples, stream)
     assert bool(warning) == bool(says) and says in warning
+
+
+def test_a_stream_that_was_read_ahead_says_nothing_before_its_end() -> None:
+    data = wav_bytes(np.zeros(SAMPLE_RATE, np.int16).tobytes())
+    before = set(threading.enumerate())
+    with open_audio(Trickle(data, 4000)) as source:
+        for reader in set(threading.enumerate()) - before:
+            reader.join(30)
+            assert not reader.is_alive()
+        assert source.read(0.2).size and source.warning is None
+        assert sum(block.size for block in source) and "silent" in source.warning
 
 
 def test_nothing_is_said_of_a_part() -> None:
