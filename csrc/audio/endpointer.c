@@ -14,9 +14,11 @@ enum {
     RATE = 16000,
     SOFT_TOKEN = 640,          /* samples of one: an utterance that is too long is cut at a multiple of this */
     QUIET_BLOCKS = 5, /* blocks over which the level is averaged for a cut: longer than the silent part of a consonant */
+    SOFT_GAP = 3,              /* less probable blocks that may lie between those of a soft beginning */
     LEVELS = 8 * RATE / BLOCK /* blocks that tell the level of the noise */
 };
 static const float ON = 0.5f, OFF = 0.35f; /* speech begins at the one probability and ends below the other */
+static const float SOFT = 0.1f;            /* blocks of this probability just before may be its soft beginning */
 
 /* Samples that grow. */
 typedef struct sound {
@@ -27,7 +29,7 @@ typedef struct sound {
 struct eg_endpointer {
     float (*rate)(void *context, const float *block);
     void *context;
-    int64_t silence, pause, need, window, search; /* in blocks */
+    int64_t silence, pause, need, window, search, reach; /* in blocks */
     int64_t tail, pre_roll, limit; /* in samples */
     double levels[LEVELS]; /* dB, a ring */
     int64_t n_levels;
@@ -120,7 +122,8 @@ eg_status eg_endpointer_open(const eg_endpoint_times *given, float (*rate)(void 
     e->pre_roll = in_samples(t.pre_roll);
     e->limit = in_samples(t.max_seconds);
     e->search = (int64_t)((t.max_seconds / 2 < 8 ? t.max_seconds / 2 : 8) * RATE) / BLOCK;
-    e->kept = eg_larger(e->search, e->window + (e->pre_roll + BLOCK - 1) / BLOCK);
+    e->reach = (int64_t)((t.max_seconds / 4 < 1 ? t.max_seconds / 4 : 1) * RATE) / BLOCK;
+    e->kept = eg_larger(e->search, e->window + e->reach + (e->pre_roll + BLOCK - 1) / BLOCK);
     if (t.max_seconds < 1 || e->limit < 2 * (e->pre_roll + e->window * BLOCK)) {
         free(e);
         return eg_fail(err, EG_ERROR_ARGUMENT, "max_seconds is %g, too short for this pre_roll and min_speech.",
@@ -266,6 +269,17 @@ static bool is_sure(const eg_endpointer *e, int64_t *first)
     return found >= e->need;
 }
 
+/* Where the speech begins softly whose first clear block begins at sample `first`. */
+static int64_t softly_from(const eg_endpointer *e, int64_t first)
+{
+    const int64_t clear = e->n_recent - (e->now - first) / BLOCK;
+    const int64_t oldest = eg_larger(eg_larger(clear - e->reach, e->n_recent - e->kept), 0);
+    int64_t found = clear;
+    for (int64_t i = clear - 1; i >= oldest && found - i <= SOFT_GAP + 1; i--)
+        if (e->ratings[i % e->kept] >= SOFT) found = i;
+    return first - (clear - found) * BLOCK;
+}
+
 /* Whether the block, of that probability, belongs to speech or ends a pause; otherwise it is quiet. */
 static bool goes_on(eg_endpointer *e, float p, bool sure, int64_t first)
 {
@@ -292,7 +306,7 @@ static void advance(eg_endpointer *e, const float *block, float p)
     e->speech[e->n_speech++ % e->window] = p >= ON;
     const bool sure = is_sure(e, &first);
     if (!e->open) {
-        if (sure) start(e, eg_larger(first - e->pre_roll, e->spare));
+        if (sure) start(e, eg_larger(softly_from(e, first) - e->pre_roll, e->spare));
         return;
     }
     add_sound(e, &e->fresh, block, BLOCK);

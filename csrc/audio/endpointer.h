@@ -2,8 +2,10 @@
  *
  * A detector rates blocks of 512 samples (32 ms) with the probability of speech. The endpointer makes events of that, in the order
  * start (audio | pause audio* resume)* [pause audio*] end. An utterance begins when `min_speech` seconds of speech lie within twice
- * that time, so a click does not begin one. It is over after `silence` seconds without speech; one that would become longer than
- * `max_seconds` is cut at the quietest place in its last 8 s. The results do not depend on how the sound is cut for push.
+ * that time, so a click does not begin one. The blocks just before may be a soft beginning, of which the detector is not sure: up to
+ * a second of them, as long as their probability is a fifth of that of speech, belongs to it. An utterance is over after `silence`
+ * seconds without speech; one that would become longer than `max_seconds` is cut at the quietest place in its last 8 s. The results
+ * do not depend on how the sound is cut for push.
  */
 #ifndef EG_AUDIO_ENDPOINTER_H
 #define EG_AUDIO_ENDPOINTER_H

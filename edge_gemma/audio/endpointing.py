@@ -26,6 +26,9 @@ from .vad import BLOCK, Detector, detector, split_blocks
 SOFT_TOKEN = 640
 
 _FADES = 0.15  # speech ends where its probability is by so much below the one at which it begins
+_SOFT = 0.2  # share of the probability at which speech begins: blocks of so much just before may be its soft beginning
+_SOFT_GAP = 3  # blocks of less that may lie between them
+_SOFT_LONGEST = 1.0  # seconds of a soft beginning
 _SEARCH = 8.0  # seconds before the length limit in which the place for a cut is searched
 _QUIET_BLOCKS = 5  # blocks over which the level is averaged there: longer than the silent part of a consonant
 _NOTHING = np.zeros(0, np.float32)
@@ -58,8 +61,10 @@ class Endpointer:
     """Finds the utterances in sound while it comes in. Holds a few seconds of sound, however long the stream is.
 
     An utterance begins when `min_speech` seconds of speech lie within twice that time. So a click does not begin one, and
-    does not end a pause either. An utterance is over after `silence` seconds without speech. The events hand out all of
-    this silence, but only its first `tail` seconds belong to the utterance (`keep`): the others may belong to the next one.
+    does not end a pause either. The blocks just before may be a soft beginning, of which a detector is not sure: up to a
+    second of them, as long as their probability is a fifth of the threshold, belongs to the speech. An utterance is over
+    after `silence` seconds without speech. The events hand out all of this silence, but only its first `tail` seconds belong
+    to the utterance (`keep`): the others may belong to the next one.
 
     An utterance that would become longer than `max_seconds` is cut at the quietest place in its last 8 s. Its `keep` is
     then a multiple of 640 samples, and the next utterance goes on from there without a gap.
@@ -101,7 +106,7 @@ class Endpointer:
                 raise EdgeGemmaValueError(f"{name} is {seconds} s, more than the silence of {silence} s.", "argument")
         if not 0 <= threshold <= 1:
             raise EdgeGemmaValueError(f"threshold is {threshold}; it must be a probability, 0 to 1.", "argument")
-        self._on, self._off = threshold, max(threshold - _FADES, 0.0)
+        self._on, self._off, self._soft = threshold, max(threshold - _FADES, 0.0), threshold * _SOFT
         self._silence, self._pause, self._need = (_in_blocks(seconds) for seconds in (silence, pause, min_speech))
         self._tail = self._pause * BLOCK if tail == pause else round(tail * SAMPLE_RATE)
         self._pre_roll = round(pre_roll * SAMPLE_RATE)
@@ -117,9 +122,10 @@ class Endpointer:
         self.max_seconds = max_seconds
         self._limit = round(max_seconds * SAMPLE_RATE)
         self._search = int(min(_SEARCH, max_seconds / 2) * SAMPLE_RATE) // BLOCK
+        self._reach = int(min(_SOFT_LONGEST, max_seconds / 4) * SAMPLE_RATE) // BLOCK
         self._speech: deque[bool] = deque(maxlen=window)  # whether the last blocks, since the last pause, are speech
         self._recent: deque[tuple[NDArray[np.float32], float]] = deque(
-            maxlen=max(self._search, window + -(-self._pre_roll // BLOCK))
+            maxlen=max(self._search, window + self._reach + -(-self._pre_roll // BLOCK))
         )
         self.reset()
 
@@ -178,7 +184,7 @@ class Endpointer:
         first = self._now - (len(self._speech) - self._speech.index(True)) * BLOCK if sure else 0
         if not self._open:
             if sure:
-                self._start(max(first - self._pre_roll, self._free), events)
+                self._start(max(self._softly_from(first) - self._pre_roll, self._free), events)
             return
         self._fresh.append(block)
         if self._paused:
@@ -199,6 +205,17 @@ class Endpointer:
             self._speech.clear()
         if self._quiet >= self._patience:
             self._end(min(self._now, self._spoke + self._tail), "silence", events)
+
+    def _softly_from(self, first: int) -> int:
+        """Where the speech begins softly whose first clear block begins at sample `first`."""
+        clear = len(self._recent) - (self._now - first) // BLOCK
+        found = clear
+        for at in range(clear - 1, max(clear - self._reach, 0) - 1, -1):
+            if self._recent[at][1] >= self._soft:
+                found = at
+            elif found - at > _SOFT_GAP:
+                break
+        return first - (clear - found) * BLOCK
 
     def _start(self, began: int, events: list[EndpointEvent]) -> None:
         """Opens an utterance that began at sample `began`, which the recent blocks still contain."""

@@ -349,6 +349,34 @@ def test_the_last_samples_do_not_make_an_utterance_too_long() -> None:
     assert sum(end - begin for begin, end in check(events, samples, 28 * SAMPLE_RATE)) == samples.size
 
 
+@pytest.mark.parametrize(
+    ("soft", "blocks"),
+    [
+        ([(20, 0.1)], 20),
+        ([(20, 0.09)], 0),
+        ([(3, 0.2), (3, 0), (2, 0.1), (3, 0)], 11),  # with gaps
+        ([(3, 0.2), (4, 0), (2, 0.1)], 2),  # a longer gap ends it
+        ([(5, 0.2), (4, 0)], 0),
+        ([(60, 0.3)], 31),  # a second is the most
+    ],
+)
+def test_a_soft_beginning(soft, blocks) -> None:
+    """One of which the detector is not sure belongs to the speech, as far as it goes."""
+    samples = sound(200 * BLOCK)
+    silent = 100 - sum(count for count, _ in soft)
+    events = run(Endpointer(speech((silent, 0), *soft, (20, 1), (1, 0))), samples)
+    assert check(events, samples, 28 * SAMPLE_RATE)[0][0] == (100 - blocks) * BLOCK - 4800
+    # Nothing comes twice: what belongs to the utterance before is its end.
+    events = run(Endpointer(speech((20, 1), (30, 0.15), (20, 1), (1, 0)), tail=0.7), samples)
+    (_, first_end), (second, _) = check(events, samples, 28 * SAMPLE_RATE)
+    assert first_end == second
+    # The threshold moves it, and a short limit shortens it.
+    events = run(Endpointer(speech((80, 0), (20, 0.1), (20, 1), (1, 0)), threshold=0.6), samples)
+    assert check(events, samples, 28 * SAMPLE_RATE)[0][0] == 100 * BLOCK - 4800
+    events = run(Endpointer(speech((40, 0), (60, 0.1), (20, 1), (1, 0)), max_seconds=2), samples)
+    assert check(events, samples, 2 * SAMPLE_RATE)[0][0] == (100 - 15) * BLOCK - 4800
+
+
 def test_a_long_pre_roll() -> None:
     samples = sound(900 * BLOCK)
     events = run(Endpointer(speech((600, 0), (10, 1), (1, 0)), pre_roll=12), samples)

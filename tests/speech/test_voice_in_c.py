@@ -84,6 +84,11 @@ def sounds() -> Iterator[np.ndarray]:
         random = np.random.default_rng(seed)
         levels = np.repeat(10 ** random.uniform(-4, -0.7, 60), 8000)
         yield (random.normal(0, 1, levels.size) * levels).astype(np.float32).clip(-1, 1)
+    # Utterances behind blocks that may be speech: soft beginnings.
+    random = np.random.default_rng(6)
+    above = [np.r_[random.choice([0, 4.5, 5.5], 30, p=[0.6, 0.2, 0.2]), [20] * 10, [0] * 60] for _ in range(20)]
+    levels = np.repeat(0.003 * 10 ** (np.concatenate(above) / 20), 512)
+    yield (random.normal(0, 1, levels.size) * levels).astype(np.float32).clip(-1, 1)
 
 
 @pytest.mark.parametrize(
