@@ -27,6 +27,7 @@ __all__ = ["Entry", "PrefixCache", "before_last", "free_position"]
 
 _BLOCK = 128  # slots of a ring beyond its window
 _WORTH = 16  # tokens that must be saved before an entry is used
+_STEP = 64  # tokens in which sizes are counted
 _TAIL = 64  # tokens behind the common part that nobody else will want
 
 
@@ -158,7 +159,7 @@ class PrefixCache:
 
     def _size(self, tokens: int) -> int:
         """Bytes of a timeline that has had so many tokens: what is not touched of a cache takes no memory."""
-        steps = -(-tokens // 256) * 256
+        steps = -(-tokens // _STEP) * _STEP
         if steps not in self._sizes:
             length = min(steps, self._model.config.context_length)
             estimate = self._model.estimate(length, self._kv)
