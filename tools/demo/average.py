@@ -17,6 +17,7 @@ AVERAGES: dict[int, tuple[tuple[int, ...], dict[str, tuple[float, ...]]]] = {
     25: ((22, 24), {"": (0.4, 0.6)}),
     29: ((25, 28), {"": (0.4, 0.6)}),
     33: ((29, 32), {"position_embedding": (0.0, 1.0), "": (0.4, 0.6)}),
+    37: ((33, 36), {"": (0.4, 0.6)}),
 }
 KEPT = {stage for stages, _ in AVERAGES.values() for stage in stages}
 

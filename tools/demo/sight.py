@@ -31,6 +31,7 @@ PRECISION = (
 IGNORED = -100
 SMALLEST = 200  # pixels of the side of the smallest square pictures
 WIDEST = 3.6  # the ratio of the sides of the widest pictures; places beyond theirs are not learned
+TALL = 0.4  # the share of pictures that are made taller than wide, beside those that happen to be: they are harder
 
 
 @dataclasses.dataclass
@@ -84,7 +85,8 @@ class Drawings(torch.utils.data.IterableDataset):  # type: ignore[misc]
 
 def grid(rng: random.Random, budget: int) -> tuple[int, int]:
     """Columns and rows of soft tokens of pictures whose sides have a random ratio, at most that of the widest ones."""
-    ratio = WIDEST ** rng.uniform(-1, 1)
+    exponent = rng.uniform(-1, 1)
+    ratio = WIDEST ** (-abs(exponent) if rng.random() < TALL else exponent)
     return scenes.target_size(max(1, round(1000 * ratio)), 1000, budget)
 
 

@@ -485,6 +485,11 @@ COURSE = [
     Stage("looking", 250, speaking=5e-4, tokens=(70, 140, 280, 280)),
     Stage("all", 400, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
     Stage("average", 0),
+    # More tall pictures: sight.TALL.
+    Stage("eyes", 250, seeing=5e-4, tokens=(70, 140, 280, 280)),
+    Stage("looking", 250, speaking=5e-4, tokens=(70, 140, 280, 280)),
+    Stage("all", 400, 5e-5, 1.5e-4, 4e-4, (70, 140, 280, 280), "psp"),
+    Stage("average", 0),
 ]
 NEAR = 1.5  # the deviation of what is near a side of a box, in hundredths of the picture
 PATCHES = 5760  # of the pictures of a step, on all processors together
