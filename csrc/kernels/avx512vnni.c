@@ -106,13 +106,6 @@ EG_INLINE ints quarters_at(const uint8_t *p, size_t step)
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-/* 32 bytes from each of two places, `step` apart. */
-EG_INLINE ints halves_at(const uint8_t *p, size_t step)
-{
-    ints low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
-    return _mm512_mask_broadcast_i64x4(low, 0xf0, _mm256_loadu_si256((const __m256i *)(p + step)));
-}
-
 /* The quarters of in[i] hold rows i, i + 4, i + 8, i + 12. Transposing 4 x 4 words in each quarter puts the rows in order. */
 EG_INLINE void transpose_words(const ints in[4], ints out[4])
 {
