@@ -31,7 +31,7 @@ async function ask(page, text) {
   await page.keyboard.type(text);
   await page.keyboard.press('Enter');
   await answers.nth(before).waitFor({ timeout: PATIENCE });
-  await page.locator('button[aria-label="Regenerate"]').last().waitFor({ timeout: PATIENCE });
+  await page.locator('button[aria-label="Regenerate"]').nth(before).waitFor({ timeout: PATIENCE });
   await page.waitForTimeout(1000);
   const shown = (await answers.last().innerText()).trim();
   const errors = await page.locator('[data-sonner-toast][data-type="error"]').allInnerTexts();
