@@ -272,8 +272,7 @@ static bool is_sure(const eg_endpointer *e, int64_t *first)
 /* Where the speech begins softly whose first clear block begins at sample `first`. */
 static int64_t softly_from(const eg_endpointer *e, int64_t first)
 {
-    const int64_t clear = e->n_recent - (e->now - first) / BLOCK;
-    const int64_t oldest = eg_larger(eg_larger(clear - e->reach, e->n_recent - e->kept), 0);
+    const int64_t clear = e->n_recent - (e->now - first) / BLOCK, oldest = eg_larger(clear - e->reach, 0);
     int64_t found = clear;
     for (int64_t i = clear - 1; i >= oldest && found - i <= SOFT_GAP + 1; i--)
         if (e->ratings[i % e->kept] >= SOFT) found = i;

@@ -6,7 +6,7 @@
 #   NODE_PATH=FOLDER/browser/node_modules node tools/clients/open_webui.js FOLDER RECORDING.wav
 #   tools/clients/open_webui.sh FOLDER stop
 #
-# BUILT_IN_TOOLS=False leaves out the 36 tools that Open WebUI gives to a model, by its own setting: they take 6,500 tokens of E2B and
+# BUILT_IN_TOOLS=False leaves out the 36 tools that Open WebUI gives to a model, by its own setting: they take 6,100 tokens of E2B and
 # 10,700 of the toy, which has room for 4,096. Random weights never end an answer: DEFAULT_MODEL_PARAMS='{"max_tokens": 100}' does.
 set -eu
 folder=$(realpath -m "$1")
