@@ -119,21 +119,34 @@ static void sift(eg_candidate *heap, size_t n, size_t at)
     heap[at] = moved;
 }
 
+enum { RUN = 32 };         /* logits that are compared together: nearly all runs have none of the best */
+
+static bool any_above(const float *logits, int32_t n, float least)
+{
+    int32_t above = 0;
+    for (int32_t i = 0; i < n; i++) above |= logits[i] > least;
+    return above;
+}
+
 /* The k best of logits[n] into candidates, in no particular order. Returns their number; logits of -infinity and NaN are left
  * out. */
 static size_t gather(const float *logits, int32_t n, size_t k, eg_candidate *candidates)
 {
     size_t count = 0;
-    for (int32_t id = 0; id < n; id++) {
-        eg_candidate c = {logits[id], id};
-        if (!(c.logit > -INFINITY)) continue;
-        if (count < k) {
-            candidates[count++] = c;
-            if (count == k && k < (size_t)n)
-                for (size_t i = k / 2; i-- > 0;) sift(candidates, k, i);
-        } else if (before(c, candidates[0])) {
-            candidates[0] = c;
-            sift(candidates, k, 0);
+    for (int32_t first = 0, end; first < n; first = end) {
+        end = n - first < RUN ? n : first + RUN;
+        if (count == k && !any_above(logits + first, end - first, candidates[0].logit)) continue;
+        for (int32_t id = first; id < end; id++) {
+            eg_candidate c = {logits[id], id};
+            if (!(c.logit > -INFINITY)) continue;
+            if (count < k) {
+                candidates[count++] = c;
+                if (count == k && k < (size_t)n)
+                    for (size_t i = k / 2; i-- > 0;) sift(candidates, k, i);
+            } else if (before(c, candidates[0])) {
+                candidates[0] = c;
+                sift(candidates, k, 0);
+            }
         }
     }
     return count;
