@@ -156,6 +156,7 @@ class Target:
             q8 = ffi.new(
                 "eg_q8 *", (pointer(q, "int8_t *"), pointer(d, "float *"), pointer(sums, "int16_t *"), two_term)
             )
+            self.table.prepare_q8(q8, n, matrix, where)
             self.table.matmul_q8(y, rows, q8, n, matrix, 0, rows, where)
         else:
             self.table.matmul_float(y, rows, pointer(values, "float *"), cols, n, matrix, 0, rows, where)

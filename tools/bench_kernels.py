@@ -86,6 +86,7 @@ def product(
             "eg_q8 *",
             [*(pointer(a, t) for a, t in zip(kept, ("int8_t *", "float *", "int16_t *"), strict=True)), two_term],
         )
+        target.table.prepare_q8(values, tokens, matrix, where)
 
     def work(keep: object = (kept, scratch)) -> None:
         run(pointer(y, "float *"), rows, values, tokens, matrix, 0, rows, where)

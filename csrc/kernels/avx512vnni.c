@@ -147,6 +147,7 @@ EG_INLINE ints ints_widen(ints acc, ints pairs)
 #define EG_PAIRED_TILES
 #define EG_GEMV_TOKENS 4
 #define EG_HAS_FEW
+#define EG_HAS_PREPARE
 #include "tiles.inc"
 #include "few512.inc"
 #include "gemv512.inc"

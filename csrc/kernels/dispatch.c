@@ -17,7 +17,8 @@
 size_t eg_matmul_scratch_bytes(int64_t cols)
 {
     size_t floats = (size_t)eg_round_up_16(cols) * EG_FLOAT_ROWS * sizeof(float);
-    return floats > sizeof(eg_scratch) ? floats : sizeof(eg_scratch);
+    size_t quantized = sizeof(eg_scratch) + (size_t)eg_round_up_16(cols) * EG_PREPARED_BYTES;
+    return floats > quantized ? floats : quantized;
 }
 
 size_t eg_attention_scratch_bytes(int64_t head_dim, int64_t heads, int64_t n)

@@ -39,7 +39,8 @@
 enum {
     EG_SEGMENT = 1024,                   /* most columns of a tile: its 16 KB stay in the first-level cache */
     EG_TILES = 2,                        /* most tiles, of adjacent rows, that are multiplied together */
-    EG_ADDENDS = 16384,                  /* groups of activations that are prepared for all rows of a call */
+    EG_ADDENDS = 16384,                  /* groups of activations whose addends are kept for all rows of a call */
+    EG_PREPARED_BYTES = 16,              /* most bytes for each column of activations that are prepared for all rows */
     EG_PREFETCH_AHEAD = 8192,            /* prefetch distance: bytes beyond the beginning of the next tile */
     EG_PREFETCH_FAR = 8192,              /* the same for the second-level cache: bytes beyond those for the first one */
     EG_GROUPS = EG_SEGMENT / 16,         /* most groups in a row of a tile */
@@ -74,9 +75,9 @@ enum {
 /* clang-format off: keeps the list in rows */
 #define EG_KERNEL_SET(symbol, name) \
     const eg_kernels symbol = { \
-        name,          quantize_q8, matmul_q8,          matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul, \
-        softcap,       kv_store,    attention,          attention_span, attention_merge, quantize_i8, matmul_i8, \
-        fake_quant_i8, exp_sum,     bidirectional_pack, bidirectional,  pack_i16,        matmul_i16, \
+        name,        quantize_q8,   prepare_q8, matmul_q8,          matmul_float,   rms_norm,        gelu_mul, \
+        sigmoid_mul, softcap,       kv_store,   attention,          attention_span, attention_merge, quantize_i8, \
+        matmul_i8,   fake_quant_i8, exp_sum,    bidirectional_pack, bidirectional,  pack_i16,        matmul_i16, \
     }
 /* clang-format on */
 
@@ -112,7 +113,7 @@ typedef struct eg_i16_scratch {
     _Alignas(64) float sum[EG_I16_TOKENS][EG_I16_ROWS];
 } eg_i16_scratch;
 
-/* Scratch of matmul_q8 and matmul_i8. */
+/* Scratch of matmul_q8 and matmul_i8. Behind it lies what prepare_q8 has made: EG_PREPARED_BYTES for each column. */
 typedef struct eg_scratch {
     eg_tile tile[EG_TILES];
     _Alignas(64) int32_t addend[EG_ADDENDS];                /* [tokens][groups], see tiles.inc */

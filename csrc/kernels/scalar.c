@@ -160,6 +160,11 @@ void eg_matmul_q8_scalar(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const
     }
 }
 
+static void prepare_q8(const eg_q8 *x, int64_t n, const eg_matrix *w, void *scratch)
+{
+    (void)x, (void)n, (void)w, (void)scratch;
+}
+
 /* Between the segments of a row, y holds the bits of the integer sums so far. */
 void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                          void *scratch)
@@ -184,8 +189,26 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
 
 /* clang-format off: keeps the list in rows */
 const eg_kernels eg_kernels_scalar = {
-    "scalar",      quantize_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,    sigmoid_mul,
-    softcap,       kv_store,    attention,           attention_span, attention_merge, quantize_i8, eg_matmul_i8_scalar,
-    fake_quant_i8, exp_sum,     bidirectional_pack,  bidirectional,  pack_i16,        matmul_i16,
+    "scalar",
+    quantize_q8,
+    prepare_q8,
+    eg_matmul_q8_scalar,
+    matmul_float,
+    rms_norm,
+    gelu_mul,
+    sigmoid_mul,
+    softcap,
+    kv_store,
+    attention,
+    attention_span,
+    attention_merge,
+    quantize_i8,
+    eg_matmul_i8_scalar,
+    fake_quant_i8,
+    exp_sum,
+    bidirectional_pack,
+    bidirectional,
+    pack_i16,
+    matmul_i16,
 };
 /* clang-format on */

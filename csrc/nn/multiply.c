@@ -50,6 +50,7 @@ void eg_matmul_layout(eg_matmul *m, int64_t values, int64_t widest, size_t scrat
     }
     m->scratch_bytes = aligned(bytes);
     m->scratch = eg_arena_take(arena, eg_pool_threads(m->pool), m->scratch_bytes);
+    m->prepared = eg_arena_take(arena, eg_pool_threads(m->pool), sizeof *m->prepared);
 }
 
 typedef struct matmul_call {
@@ -120,23 +121,40 @@ static void clamp_rows(const eg_product *product, int64_t row0, int64_t row1)
     for (int64_t t = 0; t < product->n; t++) eg_clamp(product->y + t * product->ldy + row0, row1 - row0, product->bounds);
 }
 
-/* Rows [row0, row1) of one product. */
-static void multiply_rows(const matmul_call *call, const eg_product *product, int64_t row0, int64_t row1, uint8_t *scratch)
+/* A thread prepares the activations with the first of its rows, and again for weights of another type. */
+static void multiply_q8_rows(const matmul_call *call, const eg_product *product, int64_t row0, int64_t row1, unsigned worker)
 {
     const eg_kernels *kernels = call->m->kernels;
     const eg_matrix *w = &product->w;
+    const eg_q8 x = q8_rows(&call->q8, product->first, w->cols);
+    eg_prepared *prepared = &call->m->prepared[worker];
+    void *scratch = eg_matmul_scratch(call->m, worker);
+    if (prepared->type != w->type || prepared->first != product->first || prepared->n != product->n) {
+        kernels->prepare_q8(&x, product->n, w, scratch);
+        *prepared = (eg_prepared){w->type, product->first, product->n};
+    }
+    kernels->matmul_q8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
+}
+
+/* Rows [row0, row1) of one product. */
+static void multiply_rows(const matmul_call *call, const eg_product *product, int64_t row0, int64_t row1, unsigned worker)
+{
+    const eg_kernels *kernels = call->m->kernels;
+    const eg_matrix *w = &product->w;
+    uint8_t *scratch = eg_matmul_scratch(call->m, worker);
+    const bool is_q8 = w->type->group && !(w->in_step > 0);
+    if (!is_q8) call->m->prepared[worker].type = NULL;
     if (is_rounded(call, product)) {
         kernels->matmul_i16(product->y, product->ldy, call->m->i16, product->n, w, row0, row1, scratch);
     } else if (!w->type->group) {
         kernels->matmul_float(product->y, product->ldy, call->x + product->first * call->ldx, call->ldx, product->n, w, row0,
                               row1, scratch);
-    } else if (w->in_step > 0) {
+    } else if (is_q8) {
+        multiply_q8_rows(call, product, row0, row1, worker);
+    } else {
         const eg_i8 *all = &call->m->i8;
         eg_i8 x = {all->q + product->first * w->cols, all->d + product->first, all->sum + product->first};
         kernels->matmul_i8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
-    } else {
-        eg_q8 x = q8_rows(&call->q8, product->first, w->cols);
-        kernels->matmul_q8(product->y, product->ldy, &x, product->n, w, row0, row1, scratch);
     }
     if (w->scale && !(w->in_step > 0)) scale_rows(product, row0, row1);
     if (w->out_step > 0)
@@ -154,7 +172,7 @@ static void multiply_task(void *context, int64_t begin, int64_t end, unsigned wo
         if (begin >= product->end) continue;
         int64_t stop = end < product->end ? end : product->end;
         int64_t row0 = (begin - start) * EG_ROW_TILE, row1 = (stop - start) * EG_ROW_TILE;
-        multiply_rows(call, product, row0, row1 < product->w.rows ? row1 : product->w.rows, eg_matmul_scratch(call->m, worker));
+        multiply_rows(call, product, row0, row1 < product->w.rows ? row1 : product->w.rows, worker);
         begin = stop;
     }
 }
@@ -172,6 +190,7 @@ static void multiply_alike(eg_matmul *m, const float *x, int64_t ldx, int64_t n,
         tiles += (products[i].w.rows + EG_ROW_TILE - 1) / EG_ROW_TILE;
         products[i].end = tiles;
     }
+    for (unsigned i = 0; i < eg_pool_threads(m->pool); i++) m->prepared[i].type = NULL;
     if (quantized) eg_pool_run(m->pool, products[0].w.in_step > 0 ? quantize_fixed_task : quantize_task, &call, n, 1);
     if (rounded) eg_pool_run(m->pool, pack_task, &call, (n + PACKED - 1) / PACKED, 1);
     eg_pool_run(m->pool, multiply_task, &call, tiles, TILES);

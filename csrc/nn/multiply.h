@@ -16,6 +16,12 @@
 #include "../base/pool.h"
 #include "../kernels/kernels.h"
 
+/* Whose activations a thread's scratch has in the form that matmul_q8 wants (prepare_q8). */
+typedef struct eg_prepared {
+    const eg_type_info *type;  /* of the weights; NULL: nobody's */
+    int64_t first, n;          /* rows of the input */
+} eg_prepared;
+
 typedef struct eg_matmul {
     const eg_kernels *kernels;
     eg_pool *pool;
@@ -26,6 +32,7 @@ typedef struct eg_matmul {
     void *i16;                 /* the input of a call for that */
     uint8_t *scratch;          /* [threads, scratch_bytes], also for the owner's tasks */
     size_t scratch_bytes;
+    eg_prepared *prepared;     /* [threads] of a run of products */
 } eg_matmul;
 
 /* One product of a call: y = w x for rows [first, first + n) of the input. */

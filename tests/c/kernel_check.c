@@ -95,8 +95,10 @@ static void check_matrices(const eg_kernels *k)
             for (int64_t t = 0; t < n; t++)
                 k->quantize_q8(x + t * cols, cols, two_term, q8.q + t * terms * cols, q8.d + t * cols / 32,
                                q8.sum + t * terms * cols / 16);
-            if (type->group) k->matmul_q8(y, rows, &q8, n, &m, 0, rows, scratch);
-            else k->matmul_float(y, rows, x, cols, n, &m, 0, rows, scratch);
+            if (type->group) {
+                k->prepare_q8(&q8, n, &m, scratch);
+                k->matmul_q8(y, rows, &q8, n, &m, 0, rows, scratch);
+            } else k->matmul_float(y, rows, x, cols, n, &m, 0, rows, scratch);
             sum = sum * 31 + hash(y, (size_t)(n * rows) * 4) + hash(q8.q, (size_t)(n * terms * cols)) +
                   hash(q8.sum, (size_t)(n * terms * cols / 8));
             release(w), release(x), release(y), release(q8.q), release(q8.d), release(q8.sum), release(scratch);

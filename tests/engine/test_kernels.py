@@ -250,6 +250,8 @@ def test_row_ranges_canaries_and_odd_addresses(target: kernels.Target, name: str
     q8 = ffi.new("eg_q8 *", (cast(q, "int8_t *"), cast(d, "float *"), cast(sums, "int16_t *"), two_term))
     scratch = np.empty(lib.eg_matmul_scratch_bytes(cols) + 64, np.uint8)
     where = ffi.cast("void *", scratch.ctypes.data + -scratch.ctypes.data % 64)
+    if kind.unpack:
+        target.table.prepare_q8(q8, n, matrix, where)
     for row0, row1 in ((0, 50), (0, 1), (49, 50), (16, 32), (5, 38), (7, 22), (20, 20), (0, 17)):
         y = np.full((n + 2, ldy), -7.25, F)
         out = ffi.cast("float *", y[1:].ctypes.data)
