@@ -63,6 +63,7 @@ suspend fun voice(files: Files) {
     model.close() // conversation and voice keep it
     hear(voice, chat, files, false)
     println("tokens " + chat.tokens().joinToString(" "))
+    chat.truncate(0) // a conversation of its own
     hear(voice, chat, files, true)
     voice.close()
     chat.close()
