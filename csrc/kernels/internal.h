@@ -40,7 +40,7 @@ enum {
     EG_SEGMENT = 1024,                   /* most columns of a tile: its 16 KB stay in the first-level cache */
     EG_TILES = 2,                        /* most tiles, of adjacent rows, that are multiplied together */
     EG_ADDENDS = 16384,                  /* groups of activations whose addends are kept for all rows of a call */
-    EG_PREPARED_BYTES = 16,              /* most bytes for each column of activations that are prepared for all rows */
+    EG_PREPARED_BYTES = 18,              /* most bytes for each column of activations that are prepared for all rows */
     EG_PREFETCH_AHEAD = 8192,            /* prefetch distance: bytes beyond the beginning of the next tile */
     EG_PREFETCH_FAR = 8192,              /* the same for the second-level cache: bytes beyond those for the first one */
     EG_GROUPS = EG_SEGMENT / 16,         /* most groups in a row of a tile */
