@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-import shlex
 import sys
+
+from .shell import quoted
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 #: The packages that every installation has, by the module whose import fails without them.
@@ -17,10 +18,10 @@ def pip_line(*packages: str) -> str:
 
     "edge-gemma[voice]" stands for the packages of that extra.
     """
-    wanted = " ".join(map(shlex.quote, packages))
+    wanted = " ".join(map(quoted, packages))
     if os.path.join("pipx", "venvs") in sys.prefix:
         return f"pipx runpip {os.path.basename(sys.prefix)} install {wanted}"
-    python = shlex.quote(sys.executable or "python3")
+    python = quoted(sys.executable or "python3")
     # Not by importlib.util.find_spec("pip"): setuptools takes that for pip itself, and fails when it is imported later.
     if not any(os.path.isdir(os.path.join(folder, "pip")) for folder in sys.path if folder):
         return f"uv pip install --python {python} {wanted}"
@@ -50,9 +51,8 @@ def missing_package(error: ImportError) -> ImportError:
     if os.path.exists(made) and os.path.abspath(sys.prefix) != os.path.join(root, ".venv"):
         return ModuleNotFoundError(f"{text} Use {made}, which `make` has set up.", name=error.name)
     # Not into this Python: those of Debian and of Homebrew refuse packages outside of a virtual environment.
-    line = (
-        f"{shlex.quote(sys.executable or 'python3')} -m venv venv && venv/bin/python -m pip install {shlex.quote(root)}"
-    )
+    python = os.path.join("venv", "Scripts" if os.name == "nt" else "bin", "python")
+    line = f"{quoted(sys.executable or 'python3')} -m venv venv && {python} -m pip install {quoted(root)}"
     return ModuleNotFoundError(f"{text} Install edge_gemma with all that it needs: `{line}`.", name=error.name)
 
 

@@ -21,6 +21,7 @@ TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 C_RANKS = {"base": 0, "format": 1, "kernels": 2, "nn": 3, "text": 3, "decoder": 4, "audio": 4, "vision": 4, "api": 5}
 PYTHON_RANKS = {
     "_version": 0,
+    "shell": 0,
     "errors": 1,
     "installation": 1,
     "audio": 2,

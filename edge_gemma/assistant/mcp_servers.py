@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from ..chat.schemas import given_parameters
 from ..chat.tools import Tool, tool_schema
 from ..errors import EdgeGemmaOSError, EdgeGemmaValueError
 from ..installation import pip_line
+from ..shell import split_command
 from .effects import Effect, effect_of_hints
 from .state import read_text
 
@@ -77,7 +77,7 @@ def read_servers(description: str) -> list[McpServer]:
     if text.endswith(".json") and " " not in text:
         return [McpServer(address) for address in _from_file(os.path.expanduser(text))]
     try:
-        words = shlex.split(text)
+        words = split_command(text)
     except ValueError as error:
         raise EdgeGemmaValueError(f"The MCP server {text!r} cannot be read: {error}.", "argument") from error
     if not words:

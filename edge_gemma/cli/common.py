@@ -10,13 +10,13 @@ import argparse
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 from ..engine.memory import MemoryLimit, parse_size
 from ..hub.resolve import MMPROJ_VARIABLE, MODEL_VARIABLE, is_embedded, model_files
+from ..shell import quoted
 from .parsing import Parser, file_path, plain_text
 from .terminal import Screen, format_clock, print_warning
 
@@ -101,7 +101,7 @@ def preparation(error: Exception, args: argparse.Namespace) -> str:
         path = model_path(args)
         if sidecar_path(path).exists() or not is_worthwhile(path):
             return ""
-        return f" `edge-gemma prepare {shlex.quote(path)}` saves {format_bytes(saving(path))}."
+        return f" `edge-gemma prepare {quoted(path)}` saves {format_bytes(saving(path))}."
     except (EdgeGemmaError, OSError, UsageError):  # the file cannot be read any more
         return ""
 
@@ -128,7 +128,7 @@ def _short_path(program: str) -> str:
     """The path of a program, relative to the current folder if it lies below."""
     path = os.path.abspath(program)
     below = os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
-    return shlex.quote(below if os.sep in below else os.path.join(os.curdir, below))
+    return quoted(below if os.sep in below else os.path.join(os.curdir, below))
 
 
 # ---- argument types ---------------------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ def warn_if_long(file: str, samples: int) -> None:
 
 def transcribe_instead(file: str) -> str:
     """What to do with a recording that is too long for one question."""
-    return f"`{typed_command()} transcribe {shlex.quote(file)}` writes down recordings of any length."
+    return f"`{typed_command()} transcribe {quoted(file)}` writes down recordings of any length."
 
 
 # ---- output -----------------------------------------------------------------------------------------------------

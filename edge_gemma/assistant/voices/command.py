@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Generator
 
+from ...shell import split_command
 from ..interface import EdgeGemmaVoiceError
 from .process import SpeakingProcess, text_pieces
 from .sound import Pcm, pieces
@@ -33,7 +33,7 @@ class CommandVoice:
             EdgeGemmaVoiceError: the command is empty or damaged, or there is no such program.
         """
         try:
-            self._command = shlex.split(command)
+            self._command = split_command(command)
         except ValueError as error:
             raise EdgeGemmaVoiceError(f"The command of the voice, {command!r}, cannot be read: {error}.") from error
         if not self._command:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 
+from ...shell import quoted
 from ..interface import EdgeGemmaVoiceError, Voice
 from .command import CommandVoice
 from .espeak import EspeakVoice
@@ -51,6 +51,6 @@ def open_voice(
         return PiperVoices([path.strip() for path in name.removeprefix("piper:").split(",")])
     if os.sep in name:
         raise EdgeGemmaVoiceError(
-            f"{name} is not a voice: give a file of Piper, NAME.onnx, or a command: {shlex.quote(name)}."
+            f"{name} is not a voice: give a file of Piper, NAME.onnx, or a command: {quoted(name)}."
         )
     return EspeakVoice(name.removeprefix("espeak-ng").removeprefix(":") or None, words_per_minute)
