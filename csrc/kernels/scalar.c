@@ -187,28 +187,11 @@ void eg_matmul_i8_scalar(float *y, int64_t ldy, const eg_i8 *x, int64_t n, const
     }
 }
 
-/* clang-format off: keeps the list in rows */
+/* In rows, as EG_KERNEL_SET has them. */
+/* clang-format off */
 const eg_kernels eg_kernels_scalar = {
-    "scalar",
-    quantize_q8,
-    prepare_q8,
-    eg_matmul_q8_scalar,
-    matmul_float,
-    rms_norm,
-    gelu_mul,
-    sigmoid_mul,
-    softcap,
-    kv_store,
-    attention,
-    attention_span,
-    attention_merge,
-    quantize_i8,
-    eg_matmul_i8_scalar,
-    fake_quant_i8,
-    exp_sum,
-    bidirectional_pack,
-    bidirectional,
-    pack_i16,
-    matmul_i16,
+    "scalar",            quantize_q8,   prepare_q8, eg_matmul_q8_scalar, matmul_float,   rms_norm,        gelu_mul,
+    sigmoid_mul,         softcap,       kv_store,   attention,           attention_span, attention_merge, quantize_i8,
+    eg_matmul_i8_scalar, fake_quant_i8, exp_sum,    bidirectional_pack,  bidirectional,  pack_i16,        matmul_i16,
 };
 /* clang-format on */
