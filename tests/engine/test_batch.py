@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 import edge_gemma as eg
 from edge_gemma.engine.native import ffi, lib, new_struct
+from edge_gemma.files.quantize import quantize
 from support.paths import DATA
+from support.tiny_model import Shape, write_model
 
 GREEDY = eg.Sampling(temperature=0)
 WARM = eg.Sampling(temperature=1.3, top_p=0.9)
@@ -64,6 +67,23 @@ def test_a_batch_is_each_alone(each_shape: eg.Model) -> None:
     assert got == want
     for (a, _), (b, _) in zip(alone, together, strict=True):
         check_same(a, b)
+
+
+@pytest.mark.parametrize("type, other", [("Q4_0", "Q6_K"), ("Q4_K", "Q6_K"), ("Q6_K", "Q4_0"), ("Q4_0", "F16")])
+def test_matrices_of_several_types_share_an_input(tmp_path: Path, type: str, other: str) -> None:
+    """The kernels for few tokens, some of which want the input in a form of their own, have the bits of those for many."""
+    source = write_model(tmp_path / "model.gguf", Shape([True, False], hidden=256, ffn=[512, 512]))
+    types = {"*attn_k.weight": other, "*ffn_up.weight": other}
+    path = quantize(source, tmp_path / "mixed.gguf", type, tensor_types=types).path
+    ids = text(3, 72)
+    with eg.Model.load(path, threads=1) as model:
+        whole, cut = model.session(context=128), model.session(context=128)
+        whole.feed_tokens(ids)
+        for n in [*range(1, 9), *range(8, 0, -1)]:
+            cut.feed_tokens(ids[:n])
+            ids = ids[n:]
+        assert not ids
+        assert np.array_equal(whole.logits(), cut.logits())
 
 
 def test_prompts_ride_in_the_same_pass(each_shape: eg.Model) -> None:
