@@ -79,9 +79,9 @@ typedef struct eg_kernels {
      *   acc = acc + (float)isum * (scale[r, g] * d[t, g'])        isum = sum of q_w q_x over the group, exact
      *   acc = acc - (float)xsum * (min[r, g] * d[t, g'])          only if the type has mins; xsum = sum of q_x
      * where two-term x has q_x = 256 * q[0] + q[1].
-     * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. prepare_q8 has been called with it, with
-     *   the same x and n, and with a W of the same type and cols. Then matmul_q8 may be called any number of times, until the
-     *   scratch is used for something else. */
+     * prepare_q8 comes first: it brings x into the form that matmul_q8 wants for a W of this type and cols, if it wants another.
+     * Then matmul_q8 may be called for any rows of any such W with the same x, n and scratch, until the scratch is used otherwise.
+     * scratch: eg_matmul_scratch_bytes(cols) bytes, 64-byte aligned, one per thread. */
     void (*prepare_q8)(const eg_q8 *x, int64_t n, const eg_matrix *w, void *scratch);
     void (*matmul_q8)(float *y, int64_t ldy, const eg_q8 *x, int64_t n, const eg_matrix *w, int64_t row0, int64_t row1,
                       void *scratch);
